@@ -1,0 +1,513 @@
+//! A real PostgreSQL server of one's own, for tests and for the demo.
+//!
+//! The promise: the server runs as an ordinary user even when its caller is root, listens on 127.0.0.1 only, behind a
+//! random password, and does not outlive its caller, however the caller ends (a small guard process holds a pipe to
+//! the caller and stops the server when it closes). A server started in a directory of its own ([`Postgres::temporary`])
+//! removes it at the end, unless the test panicked: then data and log stay, and their place is printed.
+//!
+//! ```no_run
+//! let server = kinara_test_postgres::Postgres::temporary()?;
+//! let url = server.fresh_database()?; // a superuser's URL of an empty database
+//! # Ok::<(), kinara_test_postgres::Error>(())
+//! ```
+
+use std::fmt::Write as _;
+use std::io::{self, Read as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, chown};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long a server may take to accept connections (crash recovery included).
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a server may take to stop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+/// The superuser's name, whoever runs the server.
+const SUPERUSER: &str = "postgres";
+
+/// Why a server could not be started, used or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No server programs on this machine.
+    #[error(
+        "no PostgreSQL server programs found: install `postgresql` (15 or later), or set KINARA_PG_BIN to their directory"
+    )]
+    NotInstalled,
+    /// Root has no ordinary user to run the server as.
+    #[error(
+        "PostgreSQL does not run as root, and there is neither a user `postgres` nor `nobody` in /etc/passwd"
+    )]
+    NoUser,
+    /// A file operation failed.
+    #[error("{what} {path}: {source}")]
+    File {
+        /// What was tried.
+        what: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// How it failed.
+        source: io::Error,
+    },
+    /// A program of PostgreSQL's failed.
+    #[error("{program} failed: {output}")]
+    Program {
+        /// Its name.
+        program: &'static str,
+        /// What it printed.
+        output: String,
+    },
+    /// The server did not come up.
+    #[error("PostgreSQL in {dir} does not accept connections: {log}")]
+    NotUp {
+        /// Its directory.
+        dir: PathBuf,
+        /// The end of its log.
+        log: String,
+    },
+}
+
+fn file(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::File { what, path, source }
+}
+
+/// How a server is to be started.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    port: Option<u16>,
+    settings: Vec<(String, String)>,
+}
+
+impl Options {
+    /// Defaults: a free port, the server's own durable settings.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A fixed port in place of a free one.
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = Some(port);
+        self
+    }
+
+    /// A server setting, as in `postgresql.conf`.
+    #[must_use]
+    pub fn setting(mut self, name: &str, value: &str) -> Self {
+        self.settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Starts a server whose data, log and password live in `dir`, which is made when it is not there and kept at the
+    /// end. When the caller is root, `dir` is handed to the user `postgres`, who must be able to reach it.
+    pub fn start(self, dir: &Path) -> Result<Postgres, Error> {
+        Postgres::start_in(dir.to_owned(), None, self)
+    }
+}
+
+/// A running (or stopped) server. Stops on drop.
+#[derive(Debug)]
+pub struct Postgres {
+    dir: PathBuf,
+    temporary: Option<tempfile::TempDir>,
+    bin: PathBuf,
+    user: Option<(u32, u32)>,
+    port: u16,
+    password: String,
+    settings: Vec<(String, String)>,
+    server: Option<(Child, Child)>,
+    databases: AtomicU32,
+}
+
+impl Postgres {
+    /// Starts a server with durable settings in `dir`; see [`Options::start`].
+    pub fn start(dir: &Path) -> Result<Self, Error> {
+        Options::new().start(dir)
+    }
+
+    /// Starts a throw-away server: fast, not durable, its directory removed on drop unless the thread is panicking.
+    pub fn temporary() -> Result<Self, Error> {
+        Self::temporary_with(
+            Options::new()
+                .setting("fsync", "off")
+                .setting("synchronous_commit", "off")
+                .setting("full_page_writes", "off")
+                .setting("shared_buffers", "64MB"),
+        )
+    }
+
+    /// Like [`Postgres::temporary`] with the caller's settings, durable unless they say otherwise.
+    pub fn temporary_with(options: Options) -> Result<Self, Error> {
+        // Not the usual temporary directory: that is often one which only the caller can reach.
+        let parent = Path::new("/var/tmp");
+        let temporary = tempfile::Builder::new()
+            .prefix("kinara-pg-")
+            .tempdir_in(parent)
+            .map_err(file("cannot make a directory in", parent))?;
+        Self::start_in(temporary.path().to_owned(), Some(temporary), options)
+    }
+
+    fn start_in(dir: PathBuf, temporary: Option<tempfile::TempDir>, options: Options) -> Result<Self, Error> {
+        let bin = programs()?;
+        let user = if running_as_root()? { Some(ordinary_user()?) } else { None };
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir)
+            .map_err(file("cannot make the directory", &dir))?;
+        if let Some((uid, gid)) = user {
+            chown(&dir, Some(uid), Some(gid)).map_err(file("cannot hand over", &dir))?;
+        }
+        let mut server = Self {
+            port: options.port.unwrap_or(0),
+            password: String::new(),
+            settings: options.settings,
+            server: None,
+            databases: AtomicU32::new(0),
+            dir,
+            temporary,
+            bin,
+            user,
+        };
+        server.password = server.read_or_make_password()?;
+        if !server.data().join("PG_VERSION").exists() {
+            server.initialise()?;
+        }
+        if server.port == 0 {
+            server.port = free_port()?;
+        }
+        server.restart()?;
+        Ok(server)
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    fn read_or_make_password(&self) -> Result<String, Error> {
+        let path = self.dir.join("superuser.password");
+        if let Ok(password) = std::fs::read_to_string(&path) {
+            return Ok(password.trim().to_owned());
+        }
+        let random = Path::new("/dev/urandom");
+        let mut bytes = [0u8; 16];
+        std::fs::File::open(random)
+            .and_then(|mut f| f.read_exact(&mut bytes))
+            .map_err(file("cannot read", random))?;
+        let password = bytes.iter().fold(String::new(), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        });
+        std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .and_then(|mut f| io::Write::write_all(&mut f, password.as_bytes()))
+            .map_err(file("cannot write", &path))?;
+        if let Some((uid, gid)) = self.user {
+            chown(&path, Some(uid), Some(gid)).map_err(file("cannot hand over", &path))?;
+        }
+        Ok(password)
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(self.bin.join(program));
+        // The server refuses a working directory it cannot enter.
+        command
+            .current_dir(&self.dir)
+            .env_remove("PGDATA")
+            .env("LC_ALL", "C")
+            .stdin(Stdio::null())
+            .process_group(0);
+        if let Some((uid, gid)) = self.user {
+            command.uid(uid).gid(gid);
+        }
+        command
+    }
+
+    fn run(&self, program: &'static str, args: &[&str]) -> Result<String, Error> {
+        let output = self
+            .command(program)
+            .args(args)
+            .env("PGPASSWORD", &self.password)
+            .output()
+            .map_err(file("cannot run", &self.bin.join(program)))?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        let output = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        Err(Error::Program { program, output })
+    }
+
+    fn initialise(&self) -> Result<(), Error> {
+        let data = self.data();
+        let password = self.dir.join("superuser.password");
+        self.run(
+            "initdb",
+            &[
+                "--no-sync",
+                "--encoding=UTF8",
+                "--locale=C",
+                "--auth=scram-sha-256",
+                "--username",
+                SUPERUSER,
+                "--pwfile",
+                &password.to_string_lossy(),
+                "-D",
+                &data.to_string_lossy(),
+            ],
+        )
+        .map(|_| ())
+    }
+
+    /// Starts the server again after [`Postgres::stop`] or [`Postgres::kill`], on the same port with the same data.
+    pub fn restart(&mut self) -> Result<(), Error> {
+        if self.server.is_some() {
+            return Ok(());
+        }
+        let log = self.log();
+        let out = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .map_err(file("cannot open", &log))?;
+        let clone = out.try_clone().map_err(file("cannot open", &log))?;
+        let mut command = self.command("postgres");
+        command.arg("-D").arg(self.data());
+        for (name, value) in [
+            ("listen_addresses", "127.0.0.1"),
+            ("unix_socket_directories", ""),
+            ("port", &self.port.to_string()),
+            ("timezone", "UTC"),
+            ("log_timezone", "UTC"),
+        ] {
+            command.arg("-c").arg(format!("{name}={value}"));
+        }
+        for (name, value) in &self.settings {
+            command.arg("-c").arg(format!("{name}={value}"));
+        }
+        let mut server = command
+            .stdout(clone)
+            .stderr(out)
+            .spawn()
+            .map_err(file("cannot run", &self.bin.join("postgres")))?;
+        let guard = self.guard(server.id());
+        let guard = match guard {
+            Ok(guard) => guard,
+            Err(error) => {
+                let _ = server.kill();
+                let _ = server.wait();
+                return Err(error);
+            }
+        };
+        self.server = Some((server, guard));
+        self.wait_until_up()
+    }
+
+    /// A process that lives as long as this one's end of its pipe is open, then stops the server.
+    fn guard(&self, server: u32) -> Result<Child, Error> {
+        let shell = Path::new("/bin/sh");
+        let mut command = Command::new(shell);
+        command
+            .arg("-c")
+            .arg(format!("cat >/dev/null; kill -INT {server}"))
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0);
+        if let Some((uid, gid)) = self.user {
+            command.uid(uid).gid(gid);
+        }
+        command.spawn().map_err(file("cannot run", shell))
+    }
+
+    fn wait_until_up(&mut self) -> Result<(), Error> {
+        let deadline = Instant::now() + START_TIMEOUT;
+        loop {
+            let ended = match &mut self.server {
+                Some((server, _)) => !matches!(server.try_wait(), Ok(None)),
+                None => true,
+            };
+            if ended || Instant::now() > deadline {
+                self.halt("immediate");
+                return Err(Error::NotUp { dir: self.dir.clone(), log: self.log_tail() });
+            }
+            // An open port is not yet a server that answers: it may be recovering.
+            if TcpStream::connect(("127.0.0.1", self.port)).is_ok()
+                && self.psql(SUPERUSER, "SELECT 1").is_ok()
+            {
+                return Ok(());
+            }
+            pause();
+        }
+    }
+
+    fn log_tail(&self) -> String {
+        let log = std::fs::read_to_string(self.log()).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(5)..].join(" | ")
+    }
+
+    fn halt(&mut self, mode: &str) {
+        let Some((mut server, mut guard)) = self.server.take() else { return };
+        let _ = guard.kill();
+        let _ = guard.wait();
+        if matches!(server.try_wait(), Ok(None)) {
+            let _ =
+                self.run("pg_ctl", &["stop", "--no-wait", "-m", mode, "-D", &self.data().to_string_lossy()]);
+            let deadline = Instant::now() + STOP_TIMEOUT;
+            while matches!(server.try_wait(), Ok(None)) {
+                if Instant::now() > deadline {
+                    let _ = server.kill();
+                    break;
+                }
+                pause();
+            }
+        }
+        let _ = server.wait();
+    }
+
+    /// Stops the server in good order: sessions are ended, data are written.
+    pub fn stop(&mut self) {
+        self.halt("fast");
+    }
+
+    /// Ends the server as a crash would; the next start recovers from its log.
+    pub fn kill(&mut self) {
+        self.halt("immediate");
+    }
+
+    /// The port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The server's process id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.server.as_ref().map(|(server, _)| server.id())
+    }
+
+    /// The server's log.
+    pub fn log(&self) -> PathBuf {
+        self.dir.join("postgres.log")
+    }
+
+    /// A URL of `database` for a role with a password.
+    pub fn url(&self, role: &str, password: &str, database: &str) -> String {
+        format!("postgres://{role}:{password}@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// The superuser's URL of `database`.
+    pub fn superuser_url(&self, database: &str) -> String {
+        self.url(SUPERUSER, &self.password, database)
+    }
+
+    /// Runs SQL as the superuser, and gives what it printed: unaligned, no headers.
+    pub fn psql(&self, database: &str, sql: &str) -> Result<String, Error> {
+        let url = self.superuser_url(database);
+        self.run("psql", &["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", &url, "-c", sql])
+    }
+
+    /// Makes an empty database and gives the superuser's URL of it.
+    pub fn fresh_database(&self) -> Result<String, Error> {
+        let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
+        self.create_database(&name)?;
+        Ok(self.superuser_url(&name))
+    }
+
+    /// Makes an empty database of that name.
+    pub fn create_database(&self, name: &str) -> Result<(), Error> {
+        self.psql(SUPERUSER, &format!("CREATE DATABASE \"{name}\" TEMPLATE template0")).map(|_| ())
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        // Throw-away data need no last checkpoint.
+        self.halt(if self.temporary.is_some() && !std::thread::panicking() { "immediate" } else { "fast" });
+        if std::thread::panicking()
+            && let Some(temporary) = self.temporary.take()
+        {
+            eprintln!("PostgreSQL's data and log are kept in {}", temporary.keep().display());
+        }
+    }
+}
+
+/// Where `initdb`, `postgres`, `pg_ctl` and `psql` are: KINARA_PG_BIN, Debian's directories (newest first), the path.
+fn programs() -> Result<PathBuf, Error> {
+    if let Some(named) = std::env::var_os("KINARA_PG_BIN") {
+        return Ok(PathBuf::from(named));
+    }
+    let mut versions: Vec<(u32, PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin"))))
+        .filter(|(version, bin)| *version >= 15 && bin.join("initdb").exists())
+        .collect();
+    versions.sort();
+    if let Some((_, bin)) = versions.pop() {
+        return Ok(bin);
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .find(|bin| ["initdb", "postgres", "pg_ctl", "psql"].iter().all(|program| bin.join(program).exists()))
+        .ok_or(Error::NotInstalled)
+}
+
+fn running_as_root() -> Result<bool, Error> {
+    use std::os::unix::fs::MetadataExt as _;
+    let this = Path::new("/proc/self");
+    Ok(std::fs::metadata(this).map_err(file("cannot read", this))?.uid() == 0)
+}
+
+fn ordinary_user() -> Result<(u32, u32), Error> {
+    let path = Path::new("/etc/passwd");
+    let passwd = std::fs::read_to_string(path).map_err(file("cannot read", path))?;
+    let find = |name: &str| {
+        passwd.lines().find_map(|line| {
+            let mut fields = line.split(':');
+            if fields.next()? != name {
+                return None;
+            }
+            Some((fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?))
+        })
+    };
+    find("postgres").or_else(|| find("nobody")).ok_or(Error::NoUser)
+}
+
+fn free_port() -> Result<u16, Error> {
+    let listen = || TcpListener::bind(("127.0.0.1", 0))?.local_addr();
+    listen().map(|address| address.port()).map_err(file("cannot find a free port on", Path::new("127.0.0.1")))
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test's own thread, waiting for another process")]
+fn pause() {
+    std::thread::sleep(Duration::from_millis(20));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_keeps_its_data_over_a_crash_and_is_gone_with_its_directory_at_the_end() {
+        let dir;
+        {
+            let mut server = Postgres::temporary_with(Options::new()).unwrap();
+            dir = server.dir.clone();
+            server.fresh_database().unwrap();
+            server.psql("test_0", "CREATE TABLE t AS SELECT 7 AS n").unwrap();
+            server.kill();
+            assert!(server.psql("test_0", "SELECT n FROM t").is_err());
+            server.restart().unwrap();
+            assert_eq!(server.psql("test_0", "SELECT n FROM t").unwrap().trim(), "7");
+        }
+        assert!(!dir.exists());
+    }
+}
