@@ -1,0 +1,231 @@
+//! What the daemon knows about itself: one value, watched by the local page and by `state` on its way to the cloud.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::hardware::HardwareId;
+
+/// Where a wearable's link stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Link {
+    /// Not in range, or not tried yet.
+    #[default]
+    Away,
+    /// In its pairing window; we are pairing.
+    Pairing,
+    /// A connection is being made.
+    Connecting,
+    /// Connected; its log is being drained.
+    Draining,
+    /// Connected and caught up.
+    Live,
+}
+
+impl Link {
+    /// A word for pages and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Away => "away",
+            Self::Pairing => "pairing",
+            Self::Connecting => "connecting",
+            Self::Draining => "draining",
+            Self::Live => "live",
+        }
+    }
+
+    /// Whether there is a link at all.
+    pub fn connected(self) -> bool {
+        matches!(self, Self::Draining | Self::Live)
+    }
+}
+
+/// One wearable, as this gateway sees it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Device {
+    /// The link.
+    pub link: Link,
+    /// The name it advertised, if it did.
+    pub name: String,
+    /// Firmware version from its Hello.
+    pub firmware: String,
+    /// Battery in percent, when told.
+    pub battery_percent: Option<u8>,
+    /// Whether it is worn, when told.
+    pub worn: Option<bool>,
+    /// Signal strength of the link or of the last advertisement.
+    pub rssi_dbm: Option<i16>,
+    /// Frames the wearable still holds that we have not acknowledged.
+    pub behind_frames: u64,
+    /// Frames of this wearable on our disk that the cloud has not acknowledged.
+    pub buffered_frames: u64,
+    /// Frames received since the daemon started, doubles included.
+    pub received_frames: u64,
+    /// UTC of the last frame received, microseconds; 0 for never.
+    pub last_frame_us: i64,
+    /// Newest value by channel number, in units of the channel's step.
+    pub latest: BTreeMap<u16, i32>,
+    /// Why the last attempt failed, for people; empty when all is well.
+    pub trouble: String,
+}
+
+/// What the store holds.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Buffer {
+    /// The store's id (new when a corrupt database was set aside).
+    pub store_id: String,
+    /// This run's buffer id.
+    pub buffer_id: String,
+    /// Frames not yet sealed into a batch.
+    pub frames: u64,
+    /// Sealed batches that the cloud has not acknowledged.
+    pub batches: u64,
+    /// Events that the cloud has not acknowledged.
+    pub events: u64,
+    /// Batches the cloud refused to read; kept for a person to look at.
+    pub parked: u64,
+    /// Frames whose identity was taken by another content.
+    pub quarantined: u64,
+    /// Bytes that all of it takes on disk.
+    pub bytes: u64,
+    /// Bytes free on the disk, as far as known.
+    pub disk_free_bytes: u64,
+    /// UTC at which the oldest of it was received, microseconds; 0 when empty.
+    pub oldest_us: i64,
+    /// What is still admitted.
+    pub admission: Admission,
+}
+
+/// What the store takes, by how full it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, PartialOrd, Ord)]
+pub enum Admission {
+    /// Everything.
+    #[default]
+    Everything,
+    /// Over the soft limit: no waveforms.
+    NoWaveforms,
+    /// Over the hard limit: events only.
+    EventsOnly,
+}
+
+/// Where the gateway's idea of UTC comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ClockSource {
+    /// Not known; frames wait unstamped.
+    #[default]
+    Unknown,
+    /// systemd's timedate1 says that NTP is in step.
+    Timedate,
+    /// The kernel says that its clock is in step.
+    Kernel,
+    /// The bridge told the time over MQTT.
+    Bridge,
+    /// The configuration says to trust the machine's clock.
+    TrustSystem,
+}
+
+impl ClockSource {
+    /// A word for pages, metrics and `state`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Timedate => "timedate1",
+            Self::Kernel => "kernel",
+            Self::Bridge => "bridge",
+            Self::TrustSystem => "trust_system",
+        }
+    }
+}
+
+/// The clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ClockState {
+    /// The source in use.
+    pub source: ClockSource,
+    /// Its uncertainty in microseconds.
+    pub uncertainty_us: u64,
+    /// Since when (boottime, microseconds) the clock has been unknown; `None` when it is known.
+    pub unknown_since_us: Option<i64>,
+}
+
+/// The way to the cloud.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Uplink {
+    /// Connected to the broker.
+    pub connected: bool,
+    /// Why not, for people.
+    pub trouble: String,
+    /// Batches the bridge has acknowledged since the daemon started.
+    pub acknowledged_batches: u64,
+    /// Batches published again.
+    pub republished: u64,
+    /// UTC of the last acknowledgement, microseconds; 0 for never.
+    pub last_ack_us: i64,
+    /// Somebody watches: live values are published.
+    pub live: bool,
+}
+
+/// Everything at once.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Snapshot {
+    /// The gateway's id.
+    pub gateway_id: String,
+    /// The gateway's name.
+    pub gateway_name: String,
+    /// Program version.
+    pub version: String,
+    /// UTC at which the daemon started, as the machine's clock had it, microseconds.
+    pub started_us: i64,
+    /// Wearables, by hardware id.
+    pub devices: BTreeMap<HardwareId, Device>,
+    /// The store.
+    pub buffer: Buffer,
+    /// The clock.
+    pub clock: ClockState,
+    /// The uplink.
+    pub uplink: Uplink,
+    /// What a person should know, by subject; an entry goes when its cause has gone.
+    pub alerts: BTreeMap<String, String>,
+}
+
+/// The shared board on which each part writes its share of the [`Snapshot`].
+#[derive(Debug, Clone)]
+pub struct Board {
+    sender: Arc<watch::Sender<Snapshot>>,
+}
+
+impl Board {
+    /// A board that shows `first`.
+    pub fn new(first: Snapshot) -> Self {
+        Self { sender: Arc::new(watch::channel(first).0) }
+    }
+
+    /// Changes the snapshot; watchers wake when `change` says that something is different.
+    pub fn update(&self, change: impl FnOnce(&mut Snapshot) -> bool) {
+        self.sender.send_if_modified(change);
+    }
+
+    /// Changes one wearable's entry.
+    pub fn device(&self, hardware: &HardwareId, change: impl FnOnce(&mut Device)) {
+        self.sender.send_modify(|snapshot| change(snapshot.devices.entry(hardware.clone()).or_default()));
+    }
+
+    /// Raises an alert, or takes it away when `text` is `None`.
+    pub fn alert(&self, subject: &str, text: Option<String>) {
+        self.update(|snapshot| match text {
+            Some(text) => snapshot.alerts.insert(subject.to_owned(), text.clone()) != Some(text),
+            None => snapshot.alerts.remove(subject).is_some(),
+        });
+    }
+
+    /// A watcher.
+    pub fn watch(&self) -> watch::Receiver<Snapshot> {
+        self.sender.subscribe()
+    }
+
+    /// The snapshot now.
+    pub fn now(&self) -> Snapshot {
+        self.sender.borrow().clone()
+    }
+}
