@@ -1,0 +1,216 @@
+//! Reads what is stored, by SQL of the oracle's own, as the database's superuser.
+//!
+//! Nothing of `kinara-store` is used: views, roles and queries of the product are what is being tested.
+
+use std::collections::HashMap;
+
+use futures_util::{TryStreamExt, pin_mut};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, NoTls};
+use uuid::Uuid;
+
+use super::evidence::{Evidence, FrameTime, Gap, Reading, Wearable};
+
+const NO_PARAMETERS: [&(dyn ToSql + Sync); 0] = [];
+
+/// A connection for looking, not for changing.
+#[derive(Debug)]
+pub struct Eye {
+    client: Client,
+}
+
+/// Counts by which one sees whether a clinic still moves.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Rows of readings and waveforms.
+    pub rows: i64,
+    /// Frames that the ledger has.
+    pub frames: i64,
+    /// Gaps in force.
+    pub gaps: i64,
+}
+
+impl Eye {
+    /// Opens it. `superuser` is a connection string.
+    pub async fn open(superuser: &str) -> Result<Self, tokio_postgres::Error> {
+        let (client, connection) = tokio_postgres::connect(superuser, NoTls).await?;
+        // It ends with the client; an error reaches whoever queries next.
+        tokio::spawn(connection);
+        Ok(Self { client })
+    }
+
+    /// How much there is now.
+    pub async fn counts(&self) -> Result<Counts, tokio_postgres::Error> {
+        let row = self
+            .client
+            .query_one(
+                "select (select count(*) from ts.readings) + (select count(*) from ts.waveforms),
+                        (select coalesce(sum(upper(r) - lower(r)), 0)::int8 from ledger, unnest(seqs) r),
+                        (select count(*) from gaps where withdrawn_at is null)",
+                &[],
+            )
+            .await?;
+        Ok(Counts { rows: row.get(0), frames: row.get(1), gaps: row.get(2) })
+    }
+
+    /// The frames of one wearable that the ledger has, by epoch, as inclusive ranges.
+    pub async fn ledger(&self, hardware: &str) -> Result<HashMap<u64, Vec<(u32, u32)>>, tokio_postgres::Error> {
+        let rows = self
+            .client
+            .query(
+                "select l.epoch, lower(r), upper(r) from ledger l join hardware h on h.id = l.hardware,
+                 unnest(l.seqs) r where h.hardware_id = $1",
+                &[&hardware],
+            )
+            .await?;
+        let mut all: HashMap<u64, Vec<(u32, u32)>> = HashMap::new();
+        for row in rows {
+            all.entry(row.get::<_, i64>(0) as u64).or_default().push(inclusive(row.get(1), row.get(2)));
+        }
+        Ok(all)
+    }
+
+    /// Quarantined frames by reason: what is not in the database for a reason worth telling.
+    pub async fn quarantine(&self) -> Result<Vec<(String, i64)>, tokio_postgres::Error> {
+        let rows = self.client.query("select reason::text, count(*) from quarantine group by 1", &[]).await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
+    /// All there is to judge `wearables` by.
+    pub async fn evidence(&self, wearables: Vec<Wearable>) -> Result<Evidence, tokio_postgres::Error> {
+        let by_hardware: HashMap<&str, usize> =
+            wearables.iter().enumerate().map(|(index, wearable)| (wearable.hardware.as_str(), index)).collect();
+        let mut evidence = Evidence::default();
+        self.readings(&by_hardware, &mut evidence).await?;
+        self.waveforms(&by_hardware, &mut evidence).await?;
+        evidence.frame_times = self.frame_times(&by_hardware).await?;
+        evidence.gaps = self.gaps(&by_hardware).await?;
+        evidence.wearables = wearables;
+        Ok(evidence)
+    }
+
+    async fn devices(&self) -> Result<HashMap<Uuid, String>, tokio_postgres::Error> {
+        let rows = self.client.query("select id, coalesce(hardware_id, '') from devices", &[]).await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
+    async fn readings(
+        &self,
+        by_hardware: &HashMap<&str, usize>,
+        evidence: &mut Evidence,
+    ) -> Result<(), tokio_postgres::Error> {
+        let devices = self.devices().await?;
+        let rows = self
+            .client
+            .query_raw(
+                "select device_id, tenant_id, user_id, epoch, seq, idx::int4, type,
+                        (extract(epoch from time) * 1000000)::int8, value from ts.readings",
+                NO_PARAMETERS,
+            )
+            .await?;
+        pin_mut!(rows);
+        while let Some(row) = rows.try_next().await? {
+            let device: Uuid = row.get(0);
+            let hardware = devices.get(&device).map_or("a device that is not there", String::as_str);
+            let Some(wearable) = by_hardware.get(hardware) else {
+                *evidence.strangers.entry(hardware.to_owned()).or_default() += 1;
+                continue;
+            };
+            evidence.readings.push(Reading {
+                wearable: *wearable,
+                device,
+                tenant: row.get(1),
+                user: row.get(2),
+                epoch: row.get::<_, i64>(3) as u64,
+                seq: row.get::<_, i64>(4) as u32,
+                index: row.get::<_, i32>(5) as u32,
+                channel: row.get::<_, i16>(6) as u16,
+                time_us: row.get(7),
+                value: [row.get(8), 0.0, 0.0, 0.0],
+                components: 1,
+            });
+        }
+        Ok(())
+    }
+
+    async fn frame_times(
+        &self,
+        by_hardware: &HashMap<&str, usize>,
+    ) -> Result<Vec<FrameTime>, tokio_postgres::Error> {
+        let rows = self
+            .client
+            .query(
+                "select h.hardware_id, t.epoch, array_agg(lower(r)), array_agg(upper(r)), t.ref_ticks::int8,
+                        t.ref_utc_us::int8, t.rate_ppb::int8, t.uncertainty_us::int8, t.growth_ppb::int8,
+                        t.time_uncertain
+                 from frame_times t join hardware h on h.id = t.hardware, unnest(t.seqs) r
+                 group by t.ctid, t.tableoid, 1, 2, 5, 6, 7, 8, 9, 10",
+                &[],
+            )
+            .await?;
+        let mut all = Vec::new();
+        for row in rows {
+            let Some(wearable) = by_hardware.get(row.get::<_, &str>(0)) else { continue };
+            all.push(FrameTime {
+                wearable: *wearable,
+                epoch: row.get::<_, i64>(1) as u64,
+                seqs: ranges(row.get(2), row.get(3)),
+                ref_ticks: row.get::<_, i64>(4) as u64,
+                ref_utc_us: row.get(5),
+                rate_ppb: row.get(6),
+                uncertainty_us: row.get::<_, i64>(7) as u64,
+                growth_ppb: row.get(8),
+                time_uncertain: row.get(9),
+            });
+        }
+        Ok(all)
+    }
+
+    async fn gaps(&self, by_hardware: &HashMap<&str, usize>) -> Result<Vec<Gap>, tokio_postgres::Error> {
+        let rows = self
+            .client
+            .query(
+                "select h.hardware_id, g.epoch,
+                        (select array_agg(lower(r)) from unnest(g.seqs) r),
+                        (select array_agg(upper(r)) from unnest(g.seqs) r),
+                        g.from_ticks::int8, g.to_ticks::int8, g.reason::text
+                 from gaps g join hardware h on h.id = g.hardware where g.withdrawn_at is null",
+                &[],
+            )
+            .await?;
+        let mut all = Vec::new();
+        for row in rows {
+            let Some(wearable) = by_hardware.get(row.get::<_, &str>(0)) else { continue };
+            let seqs: Option<Vec<i64>> = row.get(2);
+            let ends: Option<Vec<i64>> = row.get(3);
+            let from: Option<i64> = row.get(4);
+            let to: Option<i64> = row.get(5);
+            all.push(Gap {
+                wearable: *wearable,
+                epoch: row.get::<_, i64>(1) as u64,
+                seqs: seqs.zip(ends).map(|(from, to)| ranges(from, to)),
+                ticks: from.map(|from| (from as u64, to.map_or(u64::MAX, |to| to as u64))),
+                reason: row.get(6),
+            });
+        }
+        Ok(all)
+    }
+
+    async fn waveforms(
+        &self,
+        by_hardware: &HashMap<&str, usize>,
+        evidence: &mut Evidence,
+    ) -> Result<(), tokio_postgres::Error> {
+        // Filled in with the table's layout.
+        let _ = (by_hardware, evidence, &self.client);
+        Ok(())
+    }
+}
+
+fn inclusive(lower: i64, upper: i64) -> (u32, u32) {
+    (lower as u32, (upper - 1).clamp(0, i64::from(u32::MAX)) as u32)
+}
+
+fn ranges(lower: Vec<i64>, upper: Vec<i64>) -> Vec<(u32, u32)> {
+    lower.into_iter().zip(upper).map(|(lower, upper)| inclusive(lower, upper)).collect()
+}
