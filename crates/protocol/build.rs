@@ -4,9 +4,10 @@ fn main() -> std::io::Result<()> {
     if std::env::var_os("CARGO_FEATURE_STD").is_none() {
         return Ok(());
     }
-    let files = ["proto/kinara/v1/batch.proto", "proto/kinara/v1/uplink.proto", "proto/kinara/v1/downlink.proto"];
+    let files =
+        ["proto/kinara/v1/batch.proto", "proto/kinara/v1/uplink.proto", "proto/kinara/v1/downlink.proto"];
     for file in files {
         println!("cargo::rerun-if-changed={file}");
     }
-    prost_build::Config::new().bytes(["."]).compile_protos(&files, &["proto"])
+    prost_build::Config::new().compile_protos(&files, &["proto"])
 }

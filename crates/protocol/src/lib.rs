@@ -1,2 +1,31 @@
-//! Under construction.
-#![no_std]
+//! What wearables, gateways and the cloud say to each other.
+//!
+//! Without features this crate is `no_std` and allocates nothing: it is what runs on the wearable.
+//!
+//! - [`channel`]: the registry of what can be measured, with units, steps and physical ranges.
+//! - [`frame`]: frame codec v1, the unit of storage and acknowledgement.
+//! - [`gatt`], [`control`], [`status`]: what goes over the Bluetooth link beside frames.
+//!
+//! With `std`:
+//! - [`topic`]: MQTT topics, parsed into types.
+//! - [`envelope`]: the Protobuf messages (the `.proto` files are the reference) and their sealed form.
+//! - [`columns`]: frames by columns, for the gateway's database and for batches.
+//! - [`label`]: the passkey that a wearable's label secret gives.
+
+#![cfg_attr(not(any(feature = "std", test)), no_std)]
+
+pub mod channel;
+pub mod control;
+pub mod frame;
+pub mod gatt;
+pub mod status;
+mod wire;
+
+#[cfg(feature = "std")]
+pub mod columns;
+#[cfg(feature = "std")]
+pub mod envelope;
+#[cfg(feature = "std")]
+pub mod label;
+#[cfg(feature = "std")]
+pub mod topic;

@@ -1,0 +1,286 @@
+//! Requests that the gateway writes to `control`, and the replies that the wearable indicates.
+//!
+//! Every request has an id and gets one reply with the same id; an ATT confirmation means nothing. A request is the
+//! id (u16), an operation byte and its fields; a reply is the id (u16), a result byte and its fields; all
+//! little-endian. Every message that names a seq names its epoch.
+
+use crate::frame::{Epoch, Seq, Ticks};
+use crate::wire::{Malformed, Reader, Writer};
+
+/// The longest request or reply.
+pub const MAX_MESSAGE: usize = 64;
+
+/// The version of these messages.
+pub const PROTOCOL_VERSION: u8 = 1;
+
+/// A message on `control` that is not one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "std", derive(thiserror::Error))]
+#[cfg_attr(feature = "std", error("the control message is not well-formed"))]
+pub struct ControlError;
+
+impl From<Malformed> for ControlError {
+    fn from(_: Malformed) -> Self {
+        Self
+    }
+}
+
+/// What the gateway asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Request {
+    /// Repeated in the reply.
+    pub id: u16,
+    /// What is asked.
+    pub op: Op,
+}
+
+/// The operations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Op {
+    /// Who are you, and what do you hold? Reply: [`Outcome::Hello`].
+    Hello,
+    /// What are your ticks now? Reply: [`Outcome::Time`], sent at once.
+    TimeProbe,
+    /// At `ticks` it was `utc_us`: the wearable writes an anchor frame.
+    SetTime {
+        /// The wearable's ticks.
+        ticks: Ticks,
+        /// UTC in microseconds since 1970.
+        utc_us: i64,
+        /// Half the round trip plus the gateway's own uncertainty.
+        uncertainty_us: u32,
+    },
+    /// Everything up to and with this frame, in the order of the log, is on the gateway's disk.
+    Ack {
+        /// The frame's epoch.
+        epoch: Epoch,
+        /// The frame's seq.
+        seq: Seq,
+    },
+    /// Something is missing: send the backlog again from this frame on.
+    ResendFrom {
+        /// The frame's epoch.
+        epoch: Epoch,
+        /// The frame's seq.
+        seq: Seq,
+    },
+    /// Send the log on `backlog`, from the oldest frame that is not acknowledged, with at most `window` frames
+    /// sent and not acknowledged.
+    StartBacklog {
+        /// 1 to 100.
+        window: u8,
+    },
+    /// Also send frames on `stream` as they close, and close them every second.
+    StreamOn,
+    /// No more `stream`.
+    StreamOff,
+    /// Show a person which one you are.
+    Identify,
+    /// Close the open frames now: a hand-over. The reply comes when they are in flash.
+    CloseFrame,
+    /// Forget the log, start a new one. A person accepted the loss.
+    Format,
+    /// Which waveforms to record.
+    SetPlan {
+        /// Photoplethysmogram.
+        ppg: bool,
+        /// Acceleration.
+        acceleration: bool,
+    },
+}
+
+/// What the wearable answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reply {
+    /// The request's.
+    pub id: u16,
+    /// The answer.
+    pub outcome: Outcome,
+}
+
+/// The kinds of answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done.
+    Ok,
+    /// Not done.
+    Refused(Refusal),
+    /// To [`Op::Hello`].
+    Hello(Hello),
+    /// To [`Op::TimeProbe`].
+    Time(Ticks),
+}
+
+/// Why a request was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The operation is not known to this firmware.
+    UnknownOperation,
+    /// A field is out of its range.
+    BadField,
+    /// The log does not hold this frame (any more).
+    NotInLog,
+    /// Flash failed or is full.
+    Storage,
+    /// A reason of a later version.
+    Other(u8),
+}
+
+impl Refusal {
+    const fn to_byte(self) -> u8 {
+        match self {
+            Self::UnknownOperation => 1,
+            Self::BadField => 2,
+            Self::NotInLog => 3,
+            Self::Storage => 4,
+            Self::Other(byte) => byte,
+        }
+    }
+
+    const fn from_byte(byte: u8) -> Self {
+        match byte {
+            1 => Self::UnknownOperation,
+            2 => Self::BadField,
+            3 => Self::NotInLog,
+            4 => Self::Storage,
+            other => Self::Other(other),
+        }
+    }
+}
+
+/// Who the wearable is and what it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hello {
+    /// Version of the control messages.
+    pub protocol: u8,
+    /// The 64-bit factory id: `kinara:<16 hex>`.
+    pub factory_id: u64,
+    /// Firmware version: major, minor, patch.
+    pub firmware: [u8; 3],
+    /// The running epoch.
+    pub epoch: Epoch,
+    /// The ticks now.
+    pub ticks: Ticks,
+    /// The oldest frame that is not acknowledged; the running epoch and `next_seq` when there is none.
+    pub oldest: (Epoch, Seq),
+    /// The seq of the next frame of the running epoch.
+    pub next_seq: Seq,
+    /// Frames stored and not acknowledged.
+    pub stored_frames: u32,
+}
+
+impl Request {
+    /// Encodes into `out`; gives the written bytes.
+    pub fn encode<'a>(&self, out: &'a mut [u8; MAX_MESSAGE]) -> &'a [u8] {
+        let mut writer = Writer::new(out);
+        writer.u16(self.id);
+        match self.op {
+            Op::Hello => writer.u8(1),
+            Op::TimeProbe => writer.u8(2),
+            Op::SetTime { ticks, utc_us, uncertainty_us } => {
+                writer.u8(3);
+                writer.u48(ticks.0);
+                writer.i64(utc_us);
+                writer.u32(uncertainty_us);
+            }
+            Op::Ack { epoch, seq } => write_frame_op(&mut writer, 4, epoch, seq),
+            Op::ResendFrom { epoch, seq } => write_frame_op(&mut writer, 5, epoch, seq),
+            Op::StartBacklog { window } => writer.bytes(&[6, window]),
+            Op::StreamOn => writer.u8(7),
+            Op::StreamOff => writer.u8(8),
+            Op::Identify => writer.u8(9),
+            Op::CloseFrame => writer.u8(10),
+            Op::Format => writer.u8(11),
+            Op::SetPlan { ppg, acceleration } => {
+                writer.bytes(&[12, u8::from(ppg) | u8::from(acceleration) << 1]);
+            }
+        }
+        writer.written()
+    }
+
+    /// Decodes. An operation that is not known gives the id, so that it can be refused by it.
+    pub fn decode(bytes: &[u8]) -> Result<Result<Self, u16>, ControlError> {
+        let mut reader = Reader::new(bytes);
+        let id = reader.u16()?;
+        let op = match reader.u8()? {
+            1 => Op::Hello,
+            2 => Op::TimeProbe,
+            3 => Op::SetTime {
+                ticks: Ticks(reader.u48()?),
+                utc_us: reader.i64()?,
+                uncertainty_us: reader.u32()?,
+            },
+            4 => Op::Ack { epoch: Epoch(reader.u64()?), seq: reader.u32()? },
+            5 => Op::ResendFrom { epoch: Epoch(reader.u64()?), seq: reader.u32()? },
+            6 => Op::StartBacklog { window: reader.u8()? },
+            7 => Op::StreamOn,
+            8 => Op::StreamOff,
+            9 => Op::Identify,
+            10 => Op::CloseFrame,
+            11 => Op::Format,
+            12 => {
+                let bits = reader.u8()?;
+                Op::SetPlan { ppg: bits & 1 != 0, acceleration: bits & 2 != 0 }
+            }
+            _ => return Ok(Err(id)),
+        };
+        if reader.is_empty() { Ok(Ok(Self { id, op })) } else { Err(ControlError) }
+    }
+}
+
+fn write_frame_op(writer: &mut Writer<'_>, code: u8, epoch: Epoch, seq: Seq) {
+    writer.u8(code);
+    writer.u64(epoch.0);
+    writer.u32(seq);
+}
+
+impl Reply {
+    /// Encodes into `out`; gives the written bytes.
+    pub fn encode<'a>(&self, out: &'a mut [u8; MAX_MESSAGE]) -> &'a [u8] {
+        let mut writer = Writer::new(out);
+        writer.u16(self.id);
+        match self.outcome {
+            Outcome::Ok => writer.u8(0),
+            Outcome::Refused(refusal) => writer.bytes(&[1, refusal.to_byte()]),
+            Outcome::Hello(hello) => {
+                writer.bytes(&[2, hello.protocol]);
+                writer.u64(hello.factory_id);
+                writer.bytes(&hello.firmware);
+                writer.u64(hello.epoch.0);
+                writer.u48(hello.ticks.0);
+                writer.u64(hello.oldest.0.0);
+                writer.u32(hello.oldest.1);
+                writer.u32(hello.next_seq);
+                writer.u32(hello.stored_frames);
+            }
+            Outcome::Time(ticks) => {
+                writer.u8(3);
+                writer.u48(ticks.0);
+            }
+        }
+        writer.written()
+    }
+
+    /// Decodes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, ControlError> {
+        let mut reader = Reader::new(bytes);
+        let id = reader.u16()?;
+        let outcome = match reader.u8()? {
+            0 => Outcome::Ok,
+            1 => Outcome::Refused(Refusal::from_byte(reader.u8()?)),
+            2 => Outcome::Hello(Hello {
+                protocol: reader.u8()?,
+                factory_id: reader.u64()?,
+                firmware: [reader.u8()?, reader.u8()?, reader.u8()?],
+                epoch: Epoch(reader.u64()?),
+                ticks: Ticks(reader.u48()?),
+                oldest: (Epoch(reader.u64()?), reader.u32()?),
+                next_seq: reader.u32()?,
+                stored_frames: reader.u32()?,
+            }),
+            3 => Outcome::Time(Ticks(reader.u48()?)),
+            _ => return Err(ControlError),
+        };
+        if reader.is_empty() { Ok(Self { id, outcome }) } else { Err(ControlError) }
+    }
+}

@@ -1,0 +1,98 @@
+//! The label secret: a wearable without a display carries 80 random bits on its label (QR, and 16 base32 characters).
+//! In its pairing window it advertises a fresh nonce N and uses the passkey HMAC-SHA-256(S, N) mod 10^6.
+
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
+
+/// 80 bits, known to the wearable and to who holds its label.
+#[derive(Clone, PartialEq, Eq)]
+pub struct LabelSecret([u8; 10]);
+
+impl std::fmt::Debug for LabelSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LabelSecret(…)")
+    }
+}
+
+/// Not sixteen base32 characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a label code has 16 characters of A-Z and 2-7")]
+pub struct BadLabel;
+
+const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+
+impl LabelSecret {
+    /// The secret of these bytes.
+    pub fn from_bytes(bytes: [u8; 10]) -> Self {
+        Self(bytes)
+    }
+
+    /// The passkey for a nonce: 0 to 999,999.
+    pub fn passkey(&self, nonce: &[u8]) -> u32 {
+        passkey(&self.0, nonce)
+    }
+
+    /// The 16 characters (RFC 4648 base32).
+    pub fn to_base32(&self) -> String {
+        let bits = self.0.iter().fold(0u128, |bits, &byte| bits << 8 | u128::from(byte));
+        (0..16).map(|index| char::from(ALPHABET[(bits >> (75 - 5 * index)) as usize & 31])).collect()
+    }
+}
+
+impl std::str::FromStr for LabelSecret {
+    type Err = BadLabel;
+
+    /// Reads the 16 characters; case, spaces and hyphens do not matter.
+    fn from_str(text: &str) -> Result<Self, BadLabel> {
+        let mut bits = 0u128;
+        let mut count = 0;
+        for byte in text.bytes().filter(|byte| !matches!(byte, b' ' | b'-')) {
+            let value =
+                ALPHABET.iter().position(|&known| known == byte.to_ascii_uppercase()).ok_or(BadLabel)?;
+            bits = bits << 5 | value as u128;
+            count += 1;
+            if count > 16 {
+                return Err(BadLabel);
+            }
+        }
+        if count < 16 {
+            return Err(BadLabel);
+        }
+        let tail = bits.to_be_bytes();
+        Ok(Self(*tail.last_chunk().expect("16 bytes hold 10")))
+    }
+}
+
+/// HMAC-SHA-256(secret, nonce) mod 10^6, the HMAC read as a big-endian number.
+pub fn passkey(secret: &[u8], nonce: &[u8]) -> u32 {
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret).expect("HMAC takes a key of any length");
+    mac.update(nonce);
+    let digest = mac.finalize().into_bytes();
+    digest.iter().fold(0u32, |rest, &byte| ((rest << 8) + u32::from(byte)) % 1_000_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_code_comes_back_however_it_is_typed() {
+        let secret = LabelSecret::from_bytes([1, 2, 3, 4, 5, 6, 7, 8, 9, 250]);
+        let code = secret.to_base32();
+        assert_eq!(code.parse(), Ok(secret.clone()));
+        let typed = format!("{}-{} ", code[..8].to_lowercase(), &code[8..]);
+        assert_eq!(typed.parse(), Ok(secret));
+        assert_eq!("ABC".parse::<LabelSecret>(), Err(BadLabel));
+        assert_eq!("AAAAAAAAAAAAAAA1".parse::<LabelSecret>(), Err(BadLabel));
+    }
+
+    #[test]
+    fn the_passkey_is_the_known_one_for_a_known_nonce() {
+        let secret = LabelSecret::from_bytes(*b"0123456789");
+        let passkey = secret.passkey(&[0; 8]);
+        // python3: int.from_bytes(hmac.digest(b"0123456789", bytes(8), "sha256"), "big") % 10**6
+        assert_eq!(passkey, KNOWN);
+    }
+
+    const KNOWN: u32 = 629578;
+}
