@@ -31,7 +31,7 @@ pub fn encode<'a>(
     frames: impl IntoIterator<Item = FrameRef<'a>>,
 ) -> Result<DeviceFrames, EncodeError> {
     let mut columns = Columns::default();
-    columns.out.hardware_id = hardware_id.to_owned();
+    hardware_id.clone_into(&mut columns.out.hardware_id);
     columns.out.epoch = epoch.0;
     for frame in frames {
         let header = frame.header();
