@@ -1,4 +1,5 @@
 //! Round trips of the frame codec, and what damaged frames get.
+#![allow(clippy::unwrap_used)]
 
 use kinara_protocol::channel::{ACCELERATION, ChannelId, EDA, HEART_RATE, RR_INTERVAL, SKIN_TEMPERATURE};
 use kinara_protocol::control::{Hello, MAX_MESSAGE, Op, Outcome, Refusal, Reply, Request};
@@ -8,6 +9,7 @@ use kinara_protocol::frame::{
     encode_device_event, encode_sync_anchor,
 };
 use proptest::prelude::*;
+use std::fmt::Write as _;
 
 const EPOCH: Epoch = Epoch::new(0xdead_beef, 7);
 
@@ -174,7 +176,8 @@ fn the_golden_vectors_of_version_1_are_what_this_codec_writes_and_reads() {
 
     for (name, bytes) in golden {
         let path = format!("{}/golden/v1/{name}.hex", env!("CARGO_MANIFEST_DIR"));
-        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut hex = String::new();
+        bytes.iter().for_each(|byte| write!(hex, "{byte:02x}").unwrap());
         if std::env::var_os("KINARA_WRITE_GOLDEN").is_some() {
             std::fs::write(&path, format!("{hex}\n")).unwrap();
         }
