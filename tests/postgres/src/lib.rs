@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a server may take to accept connections (crash recovery included).
-const START_TIMEOUT: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_mins(1);
 /// How long a server may take to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 /// The superuser's name, whoever runs the server.
@@ -153,10 +153,14 @@ impl Postgres {
     fn start_in(dir: PathBuf, temporary: Option<tempfile::TempDir>, options: Options) -> Result<Self, Error> {
         let bin = programs()?;
         let user = if running_as_root()? { Some(ordinary_user()?) } else { None };
+        if let Some(parent) = dir.parent() {
+            std::fs::create_dir_all(parent).map_err(file("cannot make the directory", parent))?;
+        }
+        // The last one alone is private: its user must be able to walk through the others.
         std::fs::DirBuilder::new()
-            .recursive(true)
             .mode(0o700)
             .create(&dir)
+            .or_else(|error| if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) })
             .map_err(file("cannot make the directory", &dir))?;
         if let Some((uid, gid)) = user {
             chown(&dir, Some(uid), Some(gid)).map_err(file("cannot hand over", &dir))?;
