@@ -177,7 +177,9 @@ fn the_golden_vectors_of_version_1_are_what_this_codec_writes_and_reads() {
     for (name, bytes) in golden {
         let path = format!("{}/golden/v1/{name}.hex", env!("CARGO_MANIFEST_DIR"));
         let mut hex = String::new();
-        bytes.iter().for_each(|byte| write!(hex, "{byte:02x}").unwrap());
+        for byte in &bytes {
+            write!(hex, "{byte:02x}").unwrap();
+        }
         if std::env::var_os("KINARA_WRITE_GOLDEN").is_some() {
             std::fs::write(&path, format!("{hex}\n")).unwrap();
         }
@@ -190,7 +192,7 @@ fn the_golden_vectors_of_version_1_are_what_this_codec_writes_and_reads() {
             ("sync_anchor", Body::SyncAnchor(decoded)) => assert_eq!(decoded, sync),
             ("boot_anchor", Body::BootAnchor(decoded)) => assert_eq!(decoded, boot),
             ("device_event", Body::DeviceEvents(events)) => {
-                assert_eq!(events.iter().collect::<Vec<_>>(), [event])
+                assert_eq!(events.iter().collect::<Vec<_>>(), [event]);
             }
             (name, body) => panic!("{name} decoded as {body:?}"),
         }

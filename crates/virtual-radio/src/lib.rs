@@ -179,6 +179,7 @@ impl Decoder {
     }
 
     /// The next whole message, if there is one.
+    #[expect(clippy::should_implement_trait, reason = "it can fail, and the caller names the message's type")]
     pub fn next<M: Message>(&mut self) -> Result<Option<M>, RadioError> {
         let Some((length, rest)) = self.buffer[self.at..].split_first_chunk::<2>() else { return Ok(None) };
         let length = usize::from(u16::from_le_bytes(*length));
@@ -211,7 +212,7 @@ fn put_text(out: &mut Vec<u8>, text: &str) {
 
 struct Fields<'a>(&'a [u8]);
 
-impl<'a> Fields<'a> {
+impl Fields<'_> {
     fn array<const N: usize>(&mut self) -> Result<[u8; N], RadioError> {
         let (head, tail) = self.0.split_first_chunk::<N>().ok_or(RadioError::Malformed)?;
         self.0 = tail;
@@ -393,7 +394,9 @@ mod tests {
 
     fn check<M: Message + PartialEq + std::fmt::Debug>(messages: &[M]) {
         let mut stream = Vec::new();
-        messages.iter().for_each(|message| message.encode(&mut stream));
+        for message in messages {
+            message.encode(&mut stream);
+        }
         for step in [1, 2, 7, stream.len()] {
             let mut decoder = Decoder::default();
             let mut got = Vec::new();
