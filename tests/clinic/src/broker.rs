@@ -3,6 +3,7 @@
 use crate::authority::{Authority, Identity};
 use crate::process::{Launch, Process, Ready};
 use crate::{ClinicError, Result, folders};
+use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -32,7 +33,7 @@ impl Broker {
             .replace("@CERTIFICATES@", &authority.folder().display().to_string())
             .replace("@ACL@", &access.display().to_string());
         text.push_str("\n# The demo's and the tests' own.\nlog_dest stderr\nlog_timestamp_format %Y-%m-%dT%H:%M:%S\npersistence true\n");
-        text.push_str(&format!("persistence_location {}/\n", kept.display()));
+        let _ = writeln!(text, "persistence_location {}/", kept.display());
         if folders::is_root() {
             // Else it changes to a user who may not reach this folder.
             text.push_str("user root\n");

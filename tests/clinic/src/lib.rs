@@ -17,6 +17,7 @@ pub mod authority;
 pub mod broker;
 pub mod clinic;
 pub mod database;
+pub mod demo;
 pub mod folders;
 pub mod gateway;
 pub mod ports;

@@ -88,7 +88,7 @@ impl Wearable {
         launch.env = env;
         launch.env.extend(plan.env.iter().cloned());
         // Filling hours into its flash takes a moment.
-        launch.start_timeout = Duration::from_secs(60);
+        launch.start_timeout = Duration::from_mins(1);
         let hardware_id = format!("kinara:{id}");
         Ok(Self { plan, hardware_id, label_secret, produced, state, control, process: Process::new(launch) })
     }

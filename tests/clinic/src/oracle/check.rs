@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::evidence::{Assignment, Boundary, Evidence, FrameTime, Reading, Wearable, within};
 use super::log::Sample;
-use super::losses;
+use super::losses::{self, FIRST_WAVEFORM};
 use super::timing::{Anchors, Times};
 use super::verdict::{Kind, Verdict};
 
@@ -64,7 +64,7 @@ fn check_wearable(evidence: &Evidence, index: usize, times: &mut Times, verdict:
     let mut keys = HashSet::new();
     for row in evidence.readings.iter().filter(|row| row.wearable == index) {
         let told = || told(wearable, row);
-        let new_key = keys.insert((row.device, row.epoch, row.seq, row.index));
+        let new_key = keys.insert((row.device, row.epoch, row.seq, row.channel >= FIRST_WAVEFORM, row.index));
         let mut covering = fits.get(&row.epoch).into_iter().flatten().filter(|fit| within(&fit.seqs, row.seq));
         let Some(fit) = covering.next() else {
             verdict.find(Kind::WrongTime, || format!("{}: no frame_times row says how its time came about", told()));
@@ -73,10 +73,10 @@ fn check_wearable(evidence: &Evidence, index: usize, times: &mut Times, verdict:
         if covering.next().is_some() {
             verdict.find(Kind::WrongTime, || format!("{}: two frame_times rows claim its frame", told()));
         }
-        let position =
-            fit.ticks(row.time_us).and_then(|ticks| produced.get(&(row.epoch, row.channel, ticks)).copied());
+        let ticks = fit.ticks(row.time_us).map(|first| first + row.offset_ticks);
+        let position = ticks.and_then(|ticks| produced.get(&(row.epoch, row.channel, ticks)).copied());
         let Some(position) = position else {
-            verdict.find(Kind::Invented, || format!("{} at tick {:?}", told(), fit.ticks(row.time_us)));
+            verdict.find(Kind::Invented, || format!("{} at tick {ticks:?}", told()));
             continue;
         };
         let sample = &samples[position];
@@ -104,7 +104,8 @@ fn check_wearable(evidence: &Evidence, index: usize, times: &mut Times, verdict:
             None => verdict.find(Kind::WrongWearer, || format!("{}: nobody wore it then", told())),
         }
         let frame = (index, row.epoch, row.seq);
-        times.judge((wearable, &anchors), frame, (row.time_us, fit), sample, verdict);
+        let time_us = fit.later_us(row.time_us, row.offset_ticks);
+        times.judge((wearable, &anchors), frame, (time_us, fit), sample, verdict);
         for gap in gaps.iter().filter(|gap| gap.epoch == row.epoch) {
             if gap.covers(Some(row.seq), sample.ticks) {
                 verdict.find(Kind::GapOverStored, || format!("{} under a gap: {}", told(), gap.reason));

@@ -10,6 +10,7 @@ use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
 use super::evidence::{Evidence, FrameTime, Gap, Reading, Wearable};
+use super::log::MAX_COMPONENTS;
 
 const NO_PARAMETERS: [&(dyn ToSql + Sync); 0] = [];
 
@@ -123,9 +124,10 @@ impl Eye {
                 user: row.get(2),
                 epoch: row.get::<_, i64>(3) as u64,
                 seq: row.get::<_, i64>(4) as u32,
-                index: row.get::<_, i32>(5) as u32,
+                index: row.get::<_, i32>(5) as u64,
                 channel: row.get::<_, i16>(6) as u16,
                 time_us: row.get(7),
+                offset_ticks: 0,
                 value: [row.get(8), 0.0, 0.0, 0.0],
                 components: 1,
             });
@@ -201,8 +203,54 @@ impl Eye {
         by_hardware: &HashMap<&str, usize>,
         evidence: &mut Evidence,
     ) -> Result<(), tokio_postgres::Error> {
-        // Filled in with the table's layout.
-        let _ = (by_hardware, evidence, &self.client);
+        let devices = self.devices().await?;
+        let rows = self
+            .client
+            .query_raw(
+                "select device_id, tenant_id, user_id, epoch, seq, idx::int4, type,
+                        (extract(epoch from time) * 1000000)::int8, interval_ms, ticks, scale, components, data
+                 from ts.waveforms",
+                NO_PARAMETERS,
+            )
+            .await?;
+        pin_mut!(rows);
+        while let Some(row) = rows.try_next().await? {
+            let device: Uuid = row.get(0);
+            let hardware = devices.get(&device).map_or("a device that is not there", String::as_str);
+            let Some(wearable) = by_hardware.get(hardware) else {
+                *evidence.strangers.entry(hardware.to_owned()).or_default() += 1;
+                continue;
+            };
+            let interval: Option<f64> = row.get(8);
+            let ticks: Option<Vec<i64>> = row.get(9);
+            let scale: f64 = row.get(10);
+            let components = row.get::<_, i16>(11).clamp(1, MAX_COMPONENTS as i16) as usize;
+            let data: &[u8] = row.get(12);
+            for (place, sample) in data.chunks_exact(4 * components).enumerate() {
+                let mut value = [0.0; MAX_COMPONENTS];
+                for (value, bytes) in value.iter_mut().zip(sample.chunks_exact(4)) {
+                    *value = f64::from(i32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])) * scale;
+                }
+                let offset_ticks = match &ticks {
+                    Some(ticks) => ticks.get(place).zip(ticks.first()).map_or(0, |(at, first)| (at - first) as u64),
+                    None => (interval.unwrap_or(0.0) * place as f64).round() as u64,
+                };
+                evidence.readings.push(Reading {
+                    wearable: *wearable,
+                    device,
+                    tenant: row.get(1),
+                    user: row.get(2),
+                    epoch: row.get::<_, i64>(3) as u64,
+                    seq: row.get::<_, i64>(4) as u32,
+                    index: (row.get::<_, i32>(5) as u64) << 32 | place as u64,
+                    channel: row.get::<_, i16>(6) as u16,
+                    time_us: row.get(7),
+                    offset_ticks,
+                    value,
+                    components: components as u8,
+                });
+            }
+        }
         Ok(())
     }
 }

@@ -60,17 +60,17 @@ pub enum Allowance {
         /// Last true time.
         to_us: i64,
     },
-    /// A gateway's database was deleted or replaced by an older copy: what it alone held may go. `upto_ticks` is where
-    /// the wearable's acknowledged frames ended at that moment; later samples were still in its flash.
+    /// A gateway's database was deleted or replaced by an older copy: what it alone held may go. `(epoch, seq)` is the
+    /// oldest frame that the wearable still kept at that moment: from it on nothing may be missing.
     GatewayLost {
         /// The copy's true time (the beginning of the run, when there was none).
         from_us: i64,
         /// When it was lost.
         to_us: i64,
-        /// Boot the wearable was in.
+        /// Boot of the oldest frame that the wearable still kept.
         epoch: u64,
-        /// Last tick of what it had been acknowledged.
-        upto_ticks: u64,
+        /// That frame.
+        seq: u32,
     },
 }
 
@@ -104,12 +104,14 @@ pub struct Reading {
     pub epoch: u64,
     /// Frame.
     pub seq: u32,
-    /// Place in the frame.
-    pub index: u32,
+    /// Place in the frame; a waveform's sample: its row's place, its place in the row.
+    pub index: u64,
     /// Channel number.
     pub channel: u16,
-    /// Stored time.
+    /// Stored time: a waveform's, of its row's first sample.
     pub time_us: i64,
+    /// Ticks from there to this sample: 0 but in a waveform's row.
+    pub offset_ticks: u64,
     /// Stored value, one number for each component.
     pub value: [f64; super::log::MAX_COMPONENTS],
     /// How many components.
@@ -145,6 +147,11 @@ impl FrameTime {
         let slope = 1000.0 * (1.0 + self.rate_ppb as f64 * 1e-9);
         let ticks = self.ref_ticks as f64 + (time_us - self.ref_utc_us) as f64 / slope;
         (ticks > -0.5).then(|| ticks.round().max(0.0) as u64)
+    }
+
+    /// The time of a sample so many ticks after a stored time.
+    pub fn later_us(&self, time_us: i64, ticks: u64) -> i64 {
+        time_us + (ticks as f64 * 1000.0 * (1.0 + self.rate_ppb as f64 * 1e-9)).round() as i64
     }
 
     /// How wrong a time at this tick may be, as stated.

@@ -9,7 +9,7 @@ use super::log::Sample;
 use super::verdict::{Allowed, Kind, Verdict};
 
 /// Channels from here on are waveforms.
-const FIRST_WAVEFORM: u16 = 64;
+pub const FIRST_WAVEFORM: u16 = 64;
 
 /// The name of an allowed loss, as gaps spell it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,11 +106,15 @@ impl<'a> Losses<'a> {
         }
     }
 
+    /// The frames that can hold this sample: one, or two where waveforms and scalars go side by side.
+    fn holding(&self, sample: &Sample) -> impl Iterator<Item = u32> {
+        let ticks = sample.ticks;
+        let frames = self.frames.get(&sample.epoch).map_or(&[][..], Vec::as_slice);
+        frames.iter().filter(move |(first, last, _)| (*first..=*last).contains(&ticks)).map(|(_, _, seq)| *seq)
+    }
+
     fn telling(&self, sample: &Sample) -> impl Iterator<Item = &&'a Gap> {
-        let seqs: Vec<u32> = self.frames.get(&sample.epoch).map_or_else(Vec::new, |frames| {
-            let holding = |(first, last, _): &&(u64, u64, u32)| (*first..=*last).contains(&sample.ticks);
-            frames.iter().filter(holding).map(|(_, _, seq)| *seq).collect()
-        });
+        let seqs: Vec<u32> = self.holding(sample).collect();
         self.gaps.iter().filter(move |gap| {
             gap.epoch == sample.epoch
                 && (gap.covers(None, sample.ticks) || seqs.iter().any(|seq| gap.covers(Some(*seq), sample.ticks)))
@@ -139,10 +143,11 @@ impl<'a> Losses<'a> {
                 let waveform = sample.channel >= FIRST_WAVEFORM;
                 (waveform && (from_us..=to_us).contains(&at)).then_some(Cause::Quota)
             }
-            Allowance::GatewayLost { from_us, to_us, epoch, upto_ticks } => {
+            Allowance::GatewayLost { from_us, to_us, epoch, seq } => {
                 let log = &self.wearable.log;
                 let earlier = log.rank(sample.epoch) < log.rank(epoch);
-                let acknowledged = earlier || (sample.epoch == epoch && sample.ticks <= upto_ticks);
+                let acknowledged = earlier
+                    || (sample.epoch == epoch && self.holding(sample).any(|holding| holding < seq));
                 (acknowledged && (from_us..=to_us).contains(&at)).then_some(Cause::GatewayLost)
             }
         }

@@ -37,7 +37,7 @@ fn clean() -> Evidence {
             let utc_us = ORIGIN_US + (ticks as f64 * 1000.0 * (1.0 - 20e-6)) as i64;
             log.samples.push(Sample { epoch: EPOCH, channel, ticks, value: Value::from(value), utc_us });
             let from_ref = (ticks as f64 - fit.ref_ticks as f64) * 1000.0 * (1.0 - 20e-6);
-            let (seq, index) = ((second / PER_FRAME + 1) as u32, ((second % PER_FRAME) * 2 + place) as u32);
+            let (seq, index) = ((second / PER_FRAME + 1) as u32, (second % PER_FRAME) * 2 + place);
             readings.push(Reading {
                 wearable: 0,
                 device: DEVICE,
@@ -48,6 +48,7 @@ fn clean() -> Evidence {
                 index,
                 channel,
                 time_us: fit.ref_utc_us + from_ref as i64,
+                offset_ticks: 0,
                 value: [f64::from(value) * step(channel), 0.0, 0.0, 0.0],
                 components: 1,
             });
@@ -332,20 +333,20 @@ fn a_full_disk_costs_waveforms_only() {
 #[test]
 fn a_lost_gateway_costs_what_it_had_acknowledged_and_no_more() {
     let mut evidence = clean();
-    let lost = |upto_ticks| Allowance::GatewayLost {
+    let lost = |seq| Allowance::GatewayLost {
         from_us: ORIGIN_US,
         to_us: ORIGIN_US + 100_000_000,
         epoch: EPOCH,
-        upto_ticks,
+        seq,
     };
-    evidence.wearables[0].allowances = vec![lost(59_007)];
+    evidence.wearables[0].allowances = vec![lost(4)];
     lose_frames(&mut evidence, 2..=3);
     evidence.gaps.push(gap("gateway_lost", Some((2, 3)), None));
     let verdict = check(&evidence);
     assert!(verdict.passed(), "{verdict}");
     assert_eq!(verdict.gaps.gateway_lost, 80);
 
-    evidence.wearables[0].allowances = vec![lost(39_007)];
+    evidence.wearables[0].allowances = vec![lost(3)];
     only(&check(&evidence), Kind::Lost, 40);
 }
 

@@ -1,0 +1,124 @@
+//! Waiting until nothing moves any more: wearables drained, gateways' buffers empty, the database quiet.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::Stage;
+use crate::oracle::database::Counts;
+use crate::process::pause;
+use crate::{ClinicError, Result};
+
+const LOOK: Duration = Duration::from_millis(500);
+
+/// How long may be waited.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// In all.
+    pub deadline: Duration,
+    /// So long must nothing have changed.
+    pub quiet: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { deadline: Duration::from_secs(100), quiet: Duration::from_secs(3) }
+    }
+}
+
+impl Stage {
+    /// Brings back everything that a scenario took down, lets the wearables close their last frame and stop
+    /// producing, and waits. What has not arrived by the deadline is told, and then judged as lost.
+    pub fn settle(&mut self, patience: Patience) -> Result<()> {
+        self.bring_back()?;
+        for wearable in &self.clinic.wearables {
+            wearable.control(&json!({"do": "stop"}))?;
+        }
+        let started = Instant::now();
+        let mut seen = Counts::default();
+        let mut changed = Instant::now();
+        loop {
+            let counts = self.look(|eye| async move { eye.counts().await })?;
+            if counts != seen {
+                (seen, changed) = (counts, Instant::now());
+            }
+            let missing = self.missing();
+            if missing.is_empty() && changed.elapsed() >= patience.quiet {
+                eprintln!("quiet after {:.1} s: {counts:?}", started.elapsed().as_secs_f64());
+                return Ok(());
+            }
+            if started.elapsed() >= patience.deadline {
+                eprintln!("not quiet after {:?} ({counts:?}); what is missing is judged as lost:", patience.deadline);
+                for line in missing {
+                    eprintln!("  {line}");
+                }
+                return Ok(());
+            }
+            pause(LOOK);
+        }
+    }
+
+    fn bring_back(&mut self) -> Result<()> {
+        let clinic = &mut self.clinic;
+        for wearable in &mut clinic.wearables {
+            wearable.process().spawn()?;
+        }
+        for gateway in &mut clinic.gateways {
+            gateway.process().spawn()?;
+        }
+        for bridge in &mut clinic.bridges {
+            bridge.spawn()?;
+        }
+        for wearable in &mut clinic.wearables {
+            wearable.process().wait_ready()?;
+            wearable.control(&json!({"do": "hear", "gateways": null}))?;
+        }
+        for gateway in &mut clinic.gateways {
+            gateway.process().wait_ready()?;
+        }
+        for bridge in &mut clinic.bridges {
+            bridge.wait_ready()?;
+        }
+        Ok(())
+    }
+
+    /// What is still under way, in words.
+    fn missing(&mut self) -> Vec<String> {
+        let mut missing = Vec::new();
+        for wearable in &self.clinic.wearables {
+            let name = &wearable.plan.name;
+            match wearable.status() {
+                Ok(status) if status["kept"].as_u64() == Some(0) => {}
+                Ok(status) => missing.push(format!("wearable {name} still keeps frames: {status}")),
+                Err(error) => missing.push(format!("wearable {name}: {error}")),
+            }
+        }
+        for gateway in &self.clinic.gateways {
+            match gateway.metrics().and_then(|text| buffered(&text)) {
+                Ok(0) => {}
+                Ok(count) => missing.push(format!("gateway {} still holds {count} frames and batches", gateway.name)),
+                Err(error) => missing.push(format!("gateway {}: {error}", gateway.name)),
+            }
+        }
+        missing
+    }
+}
+
+/// Frames, batches and events that a gateway's metrics count as not yet acknowledged.
+fn buffered(metrics: &str) -> Result<u64> {
+    let mut found = false;
+    let mut sum = 0.0;
+    for line in metrics.lines().filter(|line| line.starts_with("kinara_gateway_buffer_")) {
+        let counts = ["frames", "batches", "events"].iter().any(|what| {
+            line.trim_start_matches("kinara_gateway_buffer_").split([' ', '{']).next() == Some(*what)
+        });
+        if let (true, Some(value)) = (counts, line.rsplit(' ').next().and_then(|word| word.parse::<f64>().ok())) {
+            found = true;
+            sum += value;
+        }
+    }
+    if found {
+        return Ok(sum as u64);
+    }
+    Err(ClinicError::Answer { who: "/metrics".to_owned(), what: "does not tell of the buffer".to_owned() })
+}

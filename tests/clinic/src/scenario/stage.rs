@@ -1,0 +1,336 @@
+//! A clinic, what is to happen in it and when, and the harness's own record of what it did.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde_json::{Value, json};
+
+use super::postbox::Postbox;
+use crate::clinic::Options;
+use crate::oracle::check::check;
+use crate::oracle::database::Eye;
+use crate::oracle::evidence::{self, Allowance, Boundary};
+use crate::oracle::log::WearableLog;
+use crate::oracle::verdict::Verdict;
+use crate::process::pause;
+use crate::{Assignment, Clinic, ClinicError, GatewayPlan, Result, Tenant, Wearer, WearablePlan};
+
+/// How uncertain a time sync may be on the virtual radio.
+const SYNC_BOUND_US: u64 = 20_000;
+/// How long a wearable out of range keeps a frame open, in all scenarios: short, so that resets cost little and
+/// the bound on what they cost is sharp.
+pub const AWAY_FRAME_AGE_S: i64 = 5;
+/// How long a wearable in range keeps a frame open.
+pub const LIVE_FRAME_AGE_S: i64 = 1;
+/// Between the moment a fault is noted and the moment it strikes; and a step of the simulator.
+const NOTING_US: i64 = 600_000;
+/// Assignments begin this long before the run: before any sample in a prefilled flash.
+const PAST: Duration = Duration::from_secs(72 * 3600);
+
+type Action = Box<dyn FnOnce(&mut Stage) -> Result<()>>;
+
+/// What the harness knows about a wearable beside what the clinic does.
+#[derive(Debug)]
+struct Member {
+    plan: Vec<evidence::Assignment>,
+    allowances: Vec<Allowance>,
+    sync_bound_us: u64,
+}
+
+/// See the module.
+pub struct Stage {
+    /// The programs.
+    pub clinic: Clinic,
+    /// The only source of chance.
+    pub rng: StdRng,
+    /// Where batches are listened to, once somebody asked for it.
+    pub postbox: Option<Postbox>,
+    runtime: tokio::runtime::Runtime,
+    members: Vec<Member>,
+    tenants: Vec<Tenant>,
+    wearers: u32,
+    usual: [Option<usize>; 2],
+    agenda: BTreeMap<(Duration, u64), (String, Action)>,
+    entries: u64,
+    started: Option<Instant>,
+    scenario: &'static str,
+    seed: u64,
+}
+
+impl std::fmt::Debug for Stage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stage").field("clinic", &self.clinic).field("seed", &self.seed).finish_non_exhaustive()
+    }
+}
+
+impl Stage {
+    /// A clinic with two tenants and one bridge, and an empty agenda.
+    pub fn open(options: Options, seed: u64) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .map_err(ClinicError::file("the harness's runtime"))?;
+        let mut clinic = Clinic::start(options)?;
+        let tenants = vec![
+            clinic.add_tenant("North Clinic", "north", "Asia/Kolkata")?,
+            clinic.add_tenant("South Clinic", "south", "Europe/Berlin")?,
+        ];
+        clinic.add_bridge()?;
+        Ok(Self {
+            clinic,
+            rng: StdRng::seed_from_u64(seed),
+            postbox: None,
+            runtime,
+            members: Vec::new(),
+            tenants,
+            wearers: 0,
+            usual: [None; 2],
+            agenda: BTreeMap::new(),
+            entries: 0,
+            started: None,
+            scenario: "",
+            seed,
+        })
+    }
+
+    /// Whose entries the following ones are.
+    pub fn enter(&mut self, scenario: &'static str) {
+        self.scenario = scenario;
+    }
+
+    /// Writes into the agenda: this happens so many seconds after the start.
+    pub fn at(
+        &mut self,
+        seconds: f64,
+        what: impl Into<String>,
+        action: impl FnOnce(&mut Self) -> Result<()> + 'static,
+    ) {
+        self.entries += 1;
+        let what = format!("{}: {}", self.scenario, what.into());
+        self.agenda.insert((Duration::from_secs_f64(seconds), self.entries), (what, Box::new(action)));
+    }
+
+    /// A random moment between two.
+    pub fn moment(&mut self, from: f64, to: f64) -> f64 {
+        self.rng.random_range(from..to)
+    }
+
+    /// Lets everything in the agenda happen.
+    pub fn play(&mut self) -> Result<()> {
+        let started = *self.started.insert(Instant::now());
+        while let Some(((at, _), (what, action))) = self.agenda.pop_first() {
+            pause(at.saturating_sub(started.elapsed()));
+            eprintln!("{:6.1} s  {what}", started.elapsed().as_secs_f64());
+            action(self)?;
+        }
+        Ok(())
+    }
+
+    /// Starts a gateway of this tenant. Frames are re-sent soon, so that scenarios do not last longer than needed.
+    pub fn gateway(&mut self, tenant: usize, name: &str, extra: &str) -> Result<usize> {
+        self.gateway_in(tenant, name, extra, &[])
+    }
+
+    /// Starts a gateway with something in its environment.
+    pub fn gateway_in(
+        &mut self,
+        tenant: usize,
+        name: &str,
+        extra: &str,
+        env: &[(&str, String)],
+    ) -> Result<usize> {
+        let mut plan = GatewayPlan::named(name)
+            .with("[uplink]\nack_timeout_s = 4\nack_timeout_max_s = 8\nseal_after_s = 1\n")
+            .with(extra);
+        plan.env = env.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        let tenant = self.tenants[tenant].clone();
+        self.clinic.add_gateway(&tenant, plan)
+    }
+
+    /// The gateway that serves a tenant's wearables in scenarios that do not care which.
+    pub fn usual_gateway(&mut self, tenant: usize) -> Result<usize> {
+        if let Some(gateway) = self.usual[tenant] {
+            return Ok(gateway);
+        }
+        let gateway = self.gateway(tenant, ["usual-north", "usual-south"][tenant], "")?;
+        self.usual[tenant] = Some(gateway);
+        self.start_gateway_at(0.3, gateway);
+        Ok(gateway)
+    }
+
+    /// Starts a gateway at this moment (it knows who was introduced by then).
+    pub fn start_gateway_at(&mut self, seconds: f64, gateway: usize) {
+        let name = self.clinic.gateways[gateway].name.clone();
+        self.at(seconds, format!("gateway {name} starts"), move |stage| {
+            stage.clinic.gateways[gateway].process().spawn()
+        });
+    }
+
+    /// A wearer of this tenant.
+    pub fn wearer(&mut self, tenant: usize) -> Result<Wearer> {
+        self.wearers += 1;
+        let id = format!("W-{}", self.wearers);
+        self.clinic.add_wearer(&self.tenants[tenant], &id, &format!("Wearer {}", self.wearers))
+    }
+
+    /// A wearable of this tenant, assigned to a new wearer since long ago, known to these gateways, and started at once.
+    pub fn wearable(&mut self, tenant: usize, gateways: &[usize], args: &[&str]) -> Result<usize> {
+        let wearable = self.new_wearable(tenant, gateways, args)?;
+        self.clinic.wearables[wearable].process().spawn()?;
+        Ok(wearable)
+    }
+
+    /// The same, not started.
+    pub fn new_wearable(&mut self, tenant: usize, gateways: &[usize], args: &[&str]) -> Result<usize> {
+        let number = self.clinic.wearables.len() as u64 + 1;
+        let factory_id = (self.seed & 0xffff) << 16 | number;
+        let seed = self.rng.random_range(1..1_000_000);
+        let age = AWAY_FRAME_AGE_S.to_string();
+        let plan = WearablePlan::new(factory_id, format!("{}-{number}", self.scenario), seed)
+            .args(["--frame-age-offline-s", age.as_str()])
+            .args(args.iter().copied());
+        let wearable = self.clinic.add_wearable(plan)?;
+        let wearer = self.wearer(tenant)?;
+        let from = jiff::Timestamp::now() - PAST;
+        let hardware = self.clinic.wearables[wearable].hardware_id.clone();
+        self.clinic.assign(&hardware, &wearer, Assignment { from, at_frame: None })?;
+        for gateway in gateways {
+            self.clinic.introduce(*gateway, wearable)?;
+        }
+        self.members.push(Member {
+            plan: vec![evidence::Assignment {
+                from: Boundary::Start,
+                tenant: self.tenants[tenant].id,
+                user: wearer.id,
+            }],
+            allowances: Vec::new(),
+            sync_bound_us: SYNC_BOUND_US,
+        });
+        Ok(wearable)
+    }
+
+    /// This wearable's gateway has a clock of this quality.
+    pub fn sync_bound(&mut self, wearable: usize, bound_us: u64) {
+        self.members[wearable].sync_bound_us = bound_us;
+    }
+
+    /// Writes an assignment into the plan and tells the product.
+    pub fn hand_over(&mut self, wearable: usize, to: &Wearer, tenant: usize, from: Boundary) -> Result<()> {
+        let (at, at_frame) = match from {
+            Boundary::Time(utc_us) => {
+                (jiff::Timestamp::from_microsecond(utc_us).expect("a time of today"), None)
+            }
+            Boundary::Frame { epoch, seq } => (jiff::Timestamp::now(), Some((epoch, seq))),
+            Boundary::Start => unreachable!("a hand-over has a boundary"),
+        };
+        let hardware = self.clinic.wearables[wearable].hardware_id.clone();
+        self.clinic.assign(&hardware, to, Assignment { from: at, at_frame })?;
+        let tenant = self.tenants[tenant].id;
+        self.members[wearable].plan.push(evidence::Assignment { from, tenant, user: to.id });
+        Ok(())
+    }
+
+    /// Writes into the fault log what the harness does to this wearable.
+    pub fn allow(&mut self, wearable: usize, allowance: Allowance) {
+        self.members[wearable].allowances.push(allowance);
+    }
+
+    /// Writes a reset into the fault log: it has just happened.
+    pub fn allow_reset(&mut self, wearable: usize, frame_age_s: i64) {
+        let allowance = Allowance::Reset {
+            at_us: utc_us(),
+            frame_age_us: frame_age_s * 1_000_000 + NOTING_US,
+        };
+        self.allow(wearable, allowance);
+    }
+
+    /// Says something to a wearable.
+    pub fn tell(&mut self, wearable: usize, command: &Value) -> Result<Value> {
+        self.clinic.wearables[wearable].control(command)
+    }
+
+    /// Only these gateways are in range of the wearable from now on.
+    pub fn hears(&mut self, wearable: usize, gateways: &[usize]) -> Result<()> {
+        let names: Vec<String> =
+            gateways.iter().map(|gateway| self.clinic.gateways[*gateway].name.clone()).collect();
+        self.tell(wearable, &json!({"do": "hear", "gateways": names})).map(|_| ())
+    }
+
+    /// The oldest frame that a wearable keeps.
+    pub fn oldest(&mut self, wearable: usize) -> Result<(u64, u32)> {
+        let status = self.clinic.wearables[wearable].status()?;
+        frame(&status["oldest"]).ok_or_else(|| unclear(&status))
+    }
+
+    /// The boot a wearable is in and the frame it will close next.
+    pub fn next_frame(&mut self, wearable: usize) -> Result<(u64, u32)> {
+        let status = self.clinic.wearables[wearable].status()?;
+        let epoch = status["epoch"].as_str().and_then(|text| u64::from_str_radix(text, 16).ok());
+        let seq = status["next_seq"].as_u64();
+        epoch.zip(seq.map(|seq| seq as u32)).ok_or_else(|| unclear(&status))
+    }
+
+    /// Looks at the database.
+    pub fn look<T, F>(&self, query: impl FnOnce(Eye) -> F) -> Result<T>
+    where
+        F: Future<Output = std::result::Result<T, tokio_postgres::Error>>,
+    {
+        self.runtime
+            .block_on(async { query(Eye::open(&self.clinic.database.admin_url()).await?).await })
+            .map_err(|error| ClinicError::Database(told(&error)))
+    }
+
+    /// Runs something on the harness's own runtime.
+    pub fn runtime(&self) -> &tokio::runtime::Runtime {
+        &self.runtime
+    }
+
+    /// Reads the logs and the database, and judges.
+    pub fn judge(&mut self) -> Result<Verdict> {
+        let mut wearables = Vec::new();
+        for (wearable, member) in self.clinic.wearables.iter_mut().zip(&self.members) {
+            // Nothing may be written to its log while it is read.
+            wearable.process().kill();
+            let log = WearableLog::read(&wearable.produced).map_err(|error| ClinicError::Answer {
+                who: format!("wearable {}", wearable.plan.name),
+                what: error.to_string(),
+            })?;
+            wearables.push(evidence::Wearable {
+                hardware: wearable.hardware_id.clone(),
+                log,
+                plan: member.plan.clone(),
+                allowances: member.allowances.clone(),
+                sync_bound_us: member.sync_bound_us,
+            });
+        }
+        let evidence = self.look(|eye| async move { eye.evidence(wearables).await })?;
+        let verdict = check(&evidence);
+        if !verdict.passed() {
+            let quarantine = self.look(|eye| async move { eye.quarantine().await })?;
+            eprintln!("quarantined frames by reason: {quarantine:?}");
+        }
+        Ok(verdict)
+    }
+}
+
+/// True time, microseconds.
+pub fn utc_us() -> i64 {
+    jiff::Timestamp::now().as_microsecond()
+}
+
+fn frame(value: &Value) -> Option<(u64, u32)> {
+    let epoch = u64::from_str_radix(value["epoch"].as_str()?, 16).ok()?;
+    Some((epoch, value["seq"].as_u64()? as u32))
+}
+
+fn unclear(status: &Value) -> ClinicError {
+    ClinicError::Answer { who: "a wearable".to_owned(), what: format!("has this status: {status}") }
+}
+
+/// An error with what the server said.
+fn told(error: &tokio_postgres::Error) -> String {
+    error.as_db_error().map_or_else(|| error.to_string(), |db| format!("{}: {}", db.code().code(), db.message()))
+}

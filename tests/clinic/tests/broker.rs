@@ -1,0 +1,169 @@
+//! The product's broker configuration and access list, on a real Mosquitto.
+//!
+//! Mosquitto's own command-line clients speak to it, so that none of Kinara's code judges itself.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+use kinara_clinic::authority::Identity;
+use kinara_clinic::{Authority, Broker, ports};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+const A: &str = "0192f0c1-0000-7000-8000-00000000000a";
+const B: &str = "0192f0c1-0000-7000-8000-00000000000b";
+
+struct Bench {
+    _dir: tempfile::TempDir,
+    broker: Broker,
+    authority: Authority,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::open(&dir.path().join("certificates")).unwrap();
+        let broker =
+            Broker::start(&dir.path().join("broker"), dir.path(), &authority, ports::free()).unwrap();
+        Self { _dir: dir, broker, authority }
+    }
+
+    fn client(&self, program: &str, who: &Identity) -> Command {
+        let mut command = Command::new(program);
+        command.args(["-V", "5", "-h", "127.0.0.1", "-p", &self.broker.port().to_string()]);
+        command.arg("--cafile").arg(&who.ca).arg("--cert").arg(&who.cert).arg("--key").arg(&who.key);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn publish(&self, who: &str, topic: &str) -> Output {
+        let identity = self.authority.client(who, who).unwrap();
+        let mut command = self.client("mosquitto_pub", &identity);
+        command.args(["-q", "1", "-t", topic, "-m", topic]).output().unwrap()
+    }
+
+    fn listen(&self, who: &str, topics: &[&str], seconds: u32) -> Child {
+        let identity = self.authority.client(who, who).unwrap();
+        let mut command = self.client("mosquitto_sub", &identity);
+        command.args(["-W", &seconds.to_string(), "-q", "1"]);
+        for topic in topics {
+            command.args(["-t", topic]);
+        }
+        let child = command.spawn().unwrap();
+        // Its subscription must be there before anything is published.
+        kinara_clinic::process::pause(Duration::from_millis(700));
+        child
+    }
+}
+
+fn heard(child: Child) -> Vec<String> {
+    let output = child.wait_with_output().unwrap();
+    String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+}
+
+fn topic(gateway: &str, leaf: &str) -> String {
+    format!("kinara/v1/gw/{gateway}/{leaf}")
+}
+
+#[test]
+fn a_gateway_writes_its_own_subtree_and_no_other() {
+    let bench = Bench::new();
+    let bridge = bench.listen("bridge", &["kinara/v1/gw/+/#"], 3);
+    let own = ["batch", "event", "live", "state", "cmd/result"].map(|leaf| topic(A, leaf));
+    let foreign = ["batch", "event", "live", "state", "cmd/result"].map(|leaf| topic(B, leaf));
+    let downward = ["ack", "cmd", "config"].map(|leaf| topic(A, leaf));
+    for topic in own.iter().chain(&foreign).chain(&downward) {
+        bench.publish(A, topic);
+    }
+    bench.publish(A, "kinara/v1/tenant/x/live");
+    assert_eq!(heard(bridge), own);
+}
+
+#[test]
+fn a_gateway_reads_its_own_acknowledgements_and_commands_and_no_others() {
+    let bench = Bench::new();
+    let gateway = bench.listen(A, &["#"], 3);
+    let own = ["ack", "cmd", "config"].map(|leaf| topic(A, leaf));
+    let foreign = ["ack", "cmd", "config"].map(|leaf| topic(B, leaf));
+    for topic in own.iter().chain(&foreign) {
+        bench.publish("bridge", topic);
+    }
+    bench.publish(B, &topic(B, "batch"));
+    bench.publish("bridge", "kinara/v1/tenant/x/live");
+    assert_eq!(heard(gateway), own);
+}
+
+#[test]
+fn the_api_reads_checked_live_values_and_writes_nothing() {
+    let bench = Bench::new();
+    let api = bench.listen("api", &["#"], 3);
+    let bridge = bench.listen("bridge", &["kinara/v1/gw/+/#"], 2);
+    bench.publish("bridge", "kinara/v1/tenant/x/live");
+    bench.publish(A, &topic(A, "live"));
+    bench.publish("api", &topic(A, "batch"));
+    bench.publish("api", &topic(A, "ack"));
+    assert_eq!(heard(bridge), [topic(A, "live")]);
+    assert_eq!(heard(api), ["kinara/v1/tenant/x/live"]);
+}
+
+#[test]
+fn two_bridges_share_the_batches() {
+    let bench = Bench::new();
+    let filter = "$share/bridge/kinara/v1/gw/+/batch";
+    let bridges = [bench.listen("bridge", &[filter], 3), bench.listen("bridge", &[filter], 3)];
+    for _ in 0..6 {
+        bench.publish(A, &topic(A, "batch"));
+    }
+    let counts = bridges.map(|bridge| heard(bridge).len());
+    assert_eq!(counts.iter().sum::<usize>(), 6, "{counts:?}");
+    assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
+}
+
+#[test]
+fn who_has_no_certificate_of_the_authority_is_not_let_in() {
+    let bench = Bench::new();
+    let stranger_dir = tempfile::tempdir().unwrap();
+    let stranger = Authority::open(stranger_dir.path()).unwrap().client("bridge", "bridge").unwrap();
+    let ours = bench.authority.folder().join("ca.pem");
+    let refused = bench
+        .client("mosquitto_pub", &Identity { ca: ours.clone(), ..stranger })
+        .args(["-t", "x", "-m", "x"])
+        .output()
+        .unwrap();
+    assert!(!refused.status.success());
+    let bare = Command::new("mosquitto_pub")
+        .args(["-h", "127.0.0.1", "-p", &bench.broker.port().to_string(), "-t", "x", "-m", "x", "--cafile"])
+        .arg(&ours)
+        .output()
+        .unwrap();
+    assert!(!bare.status.success());
+}
+
+#[test]
+fn tls_older_than_1_3_is_refused() {
+    let bench = Bench::new();
+    let identity = bench.authority.client("bridge", "bridge").unwrap();
+    let handshake = |version: &str| {
+        Command::new("openssl")
+            .args(["s_client", version, "-connect", &format!("127.0.0.1:{}", bench.broker.port())])
+            .args(files(&identity))
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    };
+    let text = |output: &Output| String::from_utf8_lossy(&output.stdout).into_owned();
+    let new = text(&handshake("-tls1_3"));
+    assert!(new.contains("TLSv1.3") && new.contains("Verify return code: 0"), "{new}");
+    assert!(!handshake("-tls1_2").status.success());
+}
+
+fn files(identity: &Identity) -> [PathBuf; 6] {
+    let named = |option: &str| Path::new(option).to_path_buf();
+    [
+        named("-CAfile"),
+        identity.ca.clone(),
+        named("-cert"),
+        identity.cert.clone(),
+        named("-key"),
+        identity.key.clone(),
+    ]
+}
