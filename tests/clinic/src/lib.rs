@@ -20,9 +20,11 @@ pub mod database;
 pub mod demo;
 pub mod folders;
 pub mod gateway;
+pub mod oracle;
 pub mod ports;
 pub mod process;
 pub mod records;
+pub mod scenario;
 pub mod wearable;
 
 pub use authority::Authority;

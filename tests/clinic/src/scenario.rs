@@ -63,7 +63,12 @@ pub const ALL: &[Scenario] = &[
     scenario("database-down", 0, "the database is stopped for a while", cloud::database_down),
     scenario("two-bridges", 0, "two bridges on one subscription, each killed once", cloud::two_bridges),
     scenario("deliveries", 0, "frames and batches come again and out of order", deliveries::prepare),
-    scenario("kill-wearable", 1, "kill -9 of a wearable: its memory is lost, its flash is kept", reboots::kill),
+    scenario(
+        "kill-wearable",
+        1,
+        "kill -9 of a wearable: its memory is lost, its flash is kept",
+        reboots::kill,
+    ),
     scenario("reboot-connected", 1, "a wearable reboots while connected", reboots::connected),
     scenario("reboot-away", 1, "a wearable reboots out of range", reboots::away),
     scenario("reboot-twice-away", 1, "a wearable reboots twice out of range", reboots::twice_away),
@@ -79,7 +84,12 @@ pub const ALL: &[Scenario] = &[
     scenario("full-disk", 1, "a gateway reaches its limits while the cloud is away", gateways::full_disk),
     scenario("gateway-deleted", 1, "a gateway's database is deleted under way", gateways::deleted),
     scenario("gateway-restored", 1, "a gateway's database is replaced by an older copy", gateways::restored),
-    scenario("clock-1970", 1, "a gateway's clock starts in 1970 and jumps when it is set", gateways::clock_1970),
+    scenario(
+        "clock-1970",
+        1,
+        "a gateway's clock starts in 1970 and jumps when it is set",
+        gateways::clock_1970,
+    ),
 ];
 
 /// Finds scenarios by name.
@@ -90,9 +100,7 @@ pub fn named(name: &str) -> Option<Scenario> {
 /// The default set, one list for each clinic.
 pub fn groups() -> Vec<Vec<Scenario>> {
     let last = ALL.iter().map(|scenario| scenario.group).max().unwrap_or_default();
-    (0..=last)
-        .map(|group| ALL.iter().copied().filter(|scenario| scenario.group == group).collect())
-        .collect()
+    (0..=last).map(|group| ALL.iter().copied().filter(|scenario| scenario.group == group).collect()).collect()
 }
 
 /// Runs these scenarios in one clinic and judges it.

@@ -65,9 +65,12 @@ fn check_wearable(evidence: &Evidence, index: usize, times: &mut Times, verdict:
     for row in evidence.readings.iter().filter(|row| row.wearable == index) {
         let told = || told(wearable, row);
         let new_key = keys.insert((row.device, row.epoch, row.seq, row.channel >= FIRST_WAVEFORM, row.index));
-        let mut covering = fits.get(&row.epoch).into_iter().flatten().filter(|fit| within(&fit.seqs, row.seq));
+        let mut covering =
+            fits.get(&row.epoch).into_iter().flatten().filter(|fit| within(&fit.seqs, row.seq));
         let Some(fit) = covering.next() else {
-            verdict.find(Kind::WrongTime, || format!("{}: no frame_times row says how its time came about", told()));
+            verdict.find(Kind::WrongTime, || {
+                format!("{}: no frame_times row says how its time came about", told())
+            });
             continue;
         };
         if covering.next().is_some() {
@@ -95,7 +98,8 @@ fn check_wearable(evidence: &Evidence, index: usize, times: &mut Times, verdict:
         match expected(wearable, row, sample) {
             Some(plan) => {
                 if plan.tenant != row.tenant {
-                    verdict.find(Kind::WrongTenant, || format!("{}, should be tenant {}", told(), plan.tenant));
+                    verdict
+                        .find(Kind::WrongTenant, || format!("{}, should be tenant {}", told(), plan.tenant));
                 }
                 if plan.user != row.user {
                     verdict.find(Kind::WrongWearer, || format!("{}, should be wearer {}", told(), plan.user));

@@ -55,7 +55,10 @@ impl Eye {
     }
 
     /// The frames of one wearable that the ledger has, by epoch, as inclusive ranges.
-    pub async fn ledger(&self, hardware: &str) -> Result<HashMap<u64, Vec<(u32, u32)>>, tokio_postgres::Error> {
+    pub async fn ledger(
+        &self,
+        hardware: &str,
+    ) -> Result<HashMap<u64, Vec<(u32, u32)>>, tokio_postgres::Error> {
         let rows = self
             .client
             .query(
@@ -79,8 +82,11 @@ impl Eye {
 
     /// All there is to judge `wearables` by.
     pub async fn evidence(&self, wearables: Vec<Wearable>) -> Result<Evidence, tokio_postgres::Error> {
-        let by_hardware: HashMap<&str, usize> =
-            wearables.iter().enumerate().map(|(index, wearable)| (wearable.hardware.as_str(), index)).collect();
+        let by_hardware: HashMap<&str, usize> = wearables
+            .iter()
+            .enumerate()
+            .map(|(index, wearable)| (wearable.hardware.as_str(), index))
+            .collect();
         let mut evidence = Evidence::default();
         self.readings(&by_hardware, &mut evidence).await?;
         self.waveforms(&by_hardware, &mut evidence).await?;
@@ -232,7 +238,9 @@ impl Eye {
                     *value = f64::from(i32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])) * scale;
                 }
                 let offset_ticks = match &ticks {
-                    Some(ticks) => ticks.get(place).zip(ticks.first()).map_or(0, |(at, first)| (at - first) as u64),
+                    Some(ticks) => {
+                        ticks.get(place).zip(ticks.first()).map_or(0, |(at, first)| (at - first) as u64)
+                    }
                     None => (interval.unwrap_or(0.0) * place as f64).round() as u64,
                 };
                 evidence.readings.push(Reading {

@@ -156,7 +156,8 @@ impl FrameTime {
 
     /// How wrong a time at this tick may be, as stated.
     pub fn uncertainty_us(&self, ticks: u64) -> f64 {
-        self.uncertainty_us as f64 + self.growth_ppb as f64 * 1e-9 * ticks.abs_diff(self.ref_ticks) as f64 * 1000.0
+        self.uncertainty_us as f64
+            + self.growth_ppb as f64 * 1e-9 * ticks.abs_diff(self.ref_ticks) as f64 * 1000.0
     }
 }
 

@@ -110,14 +110,18 @@ impl<'a> Losses<'a> {
     fn holding(&self, sample: &Sample) -> impl Iterator<Item = u32> {
         let ticks = sample.ticks;
         let frames = self.frames.get(&sample.epoch).map_or(&[][..], Vec::as_slice);
-        frames.iter().filter(move |(first, last, _)| (*first..=*last).contains(&ticks)).map(|(_, _, seq)| *seq)
+        frames
+            .iter()
+            .filter(move |(first, last, _)| (*first..=*last).contains(&ticks))
+            .map(|(_, _, seq)| *seq)
     }
 
     fn telling(&self, sample: &Sample) -> impl Iterator<Item = &&'a Gap> {
         let seqs: Vec<u32> = self.holding(sample).collect();
         self.gaps.iter().filter(move |gap| {
             gap.epoch == sample.epoch
-                && (gap.covers(None, sample.ticks) || seqs.iter().any(|seq| gap.covers(Some(*seq), sample.ticks)))
+                && (gap.covers(None, sample.ticks)
+                    || seqs.iter().any(|seq| gap.covers(Some(*seq), sample.ticks)))
         })
     }
 
@@ -146,8 +150,8 @@ impl<'a> Losses<'a> {
             Allowance::GatewayLost { from_us, to_us, epoch, seq } => {
                 let log = &self.wearable.log;
                 let earlier = log.rank(sample.epoch) < log.rank(epoch);
-                let acknowledged = earlier
-                    || (sample.epoch == epoch && self.holding(sample).any(|holding| holding < seq));
+                let acknowledged =
+                    earlier || (sample.epoch == epoch && self.holding(sample).any(|holding| holding < seq));
                 (acknowledged && (from_us..=to_us).contains(&at)).then_some(Cause::GatewayLost)
             }
         }

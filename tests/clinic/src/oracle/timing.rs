@@ -36,7 +36,9 @@ impl Anchors {
         for anchor in &wearable.log.anchors {
             by_epoch.entry(anchor.epoch).or_default().push(anchor.ticks);
         }
-        by_epoch.values_mut().for_each(|ticks| ticks.sort_unstable());
+        for ticks in by_epoch.values_mut() {
+            ticks.sort_unstable();
+        }
         Self(by_epoch)
     }
 

@@ -26,6 +26,13 @@ impl Default for Patience {
     }
 }
 
+impl Patience {
+    /// For clinics with a planted fault, in which some things never settle.
+    pub fn short() -> Self {
+        Self { deadline: Duration::from_secs(15), quiet: Duration::from_secs(2) }
+    }
+}
+
 impl Stage {
     /// Brings back everything that a scenario took down, lets the wearables close their last frame and stop
     /// producing, and waits. What has not arrived by the deadline is told, and then judged as lost.
@@ -48,7 +55,10 @@ impl Stage {
                 return Ok(());
             }
             if started.elapsed() >= patience.deadline {
-                eprintln!("not quiet after {:?} ({counts:?}); what is missing is judged as lost:", patience.deadline);
+                eprintln!(
+                    "not quiet after {:?} ({counts:?}); what is missing is judged as lost:",
+                    patience.deadline
+                );
                 for line in missing {
                     eprintln!("  {line}");
                 }
@@ -96,7 +106,9 @@ impl Stage {
         for gateway in &self.clinic.gateways {
             match gateway.metrics().and_then(|text| buffered(&text)) {
                 Ok(0) => {}
-                Ok(count) => missing.push(format!("gateway {} still holds {count} frames and batches", gateway.name)),
+                Ok(count) => {
+                    missing.push(format!("gateway {} still holds {count} frames and batches", gateway.name))
+                }
                 Err(error) => missing.push(format!("gateway {}: {error}", gateway.name)),
             }
         }
@@ -112,7 +124,9 @@ fn buffered(metrics: &str) -> Result<u64> {
         let counts = ["frames", "batches", "events"].iter().any(|what| {
             line.trim_start_matches("kinara_gateway_buffer_").split([' ', '{']).next() == Some(*what)
         });
-        if let (true, Some(value)) = (counts, line.rsplit(' ').next().and_then(|word| word.parse::<f64>().ok())) {
+        if let (true, Some(value)) =
+            (counts, line.rsplit(' ').next().and_then(|word| word.parse::<f64>().ok()))
+        {
             found = true;
             sum += value;
         }

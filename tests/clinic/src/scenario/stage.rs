@@ -15,7 +15,7 @@ use crate::oracle::evidence::{self, Allowance, Boundary};
 use crate::oracle::log::WearableLog;
 use crate::oracle::verdict::Verdict;
 use crate::process::pause;
-use crate::{Assignment, Clinic, ClinicError, GatewayPlan, Result, Tenant, Wearer, WearablePlan};
+use crate::{Assignment, Clinic, ClinicError, GatewayPlan, Result, Tenant, WearablePlan, Wearer};
 
 /// How uncertain a time sync may be on the virtual radio.
 const SYNC_BOUND_US: u64 = 20_000;
@@ -27,7 +27,7 @@ pub const LIVE_FRAME_AGE_S: i64 = 1;
 /// Between the moment a fault is noted and the moment it strikes; and a step of the simulator.
 const NOTING_US: i64 = 600_000;
 /// Assignments begin this long before the run: before any sample in a prefilled flash.
-const PAST: Duration = Duration::from_secs(72 * 3600);
+const PAST: Duration = Duration::from_hours(72);
 
 type Action = Box<dyn FnOnce(&mut Stage) -> Result<()>>;
 
@@ -61,7 +61,10 @@ pub struct Stage {
 
 impl std::fmt::Debug for Stage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Stage").field("clinic", &self.clinic).field("seed", &self.seed).finish_non_exhaustive()
+        f.debug_struct("Stage")
+            .field("clinic", &self.clinic)
+            .field("seed", &self.seed)
+            .finish_non_exhaustive()
     }
 }
 
@@ -240,10 +243,8 @@ impl Stage {
 
     /// Writes a reset into the fault log: it has just happened.
     pub fn allow_reset(&mut self, wearable: usize, frame_age_s: i64) {
-        let allowance = Allowance::Reset {
-            at_us: utc_us(),
-            frame_age_us: frame_age_s * 1_000_000 + NOTING_US,
-        };
+        let allowance =
+            Allowance::Reset { at_us: utc_us(), frame_age_us: frame_age_s * 1_000_000 + NOTING_US };
         self.allow(wearable, allowance);
     }
 
@@ -332,5 +333,7 @@ fn unclear(status: &Value) -> ClinicError {
 
 /// An error with what the server said.
 fn told(error: &tokio_postgres::Error) -> String {
-    error.as_db_error().map_or_else(|| error.to_string(), |db| format!("{}: {}", db.code().code(), db.message()))
+    error
+        .as_db_error()
+        .map_or_else(|| error.to_string(), |db| format!("{}: {}", db.code().code(), db.message()))
 }

@@ -1,0 +1,111 @@
+//! Gateways that run full, lose their database, or do not know what time it is.
+
+use rustix::process::Signal;
+
+use super::Stage;
+use super::stage::utc_us;
+use crate::Result;
+use crate::oracle::evidence::Allowance;
+
+/// A gateway whose cloud is away gathers waveforms until it takes no more of them, and drops those it has, oldest
+/// first; scalars it keeps, and the wearable's flash is the next buffer.
+pub fn full_disk(stage: &mut Stage) -> Result<()> {
+    let from_us = utc_us() - 3_600_000_000;
+    let nowhere = crate::ports::free();
+    let right = stage.clinic.broker.port();
+    let gateway = stage.gateway(
+        0,
+        "full",
+        &format!(
+            "[uplink]\nport = {nowhere}\n[store]\nsoft_limit_mib = 1\nhard_limit_mib = 2\nreserve_mib = 1\n"
+        ),
+    )?;
+    let wearable = stage.wearable(0, &[gateway], &["--plan", "waveforms", "--prefill", "10m"])?;
+    stage.start_gateway_at(0.4, gateway);
+    stage.at(28.0, "the cloud is back", move |stage| {
+        stage.allow(wearable, Allowance::Quota { from_us, to_us: utc_us() });
+        let gateway = &mut stage.clinic.gateways[gateway];
+        gateway.process().stop();
+        gateway.configure(&format!("[uplink]\nport = {right}\n"))?;
+        gateway.process().spawn()
+    });
+    Ok(())
+}
+
+/// Stalls the bridges: what they were sent they will write and acknowledge later.
+fn stall_bridges(stage: &mut Stage, from: f64, to: f64) {
+    for (at, signal, what) in [(from, Signal::STOP, "bridges hang"), (to, Signal::CONT, "bridges go on")] {
+        stage.at(at, what, move |stage| {
+            stage.clinic.bridges.iter().for_each(|bridge| bridge.signal(signal));
+            Ok(())
+        });
+    }
+}
+
+/// Writes into the fault log what a gateway's database alone may have held of a wearable: it is gone now.
+fn allow_lost(stage: &mut Stage, wearable: usize, from_us: i64) -> Result<()> {
+    let (epoch, seq) = stage.oldest(wearable)?;
+    stage.allow(wearable, Allowance::GatewayLost { from_us, to_us: utc_us(), epoch, seq });
+    Ok(())
+}
+
+/// The database goes while the bridge still holds batches of it: its acknowledgements reach a gateway that has
+/// never heard of them.
+pub fn deleted(stage: &mut Stage) -> Result<()> {
+    let from_us = utc_us() - 4 * 3_600_000_000;
+    let gateway = stage.gateway(0, "deleted", "")?;
+    let wearable = stage.wearable(0, &[gateway], &["--prefill", "10m"])?;
+    stage.start_gateway_at(0.5, gateway);
+    let at = stage.moment(14.0, 17.0);
+    stall_bridges(stage, at - 4.0, at + 3.0);
+    stage.at(at, "the gateway's database is deleted", move |stage| {
+        stage.clinic.gateways[gateway].process().kill();
+        allow_lost(stage, wearable, from_us)?;
+        stage.clinic.gateways[gateway].replace_data(None)?;
+        stage.clinic.gateways[gateway].process().spawn()
+    });
+    Ok(())
+}
+
+/// The same with an older copy in the place of the database.
+pub fn restored(stage: &mut Stage) -> Result<()> {
+    let gateway = stage.gateway(0, "restored", "")?;
+    let wearable = stage.wearable(0, &[gateway], &["--prefill", "10m"])?;
+    stage.start_gateway_at(0.5, gateway);
+    let copy = stage.clinic.folder().join("gateways/restored/copy");
+    let to = copy.clone();
+    let copied = stage.moment(6.0, 8.0);
+    stage.at(copied, "the gateway's database is copied", move |stage| {
+        let gateway = &mut stage.clinic.gateways[gateway];
+        gateway.process().stop();
+        gateway.copy_data(&to)?;
+        gateway.process().spawn()
+    });
+    let at = stage.moment(14.0, 17.0);
+    stall_bridges(stage, at - 4.0, at + 3.0);
+    stage.at(at, "the older copy takes its place", move |stage| {
+        stage.clinic.gateways[gateway].process().kill();
+        // The copy had all there was by then, but not yet sent; what came later it never saw.
+        allow_lost(stage, wearable, 0)?;
+        stage.clinic.gateways[gateway].replace_data(Some(&copy))?;
+        stage.clinic.gateways[gateway].process().spawn()
+    });
+    Ok(())
+}
+
+/// The gateway's clock shows 1970 and is set after a while; until then, and whatever it shows, time comes from the
+/// bridge, whose word is good to half the round trip and a second.
+pub fn clock_1970(stage: &mut Stage) -> Result<()> {
+    const BRIDGE_CLOCK_BOUND_US: u64 = 20_000 + 1_000_000 + 500_000;
+    let gateway = stage.gateway_in(
+        0,
+        "clock",
+        "[clock]\ntrust_system = false\n",
+        &[("KINARA_CLOCK_STARTS_AT", "0:14".to_owned())],
+    )?;
+    let wearable = stage.wearable(0, &[gateway], &["--prefill", "2m"])?;
+    stage.sync_bound(wearable, BRIDGE_CLOCK_BOUND_US);
+    stage.start_gateway_at(0.6, gateway);
+    stage.at(24.0, "the clock was set ten seconds ago", |_| Ok(()));
+    Ok(())
+}
