@@ -1,8 +1,9 @@
 //! The clock port.
 //!
 //! Nothing in Kinara asks the operating system for the time behind its caller's back: a [`Clock`] is handed in.
-//! Three implementations: the machine's own ([`SystemClock`]), one that runs N times as fast from a given
-//! origin so that several programs agree on one scaled time ([`ScaledClock`]), and one that tests move by hand
+//! Four implementations: the machine's own ([`SystemClock`]), one that runs N times as fast from a given
+//! origin so that several programs agree on one scaled time ([`ScaledClock`]), one that starts wrong and is set after a
+//! while, as on a machine without a battery-backed clock ([`UnsetClock`]), and one that tests move by hand
 //! ([`ManualClock`]).
 
 use std::sync::Arc;
@@ -73,6 +74,33 @@ impl Clock for ScaledClock {
     }
 }
 
+/// A clock that nobody has set yet: UTC runs from `starts_at_us` when the program starts, until it jumps to the
+/// machine's after a while. The monotonic clock is the machine's own.
+#[derive(Debug, Clone, Copy)]
+pub struct UnsetClock {
+    starts_at_us: i64,
+    started_us: i64,
+    set_after_us: i64,
+}
+
+impl UnsetClock {
+    /// Shows `starts_at_us` now, and the right time in `set_after_us` from now on.
+    pub fn new(starts_at_us: i64, set_after_us: i64) -> Self {
+        Self { starts_at_us, started_us: SystemClock.boottime_us(), set_after_us }
+    }
+}
+
+impl Clock for UnsetClock {
+    fn utc_us(&self) -> i64 {
+        let running = SystemClock.boottime_us() - self.started_us;
+        if running < self.set_after_us { self.starts_at_us + running } else { SystemClock.utc_us() }
+    }
+
+    fn boottime_us(&self) -> i64 {
+        SystemClock.boottime_us()
+    }
+}
+
 /// A clock that stands still until a test moves it.
 #[derive(Debug, Default)]
 pub struct ManualClock {
@@ -113,12 +141,22 @@ impl Clock for ManualClock {
 #[error("KINARA_CLOCK is {0:?}; it should be ORIGIN_UNIX_MICROSECONDS:RATE, for example 1700000000000000:10")]
 pub struct BadScale(String);
 
-/// The clock that the environment asks for: `KINARA_CLOCK=origin_unix_us:rate`, or the machine's own.
+/// The clock that the environment asks for: `KINARA_CLOCK=origin_unix_us:rate`, or, for a clock that starts wrong,
+/// `KINARA_CLOCK=unset:starts_at_unix_us:set_after_seconds`; else the machine's own.
 pub fn from_env() -> Result<Arc<dyn Clock>, BadScale> {
-    match std::env::var("KINARA_CLOCK") {
-        Err(_) => Ok(Arc::new(SystemClock)),
-        Ok(text) => parse_scale(&text).map(|clock| Arc::new(clock) as Arc<dyn Clock>),
+    let Ok(text) = std::env::var("KINARA_CLOCK") else { return Ok(Arc::new(SystemClock)) };
+    match text.strip_prefix("unset:") {
+        Some(unset) => {
+            parse_unset(unset).map(|clock| Arc::new(clock) as Arc<dyn Clock>).ok_or(BadScale(text))
+        }
+        None => parse_scale(&text).map(|clock| Arc::new(clock) as Arc<dyn Clock>),
     }
+}
+
+fn parse_unset(text: &str) -> Option<UnsetClock> {
+    let (starts_at_us, set_after_s) = text.split_once(':')?;
+    let set_after_us = set_after_s.parse::<i64>().ok()?.checked_mul(1_000_000)?;
+    Some(UnsetClock::new(starts_at_us.parse().ok()?, set_after_us))
 }
 
 fn parse_scale(text: &str) -> Result<ScaledClock, BadScale> {
@@ -150,6 +188,16 @@ mod tests {
             assert!(parse_scale(text).is_err(), "{text}");
         }
         assert!(parse_scale("1700000000000000:10").is_ok());
+    }
+
+    #[test]
+    fn an_unset_clock_shows_another_time_until_it_is_set() {
+        let unset = parse_unset("0:3600").unwrap();
+        assert!((0..60_000_000).contains(&unset.utc_us()));
+        assert!((SystemClock.boottime_us() - unset.boottime_us()).abs() < 60_000_000);
+        let set = parse_unset("0:0").unwrap();
+        assert!((SystemClock.utc_us() - set.utc_us()).abs() < 60_000_000);
+        assert!(parse_unset("0").is_none() && parse_unset("x:1").is_none());
     }
 
     #[test]
