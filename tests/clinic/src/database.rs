@@ -141,3 +141,27 @@ pub fn lies_outside(folder: &Path) -> Option<PathBuf> {
     let outside = folders::outside(folder).join("database");
     outside.is_dir().then_some(outside)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_committed_is_there_after_kill_9_and_roles_can_be_made_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let port = crate::ports::free();
+        let mut database = Database::start(dir.path(), port, Durability::Real).unwrap();
+        database.sql("CREATE ROLE some_group; CREATE TABLE t AS SELECT 7 AS n").unwrap();
+        database.login_role("bridge", "first", "some_group").unwrap();
+        database.login_role("bridge", "second", "some_group").unwrap();
+        database.kill_hard();
+        assert!(database.sql("SELECT n FROM t").is_err());
+        database.start_again().unwrap();
+        assert_eq!(database.sql("SELECT n FROM t").unwrap().trim(), "7");
+        assert_eq!(database.port(), port);
+        let outside = lies_outside(dir.path());
+        drop(database);
+        folders::forget(dir.path()).unwrap();
+        assert!(outside.is_none_or(|place| !place.exists()));
+    }
+}
