@@ -74,26 +74,26 @@ impl Clock for ScaledClock {
     }
 }
 
-/// A clock that nobody has set yet: UTC runs from `starts_at_us` when the program starts, until it jumps to the
+/// A clock that nobody has set yet: UTC runs from a given time when the program starts, until it jumps to the
 /// machine's after a while. The monotonic clock is the machine's own.
 #[derive(Debug, Clone, Copy)]
 pub struct UnsetClock {
-    starts_at_us: i64,
-    started_us: i64,
-    set_after_us: i64,
+    shown_at_start: i64,
+    began_at: i64,
+    runs_wrong_for: i64,
 }
 
 impl UnsetClock {
-    /// Shows `starts_at_us` now, and the right time in `set_after_us` from now on.
-    pub fn new(starts_at_us: i64, set_after_us: i64) -> Self {
-        Self { starts_at_us, started_us: SystemClock.boottime_us(), set_after_us }
+    /// Shows `shown_at_start` now, and the right time in `runs_wrong_for` from now on.
+    pub fn new(shown_at_start: i64, runs_wrong_for: i64) -> Self {
+        Self { shown_at_start, began_at: SystemClock.boottime_us(), runs_wrong_for }
     }
 }
 
 impl Clock for UnsetClock {
     fn utc_us(&self) -> i64 {
-        let running = SystemClock.boottime_us() - self.started_us;
-        if running < self.set_after_us { self.starts_at_us + running } else { SystemClock.utc_us() }
+        let running = SystemClock.boottime_us() - self.began_at;
+        if running < self.runs_wrong_for { self.shown_at_start + running } else { SystemClock.utc_us() }
     }
 
     fn boottime_us(&self) -> i64 {
