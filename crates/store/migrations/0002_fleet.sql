@@ -47,6 +47,7 @@ CREATE TABLE gateway_buffers (
   store_id int8 NOT NULL,
   first_seen_at timestamptz NOT NULL DEFAULT now(),
   last_seen_at timestamptz NOT NULL DEFAULT now(),
+  broke_at timestamptz,     -- this life does not continue the newest one: what that one held is gone
   PRIMARY KEY (gateway_id, buffer)
 );
 
@@ -91,6 +92,6 @@ CREATE TABLE channels (
 );
 INSERT INTO channels (type, name, unit) VALUES
   (1, 'heart_rate', 'bpm'), (2, 'rr_interval', 'ms'), (3, 'skin_temperature', '°C'), (4, 'ambient_temperature', '°C'),
-  (5, 'eda', 'µS'), (6, 'spo2', '%'), (7, 'activity_counts', NULL), (8, 'steps', NULL), (9, 'battery', '%'),
-  (64, 'ppg', NULL), (65, 'acceleration', 'g');
+  (5, 'eda', 'µS'), (6, 'spo2', '%'), (7, 'activity_counts', 'counts'), (8, 'steps', 'steps'), (9, 'battery', '%'),
+  (64, 'ppg', 'counts'), (65, 'acceleration', 'g');
 RESET ROLE;

@@ -8,6 +8,7 @@ CREATE TABLE ledger (
   epoch int8 NOT NULL,
   seqs int8multirange NOT NULL DEFAULT '{}', -- frames that are in
   highest int8 NOT NULL DEFAULT -1,          -- highest seq ever heard of in this epoch
+  highest_time timestamptz,                  -- when that frame's last sample was taken
   -- What the next boot's anchor said about the end of this epoch.
   end_seq int8,
   end_ticks int8,

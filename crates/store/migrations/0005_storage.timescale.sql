@@ -55,17 +55,40 @@ ALTER TABLE ts.readings SET (timescaledb.compress,
   timescaledb.compress_segmentby = 'tenant_id, user_id, type', timescaledb.compress_orderby = 'time DESC');
 ALTER TABLE ts.waveforms SET (timescaledb.compress,
   timescaledb.compress_segmentby = 'tenant_id, user_id, type', timescaledb.compress_orderby = 'time DESC');
--- Age is measured from a chunk's end: one day of delay for late data.
-SELECT add_compression_policy('ts.readings', interval '1 day');
-SELECT add_compression_policy('ts.waveforms', interval '1 day');
-SELECT add_retention_policy('ts.readings', interval '731 days');
-SELECT add_retention_policy('ts.events', interval '1827 days');
-SELECT add_retention_policy('ts.waveforms', interval '31 days');
 
--- Chunks and retention are the extension's business here; the programs call the same two functions everywhere.
+-- No background policies: they demand an owner that can log in, and kinara_owner must not. The bridge's job calls these
+-- functions instead, the same ones on both storages. Chunks are made by the extension.
 CREATE FUNCTION ts.ensure_partitions(from_time timestamptz, to_time timestamptz) RETURNS int
   LANGUAGE sql AS $$ SELECT 0 $$;
-CREATE FUNCTION ts.drop_expired() RETURNS int LANGUAGE sql AS $$ SELECT 0 $$;
-REVOKE ALL ON FUNCTION ts.ensure_partitions(timestamptz, timestamptz), ts.drop_expired() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION ts.ensure_partitions(timestamptz, timestamptz), ts.drop_expired() TO kinara_ingest;
+
+CREATE FUNCTION ts.drop_expired() RETURNS int
+  LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT count(*)::int FROM (
+    SELECT public.drop_chunks('ts.readings', older_than => now() - interval '731 days')
+    UNION ALL SELECT public.drop_chunks('ts.events', older_than => now() - interval '1827 days')
+    UNION ALL SELECT public.drop_chunks('ts.waveforms', older_than => now() - interval '31 days')
+  ) AS dropped
+$$;
+
+-- Compresses the chunks that ended a day ago or earlier: the delay for late data. One chunk a call, so that no
+-- transaction holds its lock for long; gives how many were compressed.
+CREATE FUNCTION ts.compress_closed() RETURNS int
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  chunk regclass;
+BEGIN
+  SELECT format('%I.%I', chunk_schema, chunk_name)::regclass INTO chunk
+  FROM timescaledb_information.chunks
+  WHERE hypertable_schema = 'ts' AND hypertable_name IN ('readings', 'waveforms')
+    AND NOT is_compressed AND range_end < now() - interval '1 day'
+  ORDER BY range_end LIMIT 1;
+  IF chunk IS NULL THEN
+    RETURN 0;
+  END IF;
+  PERFORM public.compress_chunk(chunk, if_not_compressed => true);
+  RETURN 1;
+END $$;
+REVOKE ALL ON FUNCTION ts.ensure_partitions(timestamptz, timestamptz), ts.drop_expired(), ts.compress_closed() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION ts.ensure_partitions(timestamptz, timestamptz), ts.drop_expired(), ts.compress_closed()
+  TO kinara_ingest;
 RESET ROLE;

@@ -60,20 +60,17 @@ pub enum Error {
 /// A database error with what the server said: the error alone prints "db error".
 pub fn explain(error: &tokio_postgres::Error) -> String {
     let mut text = String::new();
-    match error.as_db_error() {
-        Some(db) => {
-            let _ = write!(text, "{} ({})", db.message(), db.code().code());
-            for more in [db.detail(), db.hint(), db.where_()].into_iter().flatten() {
-                let _ = write!(text, "; {}", more.lines().next().unwrap_or_default());
-            }
+    if let Some(db) = error.as_db_error() {
+        let _ = write!(text, "{} ({})", db.message(), db.code().code());
+        for more in [db.detail(), db.hint(), db.where_()].into_iter().flatten() {
+            let _ = write!(text, "; {}", more.lines().next().unwrap_or_default());
         }
-        None => {
-            let _ = write!(text, "{error}");
-            let mut source = std::error::Error::source(error);
-            while let Some(inner) = source {
-                let _ = write!(text, ": {inner}");
-                source = inner.source();
-            }
+    } else {
+        let _ = write!(text, "{error}");
+        let mut source = std::error::Error::source(error);
+        while let Some(inner) = source {
+            let _ = write!(text, ": {inner}");
+            source = inner.source();
         }
     }
     text

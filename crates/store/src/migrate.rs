@@ -69,6 +69,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(4, "0004_series"),
     migration!(5, "0005_storage", "0005_storage.plain", "0005_storage.timescale"),
     migration!(6, "0006_isolation"),
+    migration!(7, "0007_latest"),
 ];
 
 /// The migration that decides the storage.
