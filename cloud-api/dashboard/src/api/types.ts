@@ -1,0 +1,124 @@
+/** What the API says, in the names it uses. Times that the API writes as RFC 3339 are milliseconds here. */
+
+export type Role = 'admin' | 'clinician' | 'viewer';
+
+export interface Member {
+  id: string;
+  email: string;
+  role: Role;
+}
+
+export interface Tenant {
+  id: string;
+  name: string;
+  slug: string;
+  timeZone: string;
+}
+
+export interface Session {
+  accessToken: string;
+  expiresInS: number;
+  member: Member;
+  tenant: Tenant;
+}
+
+/** A wearer. */
+export interface User {
+  id: string;
+  externalId: string;
+  displayName: string;
+  timeZone: string;
+  devices: string[];
+}
+
+export interface Link {
+  gatewayId: string | null;
+  rssiDbm: number | null;
+  connected: boolean;
+  bufferedFrames: number | null;
+}
+
+export interface Device {
+  id: string;
+  hardwareId: string;
+  name: string;
+  deviceType: string;
+  userId: string | null;
+  firmwareVersion: string | null;
+  lastSeenAt: number | null;
+  batteryPercent: number | null;
+  worn: boolean | null;
+  link: Link | null;
+}
+
+export interface GatewayBuffer {
+  frames: number;
+  batches: number;
+  bytes: number;
+  oldestAt: number | null;
+}
+
+export interface Gateway {
+  id: string;
+  name: string;
+  lastSeenAt: number | null;
+  online: boolean;
+  buffer: GatewayBuffer | null;
+  clock: { source: string; uncertaintyMs: number | null } | null;
+  version: string | null;
+}
+
+export interface ClinicEvent {
+  time: number;
+  /** The time as the API wrote it: part of the event's identity, and finer than a millisecond. */
+  rawTime: string | number;
+  userId: string;
+  eventType: string;
+  severity: string | null;
+  confidence: number | null;
+  data: Record<string, unknown>;
+  acknowledgedAt: number | null;
+}
+
+/** A time without readings and why; an end is null while it is not known. */
+export interface Gap {
+  from: number | null;
+  to: number | null;
+  reason: string;
+}
+
+/** One downsampled point: epoch ms, value, and the least and greatest value of its bucket. */
+export type Point = [ms: number, value: number, min: number, max: number];
+
+export interface Readings {
+  readingType: string;
+  unit: string;
+  points: Point[];
+}
+
+export interface LatestReading {
+  userId: string;
+  readingType: string;
+  value: number;
+  unit: string;
+  timeMs: number;
+}
+
+/** A value as it came over the live connection. */
+export interface LiveReading {
+  readingType: string;
+  value: number;
+  unit: string;
+  timeMs: number;
+  key: string;
+  stored: boolean;
+}
+
+export type ServerMessage =
+  | { type: 'live'; userId: string; deviceId: string; readings: LiveReading[] }
+  | { type: 'stored'; deviceId: string; epoch: string; seq: number }
+  | { type: 'event'; event: ClinicEvent | null }
+  | { type: 'gateway'; gateway: Gateway | null }
+  | { type: 'device'; device: Device | null }
+  | { type: 'ready' }
+  | { type: 'other' };

@@ -1,0 +1,72 @@
+/** Turns downsampled points into columns in which a time without readings is a break of the line, never a bridge. */
+import type { Point } from '../api/types';
+
+/** Time between two samples at the full rate, for types that are not about one a second. */
+const NOMINAL_MS: Record<string, number> = {
+  eda: 250,
+  activity_counts: 30_000,
+  spo2: 60_000,
+  battery: 300_000,
+  steps: 60_000,
+};
+
+/**
+ * How long without a point is a gap: three samples of the type, or three of the chart's buckets (the server keeps at
+ * least one point of every bucket that has readings), and never less than 5 s, for a frame of samples comes at once.
+ */
+export function gapThresholdMs(readingType: string, spanMs: number, points: number): number {
+  const nominal = NOMINAL_MS[readingType] ?? 1_000;
+  return Math.max(3 * nominal, (3 * spanMs) / Math.max(1, points), 5_000);
+}
+
+export interface Columns {
+  /** Seconds, as the chart wants them. */
+  t: number[];
+  value: (number | null)[];
+  min: (number | null)[];
+  max: (number | null)[];
+  /** The part not yet stored, drawn apart; it starts at the last stored point, so that the two meet. */
+  pending: (number | null)[];
+}
+
+export interface LiveTail {
+  t: readonly number[];
+  v: readonly number[];
+  firstPending: number;
+}
+
+/** Joins stored points and the live tail after them; `null` columns mark the breaks. */
+export function columns(points: readonly Point[], tail: LiveTail, from: number, to: number, thresholdMs: number): Columns {
+  const out: Columns = { t: [], value: [], min: [], max: [], pending: [] };
+  let previous = Number.NaN;
+  let previousPending = false;
+  const push = (ms: number, value: number, min: number, max: number, pending: boolean) => {
+    if (ms - previous > thresholdMs) {
+      out.t.push((previous + ms) / 2 / 1000);
+      out.value.push(null);
+      out.min.push(null);
+      out.max.push(null);
+      out.pending.push(null);
+    } else if (pending && !previousPending && out.pending.length > 0) {
+      out.pending[out.pending.length - 1] = out.value[out.value.length - 1] ?? null;
+    }
+    out.t.push(ms / 1000);
+    out.value.push(pending ? null : value);
+    out.min.push(pending ? null : min);
+    out.max.push(pending ? null : max);
+    out.pending.push(pending ? value : null);
+    previous = ms;
+    previousPending = pending;
+  };
+  for (const [ms, value, min, max] of points) {
+    if (ms < from || ms > to || ms <= previous) continue;
+    push(ms, value, min, max, false);
+  }
+  for (let i = 0; i < tail.t.length; i++) {
+    const ms = tail.t[i] as number;
+    if (ms < from || ms > to || ms <= previous) continue;
+    const value = tail.v[i] as number;
+    push(ms, value, value, value, ms >= tail.firstPending);
+  }
+  return out;
+}

@@ -1,0 +1,29 @@
+/** What a gateway's buffer means to a person. */
+import type { Gateway } from './api/types';
+
+export type GatewayState = 'delivering' | 'draining' | 'held' | 'buffering' | 'unknown';
+
+/** Online, batches are sealed after 5 s and acknowledged in moments; older than this is not the ordinary flow. */
+const ORDINARY_AGE_MS = 30_000;
+
+/** Buffer sizes over time, newest last. */
+export interface BufferSample {
+  t: number;
+  frames: number;
+  bytes: number;
+}
+
+export function gatewayState(gateway: Gateway, history: readonly BufferSample[], now: number): GatewayState {
+  if (!gateway.buffer) return gateway.online ? 'delivering' : 'unknown';
+  if (!gateway.online) return 'buffering';
+  const oldest = gateway.buffer.oldestAt;
+  if (oldest === null || gateway.buffer.frames === 0 || now - oldest <= ORDINARY_AGE_MS) return 'delivering';
+  return falling(history, now) ? 'draining' : 'held';
+}
+
+/** Whether the buffer is no larger than it was in the last half minute (or there is nothing to compare with). */
+function falling(history: readonly BufferSample[], now: number): boolean {
+  const last = history[history.length - 1];
+  const earlier = history.find((s) => now - s.t <= 30_000);
+  return !last || !earlier || last === earlier || last.frames < earlier.frames;
+}

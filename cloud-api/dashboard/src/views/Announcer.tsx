@@ -1,0 +1,41 @@
+import { useEffect, useRef, useState } from 'react';
+import { useApp, useStore } from '../context';
+import { sentence } from '../format';
+import { eventId } from '../live/store';
+
+/** Tells screen readers of new events and of the connection; live values are left out, or nothing else would be heard. */
+export function Announcer() {
+  const { clinic, zone } = useApp();
+  const events = useStore('events', (s) => s.events);
+  const loaded = useStore('users', (s) => s.loaded);
+  const { state } = useStore('connection', (s) => s.connection);
+  const known = useRef<Set<string> | null>(null);
+  const lost = useRef(false);
+  const [words, setWords] = useState('');
+
+  useEffect(() => {
+    if (!loaded) return;
+    const before = known.current;
+    known.current = new Set(events.map(eventId));
+    // What was there when the page opened is not news.
+    const news = before ? events.filter((e) => !before.has(eventId(e)) && e.acknowledgedAt === null) : [];
+    const first = news[0];
+    if (!first) return;
+    const name = clinic.store.users.find((u) => u.id === first.userId)?.displayName ?? 'a wearer';
+    setWords(`${sentence(first.eventType)}: ${name}, ${zone.time(first.time)}.${news.length > 1 ? ` And ${news.length - 1} more.` : ''}`);
+  }, [events, loaded, clinic, zone]);
+
+  useEffect(() => {
+    if (state === 'lost') lost.current = true;
+    if (state === 'open' && lost.current) {
+      lost.current = false;
+      setWords('Connected again.');
+    }
+  }, [state]);
+
+  return (
+    <p className="sr" role="status" aria-live="polite">
+      {words}
+    </p>
+  );
+}
