@@ -360,7 +360,7 @@ fn start_together<'a>(processes: impl IntoIterator<Item = &'a mut Process>) -> R
 /// The library and model where the launcher put them; without them gateways run their rules only.
 fn models(folder: &Path) -> Option<Models> {
     let onnxruntime = folder.join("onnxruntime/libonnxruntime.so");
-    let model = root().join("models/hot-flash");
+    let model = root().join("models/hot_flash");
     (onnxruntime.exists() && model.exists()).then_some(Models { onnxruntime, model })
 }
 
