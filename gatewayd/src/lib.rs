@@ -3,6 +3,11 @@
 //! `radio` brings frames, `store` makes them durable, `align` turns their ticks into UTC, `uplink` takes them to
 //! the cloud, `infer` looks at them on the way, and `local` shows people how it goes.
 
+pub mod align;
 pub mod hardware;
+pub mod infer;
+pub mod local;
 pub mod pipeline;
+pub mod sabotage;
 pub mod status;
+pub mod store;

@@ -1,0 +1,11 @@
+//! Ticks into UTC.
+//!
+//! The promise: the time of a frame is never off by more than the uncertainty it carries, and a frame whose epoch
+//! nobody synchronised says so instead of guessing. Nothing is stamped before the gateway itself knows the time.
+//!
+//! [`fit`] turns anchors into fits, [`timeline`] orders a wearable's epochs and bounds those without an anchor,
+//! [`source`] decides when the gateway's own clock may be believed.
+
+pub mod fit;
+pub mod source;
+pub mod timeline;

@@ -1,0 +1,287 @@
+//! The epochs of one wearable in their order, and what is known of the time of each.
+//!
+//! An epoch with an anchor is stamped by its own fit. An epoch without one lies between its neighbours: it began
+//! after the last sample of the one before, and ended before the one after began. That interval becomes its
+//! uncertainty, and the stamp says `time_uncertain`. Whether an anchor may still come is known from the boot anchor
+//! of the next epoch, which carries the last sync of the one before it.
+
+use std::collections::BTreeMap;
+
+use kinara_protocol::frame::{BootAnchor, Epoch, SyncAnchor};
+
+use super::fit::{Anchor, OUTSIDE_PPB, believable, fit};
+use super::source::BUILD_DATE_US;
+use crate::pipeline::Fit;
+
+/// What is known about one epoch's time.
+#[derive(Debug, Clone, Default)]
+pub struct EpochTime {
+    anchors: BTreeMap<u64, Anchor>,
+    believed: Vec<Anchor>,
+    boot: Option<BootAnchor>,
+    /// The last tick seen in a frame.
+    last_ticks: u64,
+}
+
+/// The epochs of one wearable.
+#[derive(Debug, Clone, Default)]
+pub struct Timeline {
+    epochs: BTreeMap<u64, EpochTime>,
+    /// From an epoch to the one that followed it.
+    after: BTreeMap<u64, u64>,
+}
+
+/// What can be said of a frame's time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stamp {
+    /// This.
+    Known(Fit),
+    /// Nothing yet: an anchor may still come.
+    Wait,
+}
+
+/// UTC in microseconds that a moment lies at or after, or at or before.
+type Bound = Option<i64>;
+
+impl Timeline {
+    /// Learns an anchor. False when it was known already.
+    pub fn sync(&mut self, epoch: Epoch, anchor: Anchor) -> bool {
+        let time = self.epochs.entry(epoch.0).or_default();
+        match time.anchors.get(&anchor.ticks) {
+            Some(known) if known.uncertainty_us <= anchor.uncertainty_us => return false,
+            _ => time.anchors.insert(anchor.ticks, anchor),
+        };
+        let all: Vec<Anchor> = time.anchors.values().copied().collect();
+        time.believed = believable(&all);
+        true
+    }
+
+    /// Puts an anchor in the place of the one at its ticks: the clock that made that one has been set since.
+    pub fn correct(&mut self, epoch: Epoch, anchor: Anchor) {
+        let time = self.epochs.entry(epoch.0).or_default();
+        time.anchors.insert(anchor.ticks, anchor);
+        time.believed = believable(&time.anchors.values().copied().collect::<Vec<_>>());
+    }
+
+    /// Learns how an epoch began.
+    pub fn boot(&mut self, epoch: Epoch, boot: BootAnchor) {
+        if let Some(previous) = boot.previous {
+            self.after.insert(previous.epoch.0, epoch.0);
+            let time = self.epochs.entry(previous.epoch.0).or_default();
+            time.last_ticks = time.last_ticks.max(previous.last_ticks.0);
+            if let Some(sync) = previous.last_sync {
+                self.sync(previous.epoch, anchor_of(&sync));
+            }
+        }
+        self.epochs.entry(epoch.0).or_default().boot = Some(boot);
+    }
+
+    /// Learns that an epoch reached a tick.
+    pub fn reached(&mut self, epoch: Epoch, ticks: u64) {
+        let time = self.epochs.entry(epoch.0).or_default();
+        time.last_ticks = time.last_ticks.max(ticks);
+    }
+
+    /// Keeps the newest `keep` anchors of every epoch and forgets the others.
+    pub fn forget_old_anchors(&mut self, keep: usize) {
+        for time in self.epochs.values_mut() {
+            while time.anchors.len() > keep {
+                time.anchors.pop_first();
+            }
+            time.believed = believable(&time.anchors.values().copied().collect::<Vec<_>>());
+        }
+    }
+
+    /// The stamp of samples from `first` to `last`. `now_us` is UTC now; `patient` is false when the frame has
+    /// waited for an anchor for as long as the configuration allows.
+    pub fn stamp(&self, epoch: Epoch, first: u64, last: u64, now_us: i64, patient: bool) -> Stamp {
+        let time = self.epochs.get(&epoch.0);
+        if let Some(fit) = time.and_then(|time| fit(&time.believed, first, last)) {
+            return Stamp::Known(fit);
+        }
+        // The next epoch's boot anchor came and brought no sync: none will come.
+        let final_word = self.after.contains_key(&epoch.0);
+        if !final_word && patient {
+            return Stamp::Wait;
+        }
+        let last_ticks = time.map_or(last, |time| time.last_ticks.max(last));
+        let later = match self.begin_of_next(epoch.0, 0) {
+            Next::Known(bound) => bound.min(now_us),
+            Next::Undecided if patient => return Stamp::Wait,
+            Next::Undecided | Next::None => now_us,
+        };
+        let earlier = self.end_of_previous(epoch.0, 0).unwrap_or(BUILD_DATE_US.min(later));
+        Stamp::Known(between(earlier, later, last_ticks))
+    }
+
+    /// When the epoch after this one began.
+    fn begin_of_next(&self, epoch: u64, depth: u32) -> Next {
+        let Some(&next) = self.after.get(&epoch) else {
+            // Not the very next, but a later boot of the same log bounds it too.
+            let log_end = epoch | 0xffff_ffff;
+            let begun = (epoch < log_end)
+                .then(|| self.epochs.range(epoch + 1..=log_end).find_map(|(_, time)| begin_of(time)))
+                .flatten();
+            return begun.map_or(Next::None, Next::Known);
+        };
+        let Some(time) = self.epochs.get(&next) else { return Next::Undecided };
+        if let Some(begin) = begin_of(time) {
+            return Next::Known(begin);
+        }
+        if depth > 1_000 {
+            return Next::None;
+        }
+        match self.begin_of_next(next, depth + 1) {
+            // It lasted at least as long as its own ticks say.
+            Next::Known(bound) => Next::Known(bound - duration_us(time.last_ticks, false)),
+            Next::Undecided | Next::None => Next::Undecided,
+        }
+    }
+
+    /// When the epoch before this one ended.
+    fn end_of_previous(&self, epoch: u64, depth: u32) -> Bound {
+        let previous = self.epochs.get(&epoch)?.boot?.previous?;
+        if let Some(time) = self.epochs.get(&previous.epoch.0)
+            && let Some(fit) = fit(&time.believed, previous.last_ticks.0, previous.last_ticks.0)
+        {
+            let ticks = previous.last_ticks.0;
+            return Some(fit.utc_us(ticks) - fit.uncertainty_us_at(ticks) as i64);
+        }
+        if depth > 1_000 {
+            return None;
+        }
+        let before = self.end_of_previous(previous.epoch.0, depth + 1)?;
+        Some(before + duration_us(previous.last_ticks.0, false))
+    }
+}
+
+enum Next {
+    /// At the latest then.
+    Known(i64),
+    /// There is one, and its own time is still open.
+    Undecided,
+    /// None is known.
+    None,
+}
+
+fn anchor_of(sync: &SyncAnchor) -> Anchor {
+    Anchor {
+        ticks: sync.ticks.0,
+        utc_us: sync.utc_us,
+        uncertainty_us: u64::from(sync.uncertainty_us),
+    }
+}
+
+/// When an epoch with anchors began, at the latest.
+fn begin_of(time: &EpochTime) -> Option<i64> {
+    let fit = fit(&time.believed, 0, 0)?;
+    Some(fit.utc_us(0) + fit.uncertainty_us_at(0) as i64)
+}
+
+/// How long `ticks` last at most or at least, in microseconds.
+fn duration_us(ticks: u64, at_most: bool) -> i64 {
+    let us = i128::from(ticks) * 1000;
+    let slack = us * i128::from(OUTSIDE_PPB) / 1_000_000_000;
+    (if at_most { us + slack } else { us - slack }) as i64
+}
+
+/// An epoch of `last_ticks` somewhere between two moments.
+fn between(earlier: i64, later: i64, last_ticks: u64) -> Fit {
+    let room = (later - earlier - duration_us(last_ticks, false)).max(0);
+    Fit {
+        ref_ticks: 0,
+        ref_utc_us: earlier + room / 2,
+        rate_ppb: 0,
+        uncertainty_us: room as u64 / 2 + 1_000,
+        growth_ppb: OUTSIDE_PPB,
+        time_uncertain: true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kinara_protocol::frame::{PreviousBoot, ResetReason, Ticks};
+    use proptest::prelude::*;
+
+    const START: i64 = 1_800_000_000_000_000;
+
+    fn boot_after(epoch: Epoch, last_ticks: u64, last_sync: Option<SyncAnchor>) -> BootAnchor {
+        BootAnchor {
+            reason: ResetReason::PowerOn,
+            previous: Some(PreviousBoot { epoch, next_seq: 5, last_ticks: Ticks(last_ticks), last_sync }),
+        }
+    }
+
+    #[test]
+    fn an_epoch_whose_anchor_may_still_come_waits() {
+        let mut line = Timeline::default();
+        let epoch = Epoch::new(1, 1);
+        line.boot(epoch, BootAnchor { reason: ResetReason::PowerOn, previous: None });
+        assert_eq!(line.stamp(epoch, 0, 10, START, true), Stamp::Wait);
+        line.sync(epoch, Anchor { ticks: 100, utc_us: START, uncertainty_us: 5 });
+        assert!(matches!(line.stamp(epoch, 0, 10, START, true), Stamp::Known(fit) if !fit.time_uncertain));
+    }
+
+    #[test]
+    fn the_next_boot_brings_the_last_sync_of_the_epoch_before() {
+        let mut line = Timeline::default();
+        let (old, new) = (Epoch::new(1, 1), Epoch::new(1, 2));
+        let sync = SyncAnchor { ticks: Ticks(1_000), utc_us: START, uncertainty_us: 3_000 };
+        line.boot(new, boot_after(old, 60_000, Some(sync)));
+        let Stamp::Known(fit) = line.stamp(old, 2_000, 3_000, START, true) else { panic!("should be known") };
+        assert!(!fit.time_uncertain);
+        assert_eq!(fit.utc_us(2_000), START + 1_000_000);
+    }
+
+    proptest! {
+        #[test]
+        fn the_truth_of_an_epoch_without_anchors_lies_inside_its_interval(
+            drift in -38_000i64..38_000,
+            lengths in prop::collection::vec(1_000u64..5_000_000, 4),
+            pauses in prop::collection::vec(1_000i64..50_000_000, 4),
+            at in 0.0f64..1.0,
+            which in 1usize..3,
+        ) {
+            // Four boots; the first and the last are synchronised, the two between are not.
+            let scale = |ticks: u64| (ticks * 1000) as i64 + (ticks as i128 * 1000 * i128::from(drift) / 1_000_000_000) as i64;
+            let mut line = Timeline::default();
+            let mut begins = Vec::new();
+            let mut now = START;
+            for boot in 0..4 {
+                begins.push(now);
+                let epoch = Epoch::new(9, boot as u32);
+                let previous = (boot > 0).then(|| PreviousBoot {
+                    epoch: Epoch::new(9, boot as u32 - 1),
+                    next_seq: 1,
+                    last_ticks: Ticks(lengths[boot - 1]),
+                    last_sync: (boot == 1).then(|| SyncAnchor {
+                        ticks: Ticks(500), utc_us: START + scale(500), uncertainty_us: 2_000,
+                    }),
+                });
+                line.boot(epoch, BootAnchor { reason: ResetReason::Fault, previous });
+                now += scale(lengths[boot]) + pauses[boot];
+            }
+            let asked = Epoch::new(9, which as u32);
+            prop_assert_eq!(line.stamp(asked, 0, 1, now, true), Stamp::Wait);
+            line.sync(Epoch::new(9, 3), Anchor { ticks: 700, utc_us: begins[3] + scale(700), uncertainty_us: 2_000 });
+            let Stamp::Known(fit) = line.stamp(asked, 0, 1, now, true) else { panic!("should be known") };
+            prop_assert!(fit.time_uncertain);
+            let ticks = (lengths[which] as f64 * at) as u64;
+            let truth = begins[which] + scale(ticks);
+            prop_assert!(fit.utc_us(ticks).abs_diff(truth) <= fit.uncertainty_us_at(ticks));
+        }
+    }
+
+    #[test]
+    fn an_impatient_frame_of_an_epoch_that_other_gateways_drained_lies_before_now() {
+        let mut line = Timeline::default();
+        let epoch = Epoch::new(1, 4);
+        line.reached(epoch, 90_000);
+        assert_eq!(line.stamp(epoch, 0, 1_000, START, true), Stamp::Wait);
+        let Stamp::Known(fit) = line.stamp(epoch, 0, 1_000, START, false) else { panic!("should be known") };
+        assert!(fit.time_uncertain);
+        let end = fit.utc_us(90_000) + fit.uncertainty_us_at(90_000) as i64;
+        assert!(end >= START - 1_000_000);
+    }
+}

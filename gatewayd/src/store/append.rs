@@ -1,0 +1,234 @@
+//! Taking frames over.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use kinara_protocol::frame::{Body, Class, Epoch, FrameRef};
+use rusqlite::params;
+
+use super::engine::Engine;
+use super::piece;
+use super::{Appended, Outcome, StoreError};
+use crate::align::fit::Anchor;
+use crate::align::timeline::Stamp;
+use crate::hardware::HardwareId;
+use crate::sabotage;
+use crate::status::Admission;
+
+impl Engine {
+    /// Stores what is new of these frames, in the running transaction.
+    pub(super) fn append(&mut self, hardware: &HardwareId, frames: &[Bytes]) -> Result<Vec<Appended>, StoreError> {
+        let device = self.device(hardware)?.id;
+        let mut outcomes = Vec::with_capacity(frames.len());
+        let mut groups: BTreeMap<(u64, i64), Vec<FrameRef<'_>>> = BTreeMap::new();
+        for bytes in frames {
+            let Ok(frame) = FrameRef::parse(bytes) else {
+                outcomes.push(Outcome::Refused);
+                continue;
+            };
+            let outcome = self.admit(hardware, device, &frame)?;
+            if outcome == Outcome::Stored {
+                self.counter += 1;
+                let header = frame.header();
+                if !(sabotage::is(sabotage::Kind::LoseFrame) && self.counter.is_multiple_of(50)) {
+                    let class = piece::class_number(header.kind.class());
+                    groups.entry((header.epoch.0, class)).or_default().push(frame);
+                }
+                self.observe(hardware, device, &frame)?;
+            }
+            outcomes.push(outcome);
+        }
+        for ((epoch, class), mut group) in groups {
+            group.sort_by_key(|frame| frame.header().seq);
+            let mut rest = group.as_slice();
+            while !rest.is_empty() {
+                let mut bytes = 0;
+                let fits = rest
+                    .iter()
+                    .take_while(|frame| {
+                        bytes += frame.bytes().len();
+                        bytes <= piece::MAX_BYTES
+                    })
+                    .count()
+                    .max(1);
+                let (now, later) = rest.split_at(fits);
+                self.insert_piece(device, Epoch(epoch), class, now)?;
+                rest = later;
+            }
+        }
+        let stored = outcomes.iter().filter(|outcome| **outcome == Outcome::Stored).count() as u64;
+        self.device(hardware)?.buffered += stored;
+        Ok(outcomes
+            .into_iter()
+            .zip(frames)
+            .map(|(outcome, bytes)| Appended { outcome, fit: self.stamp_if_known(hardware, outcome, bytes) })
+            .collect())
+    }
+
+    /// Decides what happens to a frame, and marks it as received if it is taken.
+    fn admit(&mut self, hardware: &HardwareId, device: i64, frame: &FrameRef<'_>) -> Result<Outcome, StoreError> {
+        let header = frame.header();
+        let state = self.device(hardware)?.epochs.entry(header.epoch.0).or_default();
+        let key = (device, header.epoch.0, header.seq);
+        if state.received.contains(header.seq) {
+            return self.double_or_collision(key, frame);
+        }
+        let refused = match *self.admission.borrow() {
+            Admission::Everything => false,
+            Admission::NoWaveforms => header.kind.class() == Class::Waveform,
+            Admission::EventsOnly => header.kind.class() != Class::Event,
+        };
+        if refused {
+            return Ok(Outcome::Refused);
+        }
+        let state = self.device(hardware)?.epochs.entry(header.epoch.0).or_default();
+        state.received.insert(header.seq);
+        state.dirty = true;
+        self.remember_crc(key, frame.crc());
+        Ok(Outcome::Stored)
+    }
+
+    /// A frame whose identity is known: the same again, or another content under the same name.
+    fn double_or_collision(&mut self, key: (i64, u64, u32), frame: &FrameRef<'_>) -> Result<Outcome, StoreError> {
+        let at_hand = match self.recent.get(&key) {
+            Some(crc) => Some(*crc),
+            None => self.stored_crc(key)?,
+        };
+        if at_hand.is_none_or(|crc| crc == frame.crc()) {
+            return Ok(Outcome::Duplicate);
+        }
+        let (device, epoch, seq) = key;
+        tracing::error!(
+            hardware = %self.hardware[&device], epoch = %Epoch(epoch), seq,
+            "two different frames under one identity; the later one is in quarantine"
+        );
+        let received = self.utc_us();
+        self.db
+            .prepare_cached(
+                "INSERT OR IGNORE INTO quarantine (device, epoch, seq, crc, reason, received_us, frame)
+                 VALUES (?1, ?2, ?3, ?4, 'collision', ?5, ?6)",
+            )?
+            .execute(params![device, epoch as i64, seq, frame.crc(), received, frame.bytes()])?;
+        Ok(Outcome::Collision)
+    }
+
+    /// The CRC of an unsealed frame.
+    fn stored_crc(&mut self, (device, epoch, seq): (i64, u64, u32)) -> Result<Option<u32>, StoreError> {
+        let mut select = self.db.prepare_cached(
+            "SELECT form, body FROM pieces WHERE device = ?1 AND epoch = ?2 AND first_seq <= ?3 AND last_seq >= ?3",
+        )?;
+        let mut rows = select.query(params![device, epoch as i64, seq])?;
+        let mut found: Option<u32> = None;
+        let mut seen = Vec::new();
+        while let Some(row) = rows.next()? {
+            let bytes = piece::decode(row.get(0)?, row.get_ref(1)?.as_blob().unwrap_or_default())?;
+            for frame in piece::frames(&bytes)? {
+                seen.push((frame.header().seq, frame.crc()));
+            }
+        }
+        drop(rows);
+        drop(select);
+        for (other, crc) in seen {
+            if other == seq {
+                found = Some(crc);
+            }
+            self.remember_crc((device, epoch, other), crc);
+        }
+        Ok(found)
+    }
+
+    fn insert_piece(
+        &mut self,
+        device: i64,
+        epoch: Epoch,
+        class: i64,
+        frames: &[FrameRef<'_>],
+    ) -> Result<(), StoreError> {
+        let (Some(first), Some(last)) = (frames.first(), frames.last()) else { return Ok(()) };
+        let (form, body) = piece::encode(frames);
+        let bytes: usize = frames.iter().map(|frame| frame.bytes().len()).sum();
+        let (utc, boot) = (self.utc_us(), self.clock.boottime_us());
+        self.db
+            .prepare_cached(
+                "INSERT INTO pieces (device, epoch, class, form, first_seq, last_seq, frames, bytes,
+                                     received_us, received_boot_us, body)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+            )?
+            .execute(params![
+                device,
+                piece::epoch_to_sql(epoch),
+                class,
+                form,
+                first.header().seq,
+                last.header().seq,
+                frames.len() as i64,
+                bytes as i64,
+                utc,
+                boot,
+                body
+            ])?;
+        self.figures.unsealed_frames += frames.len() as u64;
+        self.figures.unsealed_bytes += bytes as u64;
+        if form == piece::FORM_RAW {
+            *self.figures.loose.entry((device, epoch.0, class)).or_default() += frames.len() as u64;
+        }
+        self.figures.oldest_boot_us = self.figures.oldest_boot_us.or(Some(boot));
+        Ok(())
+    }
+
+    /// Learns from a frame what it says about time.
+    fn observe(&mut self, hardware: &HardwareId, id: i64, frame: &FrameRef<'_>) -> Result<(), StoreError> {
+        let header = frame.header();
+        let last = piece::last_ticks(frame);
+        let body = frame.body();
+        let device = self.device(hardware)?;
+        device.timeline.reached(header.epoch, last);
+        let state = device.epochs.entry(header.epoch.0).or_default();
+        state.last_ticks = state.last_ticks.max(last);
+        let anchor = match body {
+            Ok(Body::SyncAnchor(sync)) => Some((header.epoch, sync)),
+            Ok(Body::BootAnchor(boot)) => {
+                state.boot = Some(frame.bytes().to_vec());
+                state.dirty = true;
+                device.timeline.boot(header.epoch, boot);
+                boot.previous.and_then(|previous| Some((previous.epoch, previous.last_sync?)))
+            }
+            _ => None,
+        };
+        if let Some((epoch, sync)) = anchor {
+            let anchor = Anchor {
+                ticks: sync.ticks.0,
+                utc_us: sync.utc_us,
+                uncertainty_us: u64::from(sync.uncertainty_us),
+            };
+            self.db
+                .prepare_cached(
+                    "INSERT OR IGNORE INTO anchors (device, epoch, ticks, utc_us, uncertainty_us)
+                     VALUES (?1, ?2, ?3, ?4, ?5)",
+                )?
+                .execute(params![
+                    id,
+                    piece::epoch_to_sql(epoch),
+                    anchor.ticks as i64,
+                    anchor.utc_us,
+                    anchor.uncertainty_us as i64
+                ])?;
+            self.device(hardware)?.timeline.sync(epoch, anchor);
+        }
+        Ok(())
+    }
+
+    fn stamp_if_known(&self, hardware: &HardwareId, outcome: Outcome, bytes: &[u8]) -> Option<crate::pipeline::Fit> {
+        if outcome != Outcome::Stored {
+            return None;
+        }
+        self.known?;
+        let frame = FrameRef::parse(bytes).ok()?;
+        let header = frame.header();
+        let timeline = &self.devices.get(hardware)?.timeline;
+        match timeline.stamp(header.epoch, header.ticks.0, header.ticks.0, self.utc_us(), true) {
+            Stamp::Known(fit) => Some(fit),
+            Stamp::Wait => None,
+        }
+    }
+}

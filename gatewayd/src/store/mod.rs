@@ -1,0 +1,348 @@
+//! Everything this gateway has taken over and the cloud has not confirmed.
+//!
+//! The promise: when [`Store::append`] says that a frame is stored, the transaction that holds it is on disk
+//! (`synchronous = FULL`), and it stays there until the bridge acknowledges, with name and digest, the batch it went
+//! out in. A frame is stored once, however often it comes; a frame with a known identity and other content is put
+//! aside and never takes the place of the first. Waveforms give way when the disk fills; scalars and events that
+//! were acknowledged to a wearable never do. A database that cannot be read is set aside and a new one begun,
+//! because a gateway that waits for a person loses more than it holds.
+//!
+//! SQLite lives on a thread of its own. Work comes in over a bounded queue and joins a transaction, which commits
+//! after [`Settings::group_commit`] or [`Settings::group_frames`], whichever is first; nobody hears of success before.
+
+mod append;
+mod clock;
+mod engine;
+mod events;
+mod outbox;
+mod pack;
+mod piece;
+mod quota;
+mod ranges;
+mod schema;
+mod seal;
+mod thread;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use kinara_clock::Clock;
+use kinara_protocol::frame::{Epoch, Seq};
+use kinara_protocol::topic::GatewayId;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::align::fit::Anchor;
+use crate::align::source::Known;
+use crate::hardware::HardwareId;
+use crate::pipeline::{Fit, NewEvent};
+use crate::status::{Admission, Board};
+
+pub use engine::Engine;
+pub use outbox::{Kind, Name, Sealed};
+pub use ranges::SeqSet;
+
+/// How the store works. Built from the configuration.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The folder; the database is `store.db` in it.
+    pub dir: PathBuf,
+    /// Whose batches.
+    pub gateway: GatewayId,
+    /// Commit at the latest this long after the first write.
+    pub group_commit: Duration,
+    /// Commit as soon as this many frames wait.
+    pub group_frames: usize,
+    /// Jobs that may wait for the thread.
+    pub queue: usize,
+    /// From here on no waveforms, bytes.
+    pub soft_limit: u64,
+    /// From here on nothing but events, bytes.
+    pub hard_limit: u64,
+    /// Kept free for events, gaps and SQLite itself, bytes.
+    pub reserve: u64,
+    /// Seal this long after the first unsealed frame.
+    pub seal_after: Duration,
+    /// Seal as soon as this many frame bytes wait.
+    pub seal_bytes: u64,
+    /// Pack up to this many frame bytes into a batch when more wait than the online limit.
+    pub full_bytes: u64,
+    /// Sealed batches that may wait for the bridge; beyond it frames stay frames.
+    pub seal_ahead: u64,
+    /// How long a frame waits for an anchor that may still come.
+    pub unstamped_wait: Duration,
+    /// Check the whole database at start when it is not larger than this, bytes.
+    pub check_below: u64,
+}
+
+/// What became of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// On disk now.
+    Stored,
+    /// It was there already.
+    Duplicate,
+    /// Its identity is taken by another content; this copy is in quarantine.
+    Collision,
+    /// Not taken: the disk is too full for its class. It must not be acknowledged.
+    Refused,
+}
+
+impl Outcome {
+    /// Whether the wearable may forget it.
+    pub fn is_safe(self) -> bool {
+        !matches!(self, Self::Refused)
+    }
+}
+
+/// What became of a frame, and how to stamp it if that is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// Its fate.
+    pub outcome: Outcome,
+    /// Its time.
+    pub fit: Option<Fit>,
+}
+
+/// A sync that this gateway made.
+#[derive(Debug, Clone, Copy)]
+pub struct OwnSync {
+    /// The wearable's epoch.
+    pub epoch: Epoch,
+    /// The wearable's ticks.
+    pub ticks: u64,
+    /// Our boot time at that moment.
+    pub boot_us: i64,
+    /// Half the round trip.
+    pub uncertainty_us: u64,
+}
+
+/// Why the store did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// SQLite said no.
+    #[error("the gateway's database: {0}")]
+    Sqlite(#[from] rusqlite::Error),
+    /// The file system said no.
+    #[error("the gateway's data folder: {0}; check that it exists and may be written")]
+    Io(#[from] std::io::Error),
+    /// The database is not one any more.
+    #[error("the gateway's database is damaged: {0}")]
+    Corrupt(String),
+    /// A later version of this program wrote it.
+    #[error("the gateway's database is of version {0}, newer than this program; install the newer program again")]
+    Newer(usize),
+    /// Another daemon has it.
+    #[error("another kinara-gatewayd works in {0}; stop it first, or give this one another data_dir")]
+    Taken(PathBuf),
+    /// The transaction failed for another job's sake, or the disk is full.
+    #[error("not committed: {0}")]
+    NotCommitted(Arc<str>),
+    /// The thread has ended.
+    #[error("the store has been stopped")]
+    Stopped,
+}
+
+impl StoreError {
+    /// Whether the disk is full.
+    pub fn is_full(&self) -> bool {
+        use rusqlite::ErrorCode::{DiskFull, SystemIoFailure};
+        match self {
+            // ENOSPC on the write-ahead log comes as an I/O failure; telling them apart is not worth a wrong guess.
+            Self::Sqlite(rusqlite::Error::SqliteFailure(error, _)) => {
+                matches!(error.code, DiskFull | SystemIoFailure)
+            }
+            Self::Io(error) => error.kind() == std::io::ErrorKind::StorageFull,
+            _ => false,
+        }
+    }
+
+    /// Whether the database has to be set aside.
+    pub fn is_corrupt(&self) -> bool {
+        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+        match self {
+            Self::Sqlite(rusqlite::Error::SqliteFailure(error, _)) => {
+                matches!(error.code, DatabaseCorrupt | NotADatabase)
+            }
+            Self::Corrupt(_) => true,
+            _ => false,
+        }
+    }
+}
+
+type Read = Box<dyn FnOnce(&mut Engine) + Send>;
+type Write = Box<dyn FnOnce(&mut Engine) -> Result<thread::Finish, StoreError> + Send>;
+
+enum Job {
+    Read(Read),
+    Write { frames: usize, write: Write },
+    Stop(oneshot::Sender<()>),
+}
+
+/// A handle; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Store {
+    jobs: mpsc::Sender<Job>,
+    admission: watch::Receiver<Admission>,
+    outbox: watch::Receiver<u64>,
+}
+
+impl Store {
+    /// Opens the store and starts its thread. A damaged database is set aside.
+    pub fn open(settings: Settings, clock: Arc<dyn Clock>, board: Board) -> Result<Self, StoreError> {
+        let (jobs, queue) = mpsc::channel(settings.queue);
+        let (admission, outbox) = thread::start(settings, clock, board, queue)?;
+        Ok(Self { jobs, admission, outbox })
+    }
+
+    /// Stores frames of one wearable; returns when they are on disk. Frames must have been parsed before; one that
+    /// does not parse is left out and comes back as refused.
+    pub async fn append(&self, hardware: HardwareId, frames: Vec<Bytes>) -> Result<Vec<Appended>, StoreError> {
+        let count = frames.len();
+        self.write(count, move |engine| engine.append(&hardware, &frames)).await
+    }
+
+    /// Remembers a sync that this gateway made with a wearable.
+    pub async fn own_sync(&self, hardware: HardwareId, sync: OwnSync) -> Result<(), StoreError> {
+        self.write(1, move |engine| engine.own_sync(&hardware, sync)).await
+    }
+
+    /// Tells what the clock is, or that it is not known.
+    pub async fn clock_is(&self, known: Option<Known>) -> Result<(), StoreError> {
+        self.write(0, move |engine| engine.clock_is(known)).await
+    }
+
+    /// Puts an event into the outbox; false when it was there (or sent) already.
+    pub async fn put_event(&self, event: NewEvent) -> Result<bool, StoreError> {
+        self.write(usize::MAX, move |engine| engine.put_event(&event)).await
+    }
+
+    /// Whether the bridge can be reached: batches are sealed only then.
+    pub async fn set_online(&self, online: bool) -> Result<(), StoreError> {
+        self.read(move |engine| engine.set_online(online)).await
+    }
+
+    /// The oldest sealed batches (or event batches) that wait for the bridge and are not in `except`, up to `count`
+    /// and `bytes`, but at least one.
+    pub async fn waiting(
+        &self,
+        kind: Kind,
+        except: Vec<Name>,
+        count: usize,
+        bytes: usize,
+    ) -> Result<Vec<Sealed>, StoreError> {
+        self.read(move |engine| engine.waiting(kind, &except, count, bytes)).await?
+    }
+
+    /// Deletes what the bridge has acknowledged. False when there is no such batch, or the digest is another's.
+    pub async fn acknowledged(&self, name: Name, sha256: [u8; 32]) -> Result<bool, StoreError> {
+        self.write(0, move |engine| engine.acknowledged(name, &sha256)).await
+    }
+
+    /// Keeps a batch that the bridge cannot read, out of the way. False as in [`acknowledged`](Self::acknowledged).
+    pub async fn park(&self, name: Name, sha256: [u8; 32], reason: String) -> Result<bool, StoreError> {
+        self.write(0, move |engine| engine.park(name, &sha256, &reason)).await
+    }
+
+    /// Seals what there is now, regardless of age (a clean stop, benches). Gives how many batches were made.
+    pub async fn seal_now(&self) -> Result<usize, StoreError> {
+        self.write(usize::MAX, Engine::seal_everything).await
+    }
+
+    /// What of an epoch has been received.
+    pub async fn received(&self, hardware: HardwareId, epoch: Epoch) -> Result<SeqSet, StoreError> {
+        self.read(move |engine| engine.received(&hardware, epoch)).await
+    }
+
+    /// The first seq from `seq` on that has not been received.
+    pub async fn first_missing(&self, hardware: HardwareId, epoch: Epoch, seq: Seq) -> Result<Option<Seq>, StoreError> {
+        self.read(move |engine| engine.received(&hardware, epoch).first_missing_from(seq)).await
+    }
+
+    /// The last UTC this gateway was sure of, microseconds; 0 for never.
+    pub async fn last_saved_us(&self) -> Result<i64, StoreError> {
+        self.read(|engine| engine.last_saved_us()).await
+    }
+
+    /// This run's buffer id, the one before it, and the store's id.
+    pub async fn identity(&self) -> Result<(u64, u64, u64), StoreError> {
+        self.read(|engine| engine.identity()).await
+    }
+
+    /// A number kept under a name.
+    pub async fn note(&self, key: &'static str) -> Result<Option<i64>, StoreError> {
+        self.read(move |engine| engine.meta(key)).await?
+    }
+
+    /// Keeps a number under a name.
+    pub async fn set_note(&self, key: &'static str, value: i64) -> Result<(), StoreError> {
+        self.write(0, move |engine| engine.set_meta(key, value)).await
+    }
+
+    /// What is admitted now; changes as the disk fills and empties.
+    pub fn admission(&self) -> watch::Receiver<Admission> {
+        self.admission.clone()
+    }
+
+    /// Wakes when something new waits in the outbox.
+    pub fn outbox_changed(&self) -> watch::Receiver<u64> {
+        self.outbox.clone()
+    }
+
+    /// Commits, checkpoints and ends the thread.
+    pub async fn stop(&self) {
+        let (done, stopped) = oneshot::channel();
+        if self.jobs.send(Job::Stop(done)).await.is_ok() {
+            // An error means that it had stopped already.
+            let _ = stopped.await;
+        }
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&mut Engine) -> T + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let job = Job::Read(Box::new(move |engine| {
+            // The asker may have gone; then nobody needs the answer.
+            let _ = reply.send(read(engine));
+        }));
+        self.jobs.send(job).await.map_err(|_| StoreError::Stopped)?;
+        answer.await.map_err(|_| StoreError::Stopped)
+    }
+
+    async fn write<T: Send + 'static>(
+        &self,
+        frames: usize,
+        write: impl FnOnce(&mut Engine) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let write: Write = Box::new(move |engine| match write(engine) {
+            Ok(value) => Ok(Box::new(move |committed| {
+                let _ = reply.send(match committed {
+                    Ok(()) => Ok(value),
+                    Err(why) => Err(StoreError::NotCommitted(why)),
+                });
+            })),
+            Err(error) => {
+                let text: Arc<str> = error.to_string().into();
+                let _ = reply.send(Err(StoreError::NotCommitted(text)));
+                Err(error)
+            }
+        });
+        self.jobs.send(Job::Write { frames, write }).await.map_err(|_| StoreError::Stopped)?;
+        answer.await.map_err(|_| StoreError::Stopped)?
+    }
+}
+
+impl OwnSync {
+    /// As an anchor, once UTC is known.
+    pub fn anchor(&self, known: &Known) -> Anchor {
+        Anchor {
+            ticks: self.ticks,
+            utc_us: known.utc_us(self.boot_us),
+            uncertainty_us: self.uncertainty_us + known.uncertainty_us_at(self.boot_us),
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Sets of sequence numbers, as few ranges: what of an epoch has been received.
+
+/// A set of `u32` kept as sorted, disjoint, non-adjacent inclusive ranges.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SeqSet {
+    ranges: Vec<(u32, u32)>,
+}
+
+impl SeqSet {
+    /// Adds one number; false when it was there already.
+    pub fn insert(&mut self, seq: u32) -> bool {
+        // Nearly always the next number after the last range.
+        if let Some(last) = self.ranges.last_mut()
+            && last.1.checked_add(1) == Some(seq)
+        {
+            last.1 = seq;
+            return true;
+        }
+        let at = self.ranges.partition_point(|range| range.1 < seq);
+        if self.ranges.get(at).is_some_and(|range| range.0 <= seq) {
+            return false;
+        }
+        let joins_left = at > 0 && self.ranges[at - 1].1.checked_add(1) == Some(seq);
+        let joins_right = self.ranges.get(at).is_some_and(|range| seq.checked_add(1) == Some(range.0));
+        match (joins_left, joins_right) {
+            (true, true) => {
+                self.ranges[at - 1].1 = self.ranges[at].1;
+                self.ranges.remove(at);
+            }
+            (true, false) => self.ranges[at - 1].1 = seq,
+            (false, true) => self.ranges[at].0 = seq,
+            (false, false) => self.ranges.insert(at, (seq, seq)),
+        }
+        true
+    }
+
+    /// Whether a number is in the set.
+    pub fn contains(&self, seq: u32) -> bool {
+        let at = self.ranges.partition_point(|range| range.1 < seq);
+        self.ranges.get(at).is_some_and(|range| range.0 <= seq)
+    }
+
+    /// The first number from `seq` on that is not in the set; `None` when all up to the largest are.
+    pub fn first_missing_from(&self, seq: u32) -> Option<u32> {
+        let at = self.ranges.partition_point(|range| range.1 < seq);
+        match self.ranges.get(at) {
+            Some(range) if range.0 <= seq => range.1.checked_add(1),
+            _ => Some(seq),
+        }
+    }
+
+    /// The ranges, sorted.
+    pub fn ranges(&self) -> &[(u32, u32)] {
+        &self.ranges
+    }
+
+    /// Whether all of `0..end` is in the set.
+    pub fn holds_all_below(&self, end: u32) -> bool {
+        end == 0 || self.ranges.first().is_some_and(|range| range.0 == 0 && range.1 >= end - 1)
+    }
+
+    /// Eight bytes a range.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.ranges.len() * 8);
+        for (first, last) in &self.ranges {
+            out.extend_from_slice(&first.to_le_bytes());
+            out.extend_from_slice(&last.to_le_bytes());
+        }
+        out
+    }
+
+    /// Reads [`to_bytes`](Self::to_bytes) back; bytes that are no such set give `None`.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (chunks, rest) = bytes.as_chunks::<8>();
+        if !rest.is_empty() {
+            return None;
+        }
+        let mut ranges: Vec<(u32, u32)> = Vec::with_capacity(chunks.len());
+        for chunk in chunks {
+            let [a, b, c, d, e, f, g, h] = *chunk;
+            let range = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
+            let follows = ranges.last().is_none_or(|last| last.1 < u32::MAX && last.1 + 1 < range.0);
+            if range.0 > range.1 || !follows {
+                return None;
+            }
+            ranges.push(range);
+        }
+        Some(Self { ranges })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    proptest! {
+        #[test]
+        fn the_set_of_ranges_agrees_with_a_plain_set(seqs in prop::collection::vec(0u32..200, 0..300)) {
+            let mut set = SeqSet::default();
+            let mut plain = BTreeSet::new();
+            for seq in seqs {
+                prop_assert_eq!(set.insert(seq), plain.insert(seq));
+            }
+            for seq in 0..210 {
+                prop_assert_eq!(set.contains(seq), plain.contains(&seq));
+                let missing = (seq..).find(|s| !plain.contains(s));
+                prop_assert_eq!(set.first_missing_from(seq), missing);
+                prop_assert_eq!(set.holds_all_below(seq), (0..seq).all(|s| plain.contains(&s)));
+            }
+            prop_assert_eq!(SeqSet::from_bytes(&set.to_bytes()), Some(set));
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_set_are_refused() {
+        assert_eq!(SeqSet::from_bytes(&[1]), None);
+        assert_eq!(SeqSet::from_bytes(&[5, 0, 0, 0, 4, 0, 0, 0]), None);
+        let mut top = SeqSet::default();
+        assert!(top.insert(u32::MAX) && top.insert(u32::MAX - 1));
+        assert_eq!(top.first_missing_from(u32::MAX), None);
+    }
+}
