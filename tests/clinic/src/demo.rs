@@ -364,14 +364,22 @@ fn models(folder: &Path) -> Option<Models> {
     (onnxruntime.exists() && model.exists()).then_some(Models { onnxruntime, model })
 }
 
+/// Frames on the gateway's disk that the cloud has not acknowledged.
 fn buffered_frames(gateway: &Gateway) -> Option<u64> {
-    metric(&gateway.metrics().ok()?, "kinara_buffer_frames")
+    metric(&gateway.metrics().ok()?, "kinara_gateway_device_buffered_frames")
 }
 
+/// The sum of a metric over its labels.
 fn metric(text: &str, name: &str) -> Option<u64> {
-    let line =
-        text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{'])))?;
-    line.split_whitespace().last()?.parse::<f64>().ok().map(|value| value as u64)
+    let samples = text.lines().filter_map(|line| {
+        line.strip_prefix(name)
+            .filter(|rest| rest.starts_with([' ', '{']))?
+            .split_whitespace()
+            .last()?
+            .parse::<f64>()
+            .ok()
+    });
+    samples.reduce(|sum, value| sum + value).map(|sum| sum as u64)
 }
 
 fn describe(gateways: &[Gateway], buffers: &[Option<u64>]) -> String {
@@ -426,10 +434,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_metric_is_found_by_its_whole_name() {
-        let text = "# HELP kinara_buffer_frames x\nkinara_buffer_frames_total 9\nkinara_buffer_frames 12\n";
-        assert_eq!(metric(text, "kinara_buffer_frames"), Some(12));
-        assert_eq!(metric(text, "kinara_buffer"), None);
+    fn a_metric_is_summed_over_its_labels_and_found_by_its_whole_name() {
+        let text = "# HELP frames x\nframes_total 9\nframes{device=\"a\"} 12\nframes{device=\"b\"} 3\n";
+        assert_eq!(metric(text, "frames"), Some(15));
+        assert_eq!(metric(text, "frame"), None);
     }
 
     #[test]
