@@ -93,6 +93,14 @@ impl SternalRule {
         }
     }
 
+    /// Where the greatest rise that ends in the window's last 30 s begins: the onset for producers that see a hot flash
+    /// by other means. The window's start if there is no EDA.
+    pub fn onset(&self, window: &Window<'_>) -> u64 {
+        let seconds = Seconds::of(window.samples(Signal::Eda), window.start, window.end);
+        let ending = seconds.len().saturating_sub(self.within_s).max(1);
+        seconds.greatest_rise(self.within_s, ending).map_or(window.start, |rise| rise.from)
+    }
+
     /// How far beyond the criterion a rise is, as 0.5 (just met) to 1 (twice the criterion or more). A scale for
     /// people to sort by, not a probability.
     pub fn confidence(&self, rise: f64) -> f32 {

@@ -44,8 +44,9 @@ pub struct FrameSamples {
     pub ticks: u64,
     /// Samples, each signal in the order of its ticks.
     pub samples: Vec<(Signal, Sample)>,
-    /// The frame says that the device was put on or taken off: what came before belongs to something else.
-    pub wear_changed: bool,
+    /// The frame says that the device was put on (`true`) or taken off: what came before belongs to something else,
+    /// and what a device says of nobody's skin is not looked at.
+    pub worn: Option<bool>,
 }
 
 /// One window: the samples with `start <= ticks < end`.
@@ -111,6 +112,8 @@ struct Run {
     origin: u64,
     /// From where samples count: the origin, or the last change of wear.
     start: u64,
+    /// What the stretch itself has said about it.
+    worn: Option<bool>,
     /// No later frame has a sample before this tick.
     watermark: u64,
     /// The first window end that was not handed out yet.
@@ -132,6 +135,7 @@ impl Run {
             next_seq: frame.seq,
             origin: frame.ticks,
             start: frame.ticks,
+            worn: None,
             watermark: frame.ticks,
             next_end: first_end(frame.ticks, config),
             head: Vec::new(),
@@ -161,13 +165,14 @@ impl Run {
         self.frames.push_back((frame.ticks, frame.seq));
         self.watermark = self.watermark.max(frame.ticks);
         self.hand_out(config, until, out);
-        if frame.wear_changed {
+        if let Some(worn) = frame.worn {
+            self.worn = Some(worn);
             self.series.iter_mut().for_each(Vec::clear);
             self.start = frame.ticks;
             self.next_end = self.next_end.max(first_end(frame.ticks, config));
         }
-        for (signal, sample) in &frame.samples {
-            if sample.ticks >= self.start {
+        if self.worn != Some(false) {
+            for (signal, sample) in frame.samples.iter().filter(|(_, s)| s.ticks >= self.start) {
                 insert_sorted(&mut self.series[signal.index()], *sample);
             }
         }

@@ -24,7 +24,7 @@ fn frames(epoch: u64, first_tick: u64, frame_ms: u64, count: u32) -> Vec<FrameSa
                 seq,
                 ticks: from,
                 samples: at(Signal::Eda, 250).chain(at(Signal::HeartRate, 1000)).collect(),
-                wear_changed: false,
+                worn: None,
             }
         })
         .collect()
@@ -104,11 +104,21 @@ fn a_reboot_starts_cold_and_its_ticks_are_not_mixed_with_those_of_the_epoch_befo
 #[test]
 fn a_change_of_wear_begins_a_new_stretch() {
     let mut frames = frames(1, 0, 1_000, 300);
-    frames[100].wear_changed = true;
+    frames[100].worn = Some(true);
     let seen = all(&frames);
     assert!(seen.contains_key(&(1, 100_000)));
     assert!(!seen.keys().any(|&(_, end)| end > 100_000 && end < 160_000));
     assert!(seen.contains_key(&(1, 160_000)));
+}
+
+#[test]
+fn what_a_device_says_while_it_is_not_worn_is_in_no_window() {
+    let mut frames = frames(1, 0, 1_000, 300);
+    frames[100].worn = Some(false);
+    frames[200].worn = Some(true);
+    let ends: Vec<u64> = all(&frames).keys().map(|k| k.1).collect();
+    assert!(ends.contains(&100_000) && ends.contains(&260_000));
+    assert!(!ends.iter().any(|end| (100_001..260_000).contains(end)), "{ends:?}");
 }
 
 #[test]
@@ -132,10 +142,9 @@ fn the_memory_of_a_device_is_bounded_whatever_it_sends() {
         let seq = if n % 3 == 0 { n.wrapping_mul(2_654_435_761) } else { n };
         let samples = (0..60).map(|i| (Signal::Eda, Sample { ticks: 10 + i, value: 0.0 })).collect();
         // The ticks never move: nothing ever leaves a window by age.
-        windows.offer(
-            &FrameSamples { epoch: u64::from(n % 5), seq, ticks: 10, samples, wear_changed: false },
-            |_| panic!("no window is complete"),
-        );
+        windows.offer(&FrameSamples { epoch: u64::from(n % 5), seq, ticks: 10, samples, worn: None }, |_| {
+            panic!("no window is complete")
+        });
         assert!(windows.held() <= bounds.max_samples + 128, "{}", windows.held());
     }
     assert!(windows.forgotten() > 0);
@@ -156,7 +165,7 @@ proptest! {
     ) {
         let mut frames = frames(3, first_tick, frame_ms, 150);
         if let Some(at) = wear {
-            frames[at].wear_changed = true;
+            frames[at].worn = Some(true);
         }
         let mut order = order;
         if near {

@@ -1,0 +1,179 @@
+//! The appliance's own page, for whoever stands before the box with a laptop, and for a monitoring system.
+//!
+//! The promise: it shows how the gateway does and nothing of how a wearer does: no reading, no event, no name but
+//! those of devices. It listens on loopback unless the configuration says otherwise, changes nothing, loads nothing
+//! from elsewhere (`Content-Security-Policy`), and answers only to names of this machine, so that no web page can
+//! read it through a visitor's browser.
+//!
+//! `/` the page, `/metrics` Prometheus text, `/healthz` 200 or 503 with the reasons as JSON.
+
+mod health;
+mod metrics;
+mod page;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use kinara_clock::Clock;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::infer::Counts;
+use crate::pipeline::FrameSink;
+use crate::status::Board;
+
+/// The file in the data folder that holds the bound address.
+pub const ADDRESS_FILE: &str = "local.addr";
+
+/// Why there is no page.
+#[derive(Debug, thiserror::Error)]
+pub enum LocalError {
+    /// The address cannot be had.
+    #[error(
+        "local.listen: cannot listen on {address}: {source}; choose another port, or 127.0.0.1:0 for any"
+    )]
+    Bind {
+        /// The configured address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The bound address cannot be written down.
+    #[error("cannot write {path}: {source}; check that data_dir exists and may be written")]
+    Address {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The server ended.
+    #[error("the local page ended: {0}")]
+    Serve(std::io::Error),
+}
+
+/// What the page reads.
+#[derive(Clone)]
+pub struct Sources {
+    /// The daemon's status.
+    pub board: Board,
+    /// What inference has done.
+    pub inference: Arc<Counts>,
+    /// Where frames pass on their way to inference.
+    pub frames: FrameSink,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// A bound server that does not answer yet.
+#[derive(Debug)]
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl Server {
+    /// Binds the address and writes the bound one to `data_dir/local.addr`.
+    pub async fn bind(address: SocketAddr, data_dir: &Path) -> Result<Self, LocalError> {
+        let fail = |source| LocalError::Bind { address, source };
+        let listener = TcpListener::bind(address).await.map_err(fail)?;
+        let address = listener.local_addr().map_err(fail)?;
+        let path = data_dir.join(ADDRESS_FILE);
+        let next = data_dir.join("local.addr.next");
+        // Whoever waits for the file must find the whole address in it.
+        std::fs::write(&next, format!("{address}\n"))
+            .and_then(|()| std::fs::rename(&next, &path))
+            .map_err(|source| LocalError::Address { path, source })?;
+        Ok(Self { listener, address })
+    }
+
+    /// The bound address.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers until `stop` is called.
+    pub async fn run(self, sources: Sources, stop: CancellationToken) -> Result<(), LocalError> {
+        axum::serve(self.listener, router(sources))
+            .with_graceful_shutdown(stop.cancelled_owned())
+            .await
+            .map_err(LocalError::Serve)
+    }
+}
+
+fn router(sources: Sources) -> Router {
+    Router::new()
+        .route("/", get(show_page))
+        .route("/style.css", get(style))
+        .route("/metrics", get(show_metrics))
+        .route("/healthz", get(show_health))
+        .fallback(|| async { (StatusCode::NOT_FOUND, "There is /, /metrics and /healthz.\n") })
+        .layer(middleware::from_fn(guard))
+        .with_state(sources)
+}
+
+async fn show_page(State(sources): State<Sources>) -> Response {
+    let now = sources.clock.utc_us();
+    ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], page::render(&sources.board.now(), now))
+        .into_response()
+}
+
+async fn style() -> Response {
+    ([(header::CONTENT_TYPE, "text/css; charset=utf-8")], page::STYLE).into_response()
+}
+
+async fn show_metrics(State(sources): State<Sources>) -> Response {
+    let text = metrics::render(&sources.board.now(), &sources.inference, sources.frames.missed());
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+}
+
+async fn show_health(State(sources): State<Sources>) -> Response {
+    let health = health::judge(&sources.board.now(), sources.clock.boottime_us());
+    let status = if health.reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, axum::Json(health)).into_response()
+}
+
+/// Refuses names that are not this machine's (a web page elsewhere may point its own name at 127.0.0.1 and read what
+/// is there), and sends what keeps a browser from loading or embedding anything.
+async fn guard(request: Request, next: Next) -> Response {
+    let host = request.headers().get(header::HOST).and_then(|h| h.to_str().ok());
+    let mut response = if host.is_none_or(is_ours) {
+        next.run(request).await
+    } else {
+        (StatusCode::MISDIRECTED_REQUEST, "Use the gateway's IP address, localhost, or a name in .local.\n")
+            .into_response()
+    };
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        ),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-store"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+fn is_ours(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or(rest),
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    };
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    let last = name.rsplit('.').next();
+    name.parse::<IpAddr>().is_ok() || matches!(last, Some("localhost" | "local"))
+}
+
+#[cfg(test)]
+mod tests;
