@@ -27,6 +27,15 @@ describe('gatewayState', () => {
     expect(gatewayState(gateway(true, 900, 60_000), history(500, 700, 900), NOW)).toBe('held');
   });
 
+  it('judges the age of the oldest frame by the time of the report', () => {
+    const report = { ...gateway(true, 40, 36_000), lastSeenAt: NOW - 30_000 };
+    expect(gatewayState(report, [], NOW)).toBe('delivering');
+  });
+
+  it('is silent when its last word is old', () => {
+    expect(gatewayState({ ...gateway(true, 0, null), lastSeenAt: NOW - 100_000 }, [], NOW)).toBe('silent');
+  });
+
   it('is unknown before the first report', () => {
     expect(gatewayState({ ...gateway(false, 0, null), buffer: null }, [], NOW)).toBe('unknown');
   });

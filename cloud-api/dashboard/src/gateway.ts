@@ -1,10 +1,12 @@
 /** What a gateway's buffer means to a person. */
 import type { Gateway } from './api/types';
 
-export type GatewayState = 'delivering' | 'draining' | 'held' | 'buffering' | 'unknown';
+export type GatewayState = 'delivering' | 'draining' | 'held' | 'buffering' | 'silent' | 'unknown';
 
 /** Online, batches are sealed after 5 s and acknowledged in moments; older than this is not the ordinary flow. */
-const ORDINARY_AGE_MS = 30_000;
+const ORDINARY_AGE_MS = 20_000;
+/** A gateway reports every few seconds; after so long without a report its last word is no longer taken for true. */
+const SILENT_MS = 90_000;
 
 /** Buffer sizes over time, newest last. */
 export interface BufferSample {
@@ -16,8 +18,12 @@ export interface BufferSample {
 export function gatewayState(gateway: Gateway, history: readonly BufferSample[], now: number): GatewayState {
   if (!gateway.buffer) return gateway.online ? 'delivering' : 'unknown';
   if (!gateway.online) return 'buffering';
+  if (gateway.lastSeenAt !== null && now - gateway.lastSeenAt > SILENT_MS) return 'silent';
   const oldest = gateway.buffer.oldestAt;
-  if (oldest === null || gateway.buffer.frames === 0 || now - oldest <= ORDINARY_AGE_MS) return 'delivering';
+  // As old as it was when the gateway said so: since then it may have gone.
+  const reported = Math.min(gateway.lastSeenAt ?? now, history[history.length - 1]?.t ?? now);
+  const empty = gateway.buffer.frames === 0 && gateway.buffer.batches === 0;
+  if (oldest === null || empty || reported - oldest <= ORDINARY_AGE_MS) return 'delivering';
   return falling(history, now) ? 'draining' : 'held';
 }
 

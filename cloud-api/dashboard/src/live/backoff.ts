@@ -3,7 +3,7 @@
  * back in the same instant after a restart of the server.
  */
 const FIRST_MS = 1_000;
-const MOST_MS = 20_000;
+const MOST_MS = 10_000;
 const LEAST_MS = 200;
 
 export class Backoff {

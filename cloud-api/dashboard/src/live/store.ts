@@ -36,6 +36,11 @@ export interface Connection {
   readonly retryAt: number | null;
 }
 
+/** Down, or coming back after having been down; not the first moments of a page. */
+export function isLost(c: Connection): boolean {
+  return c.state === 'lost' || (c.state === 'connecting' && c.lastMessageAt !== null);
+}
+
 const EVENTS_KEPT = 200;
 const BUFFER_SAMPLES_KEPT = 300;
 
@@ -101,7 +106,8 @@ export class LiveStore {
     this.loaded = true;
     this.touch('users');
     this.setDevices(snapshot.devices);
-    this.gateways = [];
+    const present = new Set(snapshot.gateways.map((g) => g.id));
+    this.gateways = this.gateways.filter((g) => present.has(g.id));
     for (const gateway of snapshot.gateways) this.setGateway(gateway);
     this.touch('gateways');
     this.addEvents(snapshot.events);
@@ -248,10 +254,12 @@ export class LiveStore {
   }
 
   private setGateway(gateway: Gateway): void {
+    const before = this.gateways.find((g) => g.id === gateway.id);
     this.gateways = [...this.gateways.filter((g) => g.id !== gateway.id), gateway].sort((a, b) =>
       collator.compare(a.name, b.name),
     );
-    if (!gateway.buffer) return;
+    // The same report fetched again is not a later one.
+    if (!gateway.buffer || (before && before.lastSeenAt === gateway.lastSeenAt && sameBuffer(before, gateway))) return;
     const history = this.buffers.get(gateway.id) ?? [];
     const sample = { t: now(), frames: gateway.buffer.frames, bytes: gateway.buffer.bytes };
     this.buffers.set(gateway.id, [...history, sample].slice(-BUFFER_SAMPLES_KEPT));
@@ -269,6 +277,10 @@ export class LiveStore {
       if (set) for (const listener of [...set]) listener();
     }
   }
+}
+
+function sameBuffer(a: Gateway, b: Gateway): boolean {
+  return a.buffer?.frames === b.buffer?.frames && a.buffer?.bytes === b.buffer?.bytes && a.buffer?.oldestAt === b.buffer?.oldestAt;
 }
 
 const NO_DEVICES: readonly Device[] = [];

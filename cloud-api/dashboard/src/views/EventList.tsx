@@ -66,7 +66,7 @@ const EventRow = memo(function EventRow({ event, named }: { event: ClinicEvent; 
         <p className="event-more muted">
           {event.severity && <span className={`severity ${event.severity}`}>{event.severity}</span>}
           {event.severity && event.confidence !== null && ', '}
-          {event.confidence !== null && `confidence ${Math.round(event.confidence * 100)} %`}
+          {event.confidence !== null && `confidence\u00a0${Math.round(event.confidence * 100)}\u00a0%`}
         </p>
       )}
       <div className="event-act">

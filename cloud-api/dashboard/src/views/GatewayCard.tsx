@@ -4,6 +4,7 @@ import { useClock } from '../clock';
 import { useStore } from '../context';
 import { bytes, count, DASH, sentence } from '../format';
 import { gatewayState, type BufferSample, type GatewayState } from '../gateway';
+import { isLost } from '../live/store';
 import { Ago, Icon } from './parts';
 
 const WORDS: Record<GatewayState, { chip: string; says: string }> = {
@@ -11,22 +12,26 @@ const WORDS: Record<GatewayState, { chip: string; says: string }> = {
   draining: { chip: 'draining', says: 'Sending what it kept while the cloud was unreachable.' },
   held: { chip: 'waiting', says: 'The cloud has not yet confirmed older readings. They stay on the gateway until it does.' },
   buffering: { chip: 'buffering', says: 'Cloud unreachable. The gateway keeps every reading and sends it later; below is its last report.' },
+  silent: { chip: 'no report', says: 'No report from this gateway for a while. What it holds is safe on its disk; below is its last report.' },
   unknown: { chip: 'no report yet', says: 'This gateway has not reported yet.' },
 };
 
 export const GatewayCard = memo(function GatewayCard({ gateway }: { gateway: Gateway }) {
   const history = useStore('gateways', (s) => s.bufferHistory(gateway.id));
+  const connected = useStore('connection', (s) => !isLost(s.connection));
   const state = useClock((now) => gatewayState(gateway, history, now));
+  // Without a connection of our own, nothing true can be said about the gateway's.
+  const { chip, says } = connected ? WORDS[state] : { chip: 'not known', says: 'This page has no connection; below is the last report it has seen.' };
   const { buffer, clock } = gateway;
   return (
-    <li className={`card gateway ${state}`} data-testid="gateway-card" data-gateway={gateway.id} data-state={state}>
+    <li className={`card gateway ${connected ? state : ''}`} data-testid="gateway-card" data-gateway={gateway.id} data-state={state}>
       <div className="gateway-head">
         <Icon name="box" />
         <h3>{gateway.name}</h3>
-        <span className={`chip ${state}`}>{WORDS[state].chip}</span>
+        <span className={`chip ${connected ? state : ''}`}>{chip}</span>
       </div>
       <p className="gateway-says" role="status">
-        {WORDS[state].says}
+        {says}
       </p>
       <div data-testid="gateway-buffer" data-gateway={gateway.id} data-frames={buffer?.frames}>
         {buffer ? (

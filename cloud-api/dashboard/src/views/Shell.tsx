@@ -2,6 +2,7 @@ import { lazy, Suspense, useEffect, useRef, useState, useSyncExternalStore } fro
 import { clockOffset, useClock } from '../clock';
 import { useApp, useStore } from '../context';
 import { ago, duration } from '../format';
+import { isLost } from '../live/store';
 import { setTheme, useTheme } from '../theme';
 import { Announcer } from './Announcer';
 import { ErrorBox, Icon, Logo } from './parts';
@@ -29,7 +30,8 @@ export function Shell({ onLogout }: { onLogout: () => void }) {
   const main = useRef<HTMLElement>(null);
   const before = useRef(wearer);
   const loadError = useSyncExternalStore(clinic.subscribeError, () => clinic.loadError);
-  const { state } = useStore('connection', (s) => s.connection);
+  const state = useStore('connection', (s) => s.connection.state);
+  const lost = useStore('connection', (s) => isLost(s.connection));
 
   useEffect(() => {
     document.title = `${wearer && name ? `${name} · ` : ''}${session.tenant.name} · Kinara`;
@@ -71,7 +73,7 @@ export function Shell({ onLogout }: { onLogout: () => void }) {
       </header>
       <Banner />
       <ClockWarning />
-      <main id="main" ref={main} tabIndex={-1}>
+      <main id="main" ref={main} tabIndex={-1} className={lost ? 'lost' : undefined}>
         {loadError && state === 'open' && <ErrorBox error={loadError} onRetry={() => void clinic.load()} />}
         {wearer ? (
           <Suspense fallback={<p className="loading" role="status">Loading…</p>}>
