@@ -1,0 +1,199 @@
+//! Who may do what.
+//!
+//! The promise: there is one function that decides, [`authorize`], and no handler is reached without it: the route
+//! table ([`crate::routes`]) names action and resource of every route, and the middleware here asks before the
+//! handler runs. Which clinic's rows an allowed question sees is not decided here, but by the database.
+
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::header;
+use axum::http::request::Parts;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::App;
+use crate::problem::Problem;
+
+/// What a member may be. Each may do what the ones before it may.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema, clap::ValueEnum,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Looks on.
+    Viewer,
+    /// Acts on what is seen.
+    Clinician,
+    /// Runs the clinic's account.
+    Admin,
+}
+
+impl Role {
+    /// As in the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Clinician => "clinician",
+            Self::Admin => "admin",
+        }
+    }
+
+    /// From the database.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Viewer, Self::Clinician, Self::Admin].into_iter().find(|role| role.as_str() == text)
+    }
+}
+
+/// What is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Looking.
+    Read,
+    /// Saying that an event was seen and dealt with.
+    Acknowledge,
+}
+
+/// To what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resource {
+    /// Wearers.
+    Users,
+    /// Wearables.
+    Devices,
+    /// The boxes on the shelf.
+    Gateways,
+    /// Measured values, stored and live.
+    Readings,
+    /// What was derived from them.
+    Events,
+    /// What is missing, and why.
+    Gaps,
+}
+
+/// The lowest role that may do this.
+pub fn lowest_role(action: Action, resource: Resource) -> Role {
+    match (action, resource) {
+        (Action::Read, _) => Role::Viewer,
+        (Action::Acknowledge, Resource::Events) => Role::Clinician,
+        // Nothing else can be acknowledged; should a route say so one day, it starts closed.
+        (Action::Acknowledge, _) => Role::Admin,
+    }
+}
+
+/// Whether a member may do this.
+pub fn authorize(member: &Member, action: Action, resource: Resource) -> Result<(), Problem> {
+    let lowest = lowest_role(action, resource);
+    if member.role >= lowest {
+        return Ok(());
+    }
+    Err(Problem::forbidden(format!(
+        "This needs the role {}, and yours is {}. Ask an admin of your clinic.",
+        lowest.as_str(),
+        member.role.as_str()
+    )))
+}
+
+/// How a route is guarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Needs no login.
+    Public,
+    /// Needs a member who may do this.
+    Member(Action, Resource),
+    /// The handler asks [`authorize`] itself, because the token comes in the first message (the WebSocket).
+    FirstMessage(Action, Resource),
+}
+
+/// Who is logged in: what the access token says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Their id.
+    pub id: Uuid,
+    /// Their clinic.
+    pub tenant: Uuid,
+    /// Their role.
+    pub role: Role,
+    /// The session (the family of refresh tokens) the access token came from.
+    pub session: Uuid,
+    /// When the access token ends, in microseconds since 1970.
+    pub expires_us: i64,
+}
+
+impl Member {
+    /// How the audit log names them.
+    pub fn actor(&self) -> String {
+        format!("member:{}", self.id)
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Member {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        parts.extensions.get::<Self>().cloned().ok_or_else(|| {
+            // A public route whose handler wants a member: a mistake in the route table, which the access test finds.
+            Problem::unauthenticated("Log in first.")
+        })
+    }
+}
+
+fn bearer(request: &Request) -> Option<&str> {
+    let value = request.headers().get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+}
+
+/// What the middleware needs to know about its route.
+#[derive(Clone)]
+pub(crate) struct Guard {
+    pub(crate) app: App,
+    pub(crate) action: Action,
+    pub(crate) resource: Resource,
+}
+
+/// Lets a request through when its token is good and its member may.
+pub(crate) async fn guard(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
+    let Some(token) = bearer(&request) else {
+        return Problem::unauthenticated("Log in first: send Authorization: Bearer <access token>.")
+            .into_response();
+    };
+    let member = match guard.app.tokens.read(token) {
+        Ok(member) => member,
+        Err(problem) => return problem.into_response(),
+    };
+    if let Err(problem) = authorize(&member, guard.action, guard.resource) {
+        return problem.into_response();
+    }
+    request.extensions_mut().insert(member);
+    next.run(request).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_viewer_reads_everything_and_changes_nothing() {
+        let member =
+            |role| Member { id: Uuid::nil(), tenant: Uuid::nil(), role, session: Uuid::nil(), expires_us: 0 };
+        for resource in [
+            Resource::Users,
+            Resource::Devices,
+            Resource::Gateways,
+            Resource::Readings,
+            Resource::Events,
+            Resource::Gaps,
+        ] {
+            for role in [Role::Viewer, Role::Clinician, Role::Admin] {
+                assert!(authorize(&member(role), Action::Read, resource).is_ok());
+                let may = authorize(&member(role), Action::Acknowledge, resource).is_ok();
+                assert_eq!(
+                    may,
+                    role == Role::Admin || (role == Role::Clinician && resource == Resource::Events)
+                );
+            }
+        }
+    }
+}

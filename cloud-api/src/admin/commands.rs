@@ -1,0 +1,227 @@
+//! Clinics, members, wearers, gateways.
+
+use serde_json::{Value, json};
+use tokio_postgres::Transaction;
+use uuid::Uuid;
+
+use super::{AdminError, audit, check_zone, find_tenant, name_tenant, printed, refused};
+use crate::access::Role;
+use crate::auth::password;
+
+pub(super) async fn tenant(
+    transaction: &Transaction<'_>,
+    name: &str,
+    slug: &str,
+    zone: Option<&str>,
+) -> Result<Value, AdminError> {
+    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if slug.is_empty() || slug.len() > 100 || !slug.chars().all(good) {
+        return refused(format!("the slug {slug:?} must be small letters, digits and hyphens"));
+    }
+    check_zone(transaction, zone).await?;
+    let new = Uuid::now_v7();
+    let row = transaction
+        .query_opt(
+            "INSERT INTO tenants AS t (id, name, slug, time_zone) VALUES ($1, $2, $3, coalesce($4, 'UTC'))
+             ON CONFLICT (slug) DO UPDATE SET name = excluded.name, time_zone = coalesce($4, t.time_zone),
+                 updated_at = now()
+               WHERE (t.name, t.time_zone) IS DISTINCT FROM (excluded.name, coalesce($4, t.time_zone))
+             RETURNING t.id",
+            &[&new, &name, &slug, &zone],
+        )
+        .await?;
+    let (id, changed) = match row {
+        Some(row) => (row.try_get(0)?, true),
+        None => (find_tenant(transaction, slug).await?, false),
+    };
+    if changed {
+        name_tenant(transaction, id).await?;
+        audit(transaction, id, "admin.tenant", slug, json!({ "name": name, "time_zone": zone })).await?;
+    }
+    Ok(printed(id, id, changed, json!({ "slug": slug, "created": id == new })))
+}
+
+pub(super) async fn member(
+    transaction: &Transaction<'_>,
+    slug: &str,
+    email: &str,
+    role: Role,
+    password: Option<&str>,
+) -> Result<Value, AdminError> {
+    let tenant = find_tenant(transaction, slug).await?;
+    let email = email.trim();
+    if email.len() > 255 || !email.contains('@') {
+        return refused(format!("{email:?} is not an e-mail address"));
+    }
+    let found = transaction
+        .query_opt(
+            "SELECT id, tenant_id, role, password_hash FROM members WHERE lower(email) = lower($1) FOR UPDATE",
+            &[&email],
+        )
+        .await?;
+    let (id, changed) = if let Some(row) = found {
+        let id: Uuid = row.try_get(0)?;
+        if row.try_get::<_, Uuid>(1)? != tenant {
+            return refused(format!("{email} is a member of another clinic; one address is one login"));
+        }
+        let old_role: String = row.try_get(2)?;
+        let old_hash: String = row.try_get(3)?;
+        let new_hash = match password {
+            Some(password) if !password::verify(password, &old_hash) => Some(password::hash(password)?),
+            _ => None,
+        };
+        let changed = new_hash.is_some() || old_role != role.as_str();
+        if changed {
+            transaction
+                .execute(
+                    "UPDATE members SET role = $2, password_hash = coalesce($3, password_hash) WHERE id = $1",
+                    &[&id, &role.as_str(), &new_hash],
+                )
+                .await?;
+            transaction
+                .execute(
+                    "UPDATE sessions SET revoked_at = now() WHERE member_id = $1 AND revoked_at IS NULL",
+                    &[&id],
+                )
+                .await?;
+        }
+        (id, changed)
+    } else {
+        let Some(password) = password else {
+            return refused(
+                "a new member needs a password: give --password-stdin and one line on standard input",
+            );
+        };
+        let id = Uuid::now_v7();
+        transaction
+            .execute(
+                "INSERT INTO members (id, tenant_id, email, role, password_hash) VALUES ($1, $2, $3, $4, $5)",
+                &[&id, &tenant, &email, &role.as_str(), &password::hash(password)?],
+            )
+            .await?;
+        (id, true)
+    };
+    if changed {
+        let detail = json!({ "role": role, "password": password.is_some() });
+        audit(transaction, tenant, "admin.member", &format!("member:{id}"), detail).await?;
+    }
+    Ok(printed(id, tenant, changed, json!({ "email": email, "role": role })))
+}
+
+pub(super) struct Wearer<'a> {
+    pub(super) external_id: &'a str,
+    pub(super) name: &'a str,
+    pub(super) time_zone: Option<&'a str>,
+    pub(super) consent_version: Option<&'a str>,
+}
+
+pub(super) async fn wearer(
+    transaction: &Transaction<'_>,
+    slug: &str,
+    wearer: &Wearer<'_>,
+) -> Result<Value, AdminError> {
+    let tenant = find_tenant(transaction, slug).await?;
+    check_zone(transaction, wearer.time_zone).await?;
+    let row = transaction
+        .query_opt(
+            "INSERT INTO users AS u (id, tenant_id, external_id, display_name, time_zone)
+             VALUES ($1, $2, $3, $4, coalesce($5, (SELECT time_zone FROM tenants WHERE id = $2)))
+             ON CONFLICT (tenant_id, external_id) DO UPDATE
+               SET display_name = excluded.display_name, time_zone = coalesce($5, u.time_zone), updated_at = now()
+               WHERE (u.display_name, u.time_zone)
+                 IS DISTINCT FROM (excluded.display_name, coalesce($5, u.time_zone))
+             RETURNING u.id",
+            &[&Uuid::now_v7(), &tenant, &wearer.external_id, &wearer.name, &wearer.time_zone],
+        )
+        .await?;
+    let (id, mut changed): (Uuid, bool) = match row {
+        Some(row) => (row.try_get(0)?, true),
+        None => (find_wearer(transaction, tenant, slug, wearer.external_id).await?, false),
+    };
+    let mut consent: Option<Uuid> = None;
+    if let Some(version) = wearer.consent_version {
+        let running = transaction
+            .query_opt(
+                "SELECT id FROM consents WHERE user_id = $1 AND version = $2 AND withdrawn_at IS NULL
+                 ORDER BY given_at DESC LIMIT 1",
+                &[&id, &version],
+            )
+            .await?;
+        consent = Some(match running {
+            Some(row) => row.try_get(0)?,
+            None => {
+                let new = Uuid::now_v7();
+                transaction
+                    .execute(
+                        "INSERT INTO consents (id, tenant_id, user_id, version, detail)
+                         VALUES ($1, $2, $3, $4, '{\"by\": \"operator\"}')",
+                        &[&new, &tenant, &id, &version],
+                    )
+                    .await?;
+                changed = true;
+                new
+            }
+        });
+    }
+    if changed {
+        let detail = json!({ "external_id": wearer.external_id, "consent_version": wearer.consent_version });
+        audit(transaction, tenant, "admin.wearer", &format!("user:{id}"), detail).await?;
+    }
+    let more = json!({ "external_id": wearer.external_id, "consent_id": consent });
+    Ok(printed(id, tenant, changed, more))
+}
+
+pub(super) async fn find_wearer(
+    transaction: &Transaction<'_>,
+    tenant: Uuid,
+    slug: &str,
+    external_id: &str,
+) -> Result<Uuid, AdminError> {
+    let row = transaction
+        .query_opt("SELECT id FROM users WHERE tenant_id = $1 AND external_id = $2", &[&tenant, &external_id])
+        .await?;
+    match row {
+        Some(row) => Ok(row.try_get(0)?),
+        None => refused(format!(
+            "the clinic {slug} has no wearer {external_id:?}; make them with: admin wearer add"
+        )),
+    }
+}
+
+pub(super) async fn gateway(
+    transaction: &Transaction<'_>,
+    slug: &str,
+    id: Uuid,
+    name: &str,
+) -> Result<Value, AdminError> {
+    let tenant = find_tenant(transaction, slug).await?;
+    let found = transaction
+        .query_opt("SELECT tenant_id, name FROM gateways WHERE id = $1 FOR UPDATE", &[&id])
+        .await?;
+    let changed = match found {
+        Some(row) => {
+            if row.try_get::<_, Uuid>(0)? != tenant {
+                return refused(format!(
+                    "the gateway {id} is another clinic's; a box that moves gets a new id"
+                ));
+            }
+            let old: String = row.try_get(1)?;
+            transaction.execute("UPDATE gateways SET name = $2 WHERE id = $1", &[&id, &name]).await?;
+            old != name
+        }
+        None => {
+            transaction
+                .execute(
+                    "INSERT INTO gateways (id, tenant_id, name) VALUES ($1, $2, $3)",
+                    &[&id, &tenant, &name],
+                )
+                .await?;
+            true
+        }
+    };
+    if changed {
+        audit(transaction, tenant, "admin.gateway", &format!("gateway:{id}"), json!({ "name": name }))
+            .await?;
+    }
+    Ok(printed(id, tenant, changed, json!({ "name": name })))
+}

@@ -1,0 +1,295 @@
+//! The operator's commands, for what has no page yet.
+//!
+//! The promise: each command may be run again. It says what is, whether it made it now or found it so, as one line of
+//! JSON with the `id` of what it is about; it changes all or nothing, and what it changed is in the clinic's audit log.
+
+mod assign;
+mod commands;
+
+use std::io::Read as _;
+
+use clap::{Args, Subcommand};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio_postgres::{Client, NoTls, Transaction};
+use uuid::Uuid;
+
+use crate::access::Role;
+
+/// Why a command did nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// The database.
+    #[error("database: {}", kinara_store::explain(.0))]
+    Database(#[from] tokio_postgres::Error),
+    /// The schema.
+    #[error(transparent)]
+    Store(#[from] kinara_store::Error),
+    /// The password.
+    #[error(transparent)]
+    Password(#[from] crate::auth::password::PasswordError),
+    /// Standard input.
+    #[error("cannot read the password from standard input: {0}")]
+    Input(#[from] std::io::Error),
+    /// What was asked for cannot be.
+    #[error("{0}")]
+    Refused(String),
+}
+
+fn refused<T>(text: impl Into<String>) -> Result<T, AdminError> {
+    Err(AdminError::Refused(text.into()))
+}
+
+/// `admin …`
+#[derive(Debug, Args)]
+pub struct Admin {
+    /// postgres://USER:PASSWORD@HOST/DATABASE of a role that may become kinara_owner.
+    #[arg(long, env = "KINARA_ADMIN_URL", hide_env_values = true)]
+    pub admin_url: String,
+    /// What.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What a command is about.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Clinics.
+    #[command(subcommand)]
+    Tenant(TenantCommand),
+    /// People who log in.
+    #[command(subcommand)]
+    Member(MemberCommand),
+    /// People who wear a device.
+    #[command(subcommand)]
+    Wearer(WearerCommand),
+    /// The boxes on the shelf.
+    #[command(subcommand)]
+    Gateway(GatewayCommand),
+    /// Gives a device to a wearer, from a boundary on; whoever had it has it until there.
+    Assign(Assign),
+}
+
+/// `admin tenant …`
+#[derive(Debug, Subcommand)]
+pub enum TenantCommand {
+    /// Makes a clinic, or renames it.
+    Add {
+        /// Its name.
+        #[arg(long)]
+        name: String,
+        /// Its short name: small letters, digits, hyphens.
+        #[arg(long)]
+        slug: String,
+        /// Its IANA time zone [default: UTC for a new one].
+        #[arg(long)]
+        time_zone: Option<String>,
+    },
+}
+
+/// `admin member …`
+#[derive(Debug, Subcommand)]
+pub enum MemberCommand {
+    /// Makes somebody who may log in, or changes role or password (which ends their sessions).
+    Add {
+        /// The clinic's short name.
+        #[arg(long)]
+        tenant: String,
+        /// The address they log in with.
+        #[arg(long)]
+        email: String,
+        /// What they may.
+        #[arg(long)]
+        role: Role,
+        /// Reads the password, one line, from standard input.
+        #[arg(long)]
+        password_stdin: bool,
+    },
+}
+
+/// `admin wearer …`
+#[derive(Debug, Subcommand)]
+pub enum WearerCommand {
+    /// Makes a wearer, or renames them.
+    Add {
+        /// The clinic's short name.
+        #[arg(long)]
+        tenant: String,
+        /// The clinic's own name for them.
+        #[arg(long)]
+        external_id: String,
+        /// As shown.
+        #[arg(long)]
+        name: String,
+        /// Their IANA time zone [default: the clinic's for a new one].
+        #[arg(long)]
+        time_zone: Option<String>,
+        /// They have agreed to this version of the terms. Without a consent, what their device measures is discarded.
+        #[arg(long)]
+        consent_version: Option<String>,
+    },
+}
+
+/// `admin gateway …`
+#[derive(Debug, Subcommand)]
+pub enum GatewayCommand {
+    /// Makes a gateway known, or renames it.
+    Add {
+        /// The clinic's short name.
+        #[arg(long)]
+        tenant: String,
+        /// The id in its certificate.
+        #[arg(long)]
+        id: Uuid,
+        /// As shown.
+        #[arg(long)]
+        name: String,
+    },
+}
+
+/// `admin assign`
+#[derive(Debug, Args)]
+pub struct Assign {
+    /// The clinic's short name.
+    #[arg(long)]
+    pub tenant: String,
+    /// kinara:<16 hex digits>, or bt:<address>.
+    #[arg(long)]
+    pub hardware: String,
+    /// The wearer's external id.
+    #[arg(long)]
+    pub wearer: String,
+    /// From when on (RFC 3339).
+    #[arg(long)]
+    pub from: Timestamp,
+    /// From which frame on, which then decides: EPOCH:SEQ, the epoch as 16 hex digits.
+    #[arg(long)]
+    pub at_frame: Option<Frame>,
+}
+
+/// A frame's name within its device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Frame {
+    /// Its epoch.
+    pub epoch: u64,
+    /// Its seq.
+    pub seq: u32,
+}
+
+impl std::str::FromStr for Frame {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.split_once(':')
+            .filter(|(epoch, _)| epoch.len() == 16)
+            .and_then(|(epoch, seq)| {
+                Some(Self { epoch: u64::from_str_radix(epoch, 16).ok()?, seq: seq.parse().ok()? })
+            })
+            .ok_or_else(|| format!("{text:?} is not EPOCH:SEQ, for example 5f3a9c1200000001:42"))
+    }
+}
+
+/// Runs a command and gives the line of JSON to print.
+pub async fn run(admin: &Admin) -> Result<Value, AdminError> {
+    let mut session: tokio_postgres::Config = admin.admin_url.parse().map_err(kinara_store::Error::Url)?;
+    session.application_name("kinara-cloud-api admin").connect_timeout(std::time::Duration::from_secs(10));
+    let (mut client, connection) = session.connect(NoTls).await?;
+    let connection = tokio::spawn(connection);
+    let result = command(&mut client, &admin.command).await;
+    drop(client);
+    let _ = connection.await;
+    result
+}
+
+async fn command(client: &mut Client, command: &Command) -> Result<Value, AdminError> {
+    client.batch_execute("SET statement_timeout = '30s'; SET timezone = 'UTC'").await?;
+    // No more rights than the schema's owner has.
+    if let Err(error) = client.batch_execute("SET ROLE kinara_owner").await {
+        return refused(format!(
+            "cannot become kinara_owner: {}; has the database been migrated (kinara-cloud-api migrate)?",
+            kinara_store::explain(&error)
+        ));
+    }
+    let transaction = client.transaction().await?;
+    let printed = match command {
+        Command::Tenant(TenantCommand::Add { name, slug, time_zone }) => {
+            commands::tenant(&transaction, name, slug, time_zone.as_deref()).await?
+        }
+        Command::Member(MemberCommand::Add { tenant, email, role, password_stdin }) => {
+            let password = password_stdin.then(read_password).transpose()?;
+            commands::member(&transaction, tenant, email, *role, password.as_deref()).await?
+        }
+        Command::Wearer(WearerCommand::Add { tenant, external_id, name, time_zone, consent_version }) => {
+            let wearer = commands::Wearer {
+                external_id,
+                name,
+                time_zone: time_zone.as_deref(),
+                consent_version: consent_version.as_deref(),
+            };
+            commands::wearer(&transaction, tenant, &wearer).await?
+        }
+        Command::Gateway(GatewayCommand::Add { tenant, id, name }) => {
+            commands::gateway(&transaction, tenant, *id, name).await?
+        }
+        Command::Assign(assign) => assign::assign(&transaction, assign).await?,
+    };
+    transaction.commit().await?;
+    Ok(printed)
+}
+
+fn read_password() -> Result<String, AdminError> {
+    let mut text = String::new();
+    std::io::stdin().lock().take(4096).read_to_string(&mut text)?;
+    Ok(text.lines().next().unwrap_or_default().to_owned())
+}
+
+/// A clinic by its short name. The transaction is set to it, for policies and for the audit log.
+async fn find_tenant(transaction: &Transaction<'_>, slug: &str) -> Result<Uuid, AdminError> {
+    let row = transaction.query_opt("SELECT id FROM tenants WHERE slug = $1", &[&slug]).await?;
+    let Some(row) = row else {
+        return refused(format!(
+            "there is no clinic {slug:?}; make it with: admin tenant add --slug {slug} --name …"
+        ));
+    };
+    let id: Uuid = row.try_get(0)?;
+    name_tenant(transaction, id).await?;
+    Ok(id)
+}
+
+async fn name_tenant(transaction: &Transaction<'_>, id: Uuid) -> Result<(), AdminError> {
+    transaction.execute("SELECT set_config('kinara.tenant', $1, true)", &[&id.to_string()]).await?;
+    Ok(())
+}
+
+async fn audit(
+    transaction: &Transaction<'_>,
+    tenant: Uuid,
+    action: &str,
+    target: &str,
+    detail: Value,
+) -> Result<(), AdminError> {
+    transaction
+        .execute(
+            "INSERT INTO audit_log (tenant_id, actor, action, target, detail) VALUES ($1, 'operator', $2, $3, $4)",
+            &[&tenant, &action, &target, &detail],
+        )
+        .await?;
+    Ok(())
+}
+
+async fn check_zone(transaction: &Transaction<'_>, zone: Option<&str>) -> Result<(), AdminError> {
+    let Some(zone) = zone else { return Ok(()) };
+    let known = transaction.query_opt("SELECT 1 FROM pg_timezone_names WHERE name = $1", &[&zone]).await?;
+    if known.is_none() {
+        return refused(format!("{zone:?} is not an IANA time zone, such as Asia/Kolkata"));
+    }
+    Ok(())
+}
+
+fn printed(id: Uuid, tenant: Uuid, changed: bool, more: Value) -> Value {
+    let mut line = json!({ "id": id, "tenant_id": tenant, "changed": changed });
+    if let (Value::Object(line), Value::Object(more)) = (&mut line, more) {
+        line.extend(more);
+    }
+    line
+}

@@ -1,0 +1,200 @@
+//! The database, one tenant at a time.
+//!
+//! The promise: every question about a clinic's data is asked inside a transaction that has named its tenant
+//! ([`Connection::tenant`]), as a role that PostgreSQL holds to that tenant. The name ends with the transaction, so a
+//! connection that goes back to the pool carries nobody's name. A question asked without one sees nothing. Only two
+//! functions are called before the tenant is known: who has this address, and whose is this refresh token.
+
+use std::ops::Deref;
+use std::time::Duration;
+
+use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use tokio_postgres::NoTls;
+use uuid::Uuid;
+
+use crate::config::DatabaseConfig;
+use crate::problem::Problem;
+
+/// A pool of connections of the application role.
+#[derive(Debug, Clone)]
+pub struct Database {
+    pool: Pool,
+}
+
+/// The settings of a connection to the database, with the limits that every session gets.
+pub(crate) fn session(
+    config: &DatabaseConfig,
+    name: &str,
+) -> Result<tokio_postgres::Config, kinara_store::Error> {
+    let statement = Duration::from_secs(config.statement_timeout_s);
+    let limits = kinara_store::Limits {
+        connect: Duration::from_secs(config.acquire_timeout_s),
+        statement,
+        idle_in_transaction: statement * 2,
+        lock: statement,
+        ..kinara_store::Limits::default()
+    };
+    let mut session = kinara_store::pool::configuration(&config.url, name, &limits)?;
+    let options = session.get_options().unwrap_or_default().to_owned();
+    session
+        .keepalives_idle(Duration::from_secs(15))
+        .tcp_user_timeout(statement + Duration::from_secs(5))
+        // A plan made for any period at all does not know how few partitions this one needs.
+        .options(format!("{options} -c plan_cache_mode=force_custom_plan -c jit=off"));
+    Ok(session)
+}
+
+impl Database {
+    /// Makes the pool. Connects nowhere yet.
+    pub fn new(config: &DatabaseConfig) -> Result<Self, kinara_store::Error> {
+        let session = session(config, "kinara-cloud-api")?;
+        let manager =
+            Manager::from_config(session, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+        let wait = Some(Duration::from_secs(config.acquire_timeout_s));
+        let pool = Pool::builder(manager)
+            .max_size(config.pool_size)
+            .runtime(Runtime::Tokio1)
+            .wait_timeout(wait)
+            .create_timeout(wait)
+            .recycle_timeout(wait)
+            .build()?;
+        Ok(Self { pool })
+    }
+
+    /// Takes a connection from the pool.
+    pub async fn connection(&self) -> Result<Connection, Problem> {
+        Ok(Connection(self.pool.get().await?))
+    }
+
+    /// Whether the database answers.
+    pub async fn answers(&self) -> bool {
+        match self.pool.get().await {
+            Ok(connection) => connection.simple_query("SELECT 1").await.is_ok(),
+            Err(_) => false,
+        }
+    }
+
+    /// Connections open, and of these idle.
+    pub fn connections(&self) -> (usize, usize) {
+        let status = self.pool.status();
+        (status.size, status.available)
+    }
+}
+
+/// One connection, held for one request.
+#[derive(Debug)]
+pub struct Connection(deadpool_postgres::Object);
+
+/// Who has an address, before there is a tenant.
+#[derive(Debug)]
+pub struct LoginRow {
+    /// The member.
+    pub member: Uuid,
+    /// Their clinic.
+    pub tenant: Uuid,
+    /// The argon2id hash.
+    pub password_hash: String,
+}
+
+impl Connection {
+    /// A transaction that reads, for one tenant.
+    pub async fn tenant(&mut self, tenant: Uuid) -> Result<TenantTransaction<'_>, Problem> {
+        self.begin(tenant, true).await
+    }
+
+    /// A transaction that writes, for one tenant.
+    pub async fn tenant_write(&mut self, tenant: Uuid) -> Result<TenantTransaction<'_>, Problem> {
+        self.begin(tenant, false).await
+    }
+
+    async fn begin(&mut self, tenant: Uuid, read_only: bool) -> Result<TenantTransaction<'_>, Problem> {
+        let transaction = self.0.build_transaction().read_only(read_only).start().await?;
+        let name = transaction.prepare_cached("SELECT set_config('kinara.tenant', $1, true)").await?;
+        transaction.execute(&name, &[&tenant.to_string()]).await?;
+        Ok(TenantTransaction(transaction))
+    }
+
+    /// Who logs in with this address.
+    pub async fn login_lookup(&self, email: &str) -> Result<Option<LoginRow>, Problem> {
+        let statement =
+            self.0.prepare_cached("SELECT member_id, tenant_id, password_hash FROM login_lookup($1)").await?;
+        let row = self.0.query_opt(&statement, &[&email]).await?;
+        row.map(|row| {
+            Ok(LoginRow { member: row.try_get(0)?, tenant: row.try_get(1)?, password_hash: row.try_get(2)? })
+        })
+        .transpose()
+    }
+
+    /// Whose refresh token has this hash: the session's id and its tenant.
+    pub async fn session_lookup(&self, hash: &[u8]) -> Result<Option<(Uuid, Uuid)>, Problem> {
+        let statement = self.0.prepare_cached("SELECT session_id, tenant_id FROM session_lookup($1)").await?;
+        let row = self.0.query_opt(&statement, &[&hash]).await?;
+        row.map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).transpose()
+    }
+}
+
+/// A transaction that has named its tenant.
+#[derive(Debug)]
+pub struct TenantTransaction<'a>(deadpool_postgres::Transaction<'a>);
+
+impl<'a> Deref for TenantTransaction<'a> {
+    type Target = deadpool_postgres::Transaction<'a>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl TenantTransaction<'_> {
+    /// Keeps what was written.
+    pub async fn commit(self) -> Result<(), Problem> {
+        Ok(self.0.commit().await?)
+    }
+
+    /// Rows of a statement, prepared once a connection.
+    pub async fn rows(
+        &self,
+        statement: &str,
+        parameters: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+    ) -> Result<Vec<tokio_postgres::Row>, Problem> {
+        let statement = self.0.prepare_cached(statement).await?;
+        Ok(self.0.query(&statement, parameters).await?)
+    }
+
+    /// At most one row of a statement.
+    pub async fn row(
+        &self,
+        statement: &str,
+        parameters: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+    ) -> Result<Option<tokio_postgres::Row>, Problem> {
+        let statement = self.0.prepare_cached(statement).await?;
+        Ok(self.0.query_opt(&statement, parameters).await?)
+    }
+
+    /// Runs a statement that gives no rows.
+    pub async fn run(
+        &self,
+        statement: &str,
+        parameters: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+    ) -> Result<u64, Problem> {
+        let statement = self.0.prepare_cached(statement).await?;
+        Ok(self.0.execute(&statement, parameters).await?)
+    }
+
+    /// Writes a line of the audit log: who did what to what.
+    pub async fn audit(
+        &self,
+        actor: &str,
+        action: &str,
+        target: Option<&str>,
+        detail: serde_json::Value,
+    ) -> Result<(), Problem> {
+        self.run(
+            "INSERT INTO audit_log (tenant_id, actor, action, target, detail)
+             VALUES ((select current_tenant()), $1, $2, $3, $4)",
+            &[&actor, &action, &target, &detail],
+        )
+        .await
+        .map(|_| ())
+    }
+}

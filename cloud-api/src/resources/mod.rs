@@ -1,0 +1,54 @@
+//! What the API shows: wearers, devices, gateways, readings, events, gaps. Each module reads its own views.
+
+pub mod devices;
+pub mod events;
+pub mod gaps;
+pub mod gateways;
+pub mod readings;
+pub mod users;
+
+use serde::Serialize;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::App;
+use crate::database::TenantTransaction;
+use crate::problem::Problem;
+use crate::times::UtcMs;
+
+/// A list.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Items<T> {
+    /// What is in it.
+    pub items: Vec<T>,
+}
+
+/// From and to of a question; `to` defaults to now, `from` to `hours` before it.
+pub(crate) fn period(
+    app: &App,
+    from: Option<UtcMs>,
+    to: Option<UtcMs>,
+    hours: i64,
+) -> Result<(jiff::Timestamp, jiff::Timestamp), Problem> {
+    let now =
+        UtcMs::from_us(app.clock.utc_us()).ok_or_else(|| Problem::internal(&"the clock shows no time"))?;
+    let to = to.unwrap_or(now).0;
+    let from = match from {
+        Some(from) => from.0,
+        None => to
+            .checked_sub(jiff::SignedDuration::from_hours(hours))
+            .map_err(|_| Problem::invalid("from and to are not times of this world."))?,
+    };
+    if from >= to {
+        return Err(Problem::invalid("from must be before to."));
+    }
+    Ok((from, to))
+}
+
+/// 404 unless this tenant has this wearer.
+pub(crate) async fn known_user(transaction: &TenantTransaction<'_>, user: Uuid) -> Result<(), Problem> {
+    match transaction.row("SELECT 1 FROM users WHERE id = $1", &[&user]).await? {
+        Some(_) => Ok(()),
+        None => Err(Problem::not_found("wearer")),
+    }
+}

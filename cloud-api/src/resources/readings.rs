@@ -1,0 +1,172 @@
+//! Readings: drawn down on the server to as many points as a picture has, and the newest of each kind.
+
+use axum::Json;
+use axum::extract::State;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use super::{Items, known_user, period};
+use crate::App;
+use crate::access::Member;
+use crate::database::TenantTransaction;
+use crate::problem::{Problem, Query};
+use crate::times::UtcMs;
+
+/// Points of a question that does not say how many.
+const DEFAULT_POINTS: u32 = 2000;
+/// Hours of a question that does not say from when.
+const DEFAULT_HOURS: i64 = 1;
+
+/// Whose, which, when and how fine.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct ReadingsQuery {
+    /// The wearer.
+    user_id: Uuid,
+    /// For example `heart_rate`.
+    reading_type: String,
+    /// RFC 3339, or milliseconds since 1970; an hour before `to` if left out.
+    #[param(value_type = Option<String>)]
+    from: Option<UtcMs>,
+    /// RFC 3339, or milliseconds since 1970; now if left out.
+    #[param(value_type = Option<String>)]
+    to: Option<UtcMs>,
+    /// Most points to answer; 2000 if left out.
+    #[param(minimum = 1)]
+    points: Option<u32>,
+}
+
+/// A series.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Series {
+    /// Which.
+    pub reading_type: String,
+    /// In which unit.
+    pub unit: Option<String>,
+    /// Time of the first reading in it (milliseconds since 1970, UTC), mean, minimum, maximum.
+    pub points: Vec<(i64, f64, f64, f64)>,
+}
+
+/// The newest stored reading of one wearer and type.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Latest {
+    /// Whose.
+    pub user_id: Uuid,
+    /// By which device.
+    pub device_id: Uuid,
+    /// Which.
+    pub reading_type: String,
+    /// How much.
+    pub value: f64,
+    /// In which unit.
+    pub unit: Option<String>,
+    /// When: milliseconds since 1970, UTC.
+    pub time_ms: i64,
+    /// `epoch:seq:index`, as live values carry it.
+    pub key: String,
+}
+
+/// Readings whose value is outside what a body can have are kept, with quality 0; they would spoil a mean.
+/// The buckets are counted from `from`, all of one width, and the index gives their rows.
+pub(crate) const SERIES: &str = "SELECT min(time), avg(value), min(value), max(value)
+     FROM readings
+     WHERE user_id = $1 AND reading_type = $2 AND time >= $3 AND time < $4 AND quality > 0
+     GROUP BY date_bin(make_interval(secs => $5), time, $3) ORDER BY 1";
+
+/// A wearer's readings of one type.
+#[utoipa::path(get, path = "/api/v1/readings", tag = "readings", params(ReadingsQuery),
+    responses(
+        (status = 200, body = Series),
+        (status = 404, description = "No such wearer, or no such type", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Wrong or too long a period", body = Problem, content_type = "application/problem+json")))]
+pub async fn series(
+    State(app): State<App>,
+    member: Member,
+    Query(query): Query<ReadingsQuery>,
+) -> Result<Json<Series>, Problem> {
+    let (from, to) = period(&app, query.from, query.to, DEFAULT_HOURS)?;
+    let limits = &app.config.limits;
+    let seconds = to.duration_since(from).as_secs_f64();
+    if seconds > f64::from(limits.readings_days) * 86_400.0 {
+        return Err(Problem::invalid(format!("Ask for at most {} days at once.", limits.readings_days)));
+    }
+    let points = query.points.unwrap_or(DEFAULT_POINTS);
+    if points == 0 || points > limits.points {
+        return Err(Problem::invalid(format!("points must be 1 to {}.", limits.points)));
+    }
+    // Whole microseconds, upwards: never one bucket more than asked for.
+    let width = (seconds * 1e6 / f64::from(points)).ceil().max(1.0) / 1e6;
+    let mut connection = app.database.connection().await?;
+    let transaction = connection.tenant(member.tenant).await?;
+    known_user(&transaction, query.user_id).await?;
+    let channel = transaction
+        .row("SELECT name, unit FROM channels WHERE name = $1", &[&query.reading_type])
+        .await?
+        .ok_or_else(|| Problem::not_found("reading type"))?;
+    let rows = transaction.rows(SERIES, &[&query.user_id, &query.reading_type, &from, &to, &width]).await?;
+    let points = rows
+        .iter()
+        .map(|row| {
+            let first: jiff::Timestamp = row.try_get(0)?;
+            Ok((first.as_millisecond(), row.try_get(1)?, row.try_get(2)?, row.try_get(3)?))
+        })
+        .collect::<Result<_, tokio_postgres::Error>>()?;
+    Ok(Json(Series { reading_type: channel.try_get(0)?, unit: channel.try_get(1)?, points }))
+}
+
+/// Of one wearer, or of all.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct LatestQuery {
+    /// The wearer; all if left out.
+    user_id: Option<Uuid>,
+}
+
+/// The newest stored readings of the transaction's tenant.
+pub(crate) async fn newest(
+    transaction: &TenantTransaction<'_>,
+    user: Option<Uuid>,
+) -> Result<Vec<Latest>, Problem> {
+    const SELECT: &str =
+        "SELECT user_id, device_id, reading_type, value, unit, time, epoch, seq, idx FROM latest_readings";
+    let rows = match user {
+        Some(user) => {
+            transaction.rows(&format!("{SELECT} WHERE user_id = $1 ORDER BY reading_type"), &[&user]).await?
+        }
+        None => transaction.rows(&format!("{SELECT} ORDER BY user_id, reading_type"), &[]).await?,
+    };
+    rows.iter()
+        .map(|row| {
+            let time: jiff::Timestamp = row.try_get(5)?;
+            let (epoch, seq, index): (i64, i64, i16) = (row.try_get(6)?, row.try_get(7)?, row.try_get(8)?);
+            Ok(Latest {
+                user_id: row.try_get(0)?,
+                device_id: row.try_get(1)?,
+                reading_type: row.try_get(2)?,
+                value: row.try_get(3)?,
+                unit: row.try_get(4)?,
+                time_ms: time.as_millisecond(),
+                key: format!("{:016x}:{seq}:{index}", epoch as u64),
+            })
+        })
+        .collect()
+}
+
+/// The newest stored reading of each wearer and type, of the last seven days.
+#[utoipa::path(get, path = "/api/v1/readings/latest", tag = "readings", params(LatestQuery),
+    responses(
+        (status = 200, body = Items<Latest>),
+        (status = 404, description = "No such wearer", body = Problem, content_type = "application/problem+json")))]
+pub async fn latest(
+    State(app): State<App>,
+    member: Member,
+    Query(query): Query<LatestQuery>,
+) -> Result<Json<Items<Latest>>, Problem> {
+    let mut connection = app.database.connection().await?;
+    let transaction = connection.tenant(member.tenant).await?;
+    if let Some(user) = query.user_id {
+        known_user(&transaction, user).await?;
+    }
+    Ok(Json(Items { items: newest(&transaction, query.user_id).await? }))
+}

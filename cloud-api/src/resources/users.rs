@@ -1,0 +1,67 @@
+//! Wearers: the people who wear a device. (Those who log in are members.)
+
+use axum::Json;
+use axum::extract::State;
+use serde::Serialize;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::Items;
+use crate::App;
+use crate::access::Member;
+use crate::problem::{Path, Problem};
+
+/// A wearer.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct User {
+    /// Their id.
+    pub id: Uuid,
+    /// The clinic's own name for them.
+    pub external_id: Option<String>,
+    /// As shown.
+    pub display_name: Option<String>,
+    /// Their IANA time zone.
+    pub time_zone: String,
+    /// The devices they wear now.
+    pub devices: Vec<Uuid>,
+}
+
+const SELECT: &str = "SELECT u.id, u.external_id, u.display_name, u.time_zone,
+        ARRAY(SELECT d.id FROM devices d WHERE d.user_id = u.id ORDER BY d.id)
+     FROM users u";
+
+fn read(row: &tokio_postgres::Row) -> Result<User, Problem> {
+    Ok(User {
+        id: row.try_get(0)?,
+        external_id: row.try_get(1)?,
+        display_name: row.try_get(2)?,
+        time_zone: row.try_get(3)?,
+        devices: row.try_get(4)?,
+    })
+}
+
+/// All wearers of the clinic.
+#[utoipa::path(get, path = "/api/v1/users", tag = "users",
+    responses((status = 200, body = Items<User>)))]
+pub async fn list(State(app): State<App>, member: Member) -> Result<Json<Items<User>>, Problem> {
+    let mut connection = app.database.connection().await?;
+    let transaction = connection.tenant(member.tenant).await?;
+    let rows = transaction.rows(&format!("{SELECT} ORDER BY u.display_name, u.id"), &[]).await?;
+    Ok(Json(Items { items: rows.iter().map(read).collect::<Result<_, _>>()? }))
+}
+
+/// One wearer.
+#[utoipa::path(get, path = "/api/v1/users/{id}", tag = "users", params(("id" = Uuid, Path, description = "The wearer")),
+    responses(
+        (status = 200, body = User),
+        (status = 404, description = "No such wearer", body = Problem, content_type = "application/problem+json")))]
+pub async fn one(
+    State(app): State<App>,
+    member: Member,
+    Path(id): Path<Uuid>,
+) -> Result<Json<User>, Problem> {
+    let mut connection = app.database.connection().await?;
+    let transaction = connection.tenant(member.tenant).await?;
+    let row = transaction.row(&format!("{SELECT} WHERE u.id = $1"), &[&id]).await?;
+    read(&row.ok_or_else(|| Problem::not_found("wearer"))?).map(Json)
+}
