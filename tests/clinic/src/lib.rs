@@ -14,6 +14,7 @@
 //! None of the product's programs depends on it.
 
 pub mod authority;
+pub mod bench;
 pub mod broker;
 pub mod clinic;
 pub mod database;
@@ -118,13 +119,15 @@ pub enum ClinicError {
     /// Certificates could not be made.
     #[error("certificate: {0}")]
     Certificate(#[from] rcgen::Error),
-    /// A port that was asked for is taken.
-    #[error("port {port} on {address} is taken by another program; choose another one with {option}")]
-    PortTaken {
+    /// The port that was asked for cannot be had.
+    #[error("port {port} on {address} {why}; choose another one with {option}")]
+    Port {
         /// The port.
         port: u16,
         /// The address.
         address: std::net::IpAddr,
+        /// Why not.
+        why: String,
         /// The option by which to choose another.
         option: &'static str,
     },

@@ -11,6 +11,7 @@ mod cloud;
 mod deliveries;
 mod gateways;
 mod handover;
+pub mod mqtt;
 mod postbox;
 mod reboots;
 pub mod sabotage;

@@ -2,8 +2,8 @@
 //!
 //! `P epoch channel ticks value utc_us` a sample, before the application sees it · `B epoch utc_us` a boot and the
 //! true time of its tick 0 · `R epoch utc_us` a reboot by command · `F epoch seq first last` a frame is in flash ·
-//! `O epoch first last` the ring dropped frames nobody had acknowledged · `A epoch ticks utc_us uncertainty_us` a
-//! time sync was written into the log. Epochs are 16 hex digits. Lines of other kinds are passed over: only `P` carries the promise.
+//! `O epoch first last` the ring dropped frames nobody had acknowledged · `A epoch ticks` that frame was a time
+//! sync. Epochs are 16 hex digits. Lines of other kinds are passed over: only `P` carries the promise.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -63,8 +63,6 @@ pub struct Anchor {
     pub epoch: u64,
     /// At this tick.
     pub ticks: u64,
-    /// The gateway's word, how wrong it may be.
-    pub uncertainty_us: u64,
 }
 
 /// All that one wearable's log says.
@@ -146,9 +144,7 @@ impl WearableLog {
             }
             "A" => {
                 let epoch = epoch(words.next()?)?;
-                let ticks = words.next()?.parse().ok()?;
-                let _utc_us: i64 = words.next()?.parse().ok()?;
-                self.anchors.push(Anchor { epoch, ticks, uncertainty_us: words.next()?.parse().ok()? });
+                self.anchors.push(Anchor { epoch, ticks: words.next()?.parse().ok()? });
             }
             _ => {}
         }
@@ -183,14 +179,14 @@ mod tests {
     fn a_log_is_read_line_by_line() {
         let log = WearableLog::parse(
             "B 0000000700000001 1000\nP 0000000700000001 1 20 723 21000\nP 0000000700000001 65 20 1,-2,3 21000\n\
-             F 0000000700000001 1 20 20\nA 0000000700000001 25 26000 900\nO 0000000700000001 0 4\nR 0000000700000001 9\n",
+             F 0000000700000001 1 20 20\nA 0000000700000001 25\nO 0000000700000001 0 4\nR 0000000700000001 9\n",
         )
         .expect("a good log");
         assert_eq!(log.samples.len(), 2);
         assert_eq!(log.samples[0].value, Value::from(723));
         assert_eq!(log.samples[1].value.parts(), [1, -2, 3]);
         assert_eq!(log.frames[&(0x7_0000_0001, 1)], (20, 20));
-        assert_eq!(log.anchors[0].uncertainty_us, 900);
+        assert_eq!(log.anchors[0].ticks, 25);
         assert_eq!(log.dropped, [(0x7_0000_0001, 0, 4)]);
         assert_eq!(log.rank(0x7_0000_0001), Some(0));
     }

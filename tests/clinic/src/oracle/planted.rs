@@ -58,10 +58,7 @@ fn clean() -> Evidence {
         let (first, last) = (frame * PER_FRAME * 1000, (frame + 1) * PER_FRAME * 1000 - 993);
         log.frames.insert((EPOCH, frame as u32 + 1), (first, last));
     }
-    log.anchors = vec![
-        Anchor { epoch: EPOCH, ticks: 0, uncertainty_us: 2_000 },
-        Anchor { epoch: EPOCH, ticks: 99_999, uncertainty_us: 2_000 },
-    ];
+    log.anchors = vec![Anchor { epoch: EPOCH, ticks: 0 }, Anchor { epoch: EPOCH, ticks: 99_999 }];
     let plan = vec![Assignment { from: Boundary::Start, tenant: TENANT, user: USER }];
     let hardware = "kinara:00000000000000aa".to_owned();
     let wearable = Wearable { hardware, log, plan, allowances: vec![], sync_bound_us: 20_000 };

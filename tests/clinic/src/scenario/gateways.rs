@@ -101,7 +101,7 @@ pub fn clock_1970(stage: &mut Stage) -> Result<()> {
         0,
         "clock",
         "[clock]\ntrust_system = false\n",
-        &[("KINARA_CLOCK_STARTS_AT", "0:14".to_owned())],
+        &[("KINARA_CLOCK", "unset:0:14".to_owned())],
     )?;
     let wearable = stage.wearable(0, &[gateway], &["--prefill", "2m"])?;
     stage.sync_bound(wearable, BRIDGE_CLOCK_BOUND_US);

@@ -12,12 +12,11 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Packet, Publish, PublishProperties};
-use rumqttc::v5::{AsyncClient, Event, EventLoop, MqttOptions};
-use rumqttc::{TlsConfiguration, Transport};
+use rumqttc::v5::{AsyncClient, Event, EventLoop};
 
 use super::Stage;
-use crate::authority::Identity;
-use crate::{ClinicError, Result};
+use super::mqtt::connect;
+use crate::Result;
 
 /// How many batches are remembered; older ones give way.
 const REMEMBERED: usize = 400;
@@ -80,20 +79,6 @@ impl Postbox {
         }
         count
     }
-}
-
-fn connect(name: &str, port: u16, identity: &Identity) -> Result<(AsyncClient, EventLoop)> {
-    let read = |path: &std::path::Path| std::fs::read(path).map_err(ClinicError::file(path));
-    let mut options = MqttOptions::new(name, "127.0.0.1", port);
-    options.set_keep_alive(Duration::from_secs(10));
-    options.set_clean_start(true);
-    options.set_max_packet_size(Some(1 << 20));
-    options.set_transport(Transport::tls_with_config(TlsConfiguration::Simple {
-        ca: read(&identity.ca)?,
-        alpn: None,
-        client_auth: Some((read(&identity.cert)?, read(&identity.key)?)),
-    }));
-    Ok(AsyncClient::new(options, 200))
 }
 
 async fn keep_going(mut events: EventLoop) {

@@ -98,7 +98,7 @@ impl Stage {
         for wearable in &self.clinic.wearables {
             let name = &wearable.plan.name;
             match wearable.status() {
-                Ok(status) if status["kept"].as_u64() == Some(0) => {}
+                Ok(status) if status["unacknowledged"].as_u64() == Some(0) => {}
                 Ok(status) => missing.push(format!("wearable {name} still keeps frames: {status}")),
                 Err(error) => missing.push(format!("wearable {name}: {error}")),
             }
@@ -107,7 +107,7 @@ impl Stage {
             match gateway.metrics().and_then(|text| buffered(&text)) {
                 Ok(0) => {}
                 Ok(count) => {
-                    missing.push(format!("gateway {} still holds {count} frames and batches", gateway.name))
+                    missing.push(format!("gateway {} still holds {count} frames and batches", gateway.name));
                 }
                 Err(error) => missing.push(format!("gateway {}: {error}", gateway.name)),
             }
@@ -116,23 +116,34 @@ impl Stage {
     }
 }
 
-/// Frames, batches and events that a gateway's metrics count as not yet acknowledged.
+/// What a gateway's metrics count as not yet acknowledged.
+const HELD: [&str; 4] = ["unsealed_frames", "waiting_batches", "waiting_events", "parked_batches"];
+
+/// Frames, batches and events that a gateway still holds.
 fn buffered(metrics: &str) -> Result<u64> {
-    let mut found = false;
     let mut sum = 0.0;
-    for line in metrics.lines().filter(|line| line.starts_with("kinara_gateway_buffer_")) {
-        let counts = ["frames", "batches", "events"].iter().any(|what| {
-            line.trim_start_matches("kinara_gateway_buffer_").split([' ', '{']).next() == Some(*what)
-        });
-        if let (true, Some(value)) =
-            (counts, line.rsplit(' ').next().and_then(|word| word.parse::<f64>().ok()))
-        {
-            found = true;
-            sum += value;
-        }
+    for name in HELD {
+        let value = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("kinara_gateway_")?.strip_prefix(name)?.strip_prefix(' '))
+            .and_then(|value| value.parse::<f64>().ok());
+        sum += value.ok_or_else(|| ClinicError::Answer {
+            who: "/metrics".to_owned(),
+            what: format!("does not tell kinara_gateway_{name}"),
+        })?;
     }
-    if found {
-        return Ok(sum as u64);
+    Ok(sum as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_gateway_holds_is_the_sum_of_its_queues() {
+        let text = "kinara_gateway_unsealed_frames 3\nkinara_gateway_waiting_batches 2\n\
+                    kinara_gateway_waiting_events 0\nkinara_gateway_parked_batches 0\n";
+        assert_eq!(buffered(text).unwrap(), 5);
+        assert!(buffered("kinara_gateway_unsealed_frames 3\n").is_err());
     }
-    Err(ClinicError::Answer { who: "/metrics".to_owned(), what: "does not tell of the buffer".to_owned() })
 }
