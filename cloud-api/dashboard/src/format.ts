@@ -127,7 +127,9 @@ const REASONS: Record<string, string> = {
   worn_off: 'Not worn',
   not_worn: 'Not worn',
   out_of_range: 'Out of range',
-  late: 'Not yet received',
+  late: 'Not yet received; a wearable or gateway may still hold it',
+  erased: 'Erased at the wearer’s wish',
+  expired: 'Came too late to be kept',
 };
 
 /** Why readings are missing, for a clinician. */

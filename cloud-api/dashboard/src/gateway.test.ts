@@ -4,10 +4,10 @@ import { gatewayState } from './gateway';
 
 const NOW = 1_000_000;
 const gateway = (online: boolean, frames: number, age: number | null): Gateway => ({
-  id: 'g', name: 'A', lastSeenAt: NOW, online, clock: null, version: null,
+  id: 'g', name: 'A', lastSeenAt: NOW, online, clock: null, version: null, level: null, notes: [],
   buffer: { frames, batches: 0, bytes: 0, oldestAt: age === null ? null : NOW - age },
 });
-const history = (...frames: number[]) => frames.map((f, i) => ({ t: NOW - (frames.length - 1 - i) * 5_000, frames: f, bytes: 0 }));
+const history = (...frames: number[]) => frames.map((f, i) => ({ t: NOW - (frames.length - 1 - i) * 5_000, frames: f, batches: 0, bytes: 0 }));
 
 describe('gatewayState', () => {
   it('is delivering in the ordinary flow', () => {

@@ -12,6 +12,7 @@ const SILENT_MS = 90_000;
 export interface BufferSample {
   t: number;
   frames: number;
+  batches: number;
   bytes: number;
 }
 
@@ -27,9 +28,11 @@ export function gatewayState(gateway: Gateway, history: readonly BufferSample[],
   return falling(history, now) ? 'draining' : 'held';
 }
 
-/** Whether the buffer is no larger than it was in the last half minute (or there is nothing to compare with). */
+/** Whether the buffer is smaller than it was half a minute ago (or there is nothing to compare with). */
 function falling(history: readonly BufferSample[], now: number): boolean {
   const last = history[history.length - 1];
   const earlier = history.find((s) => now - s.t <= 30_000);
-  return !last || !earlier || last === earlier || last.frames < earlier.frames;
+  if (!last || !earlier || last === earlier) return true;
+  // Frames are packed into batches before they are sent: the first fall, then the second.
+  return last.frames < earlier.frames || (last.frames === earlier.frames && last.batches < earlier.batches);
 }

@@ -58,6 +58,10 @@ function booleanOr<T>(json: Json, field: string, otherwise: T): boolean | T {
   return typeof value === 'boolean' ? value : otherwise;
 }
 
+function texts(value: unknown): string[] {
+  return Array.isArray(value) ? value.filter((v): v is string => typeof v === 'string') : [];
+}
+
 /** Milliseconds from RFC 3339 or from a number of milliseconds. */
 export function instant(value: unknown): number | null {
   if (typeof value === 'number' && Number.isFinite(value)) return value;
@@ -104,13 +108,12 @@ export function user(value: unknown): User {
   const json = object(value, 'a wearer');
   const id = text(json, 'id');
   const externalId = textOr(json, 'external_id', '');
-  const devices = json['devices'];
   return {
     id,
     externalId,
     displayName: textOr(json, 'display_name', '') || externalId || id,
     timeZone: textOr(json, 'time_zone', 'UTC'),
-    devices: Array.isArray(devices) ? devices.filter((d): d is string => typeof d === 'string') : [],
+    devices: texts(json['devices']),
   };
 }
 
@@ -160,6 +163,8 @@ export function gateway(value: unknown): Gateway {
       uncertaintyMs: numberOr(clock, 'uncertainty_ms', null),
     },
     version: textOr(json, 'version', null),
+    level: textOr(json, 'level', null),
+    notes: texts(json['notes']),
   };
 }
 

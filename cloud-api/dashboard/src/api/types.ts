@@ -66,6 +66,10 @@ export interface Gateway {
   buffer: GatewayBuffer | null;
   clock: { source: string; uncertaintyMs: number | null } | null;
   version: string | null;
+  /** How full its disk is: `ok`, `soft_limit` or `hard_limit`. */
+  level: string | null;
+  /** What a person should know. */
+  notes: string[];
 }
 
 export interface ClinicEvent {

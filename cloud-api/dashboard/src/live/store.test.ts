@@ -113,7 +113,7 @@ describe('views', () => {
   it('keep a gateway’s buffer over time', () => {
     const s = new LiveStore();
     const gateway = (frames: number): Gateway => ({
-      id: 'g', name: 'A', lastSeenAt: null, online: true, buffer: { frames, batches: 0, bytes: 0, oldestAt: null }, clock: null, version: null,
+      id: 'g', name: 'A', lastSeenAt: null, online: true, buffer: { frames, batches: 0, bytes: 0, oldestAt: null }, clock: null, version: null, level: null, notes: [],
     });
     s.apply([{ type: 'gateway', gateway: gateway(3) }, { type: 'gateway', gateway: gateway(5) }]);
     expect(s.bufferHistory('g').map((b) => b.frames)).toEqual([3, 5]);

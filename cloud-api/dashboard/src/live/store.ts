@@ -261,7 +261,7 @@ export class LiveStore {
     // The same report fetched again is not a later one.
     if (!gateway.buffer || (before && before.lastSeenAt === gateway.lastSeenAt && sameBuffer(before, gateway))) return;
     const history = this.buffers.get(gateway.id) ?? [];
-    const sample = { t: now(), frames: gateway.buffer.frames, bytes: gateway.buffer.bytes };
+    const sample = { t: now(), frames: gateway.buffer.frames, batches: gateway.buffer.batches, bytes: gateway.buffer.bytes };
     this.buffers.set(gateway.id, [...history, sample].slice(-BUFFER_SAMPLES_KEPT));
   }
 

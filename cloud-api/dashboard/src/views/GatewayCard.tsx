@@ -60,6 +60,12 @@ export const GatewayCard = memo(function GatewayCard({ gateway }: { gateway: Gat
           <p className="muted">Buffer: not reported</p>
         )}
       </div>
+      {LEVELS[gateway.level ?? ''] && <p className="gateway-note warn">{LEVELS[gateway.level ?? '']}</p>}
+      {gateway.notes.map((note) => (
+        <p key={note} className="gateway-note muted">
+          {note}
+        </p>
+      ))}
       <p className="gateway-foot muted">
         {clock && (
           <span className={clock.uncertaintyMs === null ? 'warn' : ''}>
@@ -74,6 +80,11 @@ export const GatewayCard = memo(function GatewayCard({ gateway }: { gateway: Gat
   );
 });
 
+const LEVELS: Record<string, string> = {
+  soft_limit: 'Its disk is filling up: waveforms are no longer kept.',
+  hard_limit: 'Its disk is full: it takes events only. The wearables keep their readings for now.',
+};
+
 const SOURCES: Record<string, string> = {
   timedate1: 'network time',
   kernel: 'kernel',
@@ -81,6 +92,7 @@ const SOURCES: Record<string, string> = {
   bridge: 'cloud time',
   https: 'web time',
   system: 'system, trusted',
+  trusted: 'system, trusted',
   trust_system: 'system, trusted',
 };
 
