@@ -17,6 +17,8 @@ const EVENTS_SPAN_MS = 24 * 3_600_000;
 const RELOAD_MS = 60_000;
 const RETRY_LOAD_MS = 5_000;
 const HISTORY_AT_ONCE = 4;
+/** After being away for longer the sparklines have a hole that one sees; it is filled from what was stored meanwhile. */
+const REFILL_MS = 10_000;
 
 export class Clinic {
   readonly client: Client;
@@ -27,6 +29,7 @@ export class Clinic {
   private readonly batcher: FrameBatcher<ServerMessage>;
   private reloadTimer: ReturnType<typeof setTimeout> | undefined;
   private stopped = false;
+  private lostAt: number | null = null;
   private loading = false;
   private loadAgain = false;
   private readonly historyAsked = new Set<string>();
@@ -43,8 +46,15 @@ export class Clinic {
     });
     this.socket = new LiveSocket(auth, {
       message: (message) => this.batcher.push(message),
-      connection: (connection) => this.store.setConnection(connection),
-      opened: () => void this.load(),
+      connection: (connection) => {
+        if (connection.state === 'lost') this.lostAt ??= connection.lastMessageAt;
+        this.store.setConnection(connection);
+      },
+      opened: () => {
+        if (this.lostAt !== null && now() - this.lostAt > REFILL_MS) this.refill();
+        this.lostAt = null;
+        void this.load();
+      },
     });
   }
 
@@ -110,6 +120,14 @@ export class Clinic {
     this.historyAsked.add(userId);
     this.historyQueue.push(userId);
     this.pumpHistory();
+  }
+
+  private refill(): void {
+    const asked = [...this.historyAsked];
+    this.historyAsked.clear();
+    this.historyQueue.length = 0;
+    this.store.clearSeries();
+    for (const userId of asked) this.wantHistory(userId);
   }
 
   private pumpHistory(): void {

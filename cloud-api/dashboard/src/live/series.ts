@@ -42,6 +42,13 @@ export class Series {
     this.version++;
   }
 
+  clear(): void {
+    this.t.length = 0;
+    this.v.length = 0;
+    this.pending = [];
+    this.version++;
+  }
+
   /** True when a point left the not-yet-stored ones. */
   settle(marks: StoredMarks): boolean {
     if (this.pending.length === 0) return false;

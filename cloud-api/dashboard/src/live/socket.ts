@@ -117,7 +117,8 @@ export class LiveSocket {
         // The token may have ended early (a role changed, a key rotated): get a new one, or be logged out.
         void this.auth.refresh().catch(() => undefined);
       }
-      this.lost();
+      // Below 4000 the codes are the protocol's own, and their reasons not for people.
+      this.lost(event.code >= 4000 && !UNAUTHORISED.has(event.code) ? event.reason : '');
     };
   }
 
@@ -146,11 +147,11 @@ export class LiveSocket {
     }
   }
 
-  private lost(): void {
+  private lost(reason = ''): void {
     this.drop();
     if (this.stopped) return;
     const wait = this.backoff.next();
-    this.say('lost', now() + wait);
+    this.say('lost', now() + wait, reason);
     this.retry = setTimeout(() => void this.connect(), wait);
   }
 
@@ -166,7 +167,7 @@ export class LiveSocket {
     socket?.close();
   }
 
-  private say(state: Connection['state'], retryAt: number | null): void {
-    this.events.connection({ state, lastMessageAt: this.lastMessageAt, retryAt });
+  private say(state: Connection['state'], retryAt: number | null, reason = ''): void {
+    this.events.connection({ state, lastMessageAt: this.lastMessageAt, retryAt, reason });
   }
 }

@@ -34,6 +34,8 @@ export interface Connection {
   readonly lastMessageAt: number | null;
   /** When the next attempt is due, while lost. */
   readonly retryAt: number | null;
+  /** Why the server ended it, in its words; empty when it did not say. */
+  readonly reason: string;
 }
 
 /** Down, or coming back after having been down; not the first moments of a page. */
@@ -54,7 +56,7 @@ export class LiveStore {
   gateways: readonly Gateway[] = [];
   events: readonly ClinicEvent[] = [];
   loaded = false;
-  connection: Connection = { state: 'connecting', lastMessageAt: null, retryAt: null };
+  connection: Connection = { state: 'connecting', lastMessageAt: null, retryAt: null, reason: '' };
 
   private readonly current = new Map<string, Current>();
   private readonly serieses = new Map<string, Series>();
@@ -124,6 +126,15 @@ export class LiveStore {
   setConnection(connection: Connection): void {
     this.connection = connection;
     this.touch('connection');
+    this.flush();
+  }
+
+  /** Forgets the last minutes of all series, for they have a hole that only the stored readings can fill. */
+  clearSeries(): void {
+    for (const [id, series] of this.serieses) {
+      series.clear();
+      this.touch(id);
+    }
     this.flush();
   }
 

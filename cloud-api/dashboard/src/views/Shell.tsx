@@ -102,7 +102,7 @@ function ConnectionPill() {
 /** Says honestly that what is on screen is old, since when, and when the page tries again. */
 function Banner() {
   const { clinic, zone } = useApp();
-  const { state, lastMessageAt, retryAt } = useStore('connection', (s) => s.connection);
+  const { state, lastMessageAt, retryAt, reason } = useStore('connection', (s) => s.connection);
   const [lost, setLost] = useState(false);
   // A retry under way is still a lost connection to the reader; only an open one ends it.
   if (state === 'lost' && !lost) setLost(true);
@@ -113,7 +113,7 @@ function Banner() {
   return (
     <div className="banner" role="status">
       <p>
-        <strong>Connection lost.</strong>{' '}
+        <strong>Connection lost.</strong> {reason && `${reason} `}
         {lastMessageAt === null
           ? 'No update has come yet.'
           : <>Last update {zone.time(lastMessageAt)} <span aria-hidden="true">({age})</span>.</>}{' '}
