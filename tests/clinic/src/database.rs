@@ -4,9 +4,10 @@
 //! roles of the bridge and the API, and the ways in which it can be cut.
 
 use crate::folders::{self, database_folder, database_user};
-use crate::{ClinicError, Result};
+use crate::{ClinicError, Result, ports};
 use kinara_test_postgres::{Options, Postgres};
 use rustix::process::{Pid, Signal, kill_process};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -110,6 +111,11 @@ impl Database {
         self.server.restart().map_err(database)
     }
 
+    /// Whether anybody listens on its port.
+    pub fn is_up(&self) -> bool {
+        !ports::is_free(IpAddr::V4(Ipv4Addr::LOCALHOST), self.port())
+    }
+
     /// The port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.server.port()
@@ -149,7 +155,7 @@ mod tests {
     #[test]
     fn what_was_committed_is_there_after_kill_9_and_roles_can_be_made_twice() {
         let dir = tempfile::tempdir().unwrap();
-        let port = crate::ports::free();
+        let port = ports::free();
         let mut database = Database::start(dir.path(), port, Durability::Real).unwrap();
         database.sql("CREATE ROLE some_group; CREATE TABLE t AS SELECT 7 AS n").unwrap();
         database.login_role("bridge", "first", "some_group").unwrap();

@@ -17,6 +17,9 @@ const ROOM: u64 = 1 << 30;
 /// How long a person waits for the first readings before the demo says that something is wrong.
 const LIVE_WITHIN: Duration = Duration::from_mins(1);
 
+/// What a new wearable has measured before the demo begins, so that charts begin with a line.
+const BEFORE_THE_START: Duration = Duration::from_mins(20);
+
 /// A program that ends this often within a minute is not started again.
 const PATIENCE_WITH_ENDS: usize = 5;
 
@@ -61,6 +64,8 @@ struct Cast {
     name: &'static str,
     slug: &'static str,
     time_zone: &'static str,
+    /// The same for the simulated bodies' day and night, in minutes.
+    utc_offset: i32,
     email: &'static str,
     wearers: [&'static str; 4],
 }
@@ -70,6 +75,7 @@ const CLINICS: [Cast; 2] = [
         name: "Asha Women's Clinic",
         slug: "asha",
         time_zone: "Asia/Kolkata",
+        utc_offset: 330,
         email: "doctor@asha.example",
         wearers: ["Meera K.", "Lakshmi R.", "Divya S.", "Anjali P."],
     },
@@ -77,6 +83,7 @@ const CLINICS: [Cast; 2] = [
         name: "Praxis am Park",
         slug: "park",
         time_zone: "Europe/Berlin",
+        utc_offset: 60,
         email: "doctor@park.example",
         wearers: ["Sabine W.", "Karin H.", "Ute M.", "Heike B."],
     },
@@ -158,10 +165,12 @@ impl Show {
         let mut care = Care::default();
         let mut live = false;
         let mut offline = wishes.offline;
+        let mut looked = Instant::now();
         while !stop.asked() && wishes.stop_after.is_none_or(|after| self.began.elapsed() < after) {
             care.look_after(&mut self.clinic, self.began)?;
-            if !live && let Some(complaint) = self.wait_for_readings(wishes.wearables, &mut live)? {
-                println!("{complaint}");
+            if !live && looked.elapsed() >= Duration::from_secs(1) {
+                looked = Instant::now();
+                live = self.look_for_readings(wishes.wearables)?;
             }
             if live && let Some(time) = offline.take() {
                 self.cut_the_broker(time, stop)?;
@@ -206,23 +215,24 @@ impl Show {
         println!();
     }
 
-    /// Looks whether every wearable's readings have come as far as the database.
-    fn wait_for_readings(&self, wearables: u32, live: &mut bool) -> Result<Option<String>> {
+    /// Looks whether every wearable's readings have come as far as the database. Says so, or complains after a while;
+    /// either is said once, and then it returns true.
+    fn look_for_readings(&self, wearables: u32) -> Result<bool> {
         let sql =
             "SELECT count(DISTINCT device_id) FROM ts.readings WHERE time > now() - interval '1 minute'";
         let devices: u32 = self.clinic.database.sql(sql)?.trim().parse().unwrap_or(0);
         if devices >= wearables {
-            *live = true;
             say(self.began, &format!("readings of all {wearables} wearables arrive and are stored."));
         } else if self.began.elapsed() > LIVE_WITHIN {
-            *live = true;
-            return Ok(Some(format!(
-                "only {devices} of {wearables} wearables have readings stored after {} s; see the logs in {}",
-                LIVE_WITHIN.as_secs(),
-                self.clinic.logs().display()
-            )));
+            let logs = self.clinic.logs().display();
+            let seconds = LIVE_WITHIN.as_secs();
+            println!(
+                "         only {devices} of {wearables} wearables have readings stored after {seconds} s; see the logs in {logs}"
+            );
+        } else {
+            return Ok(false);
         }
-        Ok(None)
+        Ok(true)
     }
 
     fn cut_the_broker(&mut self, time: Duration, stop: &Stop) -> Result<()> {
@@ -278,6 +288,11 @@ struct Care {
 
 impl Care {
     fn look_after(&mut self, clinic: &mut Clinic, began: Instant) -> Result<()> {
+        if !clinic.database.is_up() {
+            say(began, "the database ended; starting it again");
+            clinic.database.kill();
+            clinic.database.start_again()?;
+        }
         let programs = clinic.wearables.iter_mut().map(Wearable::process);
         let programs = programs.chain(clinic.gateways.iter_mut().map(Gateway::process));
         let programs =
@@ -308,7 +323,8 @@ impl Care {
 
 /// Tenants, logins, gateways, wearers and assignments. All of it may be there from an earlier run.
 fn enrol(clinic: &mut Clinic, wishes: &Wishes, stop: &Stop) -> Result<Vec<Login>> {
-    let from = clinic.records.since(jiff::Timestamp::now())?;
+    // What the wearables' flash holds at first belongs to their wearers as well.
+    let from = clinic.records.since(jiff::Timestamp::now())? - 2 * BEFORE_THE_START;
     let mut logins = Vec::new();
     let mut tenants = Vec::new();
     for (place, cast) in CLINICS.iter().enumerate() {
@@ -328,6 +344,8 @@ fn enrol(clinic: &mut Clinic, wishes: &Wishes, stop: &Stop) -> Result<Vec<Login>
             format!("Kinara-{:02}", number + 1),
             100 + u64::from(number),
         );
+        plan = plan.args(["--prefill".to_owned(), format!("{}s", BEFORE_THE_START.as_secs())]);
+        plan = plan.args(["--utc-offset-min".to_owned(), cast.utc_offset.to_string()]);
         match number {
             0 => plan = plan.args(["--hot-flash-every", "3m"]),
             1 => {

@@ -26,9 +26,19 @@ pub fn is_free(address: IpAddr, port: u16) -> bool {
     TcpListener::bind(SocketAddr::new(address, port)).is_ok()
 }
 
-/// An error that names the option when the port is taken.
+/// An error that names the option when one cannot listen there.
 pub fn must_be_free(address: IpAddr, port: u16, option: &'static str) -> Result<()> {
-    if is_free(address, port) { Ok(()) } else { Err(ClinicError::PortTaken { port, address, option }) }
+    use std::io::ErrorKind;
+    let why = match TcpListener::bind(SocketAddr::new(address, port)) {
+        Ok(_) => return Ok(()),
+        Err(error) => match error.kind() {
+            ErrorKind::AddrInUse => "is taken by another program".to_owned(),
+            ErrorKind::PermissionDenied => "is not for ordinary users".to_owned(),
+            ErrorKind::AddrNotAvailable => "is not on this machine".to_owned(),
+            _ => format!("cannot be listened on ({error})"),
+        },
+    };
+    Err(ClinicError::Port { port, address, why, option })
 }
 
 #[cfg(test)]
