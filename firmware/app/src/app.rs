@@ -1,0 +1,336 @@
+//! The application: samples in, frames to flash, bytes to and from the gateway.
+
+use kinara_protocol::channel::{BATTERY, ChannelId};
+use kinara_protocol::control::{MAX_MESSAGE, Reply};
+use kinara_protocol::frame::{DeviceEvent, DeviceEventKind, Epoch, MAX_FRAME, ResetReason, Seq, Ticks};
+use kinara_protocol::gatt::Characteristic;
+use kinara_protocol::status::Status;
+
+use crate::delivery::Delivery;
+use crate::flash::Flash;
+use crate::framing::{FrameAge, Framing, SampleClass};
+use crate::log::{Log, Witness};
+use crate::plan::Plan;
+use crate::queue::Queue;
+use crate::ring::{Identity, RingError};
+
+/// Replies that wait for the link. The gateway waits for one before it sends many more requests.
+const MAX_REPLIES: usize = 8;
+/// Below this the battery is low.
+const BATTERY_LOW_PERCENT: i32 = 15;
+/// From here on it is not low any more, so that a flickering reading gives one event.
+const BATTERY_FINE_PERCENT: i32 = 20;
+/// How long an acknowledgement may wait for its journal record. A reset before that offers frames again.
+const ACK_PERSIST_MS: u64 = 5_000;
+/// A boot with so few numbers left ends: the next boot numbers from 0.
+const SEQ_RESERVE: Seq = 4_096;
+
+/// Who this wearable is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceIdentity {
+    /// The 64-bit factory id.
+    pub factory_id: u64,
+    /// Firmware version: major, minor, patch.
+    pub firmware: [u8; 3],
+}
+
+/// How it is set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// Who it is.
+    pub identity: DeviceIdentity,
+    /// What it measures.
+    pub plan: Plan,
+    /// When frames close.
+    pub frame_age: FrameAge,
+}
+
+/// What the application asks of its platform.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// Show a person which wearable this is.
+    Identify,
+    /// Send what is outgoing, then reset.
+    Reset,
+}
+
+/// Whether `status` has something to tell that the gateway wants to hear.
+#[derive(Debug, Clone, Copy, Default)]
+struct StatusNotice {
+    subscribed: bool,
+    changed: bool,
+}
+
+/// The application. About 16 KiB; it lives in a `static` on a wearable.
+pub struct App<F> {
+    pub(crate) identity: DeviceIdentity,
+    pub(crate) plan: Plan,
+    pub(crate) log: Log<F>,
+    pub(crate) delivery: Delivery,
+    pub(crate) next_log_id: u32,
+    frame_age: FrameAge,
+    framing: Framing,
+    linked: bool,
+    status: StatusNotice,
+    replies: Queue<Reply, MAX_REPLIES>,
+    effects: Queue<Effect, 4>,
+    battery: Option<i32>,
+    battery_low: bool,
+    worn: Option<bool>,
+    acknowledged_since: Option<Ticks>,
+}
+
+impl<F: Flash> App<F> {
+    /// Starts: recovers the log and writes the boot anchor. `entropy` are two random numbers: the log id should the
+    /// flash be blank, and the one for a later formatting.
+    pub fn boot(
+        flash: F,
+        settings: Settings,
+        reason: ResetReason,
+        entropy: [u32; 2],
+        now: Ticks,
+        witness: &mut impl Witness,
+    ) -> Result<Self, RingError<F::Error>> {
+        Ok(Self {
+            identity: settings.identity,
+            plan: settings.plan,
+            log: Log::boot(flash, entropy[0], reason, now, witness)?,
+            delivery: Delivery::default(),
+            next_log_id: entropy[1],
+            frame_age: settings.frame_age,
+            framing: Framing::new(),
+            linked: false,
+            status: StatusNotice::default(),
+            replies: Queue::new(),
+            effects: Queue::new(),
+            battery: None,
+            battery_low: false,
+            worn: None,
+            acknowledged_since: None,
+        })
+    }
+
+    /// What is measured now; a gateway may change it.
+    pub fn plan(&self) -> Plan {
+        self.plan
+    }
+
+    /// This boot's epoch.
+    pub fn epoch(&self) -> Epoch {
+        self.log.epoch()
+    }
+
+    /// The number of the next frame.
+    pub fn next_seq(&self) -> Seq {
+        self.log.next_seq()
+    }
+
+    /// Frames stored and not acknowledged.
+    pub fn unacknowledged(&self) -> u32 {
+        self.log.unacknowledged()
+    }
+
+    /// The oldest frame that is not acknowledged; the next one when there is none.
+    pub fn oldest(&mut self) -> Result<Identity, RingError<F::Error>> {
+        self.log.oldest()
+    }
+
+    /// Takes one sample. Samples come in the order of their ticks.
+    pub fn sample(
+        &mut self,
+        channel: ChannelId,
+        ticks: Ticks,
+        values: &[i32],
+        witness: &mut impl Witness,
+    ) -> Result<(), RingError<F::Error>> {
+        if self.framing.push(self.log.epoch(), channel, ticks, values).is_err() {
+            self.log.close(&mut self.framing, SampleClass::of(channel), witness)?;
+            let pushed = self.framing.push(self.log.epoch(), channel, ticks, values);
+            debug_assert!(pushed.is_ok(), "an empty frame takes any sample of one to four values");
+        }
+        if let (BATTERY, &[percent, ..]) = (channel, values) {
+            self.set_battery(percent, ticks, witness)?;
+        }
+        Ok(())
+    }
+
+    /// Knows the battery's level, for `status` and the event, without a sample.
+    pub fn set_battery(
+        &mut self,
+        percent: i32,
+        ticks: Ticks,
+        witness: &mut impl Witness,
+    ) -> Result<(), RingError<F::Error>> {
+        self.status.changed |= self.battery != Some(percent);
+        self.battery = Some(percent);
+        if percent >= BATTERY_FINE_PERCENT {
+            self.battery_low = false;
+        } else if percent < BATTERY_LOW_PERCENT && !self.battery_low {
+            self.battery_low = true;
+            let kind = DeviceEventKind::BatteryLow(percent.clamp(0, 100) as u8);
+            self.log.event(DeviceEvent { ticks, kind }, witness)?;
+        }
+        Ok(())
+    }
+
+    /// Somebody put the wearable on or took it off. A change closes the open frames and becomes a device event.
+    pub fn set_worn(
+        &mut self,
+        worn: bool,
+        ticks: Ticks,
+        witness: &mut impl Witness,
+    ) -> Result<(), RingError<F::Error>> {
+        if self.worn == Some(worn) {
+            return Ok(());
+        }
+        self.worn = Some(worn);
+        self.status.changed = true;
+        self.close_frames(witness)?;
+        let kind = if worn { DeviceEventKind::Worn } else { DeviceEventKind::NotWorn };
+        self.log.event(DeviceEvent { ticks, kind }, witness)
+    }
+
+    /// Does what is due: call it a few times a second.
+    pub fn step(&mut self, now: Ticks, witness: &mut impl Witness) -> Result<(), RingError<F::Error>> {
+        let age = if self.delivery.is_live() { self.frame_age.live_ms } else { self.frame_age.stored_ms };
+        for class in SampleClass::ALL {
+            if self.framing.is_due(class, now, age) {
+                self.log.close(&mut self.framing, class, witness)?;
+            }
+        }
+        if self.acknowledged_since.is_some_and(|since| now.0.saturating_sub(since.0) >= ACK_PERSIST_MS) {
+            self.persist_acknowledged()?;
+        }
+        if self.log.next_seq() >= Seq::MAX - SEQ_RESERVE {
+            self.effect(Effect::Reset);
+        }
+        self.delivery.notice_stored(&mut self.log);
+        Ok(())
+    }
+
+    /// Closes the open frames into flash.
+    pub fn close_frames(&mut self, witness: &mut impl Witness) -> Result<(), RingError<F::Error>> {
+        for class in SampleClass::ALL {
+            self.log.close(&mut self.framing, class, witness)?;
+        }
+        Ok(())
+    }
+
+    /// Closes the open frames and makes everything known survive: the wearable is about to be switched off.
+    pub fn shut_down(&mut self, witness: &mut impl Witness) -> Result<(), RingError<F::Error>> {
+        self.close_frames(witness)?;
+        self.persist_acknowledged()
+    }
+
+    /// A gateway has the link; it is encrypted and bonded.
+    pub fn connected(&mut self) {
+        self.end_link();
+        self.linked = true;
+    }
+
+    /// The link is gone.
+    pub fn disconnected(&mut self) -> Result<(), RingError<F::Error>> {
+        self.end_link();
+        self.persist_acknowledged()
+    }
+
+    /// The gateway switches notifications of a characteristic.
+    pub fn subscribe(&mut self, characteristic: Characteristic, on: bool) {
+        self.delivery.subscribe(characteristic, on);
+        if characteristic == Characteristic::Status {
+            self.status = StatusNotice { subscribed: on, changed: on };
+        }
+    }
+
+    /// Whether a request would find room for its reply. If not, send what is outgoing first.
+    pub fn takes_requests(&self) -> bool {
+        !self.replies.is_full()
+    }
+
+    /// The gateway writes to `control`.
+    pub fn write(&mut self, bytes: &[u8], now: Ticks, witness: &mut impl Witness) {
+        if let Some(reply) = self.answer(bytes, now, witness) {
+            // The platform asked takes_requests(); a gateway that floods loses replies, and asks again.
+            let _ = self.replies.push(reply);
+        }
+        if self.acknowledged_since.is_none() {
+            self.acknowledged_since = Some(now);
+        }
+        self.delivery.notice_stored(&mut self.log);
+    }
+
+    /// The next bytes to send and on which characteristic. Call it only while the link takes them.
+    pub fn outgoing(
+        &mut self,
+        now: Ticks,
+        into: &mut [u8; MAX_FRAME],
+        witness: &mut impl Witness,
+    ) -> Result<Option<(Characteristic, usize)>, RingError<F::Error>> {
+        if !self.linked {
+            return Ok(None);
+        }
+        if let Some(reply) = self.replies.pop() {
+            let mut message = [0; MAX_MESSAGE];
+            let bytes = reply.encode(&mut message);
+            into[..bytes.len()].copy_from_slice(bytes);
+            return Ok(Some((Characteristic::Control, bytes.len())));
+        }
+        if self.status.subscribed && self.status.changed {
+            self.status.changed = false;
+            let bytes = self.status(now)?.encode();
+            into[..bytes.len()].copy_from_slice(&bytes);
+            return Ok(Some((Characteristic::Status, bytes.len())));
+        }
+        let mut damaged: Option<Identity> = None;
+        let next = self.delivery.next(&mut self.log, into, |id| damaged = damaged.or(Some(id)))?;
+        if let Some(Identity { epoch, seq }) = damaged {
+            // Bits that flash has lost are a loss like any other: named, so that nobody waits for the frame.
+            witness.lost(epoch, seq, seq);
+            let kind = DeviceEventKind::Overflow { epoch, first_seq: seq, last_seq: seq };
+            self.log.event(DeviceEvent { ticks: now, kind }, witness)?;
+            self.delivery.notice_stored(&mut self.log);
+        }
+        Ok(next)
+    }
+
+    /// What `status` says when read.
+    pub fn status(&mut self, now: Ticks) -> Result<Status, RingError<F::Error>> {
+        let oldest = self.log.oldest()?;
+        Ok(Status {
+            battery_percent: self.battery.map(|percent| percent.clamp(0, 100) as u8),
+            worn: self.worn,
+            epoch: self.log.epoch(),
+            ticks: now,
+            oldest: (oldest.epoch, oldest.seq),
+            next_seq: self.log.next_seq(),
+            stored_frames: self.log.unacknowledged(),
+        })
+    }
+
+    /// What the platform should do.
+    pub fn take_effect(&mut self) -> Option<Effect> {
+        self.effects.pop()
+    }
+
+    /// Gives the flash back: what is not in it is gone, as at a reset.
+    pub fn into_flash(self) -> F {
+        self.log.into_flash()
+    }
+
+    pub(crate) fn effect(&mut self, effect: Effect) {
+        // More than four at once say nothing that four do not.
+        let _ = self.effects.push(effect);
+    }
+
+    fn end_link(&mut self) {
+        self.linked = false;
+        self.status.subscribed = false;
+        self.delivery.reset();
+        self.replies.clear();
+    }
+
+    fn persist_acknowledged(&mut self) -> Result<(), RingError<F::Error>> {
+        self.acknowledged_since = None;
+        self.log.ring().persist_acknowledged()
+    }
+}

@@ -1,0 +1,21 @@
+//! A simulated wearable: the firmware's application over a simulated body, on a virtual radio.
+//!
+//! - [`body`], [`replay`], [`signals`], [`crystal`], [`battery`]: what there is to measure, and when. Seeded.
+//! - [`wearable`]: the application on a flash image ([`flash_file`]), with the oracle's log ([`oracle`]).
+//! - [`station`], [`air`], [`link`], [`pairing`]: its radio, and the faults that a test asks for.
+
+pub mod air;
+pub mod battery;
+pub mod body;
+pub mod crystal;
+mod entropy;
+pub mod flash_file;
+pub mod link;
+pub mod noise;
+pub mod options;
+pub mod oracle;
+pub mod pairing;
+pub mod replay;
+pub mod signals;
+pub mod station;
+pub mod wearable;
