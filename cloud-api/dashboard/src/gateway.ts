@@ -21,11 +21,15 @@ export function gatewayState(gateway: Gateway, history: readonly BufferSample[],
   if (!gateway.online) return 'buffering';
   if (gateway.lastSeenAt !== null && now - gateway.lastSeenAt > SILENT_MS) return 'silent';
   const oldest = gateway.buffer.oldestAt;
-  // As old as it was when the gateway said so: since then it may have gone.
-  const reported = Math.min(gateway.lastSeenAt ?? now, history[history.length - 1]?.t ?? now);
+  const reported = reportedAt(gateway, history, now);
   const empty = gateway.buffer.frames === 0 && gateway.buffer.batches === 0;
   if (oldest === null || empty || reported - oldest <= ORDINARY_AGE_MS) return 'delivering';
   return falling(history, now) ? 'draining' : 'held';
+}
+
+/** When the gateway said what it holds: since then the oldest may have gone. */
+export function reportedAt(gateway: Gateway, history: readonly BufferSample[], now: number): number {
+  return Math.min(gateway.lastSeenAt ?? now, history[history.length - 1]?.t ?? now);
 }
 
 /** Whether the buffer is smaller than it was half a minute ago (or there is nothing to compare with). */

@@ -137,6 +137,8 @@ export function device(value: unknown): Device {
       rssiDbm: numberOr(l, 'rssi_dbm', null),
       connected: booleanOr(l, 'connected', false),
       bufferedFrames: numberOr(l, 'buffered_frames', null),
+      backlogFrames: numberOr(l, 'backlog_frames', null),
+      problem: textOr(l, 'problem', '') || null,
     },
   };
 }

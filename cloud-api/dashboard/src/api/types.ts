@@ -35,7 +35,12 @@ export interface Link {
   gatewayId: string | null;
   rssiDbm: number | null;
   connected: boolean;
+  /** On the gateway, not yet in the cloud. */
   bufferedFrames: number | null;
+  /** Still on the wearable. */
+  backlogFrames: number | null;
+  /** Why there is no link, and what to do. */
+  problem: string | null;
 }
 
 export interface Device {

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import type { Point } from '../api/types';
-import { columns, gapThresholdMs } from './gaps';
+import { coarsen, columns, gapThresholdMs } from './gaps';
 
 const none = { t: [], v: [], firstPending: Infinity };
 const point = (s: number, v = 1): Point => [s * 1_000, v, v - 0.5, v + 0.5];
@@ -10,6 +10,18 @@ describe('gapThresholdMs', () => {
     expect(gapThresholdMs('heart_rate', 900_000, 1_000)).toBe(5_000);
     expect(gapThresholdMs('heart_rate', 7 * 86_400_000, 1_000)).toBe(3 * 604_800);
     expect(gapThresholdMs('spo2', 900_000, 1_000)).toBe(180_000);
+  });
+});
+
+describe('coarsen', () => {
+  it('takes the mean of each bucket, at the time of its first value', () => {
+    const tail = { t: [0, 1_000, 59_000, 60_000, 61_000], v: [1, 2, 3, 10, 20], firstPending: 60_000 };
+    expect(coarsen(tail, 60_000)).toEqual({ t: [0, 60_000], v: [2, 15], firstPending: 60_000 });
+  });
+
+  it('leaves a short span as it is', () => {
+    const tail = { t: [0, 250], v: [1, 2], firstPending: Infinity };
+    expect(coarsen(tail, 900)).toBe(tail);
   });
 });
 

@@ -35,6 +35,30 @@ export interface LiveTail {
   firstPending: number;
 }
 
+/** The live tail in buckets as wide as the stored points', so that a long span does not end in a smear of single values. */
+export function coarsen(tail: LiveTail, bucketMs: number): LiveTail {
+  if (bucketMs <= 1_000) return tail;
+  const t: number[] = [];
+  const v: number[] = [];
+  let bucket = Number.NaN;
+  let n = 0;
+  for (let i = 0; i < tail.t.length; i++) {
+    const ms = tail.t[i] as number;
+    const value = tail.v[i] as number;
+    const last = t.length - 1;
+    if (Math.floor(ms / bucketMs) === bucket) {
+      n++;
+      v[last] = (v[last] as number) + (value - (v[last] as number)) / n;
+    } else {
+      bucket = Math.floor(ms / bucketMs);
+      n = 1;
+      t.push(ms);
+      v.push(value);
+    }
+  }
+  return { t, v, firstPending: tail.firstPending };
+}
+
 /** Joins stored points and the live tail after them; `null` columns mark the breaks. */
 export function columns(points: readonly Point[], tail: LiveTail, from: number, to: number, thresholdMs: number): Columns {
   const out: Columns = { t: [], value: [], min: [], max: [], pending: [] };

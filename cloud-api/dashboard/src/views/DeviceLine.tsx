@@ -22,7 +22,8 @@ export const DeviceLine = memo(function DeviceLine({ device }: { device: Device 
   const gateway = useStore('gateways', (s) => s.gateways.find((g) => g.id === gatewayId)?.name);
   const connected = device.link?.connected ?? false;
   const rssi = device.link?.rssiDbm ?? null;
-  const buffered = device.link?.bufferedFrames ?? 0;
+  const backlog = device.link?.backlogFrames ?? 0;
+  const problem = device.link?.problem ?? null;
   return (
     <li className="device-line">
       <span className="device-name" title={device.hardwareId}>
@@ -59,7 +60,8 @@ export const DeviceLine = memo(function DeviceLine({ device }: { device: Device 
           {device.worn ? 'worn' : 'not worn'}
         </span>
       )}
-      {buffered > BACKLOG_FRAMES && <span className="muted">{count(buffered)} frames still on the device</span>}
+      {backlog > BACKLOG_FRAMES && <span className="muted">{count(backlog)} frames still on the device</span>}
+      {problem && <span className="device-problem">{problem}</span>}
     </li>
   );
 });

@@ -2,8 +2,8 @@ import { memo } from 'react';
 import type { Gateway } from '../api/types';
 import { useClock } from '../clock';
 import { useStore } from '../context';
-import { bytes, count, DASH, sentence } from '../format';
-import { gatewayState, type BufferSample, type GatewayState } from '../gateway';
+import { bytes, count, DASH, duration, sentence } from '../format';
+import { gatewayState, reportedAt, type BufferSample, type GatewayState } from '../gateway';
 import { isLost } from '../live/store';
 import { Ago, Icon } from './parts';
 
@@ -23,6 +23,11 @@ export const GatewayCard = memo(function GatewayCard({ gateway }: { gateway: Gat
   // Without a connection of our own, nothing true can be said about the gateway's.
   const { chip, says } = connected ? WORDS[state] : { chip: 'not known', says: 'This page has no connection; below is the last report it has seen.' };
   const { buffer, clock } = gateway;
+  const oldest = useClock((now) => {
+    if (buffer?.oldestAt == null || buffer.frames + buffer.batches === 0) return DASH;
+    // In the ordinary flow what was oldest at the report is in the cloud by now; otherwise it grows older.
+    return duration((state === 'delivering' ? reportedAt(gateway, history, now) : now) - buffer.oldestAt);
+  });
   return (
     <li className={`card gateway ${connected ? state : ''}`} data-testid="gateway-card" data-gateway={gateway.id} data-state={state}>
       <div className="gateway-head">
@@ -52,7 +57,7 @@ export const GatewayCard = memo(function GatewayCard({ gateway }: { gateway: Gat
               </div>
               <div>
                 <dt>Oldest</dt>
-                <dd>{buffer.oldestAt === null || buffer.frames + buffer.batches === 0 ? DASH : <Ago at={buffer.oldestAt} />}</dd>
+                <dd>{oldest}</dd>
               </div>
             </dl>
           </>

@@ -2,7 +2,7 @@ import { useEffect, useId, useMemo, useState } from 'react';
 import { explain } from '../api/http';
 import type { ClinicEvent, Gap, Readings } from '../api/types';
 import { Chart } from '../charts/Chart';
-import { columns, gapThresholdMs } from '../charts/gaps';
+import { coarsen, columns, gapThresholdMs } from '../charts/gaps';
 import { TILE_TYPES } from '../clinic';
 import { now, useClock } from '../clock';
 import { useApp, useStore } from '../context';
@@ -205,7 +205,7 @@ function TypeChart(props: { userId: string; name: string; readingType: string; s
     () =>
       columns(
         stored?.points ?? [],
-        { t: series.t, v: series.v, firstPending: series.firstPending() },
+        coarsen({ t: series.t, v: series.v, firstPending: series.firstPending() }, span.ms / (stored?.asked ?? 500)),
         from,
         to,
         gapThresholdMs(readingType, span.ms, stored?.asked ?? 500),
