@@ -1,0 +1,150 @@
+//! How far a wearable's log has come, without a hole: what may be acknowledged.
+//!
+//! The log is ordered by epoch, then seq. Within an epoch the next frame is seq + 1; from one epoch to the next the
+//! bridge is the boot anchor (seq 0), which says where the epoch before it ended. An acknowledgement is cumulative, so
+//! it may go no further than the frames that lie before the first hole.
+
+use std::collections::HashMap;
+
+use kinara_protocol::frame::{BootAnchor, Epoch, Seq};
+
+use crate::store::SeqSet;
+
+/// A place in the log: the next frame that is not there yet.
+#[derive(Debug, Clone)]
+pub struct Cursor {
+    epoch: Epoch,
+    seq: Seq,
+    held: HashMap<Epoch, SeqSet>,
+    /// For an epoch: where it ends, and which follows.
+    ends: HashMap<Epoch, (Seq, Epoch)>,
+    last: Option<(Epoch, Seq)>,
+}
+
+impl Cursor {
+    /// A cursor at the oldest frame that the wearable holds.
+    pub fn new((epoch, seq): (Epoch, Seq)) -> Self {
+        Self { epoch, seq, held: HashMap::new(), ends: HashMap::new(), last: None }
+    }
+
+    /// Takes a frame, and goes on as far as there is no hole.
+    pub fn take(&mut self, epoch: Epoch, seq: Seq, boot: Option<&BootAnchor>) {
+        if let Some(previous) = boot.and_then(|boot| boot.previous) {
+            self.ends.insert(previous.epoch, (previous.next_seq, epoch));
+        }
+        if epoch == self.epoch && seq < self.seq {
+            return;
+        }
+        self.held.entry(epoch).or_default().insert(seq);
+        self.advance();
+    }
+
+    fn advance(&mut self) {
+        loop {
+            if let Some(held) = self.held.get(&self.epoch) {
+                // All 2³² frames of an epoch: the next one is in another.
+                let next = held.first_missing_from(self.seq).unwrap_or(Seq::MAX);
+                if next > self.seq {
+                    self.last = Some((self.epoch, next - 1));
+                    self.seq = next;
+                }
+            }
+            match self.ends.get(&self.epoch) {
+                Some(&(end, next)) if self.seq >= end => {
+                    self.held.remove(&self.epoch);
+                    self.ends.remove(&self.epoch);
+                    (self.epoch, self.seq) = (next, 0);
+                }
+                _ => return,
+            }
+        }
+    }
+
+    /// The next frame that is not there.
+    pub fn next(&self) -> (Epoch, Seq) {
+        (self.epoch, self.seq)
+    }
+
+    /// The last frame before the first hole; none before the first frame.
+    pub fn last(&self) -> Option<(Epoch, Seq)> {
+        self.last
+    }
+
+    /// Whether everything up to and with this frame is there. Frames of epochs that are not known to follow are not.
+    pub fn covers(&self, epoch: Epoch, seq: Seq) -> bool {
+        if epoch == self.epoch { seq < self.seq } else { self.is_before_cursor(epoch) }
+    }
+
+    fn is_before_cursor(&self, epoch: Epoch) -> bool {
+        epoch.log_id() == self.epoch.log_id() && epoch < self.epoch
+    }
+
+    /// The wearable's oldest frame is further on: what lay between is gone. True when the cursor moved.
+    pub fn skip_to(&mut self, oldest: (Epoch, Seq)) -> bool {
+        let (epoch, seq) = oldest;
+        let further = if epoch == self.epoch { seq > self.seq } else { !self.is_before_cursor(epoch) };
+        if further {
+            (self.epoch, self.seq) = oldest;
+            self.advance();
+        }
+        further
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kinara_protocol::frame::{PreviousBoot, ResetReason, Ticks};
+    use proptest::prelude::*;
+
+    fn boot_after(epoch: Epoch, next_seq: Seq) -> BootAnchor {
+        let previous = PreviousBoot { epoch, next_seq, last_ticks: Ticks(0), last_sync: None };
+        BootAnchor { reason: ResetReason::PowerOn, previous: Some(previous) }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_order_nothing_behind_a_hole_is_acknowledged(
+            lengths in prop::collection::vec(1u32..12, 1..5),
+            start in 0u32..12,
+            order in any::<prop::sample::Index>().prop_flat_map(|_| prop::collection::vec(any::<u32>(), 60)),
+            lost in prop::collection::btree_set(0usize..60, 0..4),
+        ) {
+            let log: Vec<(Epoch, Seq, Option<BootAnchor>)> = lengths.iter().enumerate().flat_map(|(boot, &length)| {
+                let epoch = Epoch::new(3, boot as u32);
+                let before = boot.checked_sub(1).map(|b| boot_after(Epoch::new(3, b as u32), lengths[b]));
+                (0..length).map(move |seq| (epoch, seq, if seq == 0 { before } else { None }))
+            }).collect();
+            let first = start.min(lengths[0] - 1) as usize;
+            let offered: Vec<usize> = (first..log.len()).collect();
+            let mut shuffled = offered.clone();
+            shuffled.sort_by_key(|&at| order[at % 60].wrapping_mul(at as u32 + 1));
+            let mut cursor = Cursor::new((log[first].0, log[first].1));
+            let mut there = std::collections::BTreeSet::new();
+            for at in shuffled {
+                if lost.contains(&at) {
+                    continue;
+                }
+                let (epoch, seq, boot) = &log[at];
+                cursor.take(*epoch, *seq, boot.as_ref());
+                there.insert(at);
+                let acknowledged = offered.iter().take_while(|at| there.contains(at)).last();
+                let expected = acknowledged.map(|&at| (log[at].0, log[at].1));
+                prop_assert_eq!(cursor.last(), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn a_ring_that_overwrote_frames_moves_the_cursor_on_and_never_back() {
+        let epoch = Epoch::new(1, 1);
+        let mut cursor = Cursor::new((epoch, 10));
+        cursor.take(epoch, 15, None);
+        assert!(!cursor.covers(epoch, 15));
+        assert!(!cursor.skip_to((epoch, 9)));
+        assert!(cursor.skip_to((epoch, 15)));
+        assert_eq!(cursor.last(), Some((epoch, 15)));
+        assert!(cursor.skip_to((Epoch::new(2, 0), 0)));
+        assert!(!cursor.covers(epoch, 20) && cursor.next() == (Epoch::new(2, 0), 0));
+    }
+}

@@ -1,0 +1,494 @@
+//! One connected wearable: hello, time sync, its log in order onto our disk, acknowledgement.
+//!
+//! The promise: the wearable is told that it may forget a frame only when this frame and all that it offered before
+//! it are on disk (or are known never to come). Holes are asked for again; a wearable that does not answer in time
+//! loses the link, not its data.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use kinara_clock::Clock;
+use kinara_protocol::control::{Hello, Op, Outcome, PROTOCOL_VERSION};
+use kinara_protocol::frame::{Body, BootAnchor, DeviceEventKind, Epoch, FrameRef};
+use kinara_protocol::gatt::Characteristic;
+use kinara_protocol::status::Status;
+use tokio::sync::{broadcast, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::cursor::Cursor;
+use super::requests::Requests;
+use super::{Connection, LinkEvent, RadioError};
+use crate::align::source::Known;
+use crate::hardware::HardwareId;
+use crate::live::Newest;
+use crate::pipeline::{ChannelSamples, Fit, FrameSink, StoredFrame};
+use crate::status::{Admission, Board, Link as LinkState};
+use crate::store::{Appended, Outcome as Fate, OwnSync, Store, StoreError};
+
+/// How often a session looks after itself.
+const TICK: Duration = Duration::from_millis(250);
+/// Frames that wait for the store before no more are read from the link.
+const MOST_PENDING: usize = 512;
+/// A change of our clock by this much calls for a new sync, microseconds.
+const CLOCK_MOVED_US: i64 = 20_000;
+/// A frame younger than this says that the log has been drained, microseconds.
+const CAUGHT_UP_US: i64 = 10_000_000;
+
+/// What all sessions share.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// Where frames go.
+    pub store: Store,
+    /// The machine's clock.
+    pub clock: Arc<dyn Clock>,
+    /// UTC, when it is known.
+    pub known: watch::Receiver<Option<Known>>,
+    /// The status board.
+    pub board: Board,
+    /// Where stored frames are offered.
+    pub sink: FrameSink,
+    /// Live values.
+    pub newest: Newest,
+    /// Wearables that should show themselves.
+    pub identify: broadcast::Sender<HardwareId>,
+    /// Times and sizes.
+    pub settings: Settings,
+}
+
+/// Times and sizes of a session.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How long any request may take.
+    pub request_timeout: Duration,
+    /// Probes of a time sync.
+    pub probes: u32,
+    /// Time between syncs, by the gateway's clock.
+    pub resync: Duration,
+    /// How long a hole may stand before it is asked for.
+    pub resend_after: Duration,
+    /// Without anything for this long, the wearable is asked whether it lives.
+    pub silence: Duration,
+    /// Frames on the way at most, 1 to 100.
+    pub window: u8,
+    /// Pause before frames that could not be stored are tried again.
+    pub store_retry: Duration,
+}
+
+type Appending = BoxFuture<'static, (Vec<Bytes>, Result<Vec<Appended>, StoreError>)>;
+
+struct Session<'a> {
+    context: &'a Context,
+    hardware: HardwareId,
+    requests: Requests,
+    hello: Hello,
+    /// Where our boot time and the wearable's ticks met, and the clock's offset then.
+    sync: Option<(OwnSync, Option<i64>)>,
+    synced_at_us: i64,
+    /// What has come.
+    seen: Cursor,
+    /// What is on disk.
+    safe: Cursor,
+    acknowledged: Option<(Epoch, u32)>,
+    pending: Vec<Bytes>,
+    /// The store did not take something: it has to be sent again when there is room.
+    refused: bool,
+    hole_since: Option<Instant>,
+    heard: Instant,
+    live: bool,
+}
+
+/// Serves a connected wearable until the link ends or `cancel` says so.
+pub async fn run(
+    context: &Context,
+    hardware: HardwareId,
+    connection: Connection,
+    cancel: &CancellationToken,
+) -> Result<(), RadioError> {
+    let mut requests = Requests::new(connection, context.settings.request_timeout);
+    for characteristic in
+        [Characteristic::Control, Characteristic::Status, Characteristic::Stream, Characteristic::Backlog]
+    {
+        requests.link().subscribe(characteristic).await?;
+    }
+    let Outcome::Hello(hello) = requests.ask(Op::Hello).await? else {
+        return Err(RadioError::Nonsense("no hello".to_owned()));
+    };
+    if hello.protocol != PROTOCOL_VERSION {
+        return Err(RadioError::Nonsense(format!(
+            "protocol {} of a newer firmware; upgrade the gateway",
+            hello.protocol
+        )));
+    }
+    if hardware.factory_id() != Some(hello.factory_id) {
+        return Err(RadioError::Nonsense(format!("it is {:016x}, not {hardware}", hello.factory_id)));
+    }
+    let mut session = Session {
+        context,
+        hardware,
+        requests,
+        hello,
+        sync: None,
+        synced_at_us: 0,
+        seen: Cursor::new(hello.oldest),
+        safe: Cursor::new(hello.oldest),
+        acknowledged: None,
+        pending: Vec::new(),
+        refused: false,
+        hole_since: None,
+        heard: Instant::now(),
+        live: false,
+    };
+    session.greet();
+    let result = session.serve(cancel).await;
+    if result.is_ok() {
+        session.requests.link().disconnect().await;
+    }
+    result
+}
+
+impl Session<'_> {
+    fn greet(&self) {
+        let [major, minor, patch] = self.hello.firmware;
+        tracing::info!(
+            hardware = %self.hardware, epoch = %self.hello.epoch, stored = self.hello.stored_frames, "connected"
+        );
+        self.context.board.device(&self.hardware, |device| {
+            device.link = LinkState::Draining;
+            device.firmware = format!("{major}.{minor}.{patch}");
+            device.behind_frames = u64::from(self.hello.stored_frames);
+            device.trouble.clear();
+        });
+    }
+
+    async fn serve(&mut self, cancel: &CancellationToken) -> Result<(), RadioError> {
+        self.synchronise().await?;
+        let status = self.requests.link().read_status().await?;
+        self.take_status(&status);
+        let window = self.context.settings.window;
+        self.expect_ok(Op::StreamOn).await?;
+        self.expect_ok(Op::StartBacklog { window }).await?;
+        let mut known = self.context.known.clone();
+        let mut admission = self.context.store.admission();
+        let mut identify = self.context.identify.subscribe();
+        let mut tick = tokio::time::interval(TICK);
+        let mut appending: Option<Appending> = None;
+        let mut retry_at: Option<Instant> = None;
+        loop {
+            if appending.is_none() && !self.pending.is_empty() && retry_at.is_none_or(|at| at <= Instant::now()) {
+                retry_at = None;
+                appending = Some(self.append());
+            }
+            tokio::select! {
+                () = cancel.cancelled() => return Ok(()),
+                event = self.requests.next(), if self.pending.len() < MOST_PENDING => {
+                    let event = event.ok_or_else(|| RadioError::Gone("the link was lost".to_owned()))?;
+                    self.take_event(&event);
+                    while self.pending.len() < MOST_PENDING && let Some(event) = self.requests.next_now() {
+                        self.take_event(&event);
+                    }
+                }
+                (frames, result) = finished(&mut appending) => {
+                    appending = None;
+                    match result {
+                        Ok(fates) => self.appended(&frames, &fates).await?,
+                        Err(error) => {
+                            tracing::warn!(hardware = %self.hardware, %error, "not stored; trying again");
+                            self.pending.splice(0..0, frames);
+                            retry_at = Some(Instant::now() + self.context.settings.store_retry);
+                        }
+                    }
+                }
+                changed = known.changed() => {
+                    changed.map_err(|_| RadioError::Gone("the daemon stops".to_owned()))?;
+                    let offset = known.borrow_and_update().map(|known| known.utc_minus_boot_us);
+                    if self.clock_moved(offset) {
+                        self.synchronise().await?;
+                    }
+                }
+                changed = admission.changed() => {
+                    changed.map_err(|_| RadioError::Gone("the daemon stops".to_owned()))?;
+                    let now = *admission.borrow_and_update();
+                    if self.refused && now < Admission::EventsOnly {
+                        self.refused = false;
+                        self.seen = self.safe.clone();
+                        self.resend().await?;
+                    }
+                }
+                Ok(wanted) = identify.recv() => {
+                    if wanted == self.hardware {
+                        self.requests.tell(Op::Identify).await?;
+                    }
+                }
+                _ = tick.tick() => self.look_after().await?,
+            }
+        }
+    }
+
+    async fn expect_ok(&mut self, op: Op) -> Result<(), RadioError> {
+        match self.requests.ask(op).await? {
+            Outcome::Ok => Ok(()),
+            other => Err(RadioError::Nonsense(format!("{other:?} to {op:?}"))),
+        }
+    }
+
+    fn clock_moved(&self, offset: Option<i64>) -> bool {
+        match (self.sync.and_then(|(_, offset)| offset), offset) {
+            (Some(then), Some(now)) => (now - then).abs() > CLOCK_MOVED_US,
+            (None, Some(_)) => true,
+            (_, None) => false,
+        }
+    }
+
+    /// Several probes; the one with the shortest round trip counts, halved.
+    async fn synchronise(&mut self) -> Result<(), RadioError> {
+        let clock = &self.context.clock;
+        let mut best: Option<(i64, OwnSync)> = None;
+        for _ in 0..self.context.settings.probes {
+            let sent = clock.boottime_us();
+            let Outcome::Time(ticks) = self.requests.ask(Op::TimeProbe).await? else {
+                return Err(RadioError::Nonsense("no time to a probe".to_owned()));
+            };
+            let round_trip = clock.boottime_us() - sent;
+            if best.is_none_or(|(shortest, _)| round_trip < shortest) {
+                let sync = OwnSync {
+                    epoch: self.hello.epoch,
+                    ticks: ticks.0,
+                    boot_us: sent + round_trip / 2,
+                    // A tick is a whole millisecond, cut off.
+                    uncertainty_us: round_trip.unsigned_abs().div_ceil(2) + 1_000,
+                };
+                best = Some((round_trip, sync));
+            }
+        }
+        let Some((round_trip, sync)) = best else { return Ok(()) };
+        self.synced_at_us = clock.boottime_us();
+        let known = *self.context.known.borrow();
+        self.sync = Some((sync, known.map(|known| known.utc_minus_boot_us)));
+        if let Err(error) = self.context.store.own_sync(self.hardware.clone(), sync).await {
+            tracing::warn!(hardware = %self.hardware, %error, "the time sync was not stored");
+        }
+        tracing::debug!(hardware = %self.hardware, round_trip, known = known.is_some(), "synchronised");
+        let Some(known) = known else { return Ok(()) };
+        let anchor = sync.anchor(&known);
+        let op = Op::SetTime {
+            ticks: kinara_protocol::frame::Ticks(anchor.ticks),
+            utc_us: anchor.utc_us,
+            uncertainty_us: u32::try_from(anchor.uncertainty_us).unwrap_or(u32::MAX),
+        };
+        match self.requests.ask(op).await? {
+            Outcome::Ok => {}
+            other => tracing::warn!(hardware = %self.hardware, ?other, "the wearable did not take the time"),
+        }
+        Ok(())
+    }
+
+    fn take_event(&mut self, event: &LinkEvent) {
+        self.heard = Instant::now();
+        match event.characteristic {
+            Characteristic::Control => {
+                self.requests.reply(&event.bytes);
+            }
+            Characteristic::Status => self.take_status(&event.bytes),
+            Characteristic::Stream => self.take_frame(&event.bytes, false),
+            Characteristic::Backlog => self.take_frame(&event.bytes, true),
+        }
+    }
+
+    fn take_status(&mut self, bytes: &[u8]) {
+        let Ok(status) = Status::decode(bytes) else { return };
+        self.context.board.device(&self.hardware, |device| {
+            device.battery_percent = status.battery_percent.or(device.battery_percent);
+            device.worn = status.worn.or(device.worn);
+            device.behind_frames = u64::from(status.stored_frames);
+        });
+    }
+
+    fn take_frame(&mut self, bytes: &Bytes, in_order: bool) {
+        let frame = match FrameRef::parse(bytes) {
+            Ok(frame) => frame,
+            Err(error) => {
+                // It will be missed, and asked for again.
+                tracing::warn!(hardware = %self.hardware, %error, "a damaged frame");
+                return;
+            }
+        };
+        let header = frame.header();
+        let body = frame.body();
+        self.seen.take(header.epoch, header.seq, boot_of(body.as_ref().ok()));
+        if in_order {
+            let whole = self.seen.covers(header.epoch, header.seq);
+            self.hole_since = if whole { None } else { self.hole_since.or_else(|| Some(Instant::now())) };
+        }
+        self.pending.push(bytes.clone());
+        let now_us = self.utc_us();
+        if header.epoch == self.hello.epoch
+            && let (Ok(Body::Samples(samples)), Some((sync, Some(offset)))) = (&body, self.sync)
+        {
+            let stamp = |ticks: u64| {
+                sync.boot_us + offset + (i128::from(ticks) - i128::from(sync.ticks)) as i64 * 1000
+            };
+            self.context.newest.take(&self.hardware, (header.epoch, header.seq), samples, now_us, stamp);
+            let caught_up = now_us - stamp(header.ticks.0) < CAUGHT_UP_US;
+            if in_order {
+                self.live = caught_up;
+            }
+        }
+        let latest = self.context.newest.values(&self.hardware);
+        let state = if self.live { LinkState::Live } else { LinkState::Draining };
+        self.context.board.device(&self.hardware, |device| {
+            device.received_frames += 1;
+            device.last_frame_us = now_us;
+            device.link = state;
+            device.latest = latest;
+        });
+    }
+
+    fn utc_us(&self) -> i64 {
+        let known = *self.context.known.borrow();
+        let clock = &self.context.clock;
+        known.map_or_else(|| clock.utc_us(), |known| known.utc_us(clock.boottime_us()))
+    }
+
+    fn append(&mut self) -> Appending {
+        let frames = std::mem::take(&mut self.pending);
+        let (store, hardware) = (self.context.store.clone(), self.hardware.clone());
+        Box::pin(async move {
+            let result = store.append(hardware, frames.clone()).await;
+            (frames, result)
+        })
+    }
+
+    /// Frames have met their fate: acknowledge what is safe, hand on what is new.
+    async fn appended(&mut self, frames: &[Bytes], fates: &[Appended]) -> Result<(), RadioError> {
+        for (bytes, appended) in frames.iter().zip(fates) {
+            let Ok(frame) = FrameRef::parse(bytes) else { continue };
+            let header = frame.header();
+            let body = frame.body();
+            if !appended.outcome.is_safe() {
+                self.refused = true;
+                continue;
+            }
+            self.safe.take(header.epoch, header.seq, boot_of(body.as_ref().ok()));
+            if appended.outcome == Fate::Stored {
+                self.context.sink.offer(stored(&self.hardware, &frame, appended.fit));
+            }
+        }
+        if let Some((epoch, seq)) = self.safe.last()
+            && self.acknowledged != Some((epoch, seq))
+        {
+            self.requests.tell(Op::Ack { epoch, seq }).await?;
+            self.acknowledged = Some((epoch, seq));
+        }
+        Ok(())
+    }
+
+    async fn look_after(&mut self) -> Result<(), RadioError> {
+        let settings = &self.context.settings;
+        if self.requests.is_overdue() {
+            return Err(RadioError::Timeout("reply"));
+        }
+        if self.heard.elapsed() > settings.silence {
+            // Its reply counts as heard; without one the request becomes overdue.
+            self.heard = Instant::now();
+            self.requests.tell(Op::TimeProbe).await?;
+        }
+        let patience = settings.resend_after;
+        if !self.refused && self.hole_since.is_some_and(|since| since.elapsed() > patience) {
+            self.resend().await?;
+        }
+        let since_sync_us = self.context.clock.boottime_us() - self.synced_at_us;
+        if since_sync_us > settings.resync.as_micros() as i64 {
+            self.synchronise().await?;
+        }
+        Ok(())
+    }
+
+    /// Asks for the log again from the first hole. What the wearable has not got any more is skipped.
+    async fn resend(&mut self) -> Result<(), RadioError> {
+        let (epoch, seq) = self.seen.next();
+        self.hole_since = None;
+        tracing::debug!(hardware = %self.hardware, %epoch, seq, "asking for the log again from here");
+        match self.requests.ask(Op::ResendFrom { epoch, seq }).await? {
+            Outcome::Ok => {}
+            Outcome::Refused(reason) => {
+                let bytes = self.requests.link().read_status().await?;
+                let status = Status::decode(&bytes)
+                    .map_err(|error| RadioError::Nonsense(format!("status: {error}")))?;
+                if self.seen.skip_to(status.oldest) {
+                    let (to_epoch, to_seq) = status.oldest;
+                    tracing::warn!(
+                        hardware = %self.hardware, ?reason, %epoch, seq, %to_epoch, to_seq,
+                        "the wearable's log has been overwritten; going on with its oldest frame"
+                    );
+                    self.safe.skip_to(status.oldest);
+                }
+                let (epoch, seq) = self.seen.next();
+                // It may be at the end of its log; then there is nothing to send again.
+                self.requests.tell(Op::ResendFrom { epoch, seq }).await?;
+            }
+            other => return Err(RadioError::Nonsense(format!("{other:?} to a resend"))),
+        }
+        Ok(())
+    }
+}
+
+async fn finished(appending: &mut Option<Appending>) -> (Vec<Bytes>, Result<Vec<Appended>, StoreError>) {
+    match appending {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+fn boot_of<'a>(body: Option<&'a Body<'_>>) -> Option<&'a BootAnchor> {
+    match body {
+        Some(Body::BootAnchor(boot)) => Some(boot),
+        _ => None,
+    }
+}
+
+/// A stored frame as inference wants it.
+fn stored(hardware: &HardwareId, frame: &FrameRef<'_>, fit: Option<Fit>) -> StoredFrame {
+    let header = frame.header();
+    let mut samples: Vec<ChannelSamples> = Vec::new();
+    let mut worn = None;
+    match frame.body() {
+        Ok(Body::Samples(body)) => {
+            for block in body.blocks() {
+                let (channel, components) = (block.channel().0, block.components());
+                let at = samples
+                    .iter()
+                    .position(|known| known.channel == channel && known.components == components)
+                    .unwrap_or_else(|| {
+                        samples.push(ChannelSamples { channel, components, ticks: Vec::new(), values: Vec::new() });
+                        samples.len() - 1
+                    });
+                for sample in block.samples() {
+                    samples[at].ticks.push(sample.ticks.0);
+                    samples[at].values.extend_from_slice(sample.values());
+                }
+            }
+        }
+        Ok(Body::DeviceEvents(events)) => {
+            for event in events.iter() {
+                match event.kind {
+                    DeviceEventKind::Worn => worn = Some(true),
+                    DeviceEventKind::NotWorn => worn = Some(false),
+                    _ => {}
+                }
+            }
+        }
+        _ => {}
+    }
+    StoredFrame {
+        hardware: hardware.clone(),
+        epoch: header.epoch.0,
+        seq: header.seq,
+        ticks: header.ticks.0,
+        samples,
+        worn,
+        fit,
+    }
+}

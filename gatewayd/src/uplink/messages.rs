@@ -1,0 +1,104 @@
+//! What is said on MQTT, as types: `state` from the board, names and answers from the wire.
+
+use kinara_protocol::envelope::{self, Ack, DeviceState, ENVELOPE_VERSION, State};
+use rumqttc::v5::mqttbytes::v5::PublishProperties;
+
+use super::Context;
+use crate::status::{Admission, ClockSource, Snapshot};
+use crate::store::{Kind, Name};
+
+/// The MQTT user properties that name a batch even when its payload cannot be read.
+pub fn properties(gateway: &str, name: &Name) -> PublishProperties {
+    let property = |key: &str, value: String| (key.to_owned(), value);
+    PublishProperties {
+        user_properties: vec![
+            property(envelope::PROPERTY_GATEWAY, gateway.to_owned()),
+            property(envelope::PROPERTY_BUFFER, name.buffer.to_string()),
+            property(envelope::PROPERTY_SEQUENCE, name.sequence.to_string()),
+        ],
+        ..PublishProperties::default()
+    }
+}
+
+/// The name and digest in an acknowledgement, if it is one of ours.
+pub fn name_of(ack: &Ack, gateway: uuid::Uuid) -> Option<(Name, [u8; 32])> {
+    let name = ack.name.as_ref()?;
+    if name.gateway != gateway.as_bytes() {
+        return None;
+    }
+    let kind = if ack.event { Kind::Event } else { Kind::Batch };
+    let sha256 = ack.sha256.as_slice().try_into().ok()?;
+    Some((Name { kind, buffer: name.buffer, sequence: name.sequence }, sha256))
+}
+
+/// What the broker tells the others when we vanish.
+pub fn last_will() -> Vec<u8> {
+    envelope::seal(&State {
+        version: ENVELOPE_VERSION,
+        online: false,
+        software: env!("CARGO_PKG_VERSION").to_owned(),
+        ..State::default()
+    })
+}
+
+/// Identity of this run: buffer, the one before it, store.
+pub type Identity = (u64, u64, u64);
+
+/// `state`, from the board.
+pub fn state(
+    context: &Context,
+    snapshot: &Snapshot,
+    (buffer, previous_buffer, store_id): Identity,
+    time_request: u64,
+    config_version: u64,
+) -> State {
+    let clock_source = match snapshot.clock.source {
+        ClockSource::TrustSystem => "trusted",
+        other => other.as_str(),
+    };
+    let level = match snapshot.buffer.admission {
+        Admission::Everything => "ok",
+        Admission::NoWaveforms => "soft_limit",
+        Admission::EventsOnly => "hard_limit",
+    };
+    let known = *context.known.borrow();
+    let boot_us = context.clock.boottime_us();
+    let devices = snapshot.devices.iter().map(|(hardware, device)| DeviceState {
+        hardware_id: hardware.to_string(),
+        connected: device.link.connected(),
+        rssi_dbm: i32::from(device.rssi_dbm.unwrap_or(0)),
+        battery_percent: device.battery_percent.map_or(255, u32::from),
+        worn: match device.worn {
+            None => 0,
+            Some(true) => 1,
+            Some(false) => 2,
+        },
+        buffered_frames: device.buffered_frames,
+        backlog_frames: device.behind_frames,
+        last_seen_us: device.last_frame_us,
+        firmware: device.firmware.clone(),
+        problem: device.trouble.clone(),
+    });
+    State {
+        version: ENVELOPE_VERSION,
+        online: true,
+        software: snapshot.version.clone(),
+        buffer,
+        previous_buffer,
+        store_id,
+        buffered_frames: snapshot.devices.values().map(|device| device.buffered_frames).sum(),
+        buffered_batches: snapshot.buffer.batches,
+        buffered_bytes: snapshot.buffer.bytes,
+        oldest_utc_us: snapshot.buffer.oldest_us,
+        clock_source: clock_source.to_owned(),
+        clock_uncertainty_us: snapshot.clock.uncertainty_us,
+        parked_batches: snapshot.buffer.parked,
+        devices: devices.collect(),
+        time_request,
+        disk_free_bytes: snapshot.buffer.disk_free_bytes,
+        level: level.to_owned(),
+        sent_at_us: known.map_or_else(|| context.clock.utc_us(), |known| known.utc_us(boot_us)),
+        config_version,
+        notes: snapshot.alerts.values().cloned().collect(),
+    }
+}

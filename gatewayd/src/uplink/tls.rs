@@ -1,0 +1,79 @@
+//! Mutual TLS 1.3 with rustls and ring.
+//!
+//! Certificates are judged by the machine's time, but never by one before the program's build date or the last time
+//! this gateway was sure of: a box without a battery starts in 1970 and has to reach its broker all the same.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use kinara_clock::Clock;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::time_provider::TimeProvider;
+use rustls::{ClientConfig, RootCertStore};
+
+use super::TlsFiles;
+use crate::align::source::BUILD_DATE_US;
+
+/// Why there is no TLS.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be read as PEM.
+    #[error("{path}: {reason}; give a PEM file in [uplink] {field}")]
+    File {
+        /// The field of the configuration.
+        field: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// rustls refuses what is in them.
+    #[error("the certificates in [uplink] do not fit together: {0}")]
+    Rustls(#[from] rustls::Error),
+}
+
+#[derive(Debug)]
+struct NotBefore {
+    clock: Arc<dyn Clock>,
+    floor_us: i64,
+}
+
+impl TimeProvider for NotBefore {
+    fn current_time(&self) -> Option<UnixTime> {
+        let now = self.clock.utc_us().max(self.floor_us).max(BUILD_DATE_US);
+        Some(UnixTime::since_unix_epoch(Duration::from_micros(now.unsigned_abs())))
+    }
+}
+
+/// The client's side of mutual TLS.
+pub fn client(files: &TlsFiles, clock: Arc<dyn Clock>, floor_us: i64) -> Result<ClientConfig, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates("ca", &files.ca)? {
+        roots.add(certificate)?;
+    }
+    let chain = certificates("cert", &files.cert)?;
+    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| bad("key", &files.key, &error))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_details(provider, Arc::new(NotBefore { clock, floor_us }))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key)?;
+    Ok(config)
+}
+
+fn certificates(field: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let all: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path)
+        .map_err(|error| bad(field, path, &error))?
+        .collect();
+    let all = all.map_err(|error| bad(field, path, &error))?;
+    if all.is_empty() {
+        return Err(TlsError::File { field, path: path.to_owned(), reason: "no certificate in it".to_owned() });
+    }
+    Ok(all)
+}
+
+fn bad(field: &'static str, path: &Path, error: &rustls::pki_types::pem::Error) -> TlsError {
+    TlsError::File { field, path: path.to_owned(), reason: error.to_string() }
+}
