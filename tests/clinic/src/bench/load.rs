@@ -1,5 +1,7 @@
 //! The load of all benches: what seeded simulators produce, and the frames that a wearable makes of it.
 
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -63,16 +65,21 @@ fn one(simulator: &Path, folder: &Path, air: &Path, number: usize, hours: &str, 
     let own: PathBuf = folder.join(&id);
     folders::make(&own, 0o755)?;
     let log = own.join("produced.log");
+    let socket = air.join(format!("{id}.ctl"));
     let launch = Launch::new(format!("simulator {number}"), simulator, own.join("output.log"))
         .args(["--factory-id", &id, "--name", &id, "--seed", &(seed + number as u64).to_string()])
         .args(["--air".to_owned(), air.display().to_string()])
         .args(["--state".to_owned(), own.display().to_string()])
         .args(["--label-secret", "AAAAAAAAAAAAAAAA", "--prefill", hours])
         .args(["--log".to_owned(), log.display().to_string()])
-        .ready(Ready::Socket(air.join(format!("{id}.ctl"))));
+        .ready(Ready::Socket(socket.clone()));
     let mut process = Process::new(launch);
     process.launch_mut().start_timeout = std::time::Duration::from_mins(1);
     process.start()?;
+    // Its sockets are there before its flash is filled; it answers after that.
+    let mut control = UnixStream::connect(&socket).map_err(ClinicError::file(&socket))?;
+    control.write_all(b"{\"do\":\"status\"}\n").map_err(ClinicError::file(&socket))?;
+    BufReader::new(control).read_line(&mut String::new()).map_err(ClinicError::file(&socket))?;
     process.kill();
     let read = WearableLog::read(&log)
         .map_err(|error| ClinicError::Answer { who: id.clone(), what: error.to_string() })?;
