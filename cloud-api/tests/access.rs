@@ -1,0 +1,169 @@
+//! Who may use which route, for every route there is.
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use axum::http::Method;
+use common::{Cloud, call, log_in, now, request, token};
+use kinara_cloud_api::access::{Access, Role, lowest_role};
+use kinara_cloud_api::operator::Description;
+use kinara_cloud_api::routes;
+use serde_json::{Value, json};
+use utoipa::OpenApi as _;
+
+/// How each guarded route is asked for something of the clinic whose ids these are. A route that is missing here fails
+/// the tests.
+fn asked(path: &str, of: &common::Tenant, time: jiff::Timestamp) -> (String, Option<Value>) {
+    let user = of.wearer;
+    match path {
+        "/api/v1/users" | "/api/v1/devices" | "/api/v1/gateways" => (path.to_owned(), None),
+        "/api/v1/users/{id}" => (format!("/api/v1/users/{user}"), None),
+        "/api/v1/readings" => (format!("{path}?user_id={user}&reading_type=heart_rate"), None),
+        "/api/v1/readings/latest" | "/api/v1/events" | "/api/v1/gaps" => {
+            (format!("{path}?user_id={user}"), None)
+        }
+        "/api/v1/events/acknowledge" => {
+            (path.to_owned(), Some(json!({ "time": time, "user_id": user, "event_type": "hot_flash" })))
+        }
+        other => panic!("say here how {other} is asked for another clinic's things"),
+    }
+}
+
+#[tokio::test]
+async fn nobody_gets_in_without_a_token_too_low_a_role_is_refused_and_another_clinics_things_are_not_there() {
+    let cloud = Cloud::start().await;
+    let time = now();
+    cloud.event(&cloud.here, time);
+    cloud.event(&cloud.there, time);
+    let app = cloud.app();
+    let router = routes::router(&app);
+    let mut guarded = 0;
+    for route in routes::routes() {
+        let Access::Member(action, resource) = route.access else { continue };
+        guarded += 1;
+        let (path, body) = asked(route.path, &cloud.here, time);
+        let ask = |path: &str, token: Option<&str>, body: &Option<Value>| {
+            request(route.method.clone(), path, token, body.clone())
+        };
+        for wrong in [None, Some("nonsense"), Some("a.b.c")] {
+            let answer = call(&router, ask(&path, wrong, &body)).await;
+            assert!(answer.is_problem(401), "{path}: {answer:?}");
+            assert!(answer.headers.contains_key("www-authenticate"));
+        }
+        for role in [Role::Viewer, Role::Clinician, Role::Admin] {
+            let token = token(&app, role.as_str(), "here").await;
+            let answer = call(&router, ask(&path, Some(&token), &body)).await;
+            if role < lowest_role(action, resource) {
+                assert!(answer.is_problem(403), "{path} as {role:?}: {answer:?}");
+                continue;
+            }
+            assert_eq!(answer.status, 200, "{path} as {role:?}: {answer:?}");
+            // Another clinic's: not there; and where nothing is named, nothing of it is shown.
+            let (foreign, foreign_body) = asked(route.path, &cloud.there, time);
+            let answer = call(&router, ask(&foreign, Some(&token), &foreign_body)).await;
+            if foreign == route.path && foreign_body.is_none() {
+                assert_eq!(answer.status, 200);
+                for theirs in [cloud.there.wearer, cloud.there.device, cloud.there.gateway] {
+                    assert!(!answer.text.contains(&theirs.to_string()), "{path}: {answer:?}");
+                }
+            } else {
+                assert!(answer.is_problem(404), "{foreign}: {answer:?}");
+            }
+        }
+    }
+    assert!(guarded >= 9);
+    assert_eq!(cloud.sql("SELECT count(*) FROM ts.events WHERE acknowledged_at IS NOT NULL"), "1");
+}
+
+#[test]
+fn routes_without_a_login_are_these_and_no_more() {
+    let public: BTreeSet<&str> = routes::routes()
+        .iter()
+        .filter(|route| !matches!(route.access, Access::Member(..)))
+        .map(|route| route.path)
+        .collect();
+    let expected = [
+        "/api/v1/auth/login",
+        "/api/v1/auth/logout",
+        "/api/v1/auth/refresh",
+        "/api/v1/live",
+        "/healthz",
+        "/metrics",
+        "/openapi.json",
+    ];
+    assert_eq!(public, BTreeSet::from(expected));
+}
+
+#[test]
+fn every_route_is_described_and_everything_described_is_a_route() {
+    let description = serde_json::to_value(Description::openapi()).unwrap();
+    let described: BTreeSet<(String, String)> = description["paths"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .flat_map(|(path, methods)| {
+            methods.as_object().unwrap().keys().map(move |method| (method.to_uppercase(), path.clone()))
+        })
+        .collect();
+    let routed: BTreeSet<(String, String)> =
+        routes::routes().iter().map(|route| (route.method.to_string(), route.path.to_owned())).collect();
+    assert_eq!(described, routed);
+    for route in routes::routes() {
+        let operation = &description["paths"][route.path][route.method.as_str().to_lowercase()];
+        let public = operation["security"] == json!([{}]);
+        assert_eq!(public, !matches!(route.access, Access::Member(..)), "{}", route.path);
+    }
+}
+
+#[tokio::test]
+async fn a_question_that_names_no_tenant_sees_nothing() {
+    let cloud = Cloud::start().await;
+    let app = cloud.app();
+    let (mut client, connection) = tokio_postgres::connect(
+        &cloud.postgres.url("api", "api", &cloud.database),
+        tokio_postgres::NoTls,
+    )
+    .await
+    .unwrap();
+    tokio::spawn(connection);
+    for table in ["tenants", "members", "users", "devices", "gateways", "sessions", "audit_log", "readings"] {
+        let count: i64 =
+            client.query_one(&format!("SELECT count(*) FROM {table}"), &[]).await.unwrap().get(0);
+        assert_eq!(count, 0, "{table}");
+    }
+    // And the tenant's name ends with its transaction: a connection that is used again carries none.
+    let transaction = client.transaction().await.unwrap();
+    transaction
+        .execute("SELECT set_config('kinara.tenant', $1, true)", &[&cloud.here.id.to_string()])
+        .await
+        .unwrap();
+    let seen: i64 = transaction.query_one("SELECT count(*) FROM users", &[]).await.unwrap().get(0);
+    assert_eq!(seen, 1);
+    transaction.commit().await.unwrap();
+    let seen: i64 = client.query_one("SELECT count(*) FROM users", &[]).await.unwrap().get(0);
+    assert_eq!(seen, 0);
+    drop(app);
+}
+
+#[tokio::test]
+async fn one_clinics_login_sees_its_own_wearers_and_devices_only() {
+    let cloud = Cloud::start().await;
+    let app = cloud.app();
+    let router = routes::router(&app);
+    for (mine, theirs) in [(&cloud.here, &cloud.there), (&cloud.there, &cloud.here)] {
+        let login = log_in(&router, &format!("viewer@{}.example", mine.slug), common::PASSWORD).await.json();
+        assert_eq!(login["tenant"]["slug"], mine.slug);
+        assert_eq!(login["member"]["role"], "viewer");
+        let token = login["access_token"].as_str().unwrap();
+        let users = call(&router, request(Method::GET, "/api/v1/users", Some(token), None)).await.json();
+        assert_eq!(
+            users["items"],
+            json!([{ "id": mine.wearer, "external_id": "w1", "display_name": "Wearer One", "time_zone": "UTC",
+                "devices": [mine.device] }])
+        );
+        let devices = common::get(&router, "/api/v1/devices", token).await;
+        assert_eq!(devices.json()["items"][0]["id"], json!(mine.device));
+        assert!(!devices.text.contains(&theirs.device.to_string()));
+    }
+}

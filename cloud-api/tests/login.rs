@@ -1,0 +1,163 @@
+//! Logging in, staying logged in, logging out.
+
+mod common;
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::{Method, Request, header};
+use common::{Answer, Cloud, PASSWORD, call, get, log_in};
+use kinara_cloud_api::routes;
+use kinara_clock::{Clock as _, ManualClock, SystemClock};
+
+async fn with_cookie(router: &axum::Router, path: &str, cookie: &str) -> Answer {
+    let request = Request::builder().method(Method::POST).uri(path).header(header::COOKIE, cookie);
+    call(router, request.body(Body::empty()).unwrap()).await
+}
+
+async fn refresh(router: &axum::Router, cookie: &str) -> Answer {
+    with_cookie(router, "/api/v1/auth/refresh", cookie).await
+}
+
+#[tokio::test]
+async fn a_refresh_token_works_once_and_its_second_use_ends_the_session() {
+    let cloud = Cloud::start().await;
+    let app = cloud.app();
+    let router = routes::router(&app);
+    let first = log_in(&router, "admin@here.example", PASSWORD).await;
+    let other = log_in(&router, "admin@here.example", PASSWORD).await;
+    let first = first.cookie().unwrap();
+    let second = refresh(&router, &first).await;
+    assert_eq!(second.status, 200, "{second:?}");
+    let token = second.json()["access_token"].as_str().unwrap().to_owned();
+    assert_eq!(get(&router, "/api/v1/users", &token).await.status, 200);
+    let third = refresh(&router, &second.cookie().unwrap()).await;
+    assert_eq!(third.status, 200);
+
+    let stolen = refresh(&router, &first).await;
+    assert!(stolen.is_problem(401), "{stolen:?}");
+    let family = refresh(&router, &third.cookie().unwrap()).await;
+    assert!(family.is_problem(401), "the whole session is over: {family:?}");
+    assert_eq!(family.cookie().unwrap(), "kinara_refresh=", "and the cookie is taken away");
+    assert_eq!(refresh(&router, &other.cookie().unwrap()).await.status, 200, "another session lives on");
+    assert_eq!(cloud.sql("SELECT count(*) FROM audit_log WHERE action = 'session.reuse'"), "1");
+    // Nothing in the database is a token.
+    let value = first.split('=').nth(1).unwrap();
+    let hit = format!("SELECT count(*) FROM sessions WHERE encode(token_hash, 'hex') = '{value}'");
+    assert_eq!(cloud.sql(&hit), "0");
+}
+
+#[tokio::test]
+async fn two_refreshes_at_the_same_time_do_not_both_succeed() {
+    let cloud = Cloud::start().await;
+    let app = cloud.app();
+    let router = routes::router(&app);
+    let cookie = log_in(&router, "admin@here.example", PASSWORD).await.cookie().unwrap();
+    let (a, b) = tokio::join!(refresh(&router, &cookie), refresh(&router, &cookie));
+    let mut statuses = [a.status.as_u16(), b.status.as_u16()];
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 401]);
+}
+
+#[tokio::test]
+async fn the_cookie_is_kept_from_scripts_and_other_sites_and_needs_tls_where_there_is_tls() {
+    let cloud = Cloud::start().await;
+    for (more, secure) in [("", false), ("public_url = \"https://kinara.example\"", true)] {
+        let app = cloud.app_with(more, Arc::new(SystemClock));
+        let router = routes::router(&app);
+        let answer = log_in(&router, "admin@here.example", PASSWORD).await;
+        let cookie = answer.headers[header::SET_COOKIE].to_str().unwrap();
+        for part in ["HttpOnly", "SameSite=Strict", "Path=/api/v1/auth", "Max-Age=43200"] {
+            assert!(cookie.contains(part), "{cookie}");
+        }
+        assert_eq!(cookie.contains("; Secure"), secure);
+        assert_eq!(answer.headers.contains_key(header::STRICT_TRANSPORT_SECURITY), secure);
+        assert_eq!(answer.headers[header::CACHE_CONTROL], "no-store");
+        let value = answer.cookie().unwrap();
+        for path in ["/api/v1/auth/refresh", "/api/v1/auth/logout"] {
+            let request = Request::builder()
+                .method(Method::POST)
+                .uri(path)
+                .header(header::COOKIE, &value)
+                .header("sec-fetch-site", "cross-site");
+            let answer = call(&router, request.body(Body::empty()).unwrap()).await;
+            assert!(answer.is_problem(403), "{answer:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn logging_out_ends_the_session() {
+    let cloud = Cloud::start().await;
+    let app = cloud.app();
+    let router = routes::router(&app);
+    let cookie = log_in(&router, "viewer@here.example", PASSWORD).await.cookie().unwrap();
+    let out = with_cookie(&router, "/api/v1/auth/logout", &cookie).await;
+    assert_eq!((out.status.as_u16(), out.cookie().unwrap().as_str()), (204, "kinara_refresh="));
+    assert!(refresh(&router, &cookie).await.is_problem(401));
+    assert!(refresh(&router, "kinara_refresh=00").await.is_problem(401));
+    assert_eq!(with_cookie(&router, "/api/v1/auth/logout", "x=y").await.status, 204);
+    let actions = cloud.sql("SELECT string_agg(action, ',' ORDER BY at) FROM audit_log WHERE action !~ '^admin'");
+    assert_eq!(actions, "login,logout");
+}
+
+#[tokio::test]
+async fn an_unknown_address_and_a_wrong_password_get_the_same_answer_and_too_many_must_wait() {
+    let cloud = Cloud::start().await;
+    let app = cloud.app();
+    let router = routes::router(&app);
+    let wrong = log_in(&router, "admin@here.example", "wrong password").await;
+    let unknown = log_in(&router, "nobody@here.example", "wrong password").await;
+    assert!(wrong.is_problem(401) && unknown.is_problem(401));
+    assert_eq!(wrong.text, unknown.text);
+    for _ in 0..4 {
+        assert!(log_in(&router, "admin@here.example", "wrong password").await.is_problem(401));
+    }
+    let limited = log_in(&router, "ADMIN@here.example", PASSWORD).await;
+    assert!(limited.is_problem(429), "{limited:?}");
+    let wait: u64 = limited.headers[header::RETRY_AFTER].to_str().unwrap().parse().unwrap();
+    assert!((1..=30).contains(&wait));
+    assert_eq!(log_in(&router, "viewer@here.example", PASSWORD).await.status, 200, "others are not locked out");
+}
+
+#[tokio::test]
+async fn a_session_ends_when_it_is_idle_and_in_any_case_after_its_time() {
+    let cloud = Cloud::start().await;
+    let clock = Arc::new(ManualClock::new(SystemClock.utc_us(), 0));
+    let app = cloud.app_with("", clock.clone());
+    let router = routes::router(&app);
+    let hours = |hours: i64| hours * 3_600_000_000;
+    let login = log_in(&router, "viewer@here.example", PASSWORD).await;
+    let token = login.json()["access_token"].as_str().unwrap().to_owned();
+    let idle = log_in(&router, "viewer@here.example", PASSWORD).await.cookie().unwrap();
+    clock.advance_us(hours(1) / 4);
+    assert!(get(&router, "/api/v1/users", &token).await.is_problem(401), "an access token is good for 15 minutes");
+    let mut cookie = login.cookie().unwrap();
+    let mut refreshes = 0;
+    loop {
+        clock.advance_us(hours(11));
+        let answer = refresh(&router, &cookie).await;
+        if answer.status != 200 {
+            break;
+        }
+        cookie = answer.cookie().unwrap();
+        refreshes += 1;
+    }
+    assert_eq!(refreshes, 15, "15 times 11 hours are just under 7 days");
+    assert!(refresh(&router, &idle).await.is_problem(401));
+}
+
+#[tokio::test]
+async fn a_member_who_was_disabled_or_whose_password_was_changed_is_out() {
+    let cloud = Cloud::start().await;
+    let app = cloud.app();
+    let router = routes::router(&app);
+    let viewer = log_in(&router, "viewer@here.example", PASSWORD).await.cookie().unwrap();
+    cloud.sql("UPDATE members SET disabled_at = now() WHERE email = 'viewer@here.example'");
+    assert!(refresh(&router, &viewer).await.is_problem(401));
+    assert!(log_in(&router, "viewer@here.example", PASSWORD).await.is_problem(401));
+    let clinician = log_in(&router, "clinician@here.example", PASSWORD).await.cookie().unwrap();
+    let change = ["member", "add", "--tenant", "here", "--email", "clinician@here.example", "--role", "viewer"];
+    assert_eq!(cloud.admin(&change).await.unwrap()["changed"], true);
+    assert!(refresh(&router, &clinician).await.is_problem(401));
+}
