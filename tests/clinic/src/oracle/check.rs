@@ -111,7 +111,7 @@ fn check_wearable(evidence: &Evidence, index: usize, times: &mut Times, verdict:
         let time_us = fit.later_us(row.time_us, row.offset_ticks);
         times.judge((wearable, &anchors), frame, (time_us, fit), sample, verdict);
         for gap in gaps.iter().filter(|gap| gap.epoch == row.epoch) {
-            if gap.covers(Some(row.seq), sample.ticks) {
+            if gap.denies(row.seq, sample.ticks) {
                 verdict.find(Kind::GapOverStored, || format!("{} under a gap: {}", told(), gap.reason));
             }
         }

@@ -29,6 +29,8 @@ pub struct Counts {
     pub frames: i64,
     /// Gaps in force.
     pub gaps: i64,
+    /// Of these, those that somebody may still fill.
+    pub open_gaps: i64,
 }
 
 impl Eye {
@@ -47,11 +49,12 @@ impl Eye {
             .query_one(
                 "select (select count(*) from ts.readings) + (select count(*) from ts.waveforms),
                         (select coalesce(sum(upper(r) - lower(r)), 0)::int8 from ledger, unnest(seqs) r),
-                        (select count(*) from gaps where withdrawn_at is null)",
+                        (select count(*) from gaps where withdrawn_at is null),
+                        (select count(*) from gaps where withdrawn_at is null and reason = 'late')",
                 &[],
             )
             .await?;
-        Ok(Counts { rows: row.get(0), frames: row.get(1), gaps: row.get(2) })
+        Ok(Counts { rows: row.get(0), frames: row.get(1), gaps: row.get(2), open_gaps: row.get(3) })
     }
 
     /// The frames of one wearable that the ledger has, by epoch, as inclusive ranges.

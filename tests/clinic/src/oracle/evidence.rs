@@ -170,18 +170,28 @@ pub struct Gap {
     pub epoch: u64,
     /// Frames, inclusive ranges, where the gap names frames.
     pub seqs: Option<Vec<(u32, u32)>>,
-    /// Ticks, inclusive, where it names ticks.
+    /// Where it names ticks: the last tick that is in a frame, and the last that is missing.
     pub ticks: Option<(u64, u64)>,
     /// Why.
     pub reason: String,
 }
 
 impl Gap {
-    /// Whether it says that this sample of this frame is missing.
-    pub fn covers(&self, seq: Option<u32>, ticks: u64) -> bool {
+    /// Whether it tells that a sample is missing, of one of these frames or at this tick. Samples of several channels
+    /// may share the last tick in flash, and not all of them be there.
+    pub fn tells_of(&self, seqs: &[u32], ticks: u64) -> bool {
         match (&self.seqs, self.ticks) {
-            (Some(seqs), _) => seq.is_some_and(|seq| within(seqs, seq)),
+            (Some(missing), _) => seqs.iter().any(|seq| within(missing, *seq)),
             (None, Some((from, to))) => (from..=to).contains(&ticks),
+            (None, None) => false,
+        }
+    }
+
+    /// Whether it claims that a frame is missing, or that nothing was stored at this tick.
+    pub fn denies(&self, seq: u32, ticks: u64) -> bool {
+        match (&self.seqs, self.ticks) {
+            (Some(missing), _) => within(missing, seq),
+            (None, Some((from, to))) => from < ticks && ticks <= to,
             (None, None) => false,
         }
     }

@@ -118,11 +118,8 @@ impl<'a> Losses<'a> {
 
     fn telling(&self, sample: &Sample) -> impl Iterator<Item = &&'a Gap> {
         let seqs: Vec<u32> = self.holding(sample).collect();
-        self.gaps.iter().filter(move |gap| {
-            gap.epoch == sample.epoch
-                && (gap.covers(None, sample.ticks)
-                    || seqs.iter().any(|seq| gap.covers(Some(*seq), sample.ticks)))
-        })
+        let ticks = sample.ticks;
+        self.gaps.iter().filter(move |gap| gap.epoch == sample.epoch && gap.tells_of(&seqs, ticks))
     }
 
     fn allows(

@@ -251,7 +251,7 @@ fn a_gap_over_stored_readings_is_found() {
     evidence.gaps.push(gap("overflow", Some((4, 4)), None));
     only(&check(&evidence), Kind::GapOverStored, 40);
     let mut evidence = clean();
-    evidence.gaps.push(gap("reset", None, Some((99_001, 200_000))));
+    evidence.gaps.push(gap("reset", None, Some((99_000, 200_000))));
     only(&check(&evidence), Kind::GapOverStored, 1);
 }
 

@@ -49,7 +49,13 @@ impl Stage {
             if counts != seen {
                 (seen, changed) = (counts, Instant::now());
             }
-            let missing = self.missing();
+            let mut missing = self.missing();
+            if counts.open_gaps > 0 {
+                missing.push(format!(
+                    "{} gaps are open: somebody may still hold their frames",
+                    counts.open_gaps
+                ));
+            }
             if missing.is_empty() && changed.elapsed() >= patience.quiet {
                 eprintln!("quiet after {:.1} s: {counts:?}", started.elapsed().as_secs_f64());
                 return Ok(());
