@@ -1,1 +1,40 @@
-//! Under construction.
+//! From a sealed batch to committed rows: the one pipeline that the broker's bridge and the HTTP interface feed.
+//!
+//! The promise: every frame of a batch that is answered `done` is, in the database's own commit, exactly one of
+//! written (once in the whole system, however many gateways, bridges and repetitions brought it), already there,
+//! quarantined with its reason, or discarded with a gap record that says why. What is written belongs to the wearer
+//! whose device it was when the frame was made, at a clinic whose gateway brought it, with consent. A gap and a stored
+//! frame never overlap: the transaction that writes a frame takes it out of every gap that named it.
+//!
+//! Stages: [`batch`] decodes, validates and normalises (pure); [`directory`] and [`assign`] say whose a frame is;
+//! [`plan`] decides what becomes of it; [`Writer`] writes many batches in one transaction, and when one of them fails on
+//! its data, each alone, then frame by frame, so that one bad frame stops nobody.
+
+pub mod assign;
+pub mod batch;
+pub mod copy;
+pub mod directory;
+mod error;
+pub mod events;
+mod gaps;
+mod ledger;
+pub mod plan;
+pub mod quarantine;
+#[cfg(feature = "sabotage")]
+pub mod sabotage;
+pub mod seqs;
+pub mod sweep;
+mod write;
+
+pub use batch::{Batch, Name, decode};
+pub use error::{Error, Remedy};
+pub use write::{Counts, Limits, Outcome, Writer};
+
+/// Microseconds since 1970 as a timestamp; a nonsensical number becomes the nearest that can be told.
+pub fn timestamp(utc_us: i64) -> jiff::Timestamp {
+    jiff::Timestamp::from_microsecond(utc_us).unwrap_or(if utc_us < 0 {
+        jiff::Timestamp::MIN
+    } else {
+        jiff::Timestamp::MAX
+    })
+}

@@ -9,7 +9,7 @@ pub mod migrate;
 pub mod pool;
 pub mod tenant;
 
-pub use deadpool_postgres::{Client, Pool, Transaction};
+pub use deadpool_postgres::{Client, Pool, PoolError, Transaction};
 pub use migrate::{Migrated, Storage, migrate};
 pub use pool::{Limits, connect};
 pub use tenant::with_tenant;

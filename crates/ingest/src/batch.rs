@@ -1,0 +1,467 @@
+//! Decode, validate and normalise: from a payload as published to frames of readings in their units and in UTC.
+//!
+//! Pure: nothing here knows the database. Every frame of a batch comes out with what is to be written, or with the
+//! reason for which it is to be refused; what cannot be read at all is an error for the whole payload.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use kinara_protocol::channel::{self, Shape};
+use kinara_protocol::columns::{self, BlockView, Decoded};
+use kinara_protocol::envelope::{self, DeviceFrames, ENVELOPE_VERSION, EnvelopeError, Fit};
+use kinara_protocol::frame::{
+    Body, BootAnchor, DeviceEvent, Epoch, FrameError, FrameRef, Header, Kind, MAX_FRAME, Ticks,
+};
+use uuid::Uuid;
+
+/// The name of a batch or event batch, unique for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Name {
+    /// Who sealed it.
+    pub gateway: Uuid,
+    /// Drawn at the daemon's start.
+    pub buffer: u64,
+    /// From 0 in each buffer.
+    pub sequence: u64,
+}
+
+/// Why a payload cannot be read at all.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreadable {
+    /// Not an envelope.
+    #[error(transparent)]
+    Envelope(#[from] EnvelopeError),
+    /// No name, or not the sender's.
+    #[error("the batch has no name of 16 bytes")]
+    Name,
+}
+
+impl From<Name> for envelope::Name {
+    fn from(name: Name) -> Self {
+        Self { gateway: name.gateway.as_bytes().to_vec(), buffer: name.buffer, sequence: name.sequence }
+    }
+}
+
+/// Reads an envelope's name.
+pub fn name(name: Option<&envelope::Name>) -> Result<Name, Unreadable> {
+    let name = name.ok_or(Unreadable::Name)?;
+    let gateway = Uuid::from_slice(&name.gateway).map_err(|_| Unreadable::Name)?;
+    Ok(Name { gateway, buffer: name.buffer, sequence: name.sequence })
+}
+
+/// A decoded batch.
+#[derive(Debug)]
+pub struct Batch {
+    /// Its name.
+    pub name: Name,
+    pub(crate) devices: Vec<DeviceBatch>,
+    /// Parts whose columns contradict each other.
+    pub(crate) unreadable: Vec<UnreadablePart>,
+    readings: usize,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct UnreadablePart {
+    pub hardware_id: String,
+    pub epoch: u64,
+    pub frames: u64,
+    pub detail: String,
+    pub payload: Vec<u8>,
+}
+
+/// Frames of one device and epoch.
+#[derive(Debug)]
+pub(crate) struct DeviceBatch {
+    pub hardware_id: String,
+    pub epoch: Epoch,
+    pub frames: Vec<Frame>,
+    pub samples: Vec<Sample>,
+    pub waves: Vec<Wave>,
+    /// What it was decoded from: a frame that is refused is built again from it.
+    pub columns: Arc<DeviceFrames>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Frame {
+    pub seq: u32,
+    pub crc: u32,
+    /// Index into the columns' fits.
+    pub fit: Option<u32>,
+    pub first_us: i64,
+    pub last_us: i64,
+    pub uncertainty_us: u64,
+    pub samples: Range<u32>,
+    pub waves: Range<u32>,
+    pub content: Content,
+    pub at: At,
+}
+
+/// Where a frame is in its columns.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum At {
+    Samples(u32),
+    Other(u32),
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Content {
+    Samples,
+    Sync,
+    Boot(BootAnchor),
+    Events(Vec<DeviceEvent>),
+    /// Not to be taken, and why.
+    Refused(&'static str, String),
+}
+
+/// A reading, in its channel's unit.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sample {
+    pub utc_us: i64,
+    pub value: f64,
+    pub quality: f32,
+    pub kind: i16,
+    pub index: i16,
+}
+
+/// A block of waveform samples, kept as integers.
+#[derive(Debug, Clone)]
+pub(crate) struct Wave {
+    pub utc_us: i64,
+    pub kind: i16,
+    pub index: i16,
+    pub interval_ms: Option<f64>,
+    pub ticks: Option<Vec<i64>>,
+    pub scale: f64,
+    pub components: i16,
+    pub data: Vec<u8>,
+    pub quality: f32,
+}
+
+/// Reads a payload as published.
+pub fn decode(payload: &[u8]) -> Result<Batch, Unreadable> {
+    from_envelope(envelope::open(payload)?)
+}
+
+/// Reads an opened envelope.
+pub fn from_envelope(batch: envelope::Batch) -> Result<Batch, Unreadable> {
+    if batch.version == 0 || batch.version > ENVELOPE_VERSION {
+        return Err(EnvelopeError::Version(batch.version).into());
+    }
+    let mut out = Batch {
+        name: name(batch.name.as_ref())?,
+        devices: Vec::with_capacity(batch.devices.len()),
+        unreadable: Vec::new(),
+        readings: 0,
+    };
+    for columns in batch.devices {
+        match device(columns) {
+            Ok(device) => {
+                out.readings += device.samples.len() + device.waves.len();
+                out.devices.push(device);
+            }
+            Err(part) => out.unreadable.push(*part),
+        }
+    }
+    Ok(out)
+}
+
+impl Batch {
+    /// Readings in it (a block of a waveform counts as one here).
+    pub fn readings(&self) -> usize {
+        self.readings
+    }
+
+    /// Frames in it.
+    pub fn frames(&self) -> u64 {
+        self.devices.iter().map(|device| device.frames.len() as u64).sum::<u64>()
+            + self.unreadable.iter().map(|part| part.frames).sum::<u64>()
+    }
+
+    /// This batch without its frames: the parts that could not be read.
+    pub(crate) fn unreadable_alone(&self) -> Self {
+        Self { name: self.name, devices: Vec::new(), unreadable: self.unreadable.clone(), readings: 0 }
+    }
+
+    /// This batch with one frame alone.
+    pub(crate) fn only(&self, device: usize, frame: usize) -> Self {
+        let source = &self.devices[device];
+        let mut frame = source.frames[frame].clone();
+        let samples = source.samples[frame.samples.start as usize..frame.samples.end as usize].to_vec();
+        let waves = source.waves[frame.waves.start as usize..frame.waves.end as usize].to_vec();
+        frame.samples = 0..samples.len() as u32;
+        frame.waves = 0..waves.len() as u32;
+        let readings = samples.len() + waves.len();
+        let part = DeviceBatch {
+            hardware_id: source.hardware_id.clone(),
+            epoch: source.epoch,
+            frames: vec![frame],
+            samples,
+            waves,
+            columns: Arc::clone(&source.columns),
+        };
+        Self { name: self.name, devices: vec![part], unreadable: Vec::new(), readings }
+    }
+}
+
+impl DeviceBatch {
+    /// A frame's bytes as the gateway received them.
+    pub fn bytes(&self, frame: &Frame) -> Vec<u8> {
+        match frame.at {
+            At::Other(index) => self.columns.other_frames[index as usize].clone(),
+            At::Samples(index) => {
+                let mut out = [0; MAX_FRAME];
+                columns::decode(&self.columns)
+                    .and_then(|decoded| decoded.rebuild(&decoded.frames()[index as usize], &mut out))
+                    .map(|len| out[..len].to_vec())
+                    .unwrap_or_default()
+            }
+        }
+    }
+
+    /// How the gateway stamped a frame.
+    pub fn fit(&self, frame: &Frame) -> Option<&Fit> {
+        frame.fit.map(|index| &self.columns.fits[index as usize])
+    }
+}
+
+fn device(columns: DeviceFrames) -> Result<DeviceBatch, Box<UnreadablePart>> {
+    let unreadable = |columns: &DeviceFrames, detail: String| {
+        use prost::Message as _;
+        Box::new(UnreadablePart {
+            hardware_id: columns.hardware_id.clone(),
+            epoch: columns.epoch,
+            frames: (columns.ticks.len() + columns.other_frames.len()) as u64,
+            detail,
+            payload: columns.encode_to_vec(),
+        })
+    };
+    if columns.hardware_id.is_empty() || columns.hardware_id.len() > 255 {
+        return Err(unreadable(&columns, "a hardware id of 1 to 255 bytes is needed".to_owned()));
+    }
+    let decoded = match columns::decode(&columns) {
+        Ok(decoded) => decoded,
+        Err(error) => return Err(unreadable(&columns, error.to_string())),
+    };
+    let total: usize = columns.series.iter().map(|series| series.values.len()).sum();
+    let mut out = Normalised {
+        items: Vec::with_capacity(decoded.frames().len() + decoded.others().len()),
+        samples: Vec::with_capacity(total),
+        waves: Vec::new(),
+    };
+    out.take_samples(&decoded);
+    out.take_others(&decoded);
+    let Normalised { items: frames, samples, waves } = out;
+    drop(decoded);
+    Ok(DeviceBatch {
+        hardware_id: columns.hardware_id.clone(),
+        epoch: Epoch(columns.epoch),
+        frames,
+        samples,
+        waves,
+        columns: Arc::new(columns),
+    })
+}
+
+struct Normalised {
+    items: Vec<Frame>,
+    samples: Vec<Sample>,
+    waves: Vec<Wave>,
+}
+
+/// A fit made quick: UTC at one tick, and the rate from there. Within a frame the distances are small.
+struct Stamp {
+    at: u64,
+    utc_us: i64,
+    rate_ppb: i64,
+}
+
+impl Stamp {
+    fn new(fit: &Fit, at: Ticks) -> Self {
+        Self { at: at.0, utc_us: fit.utc_us(at.0), rate_ppb: i64::from(fit.rate_ppb) }
+    }
+
+    #[inline]
+    fn utc_us(&self, ticks: Ticks) -> i64 {
+        let elapsed_us = (ticks.0 - self.at) as i64 * 1_000;
+        // A frame may claim a span of weeks; the product must not overflow then.
+        let drift_us = match elapsed_us.checked_mul(self.rate_ppb) {
+            Some(product) => product / 1_000_000_000,
+            None => elapsed_us / 1_000_000_000 * self.rate_ppb,
+        };
+        self.utc_us.saturating_add(elapsed_us + drift_us)
+    }
+}
+
+impl Normalised {
+    fn take_samples(&mut self, decoded: &Decoded<'_>) {
+        let fits = &decoded.columns().fits;
+        for (at, frame) in decoded.frames().iter().enumerate() {
+            let (samples, waves) = (self.samples.len() as u32, self.waves.len() as u32);
+            let mut out = Frame {
+                seq: frame.seq,
+                crc: frame.crc,
+                fit: frame.fit,
+                first_us: 0,
+                last_us: 0,
+                uncertainty_us: 0,
+                samples: samples..samples,
+                waves: waves..waves,
+                content: Content::Samples,
+                at: At::Samples(at as u32),
+            };
+            match frame.fit {
+                None => out.content = no_time(),
+                Some(index) => {
+                    let fit = &fits[index as usize];
+                    let stamp = Stamp::new(fit, frame.ticks);
+                    (out.first_us, out.last_us) = (i64::MAX, i64::MIN);
+                    let mut index = 0u32;
+                    let mut last_ticks = frame.ticks;
+                    for block in decoded.blocks(frame) {
+                        index = self.take_block(&block, frame.kind, &stamp, index, &mut out, &mut last_ticks);
+                    }
+                    out.uncertainty_us =
+                        fit.uncertainty_at(frame.ticks.0).max(fit.uncertainty_at(last_ticks.0));
+                    out.samples.end = self.samples.len() as u32;
+                    out.waves.end = self.waves.len() as u32;
+                }
+            }
+            self.items.push(out);
+        }
+    }
+
+    fn take_block(
+        &mut self,
+        block: &BlockView<'_>,
+        frame_kind: Kind,
+        stamp: &Stamp,
+        mut index: u32,
+        frame: &mut Frame,
+        last_ticks: &mut Ticks,
+    ) -> u32 {
+        let known = channel::by_id(block.channel);
+        let kind = block.channel.0 as i16;
+        let step = known.map_or(1.0, |channel| channel.step);
+        let range = known.map_or((f64::NEG_INFINITY, f64::INFINITY), |channel| channel.range);
+        let quality = |value: f64| if range.0 <= value && value <= range.1 { 1.0f32 } else { 0.0 };
+        let wave = match known {
+            Some(channel) => channel.shape == Shape::Waveform,
+            None => frame_kind == Kind::Waveform,
+        } || block.components > 1;
+        if wave {
+            let first_us = stamp.utc_us(block.first_ticks);
+            let ticks: Vec<i64> = block.samples().map(|(ticks, _)| ticks.0 as i64).collect();
+            let last = Ticks(*ticks.last().unwrap_or(&0) as u64);
+            frame.first_us = frame.first_us.min(first_us);
+            frame.last_us = frame.last_us.max(stamp.utc_us(last));
+            *last_ticks = (*last_ticks).max(last);
+            self.waves.push(Wave {
+                utc_us: first_us,
+                kind,
+                index: index as i16,
+                interval_ms: (!block.own_ticks && block.count() > 1).then_some(f64::from(block.interval)),
+                ticks: block.own_ticks.then_some(ticks),
+                scale: step,
+                components: i16::from(block.components),
+                data: block.values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+                quality: block.values.iter().map(|&v| quality(f64::from(v) * step)).fold(1.0, f32::min),
+            });
+            return index + block.count() as u32;
+        }
+        for (ticks, values) in block.samples() {
+            let utc_us = stamp.utc_us(ticks);
+            let value = f64::from(values[0]) * step;
+            self.samples.push(Sample { utc_us, value, quality: quality(value), kind, index: index as i16 });
+            index += 1;
+            frame.first_us = frame.first_us.min(utc_us);
+            frame.last_us = frame.last_us.max(utc_us);
+            *last_ticks = (*last_ticks).max(ticks);
+        }
+        index
+    }
+
+    fn take_others(&mut self, decoded: &Decoded<'_>) {
+        let (samples, waves) = (self.samples.len() as u32, self.waves.len() as u32);
+        for (at, other) in decoded.others().iter().enumerate() {
+            let (header, crc, content) = read_other(other.bytes, decoded.epoch());
+            let mut out = Frame {
+                seq: header.seq,
+                crc,
+                fit: other.fit,
+                first_us: 0,
+                last_us: 0,
+                uncertainty_us: 0,
+                samples: samples..samples,
+                waves: waves..waves,
+                content,
+                at: At::Other(at as u32),
+            };
+            match other.fit {
+                None if !matches!(out.content, Content::Refused(..)) => out.content = no_time(),
+                None => {}
+                Some(index) => {
+                    let fit = &decoded.columns().fits[index as usize];
+                    out.first_us = fit.utc_us(header.ticks.0);
+                    out.last_us = out.first_us;
+                    out.uncertainty_us = fit.uncertainty_at(header.ticks.0);
+                }
+            }
+            self.items.push(out);
+        }
+    }
+}
+
+fn no_time() -> Content {
+    Content::Refused("no_time", "the batch does not say when this frame was made".to_owned())
+}
+
+fn read_other(bytes: &[u8], epoch: Epoch) -> (Header, u32, Content) {
+    let nameless = Header { version: 0, kind: Kind::Unknown(0), epoch, seq: 0, ticks: Ticks(0) };
+    let frame = match FrameRef::parse(bytes) {
+        Ok(frame) => frame,
+        Err(error) => return (nameless, 0, Content::Refused("damaged", error.to_string())),
+    };
+    let header = frame.header();
+    if header.epoch != epoch {
+        let detail = format!("a frame of epoch {} among those of {epoch}", header.epoch);
+        return (header, frame.crc(), Content::Refused("damaged", detail));
+    }
+    let content = match frame.body() {
+        Ok(Body::SyncAnchor(_)) => Content::Sync,
+        Ok(Body::BootAnchor(anchor)) => Content::Boot(anchor),
+        Ok(Body::DeviceEvents(events)) => Content::Events(events.iter().collect()),
+        // Samples travel in columns; as they are only from a gateway that could not decode them.
+        Ok(Body::Samples(_)) => Content::Refused("undecodable", "samples outside the columns".to_owned()),
+        Ok(Body::Unknown(_)) => {
+            Content::Refused("undecodable", format!("kind {:#04x}", header.kind.to_byte()))
+        }
+        Err(error @ (FrameError::Version(_) | FrameError::Body | FrameError::Length | FrameError::Crc)) => {
+            Content::Refused("undecodable", error.to_string())
+        }
+    };
+    (header, frame.crc(), content)
+}
+
+/// Puts one frame, as received, into a batch of its own: the way back from quarantine, through the ordinary write.
+pub fn batch_of_frame(
+    gateway: Uuid,
+    hardware_id: &str,
+    bytes: &[u8],
+    fit: Option<Fit>,
+) -> Result<Batch, Unreadable> {
+    let mut columns = match FrameRef::parse(bytes) {
+        Ok(frame) => columns::encode(hardware_id, frame.header().epoch, [frame]).unwrap_or_default(),
+        Err(_) => DeviceFrames { other_frames: vec![bytes.to_vec()], ..DeviceFrames::default() },
+    };
+    hardware_id.clone_into(&mut columns.hardware_id);
+    if let Some(fit) = fit {
+        columns.fits = vec![fit];
+        columns.fit_of = vec![0, 1];
+    }
+    from_envelope(envelope::Batch {
+        version: ENVELOPE_VERSION,
+        name: Some(Name { gateway, buffer: 0, sequence: 0 }.into()),
+        sealed_at_us: 0,
+        devices: vec![columns],
+    })
+}

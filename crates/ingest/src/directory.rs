@@ -1,0 +1,88 @@
+//! Enrich: what the database knows of the gateways and devices that a transaction is about.
+
+use std::collections::HashMap;
+
+use jiff::Timestamp;
+use kinara_protocol::frame::Epoch;
+use kinara_store::Transaction;
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
+
+use crate::Error;
+use crate::assign::{Assignment, Boundary, Consent};
+
+/// Gateways and devices, as of one transaction.
+#[derive(Debug, Default)]
+pub struct Directory {
+    gateways: HashMap<Uuid, Uuid>,
+    devices: HashMap<String, Hardware>,
+}
+
+/// A device and whose it was when.
+#[derive(Debug)]
+pub struct Hardware {
+    /// Its row.
+    pub id: Uuid,
+    /// All its assignments, in order.
+    pub assignments: Vec<Assignment>,
+}
+
+const GATEWAYS: &str = "SELECT id, tenant_id FROM gateways WHERE id = ANY($1)";
+const HARDWARE: &str = "
+    SELECT h.hardware_id, h.id, a.tenant_id, a.user_id, a.device_id, a.valid_from, a.from_epoch, a.from_seq,
+      a.valid_to, a.to_epoch, a.to_seq, c.id IS NOT NULL, c.withdrawn_at, t.user_id IS NOT NULL
+    FROM hardware h LEFT JOIN device_assignments a ON a.hardware_id = h.id
+      LEFT JOIN consents c ON c.id = a.consent_id
+      LEFT JOIN tombstones t ON t.tenant_id = a.tenant_id AND t.user_id = a.user_id
+    WHERE h.hardware_id = ANY($1) ORDER BY a.valid_from";
+
+impl Directory {
+    /// Looks up gateways by id and devices by hardware id.
+    pub async fn load(tx: &Transaction<'_>, gateways: &[Uuid], hardware: &[&str]) -> Result<Self, Error> {
+        let (by_id, by_hardware) = (tx.prepare_cached(GATEWAYS).await?, tx.prepare_cached(HARDWARE).await?);
+        let (gateways, hardware): ([&(dyn ToSql + Sync); 1], [&(dyn ToSql + Sync); 1]) =
+            ([&gateways], [&hardware]);
+        let (gateways, rows) =
+            futures_util::try_join!(tx.query(&by_id, &gateways), tx.query(&by_hardware, &hardware))?;
+        let mut out = Self {
+            gateways: gateways.iter().map(|row| (row.get(0), row.get(1))).collect(),
+            devices: HashMap::with_capacity(rows.len()),
+        };
+        for row in rows {
+            let device = out
+                .devices
+                .entry(row.get(0))
+                .or_insert_with(|| Hardware { id: row.get(1), assignments: Vec::new() });
+            let Some(tenant) = row.get::<_, Option<Uuid>>(2) else { continue };
+            let boundary = |time: Timestamp, epoch: Option<i64>, seq: Option<i64>| Boundary {
+                time_us: time.as_microsecond(),
+                frame: epoch.zip(seq).map(|(epoch, seq)| (Epoch(epoch as u64), seq as u32)),
+            };
+            let consent = match (row.get(11), row.get::<_, Option<Timestamp>>(12)) {
+                (false, _) => Consent::Missing,
+                (true, None) => Consent::Given,
+                (true, Some(at)) => Consent::Withdrawn(at.as_microsecond()),
+            };
+            device.assignments.push(Assignment {
+                tenant,
+                user: row.get(3),
+                device: row.get(4),
+                from: boundary(row.get(5), row.get(6), row.get(7)),
+                to: row.get::<_, Option<Timestamp>>(8).map(|time| boundary(time, row.get(9), row.get(10))),
+                consent,
+                erased: row.get(13),
+            });
+        }
+        Ok(out)
+    }
+
+    /// The clinic of a gateway.
+    pub fn tenant_of(&self, gateway: Uuid) -> Option<Uuid> {
+        self.gateways.get(&gateway).copied()
+    }
+
+    /// A device.
+    pub fn hardware(&self, hardware_id: &str) -> Option<&Hardware> {
+        self.devices.get(hardware_id)
+    }
+}

@@ -1,0 +1,42 @@
+use kinara_store::explain;
+
+/// Why a transaction did not commit.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database, or the way to it.
+    #[error("database: {}", explain(.0))]
+    Database(#[from] tokio_postgres::Error),
+    /// No connection.
+    #[error("no database connection: {0}")]
+    Pool(#[from] kinara_store::PoolError),
+    /// The database holds something that this program cannot read.
+    #[error("the database holds {0}, which this program cannot read")]
+    Foreign(String),
+}
+
+/// What to do about an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remedy {
+    /// The data are at fault: find the frame.
+    Split,
+    /// Somebody was in the way: try again at once.
+    Again,
+    /// The database is not there: later.
+    Later,
+}
+
+impl Error {
+    /// What to do about it.
+    pub fn remedy(&self) -> Remedy {
+        let Self::Database(error) = self else { return Remedy::Later };
+        let Some(code) = error.code() else { return Remedy::Later };
+        match code.code() {
+            // Deadlock, serialisation failure, lock or statement timeout; a partition that retention dropped meanwhile.
+            "40P01" | "40001" | "55P03" | "57014" | "23514" => Remedy::Again,
+            code if code.starts_with("22") || code.starts_with("23") || code.starts_with("54") => {
+                Remedy::Split
+            }
+            _ => Remedy::Later,
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! Event batches: what gateways derived from stored frames, and what they had to let go.
+//!
+//! The promise: an event is in once, by its key, whichever gateway or model run repeats it; it goes to the wearer whose
+//! device it was at its onset, under the same rules as a frame; a gap that a gateway reports is recorded less what is
+//! stored after all.
+
+use std::collections::BTreeMap;
+
+use kinara_protocol::envelope::{self, ENVELOPE_VERSION, EnvelopeError, Event, EventBatch};
+use kinara_protocol::frame::Epoch;
+use kinara_store::Transaction;
+use prost::Message as _;
+use uuid::Uuid;
+
+use crate::assign::{Consent, Moment, Whose, whose};
+use crate::batch::{Name, Unreadable, name};
+use crate::directory::{Directory, Hardware};
+use crate::error::Remedy;
+use crate::gaps::{self, Candidate, Findings};
+use crate::ledger;
+use crate::plan::{Key, NOT_BEFORE_US, Window};
+use crate::quarantine::{self, Refused};
+use crate::seqs::SeqSet;
+use crate::write::{Counts, Outcome, Writer};
+use crate::{Error, timestamp};
+
+/// A decoded event batch.
+#[derive(Debug)]
+pub struct Events {
+    /// Its name.
+    pub name: Name,
+    derived: Vec<Event>,
+    gaps: Vec<envelope::Gap>,
+}
+
+/// Reads a payload as published.
+pub fn decode(payload: &[u8]) -> Result<Events, Unreadable> {
+    let batch: EventBatch = envelope::open(payload)?;
+    if batch.version == 0 || batch.version > ENVELOPE_VERSION {
+        return Err(EnvelopeError::Version(batch.version).into());
+    }
+    Ok(Events { name: name(batch.name.as_ref())?, derived: batch.events, gaps: batch.gaps })
+}
+
+enum Fate {
+    Write { tenant: Uuid, user: Uuid, device: Uuid, hardware: Uuid },
+    Discard,
+    Expired,
+    Aside(&'static str),
+}
+
+fn fate(event: &Event, tenant: Uuid, hardware: Option<&Hardware>, window: Window) -> Fate {
+    if event.onset_utc_us < NOT_BEFORE_US || event.onset_utc_us > window.newest_us {
+        return Fate::Aside("timestamp");
+    }
+    if event.kind.is_empty()
+        || event.kind.len() > 50
+        || event.producer.len() > 100
+        || event.severity.len() > 20
+    {
+        return Fate::Aside("malformed");
+    }
+    let Some(hardware) = hardware else { return Fate::Aside("no_assignment") };
+    let moment = Moment {
+        epoch: Epoch(event.epoch),
+        seq: event.onset_seq,
+        first_us: event.onset_utc_us,
+        last_us: event.onset_utc_us,
+        uncertainty_us: event.uncertainty_us,
+    };
+    let assignment = match whose(&hardware.assignments, &moment) {
+        Whose::Of(assignment) => assignment,
+        Whose::Nobody => return Fate::Aside("no_assignment"),
+        Whose::Unsure => return Fate::Aside("unsure"),
+        Whose::Straddles => return Fate::Aside("straddle"),
+    };
+    if assignment.tenant != tenant {
+        return Fate::Aside("foreign_gateway");
+    }
+    let consented = match assignment.consent {
+        Consent::Missing => false,
+        Consent::Given => true,
+        Consent::Withdrawn(at) => event.onset_utc_us < at,
+    };
+    if assignment.erased || !consented {
+        return Fate::Discard;
+    }
+    if event.onset_utc_us < window.oldest_us {
+        return Fate::Expired;
+    }
+    Fate::Write { tenant, user: assignment.user, device: assignment.device, hardware: hardware.id }
+}
+
+const KEY: &str = "
+    INSERT INTO event_keys (hardware, kind, producer, epoch, grid, tenant_id, user_id, device_id, time)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING";
+const EVENT: &str = "
+    INSERT INTO ts.events (time, tenant_id, user_id, device_id, event_type, severity, confidence, data, key)
+    VALUES ($1, $2, $3, $4, $5, nullif($6, ''), $7, $8, $9)";
+
+impl Writer {
+    /// Writes an event batch. An error means that nothing was written and that the database is not there.
+    pub async fn write_events(&self, events: &Events) -> Result<Outcome, Error> {
+        match self.events_tries(events).await {
+            Err(error) if error.remedy() == Remedy::Split && events.derived.len() + events.gaps.len() > 1 => {
+            }
+            Err(error) if error.remedy() == Remedy::Split => return self.refuse_event(events, &error).await,
+            other => return other,
+        }
+        let mut total = Counts::default();
+        let events_alone = events.derived.iter().map(|event| (vec![event.clone()], Vec::new()));
+        let gaps_alone = events.gaps.iter().map(|gap| (Vec::new(), vec![gap.clone()]));
+        for (derived, gaps) in events_alone.chain(gaps_alone) {
+            let one = Events { name: events.name, derived, gaps };
+            let outcome = match self.events_tries(&one).await {
+                Err(error) if error.remedy() == Remedy::Split => self.refuse_event(&one, &error).await?,
+                other => other?,
+            };
+            match outcome {
+                Outcome::Done(counts) => total.add(counts),
+                retry @ Outcome::RetryAfter { .. } => return Ok(retry),
+            }
+        }
+        Ok(Outcome::Done(total))
+    }
+
+    async fn events_tries(&self, events: &Events) -> Result<Outcome, Error> {
+        let mut left = self.limits.tries;
+        loop {
+            match self.event_transaction(events).await {
+                Err(error) if error.remedy() == Remedy::Again && left > 1 => left -= 1,
+                other => return other,
+            }
+        }
+    }
+
+    async fn refuse_event(&self, events: &Events, error: &Error) -> Result<Outcome, Error> {
+        let mut client = self.pool.get().await?;
+        let tx = client.transaction().await?;
+        let directory = Directory::load(&tx, &[events.name.gateway], &[]).await?;
+        let tenant = directory.tenant_of(events.name.gateway);
+        let refused: Vec<Refused<'_>> = events
+            .derived
+            .iter()
+            .map(|event| aside(event, tenant, events.name.gateway, "database", error.to_string()))
+            .collect();
+        quarantine::keep(&tx, &refused, timestamp(self.clock.utc_us())).await?;
+        tx.commit().await?;
+        Ok(Outcome::Done(Counts { quarantined: refused.len() as u64, ..Counts::default() }))
+    }
+
+    async fn event_transaction(&self, events: &Events) -> Result<Outcome, Error> {
+        let window = self.window();
+        let now = timestamp(self.clock.utc_us());
+        let mut client = self.pool.get().await?;
+        self.make_room(&client, events.derived.iter().map(|event| event.onset_utc_us), window).await?;
+        let tx = client.transaction().await?;
+        let hardware: Vec<&str> = events
+            .derived
+            .iter()
+            .map(|event| event.hardware_id.as_str())
+            .chain(events.gaps.iter().map(|gap| gap.hardware_id.as_str()))
+            .collect();
+        let directory = Directory::load(&tx, &[events.name.gateway], &hardware).await?;
+        let Some(tenant) = directory.tenant_of(events.name.gateway) else {
+            return Ok(Outcome::RetryAfter {
+                seconds: self.limits.unknown_gateway_s,
+                reason: "this gateway is not enrolled".to_owned(),
+            });
+        };
+        let mut counts = Counts::default();
+        let mut refused = Vec::new();
+        let mut write = Vec::new();
+        for event in &events.derived {
+            match fate(event, tenant, directory.hardware(&event.hardware_id), window) {
+                Fate::Write { tenant, user, device, hardware } => {
+                    {
+                    write.push((event, tenant, user, device, hardware));
+                }
+                }
+                Fate::Discard => counts.discarded += 1,
+                Fate::Expired => counts.expired += 1,
+                Fate::Aside(reason) => {
+                    counts.quarantined += 1;
+                    refused.push(aside(event, Some(tenant), events.name.gateway, reason, String::new()));
+                }
+            }
+        }
+        record_gaps(&tx, events, tenant, &directory, now).await?;
+        // In the order of keys, so that two bridges with the same events do not wait for each other in a circle.
+        write.sort_by(|a, b| key(a.0, a.4).cmp(&key(b.0, b.4)));
+        let (insert_key, insert) = (tx.prepare_cached(KEY).await?, tx.prepare_cached(EVENT).await?);
+        let notify = tx.prepare_cached("SELECT pg_notify('kinara_event', $1)").await?;
+        for (event, tenant, user, device, hardware) in write {
+            let time = timestamp(event.onset_utc_us);
+            let (_, kind, producer, epoch, grid) = key(event, hardware);
+            let new = tx
+                .execute(
+                    &insert_key,
+                    &[&hardware, &kind, &producer, &epoch, &grid, &tenant, &user, &device, &time],
+                )
+                .await?;
+            if new == 0 {
+                counts.duplicate += 1;
+                continue;
+            }
+            let mut data: serde_json::Value = serde_json::from_str(&event.data_json).unwrap_or_default();
+            if !data.is_object() {
+                data = serde_json::json!({});
+            }
+            data["producer"] = event.producer.clone().into();
+            data["uncertainty_us"] = event.uncertainty_us.into();
+            let bytes = format!("{kind}/{producer}/{}/{grid}", Epoch(event.epoch)).into_bytes();
+            let confidence = event.confidence.is_finite().then_some(event.confidence);
+            tx.execute(
+                &insert,
+                &[&time, &tenant, &user, &device, &event.kind, &event.severity, &confidence, &data, &bytes],
+            )
+            .await?;
+            let payload = serde_json::json!({
+                "tenant": tenant, "user": user, "device": device, "time": time.to_string(), "event_type": event.kind,
+            });
+            tx.query(&notify, &[&payload.to_string()]).await?;
+            counts.stored += 1;
+        }
+        quarantine::keep(&tx, &refused, now).await?;
+        tx.commit().await?;
+        Ok(Outcome::Done(counts))
+    }
+}
+
+fn key(event: &Event, hardware: Uuid) -> (Uuid, &str, &str, i64, i64) {
+    let grid = event.onset_ticks / u64::from(event.grid_ms.max(1));
+    (hardware, &event.kind, &event.producer, event.epoch as i64, grid as i64)
+}
+
+fn aside<'a>(
+    event: &'a Event,
+    tenant: Option<Uuid>,
+    gateway: Uuid,
+    reason: &'static str,
+    detail: String,
+) -> Refused<'a> {
+    Refused {
+        what: "event",
+        tenant,
+        gateway,
+        hardware_id: event.hardware_id.get(..event.hardware_id.len().min(255)).unwrap_or(""),
+        epoch: event.epoch,
+        seq: Some(event.onset_seq),
+        reason,
+        detail,
+        payload: event.encode_to_vec(),
+        fit: None,
+    }
+}
+
+/// Gaps that a gateway reports: believed for devices that its own clinic holds or held.
+async fn record_gaps(
+    tx: &Transaction<'_>,
+    events: &Events,
+    tenant: Uuid,
+    directory: &Directory,
+    now: jiff::Timestamp,
+) -> Result<(), Error> {
+    let mut heard: BTreeMap<Key, SeqSet> = BTreeMap::new();
+    let mut findings = Findings::default();
+    for gap in &events.gaps {
+        let reason = match gap.reason.as_str() {
+            "quota" => "quota",
+            "overflow" => "overflow",
+            other => {
+                tracing::warn!(reason = other, gateway = %events.name.gateway, "a gap of a reason not known here");
+                continue;
+            }
+        };
+        let Some(hardware) = directory.hardware(&gap.hardware_id) else { continue };
+        if !hardware.assignments.iter().any(|assignment| assignment.tenant == tenant) {
+            continue;
+        }
+        let Some(seqs) = SeqSet::from_distances(&gap.seq_ranges) else { continue };
+        let key = Key { hardware: hardware.id, epoch: gap.epoch as i64 };
+        heard.entry(key).or_default().add(&seqs);
+        findings.candidates.push(Candidate {
+            key,
+            reason,
+            seqs,
+            from_us: (gap.from_utc_us != 0).then_some(gap.from_utc_us),
+            to_us: (gap.to_utc_us != 0).then_some(gap.to_utc_us),
+            gateway: Some(events.name.gateway),
+        });
+    }
+    if heard.is_empty() {
+        return Ok(());
+    }
+    let mut entries = ledger::lock(tx, heard.keys().copied()).await?;
+    for (key, seqs) in heard {
+        entries.entry(key).or_default().heard.add(&seqs);
+    }
+    ledger::update(tx, &entries, now).await?;
+    findings.skipped(&entries);
+    gaps::record(tx, findings, &entries, now).await
+}

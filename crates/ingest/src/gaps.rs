@@ -1,0 +1,283 @@
+//! What will not come, or has not come yet.
+//!
+//! The promise: a gap and a stored frame never overlap, and every frame known to exist that is not in the database is
+//! in a gap or in quarantine. Both hold at every commit, because both are kept under the ledger's lock: a frame that
+//! arrives is taken out of every gap; a number that is skipped (a later frame came, or a later boot said where its
+//! epoch ended) becomes a gap `late` at once, which later findings turn into `overflow`, `quota` or `gateway_lost`.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use kinara_protocol::frame::{BootAnchor, DeviceEvent, DeviceEventKind};
+use kinara_store::Transaction;
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
+
+use crate::ledger::{Ended, Entry};
+use crate::plan::{Key, Plan, Taken};
+use crate::seqs::SeqSet;
+use crate::{Error, timestamp};
+
+pub(crate) const LATE: &str = "late";
+
+/// Numbers that are missing, and why.
+#[derive(Debug)]
+pub(crate) struct Candidate {
+    pub key: Key,
+    pub reason: &'static str,
+    pub seqs: SeqSet,
+    pub from_us: Option<i64>,
+    pub to_us: Option<i64>,
+    pub gateway: Option<Uuid>,
+}
+
+/// Samples that were never in a frame: from the last tick in flash to the next boot.
+#[derive(Debug)]
+pub(crate) struct Reset {
+    key: Key,
+    from_ticks: i64,
+    from_us: Option<i64>,
+    to_us: i64,
+}
+
+/// What a transaction found out.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    pub candidates: Vec<Candidate>,
+    pub resets: Vec<Reset>,
+}
+
+impl Findings {
+    /// A boot tells how the epoch before it ended.
+    pub fn booted(&mut self, taken: &Taken<'_>, anchor: &BootAnchor, entries: &mut BTreeMap<Key, Entry>) {
+        let Some(previous) = anchor.previous else { return };
+        let key = Key { epoch: previous.epoch.0 as i64, ..taken.key };
+        let boot_us = taken.frame.first_us;
+        if let Some(entry) = entries.get_mut(&key) {
+            entry.ended = Some(Ended {
+                end_seq: previous.next_seq,
+                end_ticks: previous.last_ticks.0 as i64,
+                next_epoch: taken.key.epoch,
+                boot_us,
+            });
+        }
+        let from_us = previous.last_sync.map(|sync| {
+            sync.utc_us
+                .saturating_add((previous.last_ticks.0 as i64).saturating_sub(sync.ticks.0 as i64) * 1_000)
+        });
+        self.resets.push(Reset {
+            key,
+            from_ticks: previous.last_ticks.0 as i64,
+            from_us: from_us.map(|from| from.min(boot_us)),
+            to_us: boot_us,
+        });
+    }
+
+    /// A wearable's ring overwrote what nobody had taken.
+    pub fn happened(
+        &mut self,
+        taken: &Taken<'_>,
+        events: &[DeviceEvent],
+        entries: &mut BTreeMap<Key, Entry>,
+    ) {
+        for event in events {
+            let DeviceEventKind::Overflow { epoch, first_seq, last_seq } = event.kind else { continue };
+            let key = Key { epoch: epoch.0 as i64, ..taken.key };
+            let seqs = SeqSet::range(u64::from(first_seq), u64::from(last_seq) + 1);
+            if let Some(entry) = entries.get_mut(&key) {
+                entry.heard.add(&seqs);
+            }
+            self.candidates.push(Candidate {
+                key,
+                reason: "overflow",
+                seqs,
+                from_us: entries.get(&key).and_then(|entry| entry.highest_us),
+                to_us: Some(taken.frame.first_us),
+                gateway: None,
+            });
+        }
+    }
+
+    /// What was not kept.
+    pub fn discarded(&mut self, plan: &Plan<'_>) {
+        for ((key, reason), gap) in &plan.discarded {
+            self.candidates.push(Candidate {
+                key: *key,
+                reason,
+                seqs: gap.seqs.clone(),
+                from_us: Some(gap.from_us),
+                to_us: Some(gap.to_us),
+                gateway: None,
+            });
+        }
+    }
+
+    /// Numbers that this transaction's frames leave behind.
+    pub fn skipped(&mut self, entries: &BTreeMap<Key, Entry>) {
+        for (key, entry) in entries {
+            let end = entry.highest_now() + 1;
+            let mut holes = SeqSet::range((entry.highest + 1).max(0) as u64, end.max(0) as u64);
+            holes = holes.minus(&entry.new).minus(&entry.heard).minus(&entry.seqs);
+            for &(from, to) in holes.ranges() {
+                let before = from.checked_sub(1).and_then(|seq| entry.frames.get(&(seq as u32)));
+                let from_us = before.map(|frame| frame.last_us).or(entry.highest_us);
+                let after = entry.frames.get(&(to as u32)).map(|frame| frame.first_us);
+                self.candidates.push(Candidate {
+                    key: *key,
+                    reason: LATE,
+                    seqs: SeqSet::range(from, to),
+                    from_us,
+                    to_us: after.or(entry.ended.map(|ended| ended.boot_us)),
+                    gateway: None,
+                });
+            }
+        }
+    }
+}
+
+const OPEN: &str = "
+    SELECT g.hardware, g.epoch, g.reason, g.seqs::text
+    FROM gaps g JOIN (SELECT DISTINCT * FROM unnest($1::uuid[], $2::int8[])) k(hardware, epoch)
+      ON g.hardware = k.hardware AND g.epoch = k.epoch
+    WHERE g.withdrawn_at IS NULL AND g.seqs IS NOT NULL";
+const ASIDE: &str = "
+    SELECT h.id, q.epoch, q.seq
+    FROM quarantine q JOIN hardware h ON h.hardware_id = q.hardware_id
+      JOIN (SELECT DISTINCT * FROM unnest($1::uuid[], $2::int8[])) k(hardware, epoch)
+      ON h.id = k.hardware AND q.epoch = k.epoch
+    WHERE q.what = 'frame' AND q.seq IS NOT NULL AND q.reason <> 'foreign_gateway'";
+const INSERT: &str = "
+    INSERT INTO gaps (hardware, epoch, seqs, reason, from_time, to_time, gateway_id, created_at, updated_at)
+    VALUES ($1, $2, $3::text::int8multirange, $4, $5, $6, $7, $8, $8)";
+const RESET: &str = "
+    INSERT INTO gaps (hardware, epoch, reason, from_ticks, from_time, to_time, created_at, updated_at)
+    VALUES ($1, $2, 'reset', $3, $4, $5, $6, $6) ON CONFLICT DO NOTHING";
+const TAKE_OUT: &str = "
+    UPDATE gaps g SET seqs = g.seqs - n.seqs::int8multirange, updated_at = $5,
+      withdrawn_at = CASE WHEN isempty(g.seqs - n.seqs::int8multirange) THEN $5::timestamptz END
+    FROM unnest($1::uuid[], $2::int8[], $3::text[]) n(hardware, epoch, seqs)
+    WHERE g.hardware = n.hardware AND g.epoch = n.epoch AND g.withdrawn_at IS NULL
+      AND g.seqs && n.seqs::int8multirange AND ($4 OR g.reason = 'late')";
+
+/// Takes numbers out of gaps: out of every gap (they arrived), or out of those that are only late (they are accounted
+/// for otherwise).
+async fn take_out(
+    tx: &Transaction<'_>,
+    numbers: &BTreeMap<Key, SeqSet>,
+    of_all: bool,
+    now: Timestamp,
+) -> Result<(), Error> {
+    if numbers.is_empty() {
+        return Ok(());
+    }
+    let hardware: Vec<Uuid> = numbers.keys().map(|key| key.hardware).collect();
+    let epochs: Vec<i64> = numbers.keys().map(|key| key.epoch).collect();
+    let seqs: Vec<String> = numbers.values().map(SeqSet::to_string).collect();
+    let statement = tx.prepare_cached(TAKE_OUT).await?;
+    tx.execute(&statement, &[&hardware, &epochs, &seqs, &of_all, &now]).await?;
+    Ok(())
+}
+
+/// Takes what this transaction writes out of all gaps, and what it refuses out of those that are only late.
+///
+/// A frame above every number heard of before is in no gap: the common case costs nothing.
+pub(crate) async fn withdraw(
+    tx: &Transaction<'_>,
+    entries: &BTreeMap<Key, Entry>,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let known = |set: &SeqSet, entry: &Entry| set.minus(&SeqSet::range((entry.highest + 1) as u64, u64::MAX));
+    let (mut arrived, mut accounted) = (BTreeMap::new(), BTreeMap::new());
+    for (key, entry) in entries {
+        for (out, set) in [(&mut arrived, &entry.new), (&mut accounted, &entry.heard)] {
+            let below = known(set, entry);
+            if !below.is_empty() {
+                out.insert(*key, below);
+            }
+        }
+    }
+    take_out(tx, &arrived, true, now).await?;
+    take_out(tx, &accounted, false, now).await
+}
+
+/// Writes what was found out, less what is stored and what other gaps say already.
+pub(crate) async fn record(
+    tx: &Transaction<'_>,
+    findings: Findings,
+    entries: &BTreeMap<Key, Entry>,
+    now: Timestamp,
+) -> Result<(), Error> {
+    if !findings.resets.is_empty() {
+        let statement = tx.prepare_cached(RESET).await?;
+        for gap in &findings.resets {
+            let from = timestamp(gap.from_us.unwrap_or(gap.to_us));
+            let values: [&(dyn ToSql + Sync); 6] =
+                [&gap.key.hardware, &gap.key.epoch, &gap.from_ticks, &from, &timestamp(gap.to_us), &now];
+            tx.execute(&statement, &values).await?;
+        }
+    }
+    let mut candidates = findings.candidates;
+    candidates.retain(|candidate| !candidate.seqs.is_empty());
+    if candidates.is_empty() {
+        return Ok(());
+    }
+    let hardware: Vec<Uuid> = candidates.iter().map(|candidate| candidate.key.hardware).collect();
+    let epochs: Vec<i64> = candidates.iter().map(|candidate| candidate.key.epoch).collect();
+    let (open, aside, insert) =
+        (tx.prepare_cached(OPEN).await?, tx.prepare_cached(ASIDE).await?, tx.prepare_cached(INSERT).await?);
+    let keys: [&(dyn ToSql + Sync); 2] = [&hardware, &epochs];
+    let (open, aside) = futures_util::try_join!(tx.query(&open, &keys), tx.query(&aside, &keys))?;
+    // Numbers that are in a gap of any reason, and in one that is not merely late.
+    let (mut named, mut explained) = (BTreeMap::<Key, SeqSet>::new(), BTreeMap::<Key, SeqSet>::new());
+    for row in open {
+        let key = Key { hardware: row.get(0), epoch: row.get(1) };
+        let text: &str = row.get(3);
+        let seqs = SeqSet::parse(text).ok_or_else(|| Error::Foreign(format!("the seqs {text} of a gap")))?;
+        named.entry(key).or_default().add(&seqs);
+        if row.get::<_, &str>(2) != LATE {
+            explained.entry(key).or_default().add(&seqs);
+        }
+    }
+    for row in aside {
+        let key = Key { hardware: row.get(0), epoch: row.get(1) };
+        named.entry(key).or_default().insert(row.get::<_, i64>(2) as u64);
+    }
+    // Reasons first: what they explain is not late.
+    candidates.sort_by_key(|candidate| candidate.reason == LATE);
+    let mut carved = BTreeMap::<Key, SeqSet>::new();
+    for candidate in candidates {
+        let key = candidate.key;
+        let late = candidate.reason == LATE;
+        let mut seqs = candidate.seqs;
+        if let Some(entry) = entries.get(&key) {
+            seqs = seqs.minus(&entry.seqs).minus(&entry.new);
+        }
+        if let Some(others) = if late { named.get(&key) } else { explained.get(&key) } {
+            seqs = seqs.minus(others);
+        }
+        if seqs.is_empty() {
+            continue;
+        }
+        for set in [&mut named, &mut explained] {
+            set.entry(key).or_default().add(&seqs);
+        }
+        if !late {
+            carved.entry(key).or_default().add(&seqs);
+        }
+        tx.execute(
+            &insert,
+            &[
+                &key.hardware,
+                &key.epoch,
+                &seqs.to_string(),
+                &candidate.reason,
+                &candidate.from_us.map(timestamp),
+                &candidate.to_us.map(timestamp),
+                &candidate.gateway,
+                &now,
+            ],
+        )
+        .await?;
+    }
+    take_out(tx, &carved, false, now).await
+}

@@ -1,0 +1,217 @@
+//! The ledger: which frames are in, by device and epoch.
+//!
+//! The promise: the transaction that writes a frame's readings writes its number here, under a lock on the row taken
+//! in the order of keys, so that two transactions never both find a frame missing and never wait for each other in a
+//! circle.
+
+use std::collections::{BTreeMap, HashMap};
+
+use jiff::Timestamp;
+use kinara_protocol::envelope::Fit;
+use kinara_store::Transaction;
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
+
+use crate::plan::Key;
+use crate::seqs::SeqSet;
+use crate::{Error, timestamp};
+
+/// A locked row, and what the transaction adds to it.
+#[derive(Debug, Default)]
+pub(crate) struct Entry {
+    /// Frames that were in before.
+    pub seqs: SeqSet,
+    /// The highest number heard of before; -1: none.
+    pub highest: i64,
+    pub highest_us: Option<i64>,
+    /// Frames that this transaction writes.
+    pub new: SeqSet,
+    /// Frames that this transaction heard of and does not write.
+    pub heard: SeqSet,
+    pub frames: HashMap<u32, NewFrame>,
+    pub fits: BTreeMap<FitKey, SeqSet>,
+    pub ended: Option<Ended>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NewFrame {
+    pub crc: u32,
+    pub first_us: i64,
+    pub last_us: i64,
+}
+
+/// What the next boot said about this epoch's end.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ended {
+    pub end_seq: u32,
+    pub end_ticks: i64,
+    pub next_epoch: i64,
+    pub boot_us: i64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct FitKey {
+    ref_ticks: i64,
+    ref_utc_us: i64,
+    rate_ppb: i32,
+    uncertainty_us: i64,
+    growth_ppb: i64,
+    time_uncertain: bool,
+}
+
+impl From<&Fit> for FitKey {
+    fn from(fit: &Fit) -> Self {
+        Self {
+            ref_ticks: fit.ref_ticks as i64,
+            ref_utc_us: fit.ref_utc_us,
+            rate_ppb: fit.rate_ppb,
+            uncertainty_us: i64::try_from(fit.uncertainty_us).unwrap_or(i64::MAX),
+            growth_ppb: i64::from(fit.growth_ppb),
+            time_uncertain: fit.time_uncertain,
+        }
+    }
+}
+
+impl Entry {
+    /// The highest number heard of, this transaction included.
+    pub fn highest_now(&self) -> i64 {
+        let high = |set: &SeqSet| set.last().map_or(-1, |seq| seq as i64);
+        let ended = self.ended.map_or(-1, |ended| i64::from(ended.end_seq) - 1);
+        self.highest.max(high(&self.new)).max(high(&self.heard)).max(ended)
+    }
+}
+
+const INSERT: &str = "
+    INSERT INTO ledger (hardware, epoch) SELECT * FROM unnest($1::uuid[], $2::int8[]) ON CONFLICT DO NOTHING";
+const LOCK: &str = "
+    SELECT l.hardware, l.epoch, l.seqs::text, l.highest, l.highest_time
+    FROM ledger l JOIN unnest($1::uuid[], $2::int8[]) k(hardware, epoch)
+      ON l.hardware = k.hardware AND l.epoch = k.epoch
+    ORDER BY l.hardware, l.epoch FOR UPDATE OF l";
+const UPDATE: &str = "
+    UPDATE ledger l SET seqs = l.seqs + n.seqs::int8multirange, highest = greatest(l.highest, n.highest),
+      highest_time = CASE WHEN n.highest > l.highest THEN coalesce(n.highest_time, l.highest_time)
+        ELSE l.highest_time END,
+      end_seq = coalesce(n.end_seq, l.end_seq), end_ticks = coalesce(n.end_ticks, l.end_ticks),
+      next_epoch = coalesce(n.next_epoch, l.next_epoch), updated_at = $9
+    FROM unnest($1::uuid[], $2::int8[], $3::text[], $4::int8[], $5::timestamptz[], $6::int8[], $7::int8[], $8::int8[])
+      n(hardware, epoch, seqs, highest, highest_time, end_seq, end_ticks, next_epoch)
+    WHERE l.hardware = n.hardware AND l.epoch = n.epoch";
+const FRAME_TIMES: &str = "
+    INSERT INTO frame_times (hardware, epoch, seqs, ref_ticks, ref_utc_us, rate_ppb, uncertainty_us, growth_ppb,
+      time_uncertain)
+    SELECT hardware, epoch, seqs::int8multirange, ref_ticks, ref_utc_us, rate_ppb, uncertainty_us, growth_ppb, uncertain
+    FROM unnest($1::uuid[], $2::int8[], $3::text[], $4::int8[], $5::int8[], $6::int4[], $7::int8[], $8::int8[],
+      $9::bool[]) n(hardware, epoch, seqs, ref_ticks, ref_utc_us, rate_ppb, uncertainty_us, growth_ppb, uncertain)
+    ON CONFLICT (hardware, epoch, ref_ticks, ref_utc_us, rate_ppb, uncertainty_us, growth_ppb, time_uncertain)
+    DO UPDATE SET seqs = frame_times.seqs + excluded.seqs";
+
+/// Makes the missing rows and locks all, in order.
+pub(crate) async fn lock(
+    tx: &Transaction<'_>,
+    keys: impl Iterator<Item = Key>,
+) -> Result<BTreeMap<Key, Entry>, Error> {
+    let (hardware, epochs): (Vec<Uuid>, Vec<i64>) = keys.map(|key| (key.hardware, key.epoch)).unzip();
+    let mut entries = BTreeMap::new();
+    if hardware.is_empty() {
+        return Ok(entries);
+    }
+    let (insert, lock) = (tx.prepare_cached(INSERT).await?, tx.prepare_cached(LOCK).await?);
+    // Sent together; the server runs them in this order.
+    let keys: [&(dyn ToSql + Sync); 2] = [&hardware, &epochs];
+    let (_, rows) = futures_util::try_join!(tx.execute(&insert, &keys), tx.query(&lock, &keys))?;
+    for row in rows {
+        let text: &str = row.get(2);
+        let entry = Entry {
+            seqs: SeqSet::parse(text)
+                .ok_or_else(|| Error::Foreign(format!("the seqs {text} in the ledger")))?,
+            highest: row.get(3),
+            highest_us: row.get::<_, Option<Timestamp>>(4).map(Timestamp::as_microsecond),
+            ..Entry::default()
+        };
+        entries.insert(Key { hardware: row.get(0), epoch: row.get(1) }, entry);
+    }
+    Ok(entries)
+}
+
+/// Writes what the transaction added.
+pub(crate) async fn update(
+    tx: &Transaction<'_>,
+    entries: &BTreeMap<Key, Entry>,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let changed: Vec<(&Key, &Entry)> = entries
+        .iter()
+        .filter(|(_, entry)| {
+            !entry.new.is_empty() || entry.ended.is_some() || entry.highest_now() > entry.highest
+        })
+        .collect();
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let column = |get: fn(&Key) -> i64| changed.iter().map(|(key, _)| get(key)).collect::<Vec<i64>>();
+    let hardware: Vec<Uuid> = changed.iter().map(|(key, _)| key.hardware).collect();
+    let seqs: Vec<String> = changed.iter().map(|(_, entry)| entry.new.to_string()).collect();
+    let highest: Vec<i64> = changed.iter().map(|(_, entry)| entry.highest_now()).collect();
+    let times: Vec<Option<Timestamp>> = changed
+        .iter()
+        .map(|(_, entry)| {
+            let last = u32::try_from(entry.new.last()?).ok()?;
+            Some(timestamp(entry.frames.get(&last)?.last_us))
+        })
+        .collect();
+    let ended = |get: fn(&Ended) -> i64| {
+        changed.iter().map(|(_, entry)| entry.ended.as_ref().map(get)).collect::<Vec<Option<i64>>>()
+    };
+    let statement = tx.prepare_cached(UPDATE).await?;
+    tx.execute(
+        &statement,
+        &[
+            &hardware,
+            &column(|key| key.epoch),
+            &seqs,
+            &highest,
+            &times,
+            &ended(|ended| i64::from(ended.end_seq)),
+            &ended(|ended| ended.end_ticks),
+            &ended(|ended| ended.next_epoch),
+            &now,
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Writes how the new frames' times came about.
+pub(crate) async fn frame_times(tx: &Transaction<'_>, entries: &BTreeMap<Key, Entry>) -> Result<(), Error> {
+    let fits: Vec<(&Key, &FitKey, &SeqSet)> = entries
+        .iter()
+        .flat_map(|(key, entry)| entry.fits.iter().map(move |(fit, seqs)| (key, fit, seqs)))
+        .collect();
+    if fits.is_empty() {
+        return Ok(());
+    }
+    let hardware: Vec<Uuid> = fits.iter().map(|(key, ..)| key.hardware).collect();
+    let epochs: Vec<i64> = fits.iter().map(|(key, ..)| key.epoch).collect();
+    let seqs: Vec<String> = fits.iter().map(|(_, _, seqs)| seqs.to_string()).collect();
+    let column = |get: fn(&FitKey) -> i64| fits.iter().map(|(_, fit, _)| get(fit)).collect::<Vec<i64>>();
+    let rates: Vec<i32> = fits.iter().map(|(_, fit, _)| fit.rate_ppb).collect();
+    let uncertain: Vec<bool> = fits.iter().map(|(_, fit, _)| fit.time_uncertain).collect();
+    let statement = tx.prepare_cached(FRAME_TIMES).await?;
+    tx.execute(
+        &statement,
+        &[
+            &hardware,
+            &epochs,
+            &seqs,
+            &column(|fit| fit.ref_ticks),
+            &column(|fit| fit.ref_utc_us),
+            &rates,
+            &column(|fit| fit.uncertainty_us),
+            &column(|fit| fit.growth_ppb),
+            &uncertain,
+        ],
+    )
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,197 @@
+//! Sets of frame numbers as sorted, disjoint ranges: the arithmetic of the ledger, beside PostgreSQL's own multiranges
+//! and in their notation.
+
+use std::fmt;
+
+/// A set of seqs. Ranges are half-open, sorted, and neither overlap nor touch.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SeqSet(Vec<(u64, u64)>);
+
+impl SeqSet {
+    /// The empty set.
+    pub const fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    /// `start..end`, empty where `end` is not above `start`.
+    pub fn range(start: u64, end: u64) -> Self {
+        Self(if start < end { vec![(start, end)] } else { Vec::new() })
+    }
+
+    /// Adds one seq.
+    pub fn insert(&mut self, seq: u64) {
+        self.insert_range(seq, seq + 1);
+    }
+
+    /// Adds `start..end`.
+    pub fn insert_range(&mut self, start: u64, end: u64) {
+        if start >= end {
+            return;
+        }
+        // Frames come mostly in order: the range grows at its end.
+        match self.0.last_mut() {
+            None => return self.0.push((start, end)),
+            Some(last) if start > last.1 => return self.0.push((start, end)),
+            Some(last) if start >= last.0 => {
+                last.1 = last.1.max(end);
+                return;
+            }
+            Some(_) => {}
+        }
+        let from = self.0.partition_point(|range| range.1 < start);
+        let to = self.0.partition_point(|range| range.0 <= end);
+        let mut merged = (start, end);
+        for range in &self.0[from..to] {
+            merged = (merged.0.min(range.0), merged.1.max(range.1));
+        }
+        self.0.splice(from..to, [merged]);
+    }
+
+    /// Whether `seq` is in the set.
+    pub fn contains(&self, seq: u64) -> bool {
+        let at = self.0.partition_point(|range| range.1 <= seq);
+        self.0.get(at).is_some_and(|range| range.0 <= seq)
+    }
+
+    /// Adds all of `other`.
+    pub fn add(&mut self, other: &Self) {
+        for &(start, end) in &other.0 {
+            self.insert_range(start, end);
+        }
+    }
+
+    /// What is here and not in `other`.
+    #[must_use]
+    pub fn minus(&self, other: &Self) -> Self {
+        let mut out = Vec::new();
+        let mut cuts = other.0.iter().peekable();
+        for &(mut start, end) in &self.0 {
+            while cuts.next_if(|cut| cut.1 <= start).is_some() {}
+            let mut ahead = cuts.clone();
+            while let Some(cut) = ahead.next_if(|cut| cut.0 < end) {
+                if start < cut.0 {
+                    out.push((start, cut.0));
+                }
+                start = start.max(cut.1);
+            }
+            if start < end {
+                out.push((start, end));
+            }
+        }
+        Self(out)
+    }
+
+    /// The ranges in order.
+    pub fn ranges(&self) -> &[(u64, u64)] {
+        &self.0
+    }
+
+    /// Whether nothing is in it.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How many seqs.
+    pub fn count(&self) -> u64 {
+        self.0.iter().map(|(start, end)| end - start).sum()
+    }
+
+    /// The lowest seq.
+    pub fn first(&self) -> Option<u64> {
+        self.0.first().map(|range| range.0)
+    }
+
+    /// The highest seq.
+    pub fn last(&self) -> Option<u64> {
+        self.0.last().map(|range| range.1 - 1)
+    }
+
+    /// Reads PostgreSQL's text of an int8multirange of finite ranges.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut out = Self::new();
+        let inner = text.strip_prefix('{')?.strip_suffix('}')?;
+        for range in inner.split("),").filter(|range| !range.is_empty()) {
+            let (start, end) = range.strip_prefix('[')?.trim_end_matches(')').split_once(',')?;
+            out.insert_range(start.parse().ok()?, end.parse().ok()?);
+        }
+        Some(out)
+    }
+
+    /// Start and length in turns, each start as the distance from the end before it: the envelope's notation.
+    pub fn from_distances(pairs: &[u32]) -> Option<Self> {
+        let mut out = Self::new();
+        let mut end = 0u64;
+        for pair in pairs.chunks(2) {
+            let &[distance, len] = pair else { return None };
+            let start = end + u64::from(distance);
+            end = start + u64::from(len);
+            if end > 1 << 32 {
+                return None;
+            }
+            out.insert_range(start, end);
+        }
+        Some(out)
+    }
+}
+
+impl fmt::Display for SeqSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("{")?;
+        for (index, (start, end)) in self.0.iter().enumerate() {
+            write!(f, "{}[{start},{end})", if index > 0 { "," } else { "" })?;
+        }
+        f.write_str("}")
+    }
+}
+
+impl FromIterator<u64> for SeqSet {
+    fn from_iter<I: IntoIterator<Item = u64>>(seqs: I) -> Self {
+        let mut out = Self::new();
+        for seq in seqs {
+            out.insert(seq);
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn seqs() -> impl Strategy<Value = BTreeSet<u64>> {
+        proptest::collection::btree_set(0u64..80, 0..50)
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_a_set(a in proptest::collection::vec(0u64..80, 0..50), b in seqs()) {
+            let (x, y): (SeqSet, SeqSet) = (a.iter().copied().collect(), b.iter().copied().collect());
+            let model: BTreeSet<u64> = a.into_iter().collect();
+            let items = |set: &SeqSet| set.ranges().iter().flat_map(|r| r.0..r.1).collect::<BTreeSet<u64>>();
+            prop_assert_eq!(items(&x), model.clone());
+            prop_assert_eq!(x.count(), model.len() as u64);
+            let mut sum = x.clone();
+            sum.add(&y);
+            prop_assert_eq!(items(&sum), model.union(&b).copied().collect::<BTreeSet<u64>>());
+            prop_assert_eq!(items(&x.minus(&y)), model.difference(&b).copied().collect::<BTreeSet<u64>>());
+            for set in [&x, &sum, &x.minus(&y)] {
+                prop_assert!(set.ranges().windows(2).all(|pair| pair[0].1 < pair[1].0));
+                prop_assert_eq!(SeqSet::parse(&set.to_string()).as_ref(), Some(set));
+            }
+            for seq in 0..80 {
+                prop_assert_eq!(x.contains(seq), model.contains(&seq));
+            }
+        }
+    }
+
+    #[test]
+    fn distances_that_leave_32_bits_are_refused() {
+        assert_eq!(SeqSet::from_distances(&[5, 2, 1, 1]).unwrap().to_string(), "{[5,7),[8,9)}");
+        assert_eq!(SeqSet::from_distances(&[u32::MAX, u32::MAX]), None);
+        assert_eq!(SeqSet::from_distances(&[1]), None);
+    }
+}

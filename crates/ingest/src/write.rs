@@ -1,0 +1,658 @@
+//! The write: many batches, one transaction.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use futures_util::SinkExt as _;
+use jiff::Timestamp;
+use kinara_clock::Clock;
+use kinara_protocol::channel::{self, ChannelId};
+use kinara_protocol::frame::{DeviceEventKind, Epoch};
+use kinara_store::{Pool, Transaction};
+use uuid::Uuid;
+
+use crate::batch::{Batch, Content, Wave};
+use crate::copy::{ReadingTemplate, Rows, pg_time};
+use crate::directory::Directory;
+use crate::error::{Error, Remedy};
+use crate::gaps::{self, Findings};
+use crate::ledger::{self, Entry, FitKey, NewFrame};
+use crate::plan::{self, Aside, Key, NOT_BEFORE_US, Plan, Taken, Window};
+use crate::quarantine::{self, Refused};
+use crate::timestamp;
+
+const DAY_US: i64 = 86_400_000_000;
+
+/// What a writer holds itself to.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Raw readings are kept this long; older ones are acknowledged and not kept.
+    pub retention_days: i64,
+    /// A sample from further ahead than this is a wrong clock.
+    pub ahead_s: i64,
+    /// How often a transaction that was in another's way is tried again.
+    pub tries: u32,
+    /// How long a gateway that is not enrolled should wait.
+    pub unknown_gateway_s: u32,
+    /// A device's row is touched at most this often for its readings.
+    pub device_status_s: i64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { retention_days: 730, ahead_s: 86_400, tries: 5, unknown_gateway_s: 300, device_status_s: 10 }
+    }
+}
+
+/// What became of a batch's frames (or of an event batch's events).
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// Written now.
+    pub stored: u64,
+    /// In already.
+    pub duplicate: u64,
+    /// Put aside.
+    pub quarantined: u64,
+    /// Not kept, for want of consent.
+    pub discarded: u64,
+    /// Not kept, for their age.
+    pub expired: u64,
+}
+
+impl Counts {
+    pub(crate) fn add(&mut self, other: Self) {
+        self.stored += other.stored;
+        self.duplicate += other.duplicate;
+        self.quarantined += other.quarantined;
+        self.discarded += other.discarded;
+        self.expired += other.expired;
+    }
+}
+
+/// The answer to a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Committed.
+    Done(Counts),
+    /// Not now.
+    RetryAfter {
+        /// When.
+        seconds: u32,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What a device's readings say about the device itself.
+#[derive(Debug, Clone, Copy)]
+struct Status {
+    seen_us: i64,
+    battery: Option<(i64, i16)>,
+    worn: Option<(i64, bool)>,
+}
+
+/// Writes batches. Any number of writers work side by side, in one process or in many.
+#[derive(Debug)]
+pub struct Writer {
+    pub(crate) pool: Pool,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) limits: Limits,
+    /// Days (since 1970) whose partitions are known to be there.
+    days: Mutex<HashSet<i64>>,
+    /// Channels beyond the registry that have a row.
+    channels: Mutex<HashSet<i16>>,
+    /// When each device's row was last touched, by the samples' own time.
+    touched: Mutex<HashMap<Uuid, i64>>,
+    #[cfg(feature = "sabotage")]
+    sabotage: Option<crate::sabotage::Sabotage>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is guarded here is a cache: good even if a holder panicked.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Writer {
+    /// A writer on a pool of `kinara_ingest` connections.
+    pub fn new(pool: Pool, clock: Arc<dyn Clock>, limits: Limits) -> Self {
+        Self {
+            pool,
+            clock,
+            limits,
+            days: Mutex::default(),
+            channels: Mutex::default(),
+            touched: Mutex::default(),
+            #[cfg(feature = "sabotage")]
+            sabotage: crate::sabotage::Sabotage::from_env(),
+        }
+    }
+
+    /// A writer with a planted fault.
+    #[cfg(feature = "sabotage")]
+    #[must_use]
+    pub fn sabotaged(mut self, sabotage: crate::sabotage::Sabotage) -> Self {
+        self.sabotage = Some(sabotage);
+        self
+    }
+
+    pub(crate) fn window(&self) -> Window {
+        let now = self.clock.utc_us();
+        Window {
+            oldest_us: now - self.limits.retention_days * DAY_US,
+            newest_us: now + self.limits.ahead_s * 1_000_000,
+        }
+    }
+
+    /// Writes batches in one transaction, and answers each. An error means that nothing was written and that the
+    /// database is not there: the batches are to come again later.
+    pub async fn write(&self, batches: &[Batch]) -> Result<Vec<Outcome>, Error> {
+        let error = match self.tries(batches).await {
+            Ok(outcomes) => return Ok(outcomes),
+            Err(error) if error.remedy() == Remedy::Split => error,
+            Err(error) => return Err(error),
+        };
+        tracing::warn!(%error, batches = batches.len(), "a transaction failed on its data: finding the frame");
+        let mut outcomes = Vec::with_capacity(batches.len());
+        for batch in batches {
+            match self.tries(std::slice::from_ref(batch)).await {
+                Ok(mut outcome) => outcomes.append(&mut outcome),
+                Err(error) if error.remedy() == Remedy::Split => {
+                    outcomes.push(Outcome::Done(self.frame_by_frame(batch).await?));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(outcomes)
+    }
+
+    async fn tries(&self, batches: &[Batch]) -> Result<Vec<Outcome>, Error> {
+        let mut left = self.limits.tries;
+        loop {
+            match self.transaction(batches).await {
+                Err(error) if error.remedy() == Remedy::Again && left > 1 => {
+                    left -= 1;
+                    lock(&self.days).clear();
+                    tracing::debug!(%error, "trying again");
+                }
+                other => return other,
+            }
+        }
+    }
+
+    async fn frame_by_frame(&self, batch: &Batch) -> Result<Counts, Error> {
+        let mut total = Counts::default();
+        for outcome in self.tries(&[batch.unreadable_alone()]).await? {
+            if let Outcome::Done(counts) = outcome {
+                total.add(counts);
+            }
+        }
+        for (device, part) in batch.devices.iter().enumerate() {
+            for (index, frame) in part.frames.iter().enumerate() {
+                match self.tries(&[batch.only(device, index)]).await {
+                    Ok(outcomes) => {
+                        for outcome in outcomes {
+                            if let Outcome::Done(counts) = outcome {
+                                total.add(counts);
+                            }
+                        }
+                    }
+                    Err(error) if error.remedy() == Remedy::Split => {
+                        let mut client = self.pool.get().await?;
+                        let tx = client.transaction().await?;
+                        let directory = Directory::load(&tx, &[batch.name.gateway], &[]).await?;
+                        let refused = Refused {
+                            what: "frame",
+                            tenant: directory.tenant_of(batch.name.gateway),
+                            gateway: batch.name.gateway,
+                            hardware_id: &part.hardware_id,
+                            epoch: part.epoch.0,
+                            seq: Some(frame.seq),
+                            reason: "database",
+                            detail: error.to_string(),
+                            payload: part.bytes(frame),
+                            fit: part.fit(frame),
+                        };
+                        quarantine::keep(&tx, &[refused], timestamp(self.clock.utc_us())).await?;
+                        tx.commit().await?;
+                        total.quarantined += 1;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(total)
+    }
+
+    async fn transaction(&self, batches: &[Batch]) -> Result<Vec<Outcome>, Error> {
+        let window = self.window();
+        let now = timestamp(self.clock.utc_us());
+        let mut client = self.pool.get().await?;
+        let times = batches
+            .iter()
+            .flat_map(|batch| &batch.devices)
+            .flat_map(|device| &device.frames)
+            .flat_map(|frame| [frame.first_us, frame.last_us]);
+        self.make_room(&client, times, window).await?;
+        self.name_channels(&client, batches).await?;
+        let tx = client.transaction().await?;
+        let mut gateways: Vec<Uuid> = batches.iter().map(|batch| batch.name.gateway).collect();
+        gateways.sort_unstable();
+        gateways.dedup();
+        let mut hardware: Vec<&str> =
+            batches.iter().flat_map(|b| &b.devices).map(|device| device.hardware_id.as_str()).collect();
+        hardware.sort_unstable();
+        hardware.dedup();
+        let directory = Directory::load(&tx, &gateways, &hardware).await?;
+        let mut plan = Plan::default();
+        plan::plan(&mut plan, batches, &directory, window);
+
+        let mut entries = ledger::lock(&tx, plan.keys.keys().copied()).await?;
+        for (key, heard) in &plan.keys {
+            entries.entry(*key).or_default().heard.add(heard);
+        }
+        #[cfg(feature = "sabotage")]
+        if self.sabotage == Some(crate::sabotage::Sabotage::LedgerOff) {
+            entries.values_mut().for_each(|entry| entry.seqs = crate::seqs::SeqSet::new());
+        }
+        let mut counts = vec![Counts::default(); batches.len()];
+        let new = decide(&mut plan, &mut entries, &mut counts);
+        let findings = findings(&plan, &new, &mut entries);
+
+        let rows = self.rows(&new);
+        self.copy(&tx, rows).await?;
+        ledger::update(&tx, &entries, now).await?;
+        ledger::frame_times(&tx, &entries).await?;
+        gaps::withdraw(&tx, &entries, now).await?;
+        put_aside(&tx, &plan, batches, &directory, &mut counts, now).await?;
+        gaps::record(&tx, findings, &entries, now).await?;
+        notify(&tx, &new).await?;
+        #[cfg(feature = "sabotage")]
+        if self.sabotage == Some(crate::sabotage::Sabotage::AckBeforeCommit) {
+            tokio::time::sleep(crate::sabotage::DELAY).await;
+        }
+        tx.commit().await?;
+
+        let status = statuses(&new);
+        if let Err(error) = self.touch_devices(&client, status, now).await {
+            tracing::warn!(%error, "the devices' status was not updated");
+        }
+        Ok(batches
+            .iter()
+            .zip(counts)
+            .map(|(batch, counts)| match directory.tenant_of(batch.name.gateway) {
+                Some(_) => Outcome::Done(counts),
+                None => Outcome::RetryAfter {
+                    seconds: self.limits.unknown_gateway_s,
+                    reason: "this gateway is not enrolled".to_owned(),
+                },
+            })
+            .collect())
+    }
+
+    /// Makes sure that there are partitions for these times. Outside the transaction that needs them: making one must
+    /// not be undone with it.
+    pub(crate) async fn make_room(
+        &self,
+        client: &kinara_store::Client,
+        times: impl Iterator<Item = i64>,
+        window: Window,
+    ) -> Result<(), Error> {
+        let mut missing: Vec<i64> = {
+            let known = lock(&self.days);
+            times
+                .filter(|time| (window.oldest_us.max(NOT_BEFORE_US)..=window.newest_us).contains(time))
+                .map(|time| time.div_euclid(DAY_US))
+                .filter(|day| !known.contains(day))
+                .collect()
+        };
+        missing.sort_unstable();
+        missing.dedup();
+        for day in missing {
+            let statement = client.prepare_cached("SELECT ts.ensure_partitions($1, $1)").await?;
+            client.query_one(&statement, &[&timestamp(day * DAY_US)]).await?;
+            lock(&self.days).insert(day);
+        }
+        Ok(())
+    }
+
+    /// Gives channels beyond the registry a row, so that views show their readings under a name.
+    async fn name_channels(&self, client: &kinara_store::Client, batches: &[Batch]) -> Result<(), Error> {
+        let mut unknown: Vec<i16> = {
+            let known = lock(&self.channels);
+            let devices = || batches.iter().flat_map(|batch| &batch.devices);
+            // The registry is small and comes first in the check: almost every sample ends there.
+            devices()
+                .flat_map(|device| &device.columns.series)
+                .map(|series| series.channel as u16)
+                .filter(|&id| channel::by_id(ChannelId(id)).is_none())
+                .map(|id| id as i16)
+                .filter(|kind| !known.contains(kind))
+                .collect()
+        };
+        unknown.sort_unstable();
+        unknown.dedup();
+        for kind in unknown {
+            client
+                .execute(
+                    "INSERT INTO channels (type, name) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+                    &[&kind, &format!("channel_{}", kind as u16)],
+                )
+                .await?;
+            lock(&self.channels).insert(kind);
+        }
+        Ok(())
+    }
+
+    #[cfg_attr(
+        not(feature = "sabotage"),
+        expect(clippy::unused_self, reason = "a test build plants faults here")
+    )]
+    fn rows(&self, new: &[Taken<'_>]) -> (Rows, Rows) {
+        let (mut readings, mut waves) = (Rows::new(), Rows::new());
+        let mut template: Option<((Key, Uuid), ReadingTemplate)> = None;
+        #[cfg(feature = "sabotage")]
+        let mut swapped = crate::sabotage::Swapper::new(self.sabotage);
+        for taken in new {
+            let (assignment, frame) = (taken.assignment, taken.frame);
+            let same = template.as_ref().is_some_and(|(of, _)| *of == (taken.key, assignment.user));
+            if !same {
+                let row = ReadingTemplate::new(
+                    assignment.tenant,
+                    assignment.user,
+                    assignment.device,
+                    taken.device.epoch.0,
+                );
+                template = Some(((taken.key, assignment.user), row));
+            }
+            let Some((_, row)) = &mut template else { continue };
+            row.set_seq(frame.seq);
+            #[cfg(feature = "sabotage")]
+            if let Some(user) = swapped.next(assignment.user) {
+                row.set_user(user);
+            }
+            for sample in &taken.device.samples[frame.samples.start as usize..frame.samples.end as usize] {
+                readings.reading(row, sample.utc_us, sample.kind, sample.index, sample.value, sample.quality);
+            }
+            #[cfg(feature = "sabotage")]
+            if self.sabotage == Some(crate::sabotage::Sabotage::DoubleBatch) {
+                for sample in &taken.device.samples[frame.samples.start as usize..frame.samples.end as usize]
+                {
+                    readings.reading(
+                        row,
+                        sample.utc_us,
+                        sample.kind,
+                        sample.index,
+                        sample.value,
+                        sample.quality,
+                    );
+                }
+            }
+            #[cfg(feature = "sabotage")]
+            row.set_user(assignment.user);
+            for wave in &taken.device.waves[frame.waves.start as usize..frame.waves.end as usize] {
+                wave_row(&mut waves, taken, wave);
+            }
+        }
+        (readings, waves)
+    }
+
+    async fn copy(&self, tx: &Transaction<'_>, (readings, waves): (Rows, Rows)) -> Result<(), Error> {
+        for (rows, sql) in [
+            (
+                readings,
+                "COPY ts.readings (time, tenant_id, user_id, device_id, type, idx, epoch, seq, value, quality)
+                 FROM STDIN (FORMAT binary)",
+            ),
+            (
+                waves,
+                "COPY ts.waveforms (time, tenant_id, user_id, device_id, type, idx, epoch, seq, interval_ms, ticks,
+                 scale, components, data, quality) FROM STDIN (FORMAT binary)",
+            ),
+        ] {
+            if rows.count() == 0 {
+                continue;
+            }
+            let statement = tx.prepare_cached(sql).await?;
+            let sink = tx.copy_in::<_, Bytes>(&statement).await?;
+            let mut sink = std::pin::pin!(sink);
+            for chunk in rows.finish() {
+                sink.feed(chunk).await?;
+            }
+            sink.as_mut().finish().await?;
+        }
+        Ok(())
+    }
+
+    /// Best effort, after the commit: what the readings say about their devices.
+    async fn touch_devices(
+        &self,
+        client: &kinara_store::Client,
+        status: BTreeMap<Uuid, Status>,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let due: Vec<(Uuid, Status)> = {
+            let mut touched = lock(&self.touched);
+            let wait = self.limits.device_status_s * 1_000_000;
+            status
+                .into_iter()
+                .filter(|(device, status)| {
+                    let due = status.worn.is_some()
+                        || status.battery.is_some()
+                        || touched.get(device).is_none_or(|last| status.seen_us >= last.saturating_add(wait));
+                    if due {
+                        let last = touched.entry(*device).or_insert(status.seen_us);
+                        *last = status.seen_us.max(*last);
+                    }
+                    due
+                })
+                .collect()
+        };
+        if due.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<Uuid> = due.iter().map(|(id, _)| *id).collect();
+        let seen: Vec<Timestamp> = due.iter().map(|(_, s)| timestamp(s.seen_us).min(now)).collect();
+        let battery: Vec<Option<i16>> =
+            due.iter().map(|(_, s)| s.battery.map(|(_, percent)| percent)).collect();
+        let worn: Vec<Option<bool>> = due.iter().map(|(_, s)| s.worn.map(|(_, worn)| worn)).collect();
+        let statement = client
+            .prepare_cached(
+                "UPDATE devices d SET last_seen_at = greatest(d.last_seen_at, n.seen),
+                   battery_percent = CASE WHEN d.last_seen_at > n.seen THEN d.battery_percent
+                     ELSE coalesce(n.battery, d.battery_percent) END,
+                   worn = CASE WHEN d.last_seen_at > n.seen THEN d.worn ELSE coalesce(n.worn, d.worn) END
+                 FROM unnest($1::uuid[], $2::timestamptz[], $3::int2[], $4::bool[]) n(id, seen, battery, worn)
+                 WHERE d.id = n.id",
+            )
+            .await?;
+        client.execute(&statement, &[&ids, &seen, &battery, &worn]).await?;
+        Ok(())
+    }
+}
+
+/// Asks the ledger: which frames are new? Two copies within this transaction whose CRCs differ are a collision: the
+/// first is taken, the other put aside.
+fn decide<'a>(
+    plan: &mut Plan<'a>,
+    entries: &mut BTreeMap<Key, Entry>,
+    counts: &mut [Counts],
+) -> Vec<Taken<'a>> {
+    let mut new = Vec::with_capacity(plan.take.len());
+    for taken in &plan.take {
+        let Some(entry) = entries.get_mut(&taken.key) else { continue };
+        let (frame, seq) = (taken.frame, u64::from(taken.frame.seq));
+        if entry.seqs.contains(seq) {
+            counts[taken.batch].duplicate += 1;
+            continue;
+        }
+        if let Some(other) = entry.frames.get(&frame.seq) {
+            if other.crc == frame.crc {
+                counts[taken.batch].duplicate += 1;
+            } else {
+                plan.aside.push(Aside {
+                    batch: taken.batch,
+                    device: taken.device,
+                    frame,
+                    reason: "collision",
+                    detail: "another frame of this name came in the same transaction",
+                });
+            }
+            continue;
+        }
+        entry.new.insert(seq);
+        entry
+            .frames
+            .insert(frame.seq, NewFrame { crc: frame.crc, first_us: frame.first_us, last_us: frame.last_us });
+        if let Some(fit) = taken.device.fit(frame) {
+            entry.fits.entry(FitKey::from(fit)).or_default().insert(seq);
+        }
+        counts[taken.batch].stored += 1;
+        new.push(*taken);
+    }
+    for (batch, (discarded, expired)) in &plan.counts {
+        counts[*batch].discarded += discarded;
+        counts[*batch].expired += expired;
+    }
+    new
+}
+
+fn findings(plan: &Plan<'_>, new: &[Taken<'_>], entries: &mut BTreeMap<Key, Entry>) -> Findings {
+    let mut findings = Findings::default();
+    for taken in new {
+        match &taken.frame.content {
+            Content::Boot(anchor) => findings.booted(taken, anchor, entries),
+            Content::Events(events) => findings.happened(taken, events, entries),
+            Content::Samples | Content::Sync | Content::Refused(..) => {}
+        }
+    }
+    findings.discarded(plan);
+    findings.skipped(entries);
+    findings
+}
+
+async fn put_aside(
+    tx: &Transaction<'_>,
+    plan: &Plan<'_>,
+    batches: &[Batch],
+    directory: &Directory,
+    counts: &mut [Counts],
+    now: Timestamp,
+) -> Result<(), Error> {
+    let mut refused = Vec::new();
+    for aside in &plan.aside {
+        let gateway = batches[aside.batch].name.gateway;
+        counts[aside.batch].quarantined += 1;
+        refused.push(Refused {
+            what: "frame",
+            tenant: directory.tenant_of(gateway),
+            gateway,
+            hardware_id: &aside.device.hardware_id,
+            epoch: aside.device.epoch.0,
+            seq: (aside.reason != "damaged").then_some(aside.frame.seq),
+            reason: aside.reason,
+            detail: aside.detail.to_owned(),
+            payload: aside.device.bytes(aside.frame),
+            fit: aside.device.fit(aside.frame),
+        });
+    }
+    for (index, batch) in batches.iter().enumerate() {
+        let Some(tenant) = directory.tenant_of(batch.name.gateway) else { continue };
+        for part in &batch.unreadable {
+            counts[index].quarantined += part.frames;
+            refused.push(Refused {
+                what: "payload",
+                tenant: Some(tenant),
+                gateway: batch.name.gateway,
+                hardware_id: part.hardware_id.get(..part.hardware_id.len().min(255)).unwrap_or(""),
+                epoch: part.epoch,
+                seq: None,
+                reason: "columns",
+                detail: part.detail.clone(),
+                payload: part.payload.clone(),
+                fit: None,
+            });
+        }
+    }
+    quarantine::keep(tx, &refused, now).await
+}
+
+/// Tells listeners, once a transaction and device, how far its readings are in.
+async fn notify(tx: &Transaction<'_>, new: &[Taken<'_>]) -> Result<(), Error> {
+    let mut highest: BTreeMap<(Uuid, Uuid, u64), u32> = BTreeMap::new();
+    for taken in new {
+        let key = (taken.assignment.tenant, taken.assignment.device, taken.device.epoch.0);
+        let seq = highest.entry(key).or_default();
+        *seq = taken.frame.seq.max(*seq);
+    }
+    if highest.is_empty() {
+        return Ok(());
+    }
+    let payloads: Vec<String> = highest
+        .into_iter()
+        .map(|((tenant, device, epoch), seq)| {
+            format!(r#"{{"tenant":"{tenant}","device":"{device}","epoch":"{}","seq":{seq}}}"#, Epoch(epoch))
+        })
+        .collect();
+    let statement =
+        tx.prepare_cached("SELECT pg_notify('kinara_stored', p) FROM unnest($1::text[]) p").await?;
+    tx.query(&statement, &[&payloads]).await?;
+    Ok(())
+}
+
+fn statuses(new: &[Taken<'_>]) -> BTreeMap<Uuid, Status> {
+    let mut out = BTreeMap::new();
+    for taken in new {
+        let frame = taken.frame;
+        let status = out.entry(taken.assignment.device).or_insert(Status {
+            seen_us: frame.last_us,
+            battery: None,
+            worn: None,
+        });
+        status.seen_us = status.seen_us.max(frame.last_us);
+        if let Content::Events(events) = &frame.content {
+            for event in events {
+                let worn = match event.kind {
+                    DeviceEventKind::Worn => true,
+                    DeviceEventKind::NotWorn => false,
+                    _ => continue,
+                };
+                if status.worn.is_none_or(|(at, _)| at <= frame.first_us) {
+                    status.worn = Some((frame.first_us, worn));
+                }
+            }
+        }
+        let samples = &taken.device.samples[frame.samples.start as usize..frame.samples.end as usize];
+        for sample in samples.iter().filter(|sample| sample.kind == channel::BATTERY.0 as i16) {
+            if status.battery.is_none_or(|(at, _)| at <= sample.utc_us) {
+                status.battery = Some((sample.utc_us, sample.value.clamp(0.0, 100.0) as i16));
+            }
+        }
+    }
+    out
+}
+
+fn wave_row(rows: &mut Rows, taken: &Taken<'_>, wave: &Wave) {
+    rows.begin(14);
+    rows.field(&pg_time(wave.utc_us).to_be_bytes());
+    for id in [taken.assignment.tenant, taken.assignment.user, taken.assignment.device] {
+        rows.field(id.as_bytes());
+    }
+    rows.field(&wave.kind.to_be_bytes());
+    rows.field(&wave.index.to_be_bytes());
+    rows.field(&taken.device.epoch.0.to_be_bytes());
+    rows.field(&i64::from(taken.frame.seq).to_be_bytes());
+    match wave.interval_ms {
+        Some(interval) => rows.field(&interval.to_be_bytes()),
+        None => rows.null(),
+    }
+    match &wave.ticks {
+        Some(ticks) => rows.int8_array(ticks),
+        None => rows.null(),
+    }
+    rows.field(&wave.scale.to_be_bytes());
+    rows.field(&wave.components.to_be_bytes());
+    rows.field(&wave.data);
+    rows.field(&wave.quality.to_be_bytes());
+    rows.end();
+}
