@@ -4,13 +4,16 @@
 //! the cloud, `infer` looks at them on the way, and `local` shows people how it goes.
 
 pub mod align;
+pub mod config;
+pub mod daemon;
 pub mod hardware;
 pub mod infer;
-pub mod local;
 pub mod live;
+pub mod local;
 pub mod pipeline;
 pub mod radio;
 pub mod sabotage;
+pub mod service;
 pub mod status;
 pub mod store;
 pub mod uplink;

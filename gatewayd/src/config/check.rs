@@ -1,0 +1,265 @@
+//! What makes a configuration wrong, said so that it can be put right.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use kinara_protocol::label::LabelSecret;
+
+use super::Config;
+use crate::hardware::HardwareId;
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{path}: {source}; give the configuration with --config FILE")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Not TOML, an unknown field, or a value of another type.
+    #[error("{path}, line {line}: {message}")]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What and, where it is known, which values are accepted.
+        message: String,
+    },
+    /// A value outside of what is accepted.
+    #[error("{path}, line {line}: {field} is {value}; accepted: {accepted}")]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The field with its section.
+        field: String,
+        /// What it is.
+        value: String,
+        /// What it may be.
+        accepted: String,
+    },
+}
+
+pub(super) fn syntax(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
+    let at = error.span().map_or(0, |span| span.start.min(text.len()));
+    let line = text[..at].matches('\n').count() + 1;
+    let key = text[at..].lines().next().and_then(|rest| rest.split('=').next()).unwrap_or_default().trim();
+    let whole = text.lines().nth(line - 1).unwrap_or_default().trim();
+    let place = if whole.is_empty() || key.is_empty() { String::new() } else { format!(" (in `{whole}`)") };
+    ConfigError::Syntax { path: path.to_owned(), line, message: format!("{}{place}", error.message()) }
+}
+
+struct Checker<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+impl Checker<'_> {
+    /// The line of a field: in its section, at its `nth` appearance.
+    fn line(&self, section: &str, key: &str, nth: usize) -> usize {
+        let mut here = section.is_empty();
+        let mut seen = 0;
+        for (index, line) in self.text.lines().enumerate() {
+            let line = line.trim();
+            if line.starts_with('[') {
+                here = line.trim_matches(['[', ']']).trim() == section;
+            } else if here && line.split('=').next().is_some_and(|name| name.trim() == key) {
+                if seen == nth {
+                    return index + 1;
+                }
+                seen += 1;
+            }
+        }
+        1
+    }
+
+    fn wrong(&self, section: &str, key: &str, nth: usize, value: String, accepted: &str) -> ConfigError {
+        let field = if section.is_empty() { key.to_owned() } else { format!("[{section}] {key}") };
+        ConfigError::Value {
+            path: self.path.to_owned(),
+            line: self.line(section, key, nth),
+            field,
+            value,
+            accepted: accepted.to_owned(),
+        }
+    }
+
+    fn range<T: PartialOrd + std::fmt::Display>(
+        &self,
+        section: &str,
+        key: &str,
+        value: T,
+        (least, most): (T, T),
+    ) -> Result<(), ConfigError> {
+        if value >= least && value <= most {
+            return Ok(());
+        }
+        Err(self.wrong(section, key, 0, value.to_string(), &format!("{least} to {most}")))
+    }
+}
+
+pub(super) fn check(path: &Path, text: &str, config: &Config) -> Result<(), ConfigError> {
+    let checker = Checker { path, text };
+    if config.name.is_empty() || config.name.len() > 64 {
+        return Err(checker.wrong("", "name", 0, format!("{:?}", config.name), "1 to 64 characters"));
+    }
+    let radio = &config.radio;
+    checker.range("radio", "slots", radio.slots, (1, 1_000))?;
+    checker.range("radio", "connecting", radio.connecting, (1, 100))?;
+    checker.range("radio", "turn_s", radio.turn_s, (1.0, 86_400.0))?;
+    checker.range("radio", "scan_every_ms", radio.scan_every_ms, (10, 60_000))?;
+    checker.range("radio", "scan_timeout_ms", radio.scan_timeout_ms, (10, 60_000))?;
+    checker.range("radio", "request_timeout_s", radio.request_timeout_s, (0.1, 600.0))?;
+    checker.range("radio", "backoff_ms", radio.backoff_ms, (10, 60_000))?;
+    checker.range("radio", "backoff_max_s", radio.backoff_max_s, (0.1, 3_600.0))?;
+    checker.range("radio", "window", radio.window, (1, 100))?;
+    checker.range("radio", "sync_probes", radio.sync_probes, (1, 100))?;
+    checker.range("radio", "resync_min", radio.resync_min, (0.01, 1_440.0))?;
+    checker.range("radio", "resend_after_ms", radio.resend_after_ms, (10, 60_000))?;
+    checker.range("radio", "silence_s", radio.silence_s, (1.0, 600.0))?;
+    let clock = &config.clock;
+    checker.range("clock", "poll_ms", clock.poll_ms, (100, 600_000))?;
+    checker.range("clock", "timedate_timeout_ms", clock.timedate_timeout_ms, (10, 60_000))?;
+    checker.range("clock", "alert_after_h", clock.alert_after_h, (0.0, 8_760.0))?;
+    checker.range("clock", "unstamped_wait_s", clock.unstamped_wait_s, (1.0, 1e7))?;
+    let store = &config.store;
+    checker.range("store", "group_commit_ms", store.group_commit_ms, (1, 10_000))?;
+    checker.range("store", "group_commit_frames", store.group_commit_frames, (1, 100_000))?;
+    checker.range("store", "soft_limit_mib", store.soft_limit_mib, (1, 1 << 20))?;
+    if store.hard_limit_mib <= store.soft_limit_mib || store.hard_limit_mib > 1 << 20 {
+        let accepted = format!("more than soft_limit_mib ({}), at most 1048576", store.soft_limit_mib);
+        return Err(checker.wrong("store", "hard_limit_mib", 0, store.hard_limit_mib.to_string(), &accepted));
+    }
+    checker.range("store", "reserve_mib", store.reserve_mib, (1, 4_096))?;
+    uplink(&checker, config)?;
+    checker.range("live", "every_ms", config.live.every_ms, (200, 60_000))?;
+    checker.range("infer", "refractory_min", config.infer.refractory_min, (0.0, 1_440.0))?;
+    checker.range("infer", "queue", config.infer.queue, (1, 1_000_000))?;
+    wearables(&checker, config)
+}
+
+fn uplink(checker: &Checker<'_>, config: &Config) -> Result<(), ConfigError> {
+    let uplink = &config.uplink;
+    if uplink.host.is_empty() {
+        return Err(checker.wrong("uplink", "host", 0, "not given".to_owned(), "a name or an address"));
+    }
+    let files = [("ca", &uplink.ca), ("cert", &uplink.cert), ("key", &uplink.key)];
+    for (key, file) in files {
+        if uplink.tls && file.is_none() {
+            let accepted = "the path of a PEM file (or tls = false, on one machine only)";
+            return Err(checker.wrong("uplink", key, 0, "not given".to_owned(), accepted));
+        }
+    }
+    checker.range("uplink", "keep_alive_s", uplink.keep_alive_s, (5, 3_600))?;
+    checker.range("uplink", "connect_timeout_s", uplink.connect_timeout_s, (0.1, 600.0))?;
+    checker.range("uplink", "backoff_ms", uplink.backoff_ms, (10, 600_000))?;
+    checker.range("uplink", "backoff_max_s", uplink.backoff_max_s, (0.01, 3_600.0))?;
+    checker.range("uplink", "ack_timeout_s", uplink.ack_timeout_s, (0.1, 3_600.0))?;
+    checker.range("uplink", "ack_timeout_max_s", uplink.ack_timeout_max_s, (uplink.ack_timeout_s, 86_400.0))?;
+    checker.range("uplink", "window_batches", uplink.window_batches, (1, 16))?;
+    checker.range("uplink", "window_kib", uplink.window_kib, (256, 4_096))?;
+    checker.range("uplink", "seal_after_s", uplink.seal_after_s, (0.05, 3_600.0))?;
+    checker.range("uplink", "seal_bytes", uplink.seal_bytes, (1_024, 262_144))?;
+    checker.range("uplink", "full_bytes", uplink.full_bytes, (uplink.seal_bytes, 393_216))?;
+    checker.range("uplink", "state_every_s", uplink.state_every_s, (1.0, 3_600.0))
+}
+
+fn wearables(checker: &Checker<'_>, config: &Config) -> Result<(), ConfigError> {
+    let mut seen = HashSet::new();
+    for (nth, wearable) in config.wearables.iter().enumerate() {
+        let wrong = |key, value: &str, accepted| {
+            Err(checker.wrong("wearable", key, nth, format!("{value:?}"), accepted))
+        };
+        let id = &wearable.hardware_id;
+        match HardwareId::parse(id) {
+            Ok(hardware) if hardware.factory_id().is_none() => {
+                return wrong("hardware_id", id, "kinara:<16 hex digits>");
+            }
+            Ok(hardware) if !seen.insert(hardware.clone()) => return wrong("hardware_id", id, "each wearable once"),
+            Ok(_) => {}
+            Err(_) => return wrong("hardware_id", id, "kinara:<16 hex digits>"),
+        }
+        if wearable.label_secret.parse::<LabelSecret>().is_err() {
+            // The value is a secret, and stays out of logs.
+            return wrong("label_secret", "…", "the 16 characters A-Z and 2-7 on the label");
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+gateway_id = "0198c0de-0000-7000-8000-000000000001"
+data_dir = "/tmp/x"
+[uplink]
+host = "localhost"
+tls = false
+"#;
+
+    fn error(text: &str) -> String {
+        Config::parse(Path::new("gatewayd.toml"), text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_few_fields_are_enough_and_the_rest_has_defaults() {
+        let config = Config::parse(Path::new("x"), GOOD).unwrap();
+        assert_eq!(config.uplink.port, 8883);
+        assert_eq!(config.store.soft_limit_mib, 4_096);
+        assert!((config.uplink.ack_timeout_s - 30.0).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn an_unknown_field_is_named_with_its_line_and_what_is_known() {
+        let text = error(&GOOD.replace("tls = false", "tls = false\n[radio]\nslotz = 3"));
+        assert!(text.starts_with("gatewayd.toml, line 8:"), "{text}");
+        assert!(text.contains("slotz") && text.contains("`slots`"), "{text}");
+    }
+
+    #[test]
+    fn a_value_of_another_type_or_out_of_range_is_named_with_its_line_and_what_is_accepted() {
+        let text = error(&GOOD.replace("tls = false", "tls = 3"));
+        assert!(text.starts_with("gatewayd.toml, line 6:") && text.contains("boolean"), "{text}");
+        let text = error(&format!("{GOOD}window_batches = 99\n"));
+        assert_eq!(text, "gatewayd.toml, line 7: [uplink] window_batches is 99; accepted: 1 to 16");
+        let text = error(&format!("{GOOD}[store]\nsoft_limit_mib = 9\nhard_limit_mib = 3\n"));
+        assert!(text.contains("line 9: [store] hard_limit_mib is 3"), "{text}");
+        let text = error(&format!("{GOOD}[radio]\ntransport = \"zigbee\"\n"));
+        assert!(text.contains("line 8") && text.contains("virtual"), "{text}");
+    }
+
+    #[test]
+    fn a_wearable_with_a_wrong_label_is_named_without_its_secret() {
+        let text = error(&format!(
+            "{GOOD}[[wearable]]\nhardware_id = \"kinara:0000000000000001\"\nlabel_secret = \"HUNTER2\"\n"
+        ));
+        assert!(text.contains("line 9") && !text.contains("HUNTER2"), "{text}");
+    }
+
+    #[test]
+    fn tls_without_a_certificate_says_what_to_give() {
+        let text = error(&GOOD.replace("tls = false", ""));
+        assert!(text.contains("[uplink] ca") && text.contains("PEM"), "{text}");
+    }
+
+    #[test]
+    fn the_example_in_the_repository_is_valid_and_shows_every_field() {
+        let text = include_str!("../../gatewayd.example.toml");
+        Config::parse(Path::new("gatewayd.example.toml"), text).unwrap();
+        let sections = include_str!("sections.rs");
+        let fields = sections.lines().filter_map(|line| {
+            let (name, _) = line.strip_prefix("        ")?.split_once(": ")?;
+            name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_').then_some(name)
+        });
+        for field in fields {
+            assert!(text.contains(&format!("{field} =")), "{field} is not in the example");
+        }
+    }
+}
