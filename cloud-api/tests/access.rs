@@ -120,12 +120,10 @@ fn every_route_is_described_and_everything_described_is_a_route() {
 async fn a_question_that_names_no_tenant_sees_nothing() {
     let cloud = Cloud::start().await;
     let app = cloud.app();
-    let (mut client, connection) = tokio_postgres::connect(
-        &cloud.postgres.url("api", "api", &cloud.database),
-        tokio_postgres::NoTls,
-    )
-    .await
-    .unwrap();
+    let (mut client, connection) =
+        tokio_postgres::connect(&cloud.postgres.url("api", "api", &cloud.database), tokio_postgres::NoTls)
+            .await
+            .unwrap();
     tokio::spawn(connection);
     for table in ["tenants", "members", "users", "devices", "gateways", "sessions", "audit_log", "readings"] {
         let count: i64 =

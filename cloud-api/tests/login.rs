@@ -7,8 +7,8 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::http::{Method, Request, header};
 use common::{Answer, Cloud, PASSWORD, call, get, log_in};
-use kinara_cloud_api::routes;
 use kinara_clock::{Clock as _, ManualClock, SystemClock};
+use kinara_cloud_api::routes;
 
 async fn with_cookie(router: &axum::Router, path: &str, cookie: &str) -> Answer {
     let request = Request::builder().method(Method::POST).uri(path).header(header::COOKIE, cookie);
@@ -97,7 +97,8 @@ async fn logging_out_ends_the_session() {
     assert!(refresh(&router, &cookie).await.is_problem(401));
     assert!(refresh(&router, "kinara_refresh=00").await.is_problem(401));
     assert_eq!(with_cookie(&router, "/api/v1/auth/logout", "x=y").await.status, 204);
-    let actions = cloud.sql("SELECT string_agg(action, ',' ORDER BY at) FROM audit_log WHERE action !~ '^admin'");
+    let actions =
+        cloud.sql("SELECT string_agg(action, ',' ORDER BY at) FROM audit_log WHERE action !~ '^admin'");
     assert_eq!(actions, "login,logout");
 }
 
@@ -117,7 +118,11 @@ async fn an_unknown_address_and_a_wrong_password_get_the_same_answer_and_too_man
     assert!(limited.is_problem(429), "{limited:?}");
     let wait: u64 = limited.headers[header::RETRY_AFTER].to_str().unwrap().parse().unwrap();
     assert!((1..=30).contains(&wait));
-    assert_eq!(log_in(&router, "viewer@here.example", PASSWORD).await.status, 200, "others are not locked out");
+    assert_eq!(
+        log_in(&router, "viewer@here.example", PASSWORD).await.status,
+        200,
+        "others are not locked out"
+    );
 }
 
 #[tokio::test]
@@ -131,7 +136,10 @@ async fn a_session_ends_when_it_is_idle_and_in_any_case_after_its_time() {
     let token = login.json()["access_token"].as_str().unwrap().to_owned();
     let idle = log_in(&router, "viewer@here.example", PASSWORD).await.cookie().unwrap();
     clock.advance_us(hours(1) / 4);
-    assert!(get(&router, "/api/v1/users", &token).await.is_problem(401), "an access token is good for 15 minutes");
+    assert!(
+        get(&router, "/api/v1/users", &token).await.is_problem(401),
+        "an access token is good for 15 minutes"
+    );
     let mut cookie = login.cookie().unwrap();
     let mut refreshes = 0;
     loop {
@@ -157,7 +165,8 @@ async fn a_member_who_was_disabled_or_whose_password_was_changed_is_out() {
     assert!(refresh(&router, &viewer).await.is_problem(401));
     assert!(log_in(&router, "viewer@here.example", PASSWORD).await.is_problem(401));
     let clinician = log_in(&router, "clinician@here.example", PASSWORD).await.cookie().unwrap();
-    let change = ["member", "add", "--tenant", "here", "--email", "clinician@here.example", "--role", "viewer"];
+    let change =
+        ["member", "add", "--tenant", "here", "--email", "clinician@here.example", "--role", "viewer"];
     assert_eq!(cloud.admin(&change).await.unwrap()["changed"], true);
     assert!(refresh(&router, &clinician).await.is_problem(401));
 }

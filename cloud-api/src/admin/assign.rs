@@ -67,6 +67,9 @@ pub(super) async fn assign(transaction: &Transaction<'_>, order: &Assign) -> Res
             "ended": ended });
         printed(id, tenant, changed, more)
     };
+    if let Some(same) = earlier(transaction, hardware, tenant, user, order).await? {
+        return Ok(result(same, false, None));
+    }
     if let Some(running) = &running {
         if running.tenant == tenant && running.user == user {
             // Theirs already. A consent that has come since counts from the beginning.
@@ -86,9 +89,6 @@ pub(super) async fn assign(transaction: &Transaction<'_>, order: &Assign) -> Res
             ));
         }
         end(transaction, running, order).await?;
-    }
-    if let Some(same) = earlier(transaction, hardware, tenant, user, order).await? {
-        return Ok(result(same, false, None));
     }
     name_tenant(transaction, tenant).await?;
     let (epoch, seq) = frame(order);
@@ -150,7 +150,7 @@ async fn running(transaction: &Transaction<'_>, hardware: Uuid) -> Result<Option
     .transpose()
 }
 
-/// The same order, carried out before and ended since.
+/// The same order, carried out before, perhaps ended since.
 async fn earlier(
     transaction: &Transaction<'_>,
     hardware: Uuid,

@@ -8,10 +8,10 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode, header};
 use clap::Parser;
 use http_body_util::BodyExt as _;
+use kinara_clock::{Clock, SystemClock};
 use kinara_cloud_api::admin::{self, Admin};
 use kinara_cloud_api::config::Config;
 use kinara_cloud_api::{App, routes};
-use kinara_clock::{Clock, SystemClock};
 use kinara_test_postgres::Postgres;
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
@@ -77,9 +77,7 @@ impl Cloud {
         let admin_url = postgres.fresh_database().unwrap();
         kinara_store::migrate(&admin_url).await.unwrap();
         let database = admin_url.rsplit('/').next().unwrap().to_owned();
-        postgres
-            .psql(&database, "CREATE ROLE api LOGIN PASSWORD 'api' IN ROLE kinara_app")
-            .unwrap();
+        postgres.psql(&database, "CREATE ROLE api LOGIN PASSWORD 'api' IN ROLE kinara_app").unwrap();
         let nobody = Tenant {
             id: Uuid::nil(),
             slug: "",
@@ -168,10 +166,14 @@ impl Cloud {
                 )
             })
             .collect();
-        self.sql(&format!(
-            "INSERT INTO ts.readings (time, tenant_id, user_id, device_id, type, idx, epoch, seq, value) VALUES {}",
-            rows.join(",")
-        ));
+        // An argument of a program is no longer than 128 KiB.
+        for rows in rows.chunks(500) {
+            self.sql(&format!(
+                "INSERT INTO ts.readings
+                   (time, tenant_id, user_id, device_id, type, idx, epoch, seq, value) VALUES {}",
+                rows.join(",")
+            ));
+        }
     }
 
     pub fn event(&self, tenant: &Tenant, time: jiff::Timestamp) {

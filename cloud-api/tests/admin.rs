@@ -1,0 +1,149 @@
+//! The operator's commands.
+
+mod common;
+
+use common::{Cloud, id};
+use serde_json::json;
+
+#[tokio::test]
+async fn every_command_may_be_run_again_and_says_what_is() {
+    let cloud = Cloud::start().await;
+    let gateway = "3fa85f64-5717-4562-b3fc-2c963f66afa6";
+    let commands: [&[&str]; 4] = [
+        &["tenant", "add", "--name", "Third", "--slug", "third", "--time-zone", "Asia/Kolkata"],
+        &[
+            "wearer",
+            "add",
+            "--tenant",
+            "third",
+            "--external-id",
+            "x",
+            "--name",
+            "X",
+            "--consent-version",
+            "v1",
+        ],
+        &["gateway", "add", "--tenant", "third", "--id", gateway, "--name", "Box"],
+        &[
+            "assign",
+            "--tenant",
+            "third",
+            "--hardware",
+            "kinara:00000000000000aa",
+            "--wearer",
+            "x",
+            "--from",
+            "2026-11-01T00:00:00Z",
+        ],
+    ];
+    for command in commands {
+        let first = cloud.admin(command).await.unwrap();
+        let second = cloud.admin(command).await.unwrap();
+        assert_eq!((&first["changed"], &second["changed"]), (&json!(true), &json!(false)), "{command:?}");
+        assert_eq!(id(&first), id(&second));
+    }
+    assert_eq!(cloud.sql("SELECT time_zone FROM users WHERE external_id = 'x'"), "Asia/Kolkata");
+    assert_eq!(
+        cloud.sql(
+            "SELECT count(*) FROM consents c JOIN users u ON u.id = c.user_id WHERE u.external_id = 'x'"
+        ),
+        "1"
+    );
+    let audit = cloud.sql(
+        "SELECT string_agg(action, ',' ORDER BY at) FROM audit_log a JOIN tenants t ON t.id = a.tenant_id
+         WHERE t.slug = 'third' AND a.actor = 'operator'",
+    );
+    assert_eq!(audit, "admin.tenant,admin.wearer,admin.gateway,admin.assign");
+
+    for (command, says) in [
+        (vec!["tenant", "add", "--name", "x", "--slug", "Not A Slug"], "small letters"),
+        (vec!["tenant", "add", "--name", "x", "--slug", "x", "--time-zone", "Mars/Base"], "Mars/Base"),
+        (vec!["wearer", "add", "--tenant", "none", "--external-id", "x", "--name", "X"], "tenant add"),
+        (vec!["gateway", "add", "--tenant", "here", "--id", gateway, "--name", "x"], "another clinic's"),
+        (
+            vec!["member", "add", "--tenant", "here", "--email", "admin@there.example", "--role", "viewer"],
+            "another clinic",
+        ),
+        (
+            vec!["member", "add", "--tenant", "here", "--email", "new@here.example", "--role", "viewer"],
+            "--password-stdin",
+        ),
+        (
+            vec![
+                "assign",
+                "--tenant",
+                "here",
+                "--hardware",
+                "kinara:1",
+                "--wearer",
+                "w1",
+                "--from",
+                "2026-01-01T00:00:00Z",
+            ],
+            "16 small hex",
+        ),
+        (
+            vec![
+                "assign",
+                "--tenant",
+                "here",
+                "--hardware",
+                "kinara:0000000000000001",
+                "--wearer",
+                "none",
+                "--from",
+                "2026-01-01T00:00:00Z",
+            ],
+            "wearer add",
+        ),
+    ] {
+        let error = cloud.admin(&command).await.unwrap_err();
+        assert!(error.contains(says), "{command:?}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_device_changes_hands_at_one_boundary_also_between_clinics() {
+    let cloud = Cloud::start().await;
+    let hardware = "kinara:0000000000000001";
+    cloud
+        .admin(&["wearer", "add", "--tenant", "here", "--external-id", "w2", "--name", "Two"])
+        .await
+        .unwrap();
+    let assign = |tenant, wearer, from, frame: Option<&'static str>| {
+        let mut command =
+            vec!["assign", "--tenant", tenant, "--hardware", hardware, "--wearer", wearer, "--from", from];
+        if let Some(frame) = frame {
+            command.extend(["--at-frame", frame]);
+        }
+        command
+    };
+    let to_two = assign("here", "w2", "2026-11-01T10:00:00Z", Some("f000000000000001:42"));
+    let made = cloud.admin(&to_two).await.unwrap();
+    assert!(made["ended"].is_string());
+    assert_eq!(made["device_id"], json!(cloud.here.device), "the clinic's device stays the same");
+    assert_eq!(made["consent_id"], json!(null));
+    assert_eq!(cloud.admin(&to_two).await.unwrap()["changed"], false);
+    let away = cloud.admin(&assign("there", "w1", "2026-11-02T10:00:00Z", None)).await.unwrap();
+    assert_ne!(away["device_id"], json!(cloud.here.device));
+    assert_eq!(id(&cloud.admin(&to_two).await.unwrap()), id(&made), "an old order does not take it back");
+    let rows = cloud.sql(&format!(
+        "SELECT u.external_id, t.slug, a.valid_from, a.valid_to, a.from_seq, a.to_epoch = x'f000000000000001'::int8,
+           a.to_seq
+         FROM device_assignments a JOIN hardware h ON h.id = a.hardware_id JOIN users u ON u.id = a.user_id
+           JOIN tenants t ON t.id = a.tenant_id WHERE h.hardware_id = '{hardware}' ORDER BY a.valid_from"
+    ));
+    assert_eq!(
+        rows,
+        "w1|here|2026-01-01 00:00:00+00|2026-11-01 10:00:00+00||t|42\n\
+         w2|here|2026-11-01 10:00:00+00|2026-11-02 10:00:00+00|42||\n\
+         w1|there|2026-11-02 10:00:00+00||||"
+    );
+    let worn = cloud.sql(&format!(
+        "SELECT t.slug, u.external_id FROM devices d JOIN tenants t ON t.id = d.tenant_id
+           LEFT JOIN users u ON u.id = d.user_id WHERE d.hardware_id = '{hardware}' ORDER BY 1"
+    ));
+    assert_eq!(worn, "here|\nthere|w1");
+    let error = cloud.admin(&assign("here", "w2", "2026-10-01T10:00:00Z", None)).await.unwrap_err();
+    assert!(error.contains("begin after"), "{error}");
+}
