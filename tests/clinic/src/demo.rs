@@ -6,10 +6,19 @@ use crate::{
     Assignment, Clinic, ClinicError, Gateway, GatewayPlan, Keep, Login, Options, Result, Wearable,
     WearablePlan, folders, ports,
 };
+use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+/// Says a line to the person. Where nobody listens any more (a closed terminal, a pipe to `head`) the demo goes on until
+/// it is stopped in order.
+macro_rules! tell {
+    ($($words:tt)*) => {{
+        let _ = writeln!(std::io::stdout(), $($words)*);
+    }};
+}
 
 /// What a demo of some hours with the default cast may write.
 const ROOM: u64 = 1 << 30;
@@ -109,7 +118,7 @@ pub fn run(wishes: &Wishes, stop: &Stop) -> Result<()> {
         folders::forget(&folder)?;
     }
     let Some(mut show) = Show::begin(wishes, &folder, began, stop)? else {
-        println!("stopped before it was up");
+        tell!("stopped before it was up");
         return Ok(());
     };
     let outcome = show.go_on(wishes, stop);
@@ -117,7 +126,7 @@ pub fn run(wishes: &Wishes, stop: &Stop) -> Result<()> {
     say(began, "stopping …");
     let killed = show.clinic.stop(Duration::from_secs(8));
     for name in &killed {
-        println!("         {name} did not end in time and was killed");
+        tell!("         {name} did not end in time and was killed");
     }
     let kept = folder.display();
     say(began, &format!("stopped in {:.1} s; the data are kept in {kept}", ending.elapsed().as_secs_f32()));
@@ -135,7 +144,7 @@ impl Show {
             ..Options::in_folder(folder)
         })?;
         if let Some(outside) = crate::database::lies_outside(clinic.folder()) {
-            println!(
+            tell!(
                 "         (the database's user cannot reach this folder; its files are in {})",
                 outside.display()
             );
@@ -182,37 +191,37 @@ impl Show {
 
     fn introduce_itself(&self, wishes: &Wishes) {
         say(self.began, "up.");
-        println!();
-        println!("  The page       http://{}/", reachable_as(self.page));
+        tell!();
+        tell!("  The page       http://{}/", reachable_as(self.page));
         for (cast, login) in CLINICS.iter().zip(&self.logins) {
-            println!("  {:<20} login {:<20} password {}", cast.name, login.email, login.password);
+            tell!("  {:<20} login {:<20} password {}", cast.name, login.email, login.password);
         }
-        println!();
-        println!("  What to look at");
-        println!(
+        tell!();
+        tell!("  What to look at");
+        tell!(
             "  · live heart rate, skin temperature and EDA of each wearer; each device's battery and link; the gateway's buffer"
         );
-        println!(
+        tell!(
             "  · log in as each clinic (two browser windows, one private): neither sees the other's wearers"
         );
-        println!(
+        tell!(
             "  · {} has a hot flash every few minutes; it appears as an event, found by the gateway from the signals",
             CLINICS[0].wearers[0]
         );
         if wishes.wearables > 1 {
-            println!(
+            tell!(
                 "  · {} is a replayed recording of a real person (or yours, with --replay FILE)",
                 CLINICS[1].wearers[0]
             );
         }
         for gateway in &self.clinic.gateways {
             if let Some(address) = gateway.local() {
-                println!("  · gateway {:<5} has a page of its own: http://{address}/", gateway.name);
+                tell!("  · gateway {:<5} has a page of its own: http://{address}/", gateway.name);
             }
         }
-        println!("  · ./kinara demo --offline 30s cuts the broker, so that the buffer fills and drains");
-        println!("  Logs: {}   Stop: Ctrl-C", self.clinic.logs().display());
-        println!();
+        tell!("  · ./kinara demo --offline 30s cuts the broker, so that the buffer fills and drains");
+        tell!("  Logs: {}   Stop: Ctrl-C", self.clinic.logs().display());
+        tell!();
     }
 
     /// Looks whether every wearable's readings have come as far as the database. Says so, or complains after a while;
@@ -226,7 +235,7 @@ impl Show {
         } else if self.began.elapsed() > LIVE_WITHIN {
             let logs = self.clinic.logs().display();
             let seconds = LIVE_WITHIN.as_secs();
-            println!(
+            tell!(
                 "         only {devices} of {wearables} wearables have readings stored after {seconds} s; see the logs in {logs}"
             );
         } else {
@@ -247,7 +256,7 @@ impl Show {
                 }
                 if said.elapsed() >= Duration::from_secs(5) {
                     said = Instant::now();
-                    println!("         buffers: {}", describe(gateways, &buffers));
+                    tell!("         buffers: {}", describe(gateways, &buffers));
                 }
                 pause(Duration::from_millis(250));
             }
@@ -444,7 +453,7 @@ fn reachable_as(address: SocketAddr) -> SocketAddr {
 }
 
 fn say(began: Instant, what: &str) {
-    println!("{:6.1} s {what}", began.elapsed().as_secs_f32());
+    tell!("{:6.1} s {what}", began.elapsed().as_secs_f32());
 }
 
 #[cfg(test)]
