@@ -73,16 +73,22 @@ def seconds(samples):
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
 
+# 0.05 µS, less what single precision loses: a rise of exactly 0.05 counts on both sides.
+RESPONSE_US = 0.04999
+# Smaller falls are rounding: a mean of four samples has steps of 0.00025 µS.
+LEVEL_US = 0.0001
+
+
 def responses(values):
     count, low, last = 0, np.inf, np.inf
     for value in values:
-        if value < last:
-            count += int(np.isfinite(last) and last - low >= 0.05)
+        if value < last - LEVEL_US:
+            count += int(np.isfinite(last) and last - low >= RESPONSE_US)
             low = value
         else:
             low = min(low, value)
         last = value
-    return count + int(np.isfinite(last) and last - low >= 0.05)
+    return count + int(np.isfinite(last) and last - low >= RESPONSE_US)
 
 
 def normal_intervals(values):

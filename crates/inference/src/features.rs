@@ -13,6 +13,12 @@
 use crate::signal::{Sample, Signal};
 use crate::window::Window;
 
+/// The least rise that is a response: 0.05 µS, less what single precision loses of a rise of exactly that.
+const RESPONSE_US: f64 = 0.049_99;
+
+/// Smaller falls are rounding: a mean of four samples has steps of 0.00025 µS.
+const LEVEL_US: f64 = 0.000_1;
+
 /// A number computed from a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Feature {
@@ -287,16 +293,16 @@ fn responses(values: impl Iterator<Item = f64>) -> usize {
     let mut low = f64::INFINITY;
     let mut last = f64::INFINITY;
     for value in values {
-        if value < last {
+        if value < last - LEVEL_US {
             // The rise that ended at `last` is over.
-            count += usize::from(last - low >= 0.05);
+            count += usize::from(last - low >= RESPONSE_US);
             low = value;
         } else {
             low = low.min(value);
         }
         last = value;
     }
-    count + usize::from(last - low >= 0.05)
+    count + usize::from(last - low >= RESPONSE_US)
 }
 
 fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
