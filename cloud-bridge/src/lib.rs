@@ -1,1 +1,371 @@
-//! Under construction.
+//! From the broker to the database, and the answers back.
+//!
+//! ```text
+//! broker ─▶ link ─┬─ batches, events ─▶ queue ─▶ work ─▶ kinara-ingest ─▶ database
+//!                 ├─ states ─▶ state ─▶ database          └─ answer ─▶ broker ─▶ gateway
+//!                 └─ live ─▶ live ─▶ broker (by clinic)
+//! ```
+//!
+//! Any number of bridges share one subscription. None of them holds anything that matters: what a bridge had not
+//! answered when it stopped comes again.
+
+pub mod answer;
+pub mod config;
+pub mod http;
+pub mod link;
+pub mod live;
+pub mod metrics;
+pub mod queue;
+pub mod roster;
+pub mod state;
+pub mod work;
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use kinara_clock::Clock;
+use kinara_ingest::sweep::{self, Policy};
+use kinara_ingest::{Limits, Name, Writer};
+use kinara_protocol::envelope::{self, Live, PROPERTY_BUFFER, PROPERTY_GATEWAY, PROPERTY_SEQUENCE, State};
+use kinara_protocol::topic::{self, Leaf};
+use kinara_store::Pool;
+use rumqttc::v5::mqttbytes::v5::Publish;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::answer::{Addressee, Answer};
+use crate::config::Config;
+use crate::link::Publisher;
+use crate::metrics::Metrics;
+use crate::queue::{Item, Queue};
+use crate::state::{Message, Register};
+use crate::work::Workplace;
+
+/// States that may wait.
+const STATES: usize = 1024;
+/// Live messages that may wait: newer ones follow in a second.
+const LIVES: usize = 256;
+
+/// Why a bridge does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database's configuration, or its migration.
+    #[error(transparent)]
+    Store(#[from] kinara_store::Error),
+    /// The broker's configuration.
+    #[error(transparent)]
+    Link(#[from] link::LinkError),
+    /// The port for metrics.
+    #[error("cannot serve metrics on {address}: {source}; choose another [metrics] listen")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The file for the address.
+    #[error("cannot write [metrics] addr_file: {0}")]
+    AddrFile(std::io::Error),
+}
+
+/// Runs a bridge until told to stop.
+pub async fn run(config: Config, clock: Arc<dyn Clock>, stop: CancellationToken) -> Result<(), Error> {
+    if let Some(url) = &config.database.admin_url {
+        let migrated = kinara_store::migrate(url).await?;
+        tracing::info!(version = migrated.version, applied = migrated.applied, "the database's schema");
+    }
+    let pool = kinara_store::connect(&config.database.url, "kinara-cloud-bridge", &config.database_limits())?;
+    let transport = link::transport(&config.broker)?;
+    let listener = TcpListener::bind(config.metrics.listen)
+        .await
+        .map_err(|source| Error::Listen { address: config.metrics.listen, source })?;
+    let address =
+        listener.local_addr().map_err(|source| Error::Listen { address: config.metrics.listen, source })?;
+    let metrics = Arc::new(Metrics::default());
+    let publisher = Publisher::new(metrics.clone());
+    let writer = Arc::new(Writer::new(pool.clone(), clock.clone(), Limits::default()));
+    let writers = config.limits.writers;
+    let queues: Vec<Queue> = (0..writers)
+        .map(|_| Queue::new(config.limits.queue_bytes / writers, config.limits.tenant_percent))
+        .collect();
+
+    let mut tasks = JoinSet::new();
+    for queue in &queues {
+        let workplace = Workplace {
+            writer: writer.clone(),
+            queue: queue.clone(),
+            publisher: publisher.clone(),
+            metrics: metrics.clone(),
+            clock: clock.clone(),
+            limits: config.limits.clone(),
+        };
+        tasks.spawn(workplace.work(stop.clone()));
+    }
+    let (states, states_in) = mpsc::channel(STATES);
+    tasks.spawn(take_states(Register { pool: pool.clone(), clock: clock.clone() }, states_in));
+    let (lives, lives_in) = mpsc::channel(LIVES);
+    let gate = live::Gate::new(pool.clone(), clock.clone(), Duration::from_secs(config.limits.live_cache_s));
+    tasks.spawn(take_lives(gate, lives_in, publisher.clone(), metrics.clone()));
+    let connected = Arc::new(Notify::new());
+    let tenants = Tenants::default();
+    tasks.spawn(keep_configured(Jobs {
+        pool: pool.clone(),
+        clock: clock.clone(),
+        publisher: publisher.clone(),
+        metrics: metrics.clone(),
+        tenants: tenants.clone(),
+        connected: connected.clone(),
+        every: Duration::from_secs(config.jobs.config_s),
+        stop: stop.clone(),
+    }));
+    let policy = Policy { late_grace: Duration::from_secs(config.jobs.late_grace_s), ..Policy::default() };
+    tasks.spawn(keep_swept(
+        pool.clone(),
+        clock.clone(),
+        policy,
+        Duration::from_secs(config.jobs.sweep_s),
+        metrics.clone(),
+        stop.clone(),
+    ));
+    {
+        let (metrics, queues, stop) = (metrics.clone(), queues.clone(), stop.clone());
+        tasks.spawn(async move {
+            if let Err(error) = http::serve(listener, metrics, queues, stop).await {
+                tracing::error!(%error, "metrics are not served any more");
+            }
+        });
+    }
+    if let Some(file) = &config.metrics.addr_file {
+        http::write_address(file, address).map_err(Error::AddrFile)?;
+    }
+    tracing::info!(%address, "serving metrics");
+
+    let reception = Reception {
+        queues,
+        states,
+        lives,
+        tenants,
+        publisher: publisher.clone(),
+        metrics: metrics.clone(),
+        clock,
+        retry_after_s: config.limits.retry_after_s,
+    };
+    // Stopped last: what the writers still finish is answered over it.
+    let link_stop = CancellationToken::new();
+    let link = link::keep(
+        &config.broker,
+        transport,
+        &publisher,
+        &metrics,
+        &link_stop,
+        || connected.notify_one(),
+        |publish| reception.take(&publish),
+    );
+    let all_done = async {
+        stop.cancelled().await;
+        tracing::info!("stopping: finishing what was begun");
+        // States and live values end with their senders; they hold nothing that matters.
+        let finish = async { while tasks.len() > 2 && tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(Duration::from_secs(20), finish).await.is_err() {
+            tracing::warn!("a transaction did not end in time; its batches will come again");
+        }
+        link_stop.cancel();
+    };
+    tokio::join!(link, all_done);
+    tasks.shutdown().await;
+    Ok(())
+}
+
+/// The clinics of gateways, for the fairness of queues.
+#[derive(Debug, Clone, Default)]
+struct Tenants(Arc<Mutex<HashMap<Uuid, Uuid>>>);
+
+impl Tenants {
+    /// A gateway's clinic; a gateway not known yet stands for itself.
+    fn of(&self, gateway: Uuid) -> Uuid {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(&gateway).copied().unwrap_or(gateway)
+    }
+
+    async fn refresh(&self, pool: &Pool) -> Result<(), kinara_ingest::Error> {
+        let client = pool.get().await?;
+        let rows = client.query("SELECT id, tenant_id FROM gateways", &[]).await?;
+        let all = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = all;
+        Ok(())
+    }
+}
+
+/// Sorts what comes in.
+struct Reception {
+    queues: Vec<Queue>,
+    states: mpsc::Sender<Message>,
+    lives: mpsc::Sender<(Uuid, Live)>,
+    tenants: Tenants,
+    publisher: Publisher,
+    metrics: Arc<Metrics>,
+    clock: Arc<dyn Clock>,
+    retry_after_s: u32,
+}
+
+impl Reception {
+    fn take(&self, publish: &Publish) {
+        let Some((gateway, leaf)) = std::str::from_utf8(&publish.topic).ok().and_then(topic::parse) else {
+            return;
+        };
+        let gateway = gateway.0;
+        match leaf {
+            Leaf::Batch | Leaf::Event => self.enqueue(gateway, publish, leaf == Leaf::Event),
+            Leaf::State => self.take_state(gateway, publish),
+            Leaf::Live => match envelope::open::<Live>(&publish.payload) {
+                Ok(live) => {
+                    if self.lives.try_send((gateway, live)).is_err() {
+                        Metrics::count(&self.metrics.dropped_total);
+                    }
+                }
+                Err(error) => tracing::debug!(%gateway, %error, "a live message cannot be read"),
+            },
+            Leaf::CommandResult => match envelope::open::<envelope::CommandResult>(&publish.payload) {
+                Ok(result) => {
+                    tracing::info!(%gateway, id = result.id, ok = result.ok, detail = result.detail, "a command's result");
+                }
+                Err(error) => tracing::debug!(%gateway, %error, "a command's result cannot be read"),
+            },
+            Leaf::Ack | Leaf::Config | Leaf::Command => {}
+        }
+    }
+
+    fn enqueue(&self, gateway: Uuid, publish: &Publish, event: bool) {
+        Metrics::count(if event { &self.metrics.event_batches_total } else { &self.metrics.batches_total });
+        let item = Item { gateway, name: name(publish), event, payload: publish.payload.clone() };
+        // A gateway's batches all go to one writer: writers seldom wait for each other's locks then.
+        let mut hash = DefaultHasher::new();
+        gateway.hash(&mut hash);
+        let queue = &self.queues[(hash.finish() % self.queues.len() as u64) as usize];
+        if let Err(item) = queue.push(self.tenants.of(gateway), item)
+            && let Some(to) = Addressee::by_properties(&item)
+        {
+            let answer = Answer::RetryAfter(self.retry_after_s, "the bridge has enough to do".to_owned());
+            answer::send(&self.publisher, &self.metrics, self.clock.as_ref(), &to, answer);
+        }
+    }
+
+    fn take_state(&self, gateway: Uuid, publish: &Publish) {
+        Metrics::count(&self.metrics.states_total);
+        let state: State = match envelope::open(&publish.payload) {
+            Ok(state) => state,
+            Err(error) => {
+                tracing::debug!(%gateway, %error, "a state cannot be read");
+                return;
+            }
+        };
+        if state.time_request != 0 && !publish.retain {
+            state::answer_time(&self.publisher, self.clock.as_ref(), gateway, state.time_request);
+        }
+        if self.states.try_send(Message { gateway, retained: publish.retain, state }).is_err() {
+            Metrics::count(&self.metrics.dropped_total);
+        }
+    }
+}
+
+/// The name in a publish's user properties.
+fn name(publish: &Publish) -> Option<Name> {
+    let properties = &publish.properties.as_ref()?.user_properties;
+    let get = |key: &str| properties.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str());
+    Some(Name {
+        gateway: get(PROPERTY_GATEWAY)?.parse().ok()?,
+        buffer: get(PROPERTY_BUFFER)?.parse().ok()?,
+        sequence: get(PROPERTY_SEQUENCE)?.parse().ok()?,
+    })
+}
+
+async fn take_states(register: Register, mut states: mpsc::Receiver<Message>) {
+    while let Some(message) = states.recv().await {
+        if let Err(error) = register.note(&message).await {
+            tracing::warn!(%error, gateway = %message.gateway, "a state was not written; the next one will be");
+        }
+    }
+}
+
+async fn take_lives(
+    mut gate: live::Gate,
+    mut lives: mpsc::Receiver<(Uuid, Live)>,
+    publisher: Publisher,
+    metrics: Arc<Metrics>,
+) {
+    while let Some((gateway, live)) = lives.recv().await {
+        if let Err(error) = gate.pass(gateway, live, &publisher, &metrics).await {
+            Metrics::count(&metrics.dropped_total);
+            tracing::debug!(%error, "live values could not be checked, and are not shown");
+        }
+    }
+}
+
+struct Jobs {
+    pool: Pool,
+    clock: Arc<dyn Clock>,
+    publisher: Publisher,
+    metrics: Arc<Metrics>,
+    tenants: Tenants,
+    connected: Arc<Notify>,
+    every: Duration,
+    stop: CancellationToken,
+}
+
+async fn keep_configured(jobs: Jobs) {
+    let mut desired = roster::Desired::default();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(jobs.every) => {}
+            () = jobs.connected.notified() => desired.forget(),
+            () = jobs.stop.cancelled() => return,
+        }
+        if let Err(error) = jobs.tenants.refresh(&jobs.pool).await {
+            jobs.metrics.database.store(false, Ordering::Relaxed);
+            tracing::warn!(%error, "the gateways' clinics are not known");
+            continue;
+        }
+        jobs.metrics.database.store(true, Ordering::Relaxed);
+        if jobs.metrics.subscribed.load(Ordering::Relaxed)
+            && let Err(error) = desired.refresh(&jobs.pool, jobs.clock.as_ref(), &jobs.publisher).await
+        {
+            tracing::warn!(%error, "the gateways' configurations are not published");
+        }
+    }
+}
+
+async fn keep_swept(
+    pool: Pool,
+    clock: Arc<dyn Clock>,
+    policy: Policy,
+    every: Duration,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            () = stop.cancelled() => return,
+        }
+        match sweep::sweep(&pool, clock.as_ref(), &policy).await {
+            Ok(swept) => {
+                metrics.gaps_lost_total.fetch_add(swept.lost, Ordering::Relaxed);
+                if swept != sweep::Swept::default() {
+                    tracing::info!(
+                        lost = swept.lost,
+                        expired = swept.expired,
+                        "gaps settled, quarantine thinned"
+                    );
+                }
+            }
+            Err(error) => tracing::warn!(%error, "the sweep failed; it will be tried again"),
+        }
+    }
+}

@@ -174,9 +174,7 @@ impl Writer {
         for event in &events.derived {
             match fate(event, tenant, directory.hardware(&event.hardware_id), window) {
                 Fate::Write { tenant, user, device, hardware } => {
-                    {
                     write.push((event, tenant, user, device, hardware));
-                }
                 }
                 Fate::Discard => counts.discarded += 1,
                 Fate::Expired => counts.expired += 1,

@@ -1,0 +1,62 @@
+//! `/metrics` and `/healthz`.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+use crate::queue::Queue;
+
+#[derive(Clone)]
+struct Seen {
+    metrics: Arc<Metrics>,
+    queues: Vec<Queue>,
+}
+
+/// Serves until told to stop.
+pub async fn serve(
+    listener: TcpListener,
+    metrics: Arc<Metrics>,
+    queues: Vec<Queue>,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
+    let routes = Router::new()
+        .route("/metrics", get(numbers))
+        .route("/healthz", get(health))
+        .with_state(Seen { metrics, queues });
+    axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await
+}
+
+/// Writes the address for those who let the system choose the port; whole or not at all.
+pub fn write_address(path: &Path, address: std::net::SocketAddr) -> std::io::Result<()> {
+    let aside = path.with_extension("tmp");
+    std::fs::write(&aside, address.to_string())?;
+    std::fs::rename(aside, path)
+}
+
+async fn numbers(State(seen): State<Seen>) -> impl IntoResponse {
+    let loads = seen.queues.iter().map(Queue::load);
+    let (bytes, length) = loads.fold((0, 0), |sum, load| (sum.0 + load.0, sum.1 + load.1));
+    seen.metrics.queue_bytes.store(bytes as u64, Ordering::Relaxed);
+    seen.metrics.queue_length.store(length as u64, Ordering::Relaxed);
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], seen.metrics.text())
+}
+
+/// Healthy: batches can come in. The database may be away; the bridge says so and has the gateways wait.
+async fn health(State(seen): State<Seen>) -> impl IntoResponse {
+    let broker = seen.metrics.subscribed.load(Ordering::Relaxed);
+    let database = seen.metrics.database.load(Ordering::Relaxed);
+    let status = if broker { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let word = |up| if up { "up" } else { "down" };
+    let body = serde_json::json!({ "broker": word(broker), "database": word(database) });
+    (status, axum::Json(body))
+}

@@ -1,0 +1,126 @@
+//! Live values: never stored, but never shown to the wrong people either.
+//!
+//! The promise: a value is let through only to the clinic whose wearer has the device right now, from that clinic's own
+//! gateway, with consent. What was looked up is believed for a few seconds at most.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kinara_clock::Clock;
+use kinara_ingest::assign::{Consent, Moment, Whose, whose};
+use kinara_ingest::directory::Directory;
+use kinara_protocol::envelope::{self, ENVELOPE_VERSION, Live, TenantLive, TenantLiveDevice};
+use kinara_protocol::frame::Epoch;
+use kinara_protocol::topic;
+use kinara_store::Pool;
+use rumqttc::v5::mqttbytes::QoS;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::link::Publisher;
+use crate::metrics::Metrics;
+
+/// Seconds for which a live value is worth delivering.
+const EXPIRY_S: u32 = 5;
+/// Devices remembered at most; beyond that all are looked up anew.
+const REMEMBERED: usize = 100_000;
+
+/// Checks live values and passes them on.
+#[derive(Debug)]
+pub struct Gate {
+    pool: Pool,
+    clock: Arc<dyn Clock>,
+    believed_for: Duration,
+    known: HashMap<(Uuid, String), (Instant, Option<Holder>)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Holder {
+    tenant: Uuid,
+    user: Uuid,
+    device: Uuid,
+}
+
+impl Gate {
+    /// A gate that believes what it looked up for so long.
+    pub fn new(pool: Pool, clock: Arc<dyn Clock>, believed_for: Duration) -> Self {
+        Self { pool, clock, believed_for, known: HashMap::new() }
+    }
+
+    /// Checks what a gateway shows, and publishes what may be shown.
+    pub async fn pass(
+        &mut self,
+        gateway: Uuid,
+        live: Live,
+        publisher: &Publisher,
+        metrics: &Metrics,
+    ) -> Result<(), kinara_ingest::Error> {
+        self.look_up(gateway, &live).await?;
+        let mut by_tenant: HashMap<Uuid, Vec<TenantLiveDevice>> = HashMap::new();
+        for device in live.devices {
+            let key = (gateway, device.hardware_id.clone());
+            match self.known.get(&key) {
+                Some((_, Some(holder))) => {
+                    Metrics::count(&metrics.live_passed_total);
+                    by_tenant.entry(holder.tenant).or_default().push(TenantLiveDevice {
+                        device_id: holder.device.as_bytes().to_vec(),
+                        user_id: holder.user.as_bytes().to_vec(),
+                        live: Some(device),
+                    });
+                }
+                _ => Metrics::count(&metrics.live_stopped_total),
+            }
+        }
+        for (tenant, devices) in by_tenant {
+            let message = TenantLive { version: ENVELOPE_VERSION, devices };
+            let payload = envelope::seal(&message);
+            publisher.publish(topic::tenant_live(tenant), QoS::AtMostOnce, false, payload, Some(EXPIRY_S));
+        }
+        Ok(())
+    }
+
+    async fn look_up(&mut self, gateway: Uuid, live: &Live) -> Result<(), kinara_ingest::Error> {
+        let now = Instant::now();
+        if self.known.len() > REMEMBERED {
+            self.known.clear();
+        }
+        let stale: Vec<&str> = live
+            .devices
+            .iter()
+            .map(|device| device.hardware_id.as_str())
+            .filter(|hardware| {
+                let known = self.known.get(&(gateway, (*hardware).to_owned()));
+                known.is_none_or(|(since, _)| now - *since > self.believed_for)
+            })
+            .collect();
+        if stale.is_empty() {
+            return Ok(());
+        }
+        let mut client = self.pool.get().await?;
+        let tx = client.transaction().await?;
+        let directory = Directory::load(&tx, &[gateway], &stale).await?;
+        tx.commit().await?;
+        let utc_us = self.clock.utc_us();
+        // An epoch that no boundary names: the time alone decides who has the device now.
+        let moment = Moment { epoch: Epoch(0), seq: 0, first_us: utc_us, last_us: utc_us, uncertainty_us: 0 };
+        for hardware in stale {
+            let holder = directory.hardware(hardware).and_then(|device| {
+                let Whose::Of(assignment) = whose(&device.assignments, &moment) else { return None };
+                let consented = match assignment.consent {
+                    Consent::Missing => false,
+                    Consent::Given => true,
+                    Consent::Withdrawn(at) => utc_us < at,
+                };
+                let ours = directory.tenant_of(gateway) == Some(assignment.tenant);
+                (consented && ours && !assignment.erased).then_some(Holder {
+                    tenant: assignment.tenant,
+                    user: assignment.user,
+                    device: assignment.device,
+                })
+            });
+            self.known.insert((gateway, hardware.to_owned()), (now, holder));
+        }
+        Ok(())
+    }
+}

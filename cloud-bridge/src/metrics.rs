@@ -1,0 +1,108 @@
+//! What the bridge does, in numbers.
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use kinara_ingest::Counts;
+
+macro_rules! metrics {
+    ($($(#[doc = $help:literal])+ $name:ident: $kind:literal,)+) => {
+        /// Counters and gauges.
+        #[derive(Debug, Default)]
+        pub struct Metrics {
+            $($(#[doc = $help])+ pub $name: AtomicU64,)+
+            /// Whether the broker has accepted the subscriptions.
+            pub subscribed: AtomicBool,
+            /// Whether the last transaction reached the database.
+            pub database: AtomicBool,
+        }
+
+        impl Metrics {
+            /// The numbers in Prometheus' text format.
+            pub fn text(&self) -> String {
+                let mut out = String::new();
+                $(
+                    let name = concat!("kinara_bridge_", stringify!($name));
+                    let help = concat!($($help),+);
+                    let value = self.$name.load(Ordering::Relaxed);
+                    let _ = write!(out, "# HELP {name}{help}\n# TYPE {name} {}\n{name} {value}\n", $kind);
+                )+
+                for (name, help, value) in [
+                    ("kinara_bridge_broker_up", "Whether the broker has accepted the subscriptions.", &self.subscribed),
+                    ("kinara_bridge_database_up", "Whether the last transaction reached the database.", &self.database),
+                ] {
+                    let value = u8::from(value.load(Ordering::Relaxed));
+                    let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n");
+                }
+                out
+            }
+        }
+    };
+}
+
+metrics! {
+    /// Batches received.
+    batches_total: "counter",
+    /// Event batches received.
+    event_batches_total: "counter",
+    /// Readings in the batches of committed transactions, duplicates included.
+    readings_total: "counter",
+    /// Transactions committed.
+    transactions_total: "counter",
+    /// Transactions that found no database.
+    transactions_failed_total: "counter",
+    /// Frames and events written.
+    stored_total: "counter",
+    /// Frames and events that were in already.
+    duplicate_total: "counter",
+    /// Frames and events put aside.
+    quarantined_total: "counter",
+    /// Frames and events not kept for want of consent.
+    discarded_total: "counter",
+    /// Frames and events not kept for their age.
+    expired_total: "counter",
+    /// Batches that could not be read at all.
+    refused_total: "counter",
+    /// Batches sent back for later.
+    retry_after_total: "counter",
+    /// Acknowledgements published.
+    acks_total: "counter",
+    /// Messages that could not be handed to the broker's client.
+    publish_failed_total: "counter",
+    /// Live values let through.
+    live_passed_total: "counter",
+    /// Live values stopped by the check.
+    live_stopped_total: "counter",
+    /// Messages dropped because their queue was full (live values and states).
+    dropped_total: "counter",
+    /// States received.
+    states_total: "counter",
+    /// Connections made to the broker.
+    connections_total: "counter",
+    /// Bytes of payloads that wait.
+    queue_bytes: "gauge",
+    /// Payloads that wait.
+    queue_length: "gauge",
+    /// Gaps settled as lost.
+    gaps_lost_total: "counter",
+}
+
+impl Metrics {
+    /// Adds one.
+    pub fn count(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Adds what became of a batch.
+    pub fn outcome(&self, counts: &Counts) {
+        for (counter, n) in [
+            (&self.stored_total, counts.stored),
+            (&self.duplicate_total, counts.duplicate),
+            (&self.quarantined_total, counts.quarantined),
+            (&self.discarded_total, counts.discarded),
+            (&self.expired_total, counts.expired),
+        ] {
+            counter.fetch_add(n, Ordering::Relaxed);
+        }
+    }
+}
