@@ -5,7 +5,7 @@ export type GatewayState = 'delivering' | 'draining' | 'held' | 'buffering' | 's
 
 /** Online, batches are sealed after 5 s and acknowledged in moments; older than this is not the ordinary flow. */
 const ORDINARY_AGE_MS = 20_000;
-/** A gateway reports every few seconds; after so long without a report its last word is no longer taken for true. */
+/** A gateway reports every 15 s; after so long without a report its last word is no longer taken for true. */
 const SILENT_MS = 90_000;
 
 /** Buffer sizes over time, newest last. */
@@ -32,10 +32,13 @@ export function reportedAt(gateway: Gateway, history: readonly BufferSample[], n
   return Math.min(gateway.lastSeenAt ?? now, history[history.length - 1]?.t ?? now);
 }
 
-/** Whether the buffer is smaller than it was half a minute ago (or there is nothing to compare with). */
+/** Two or three reports' time: a gateway reports its buffer every 15 s. */
+const TREND_MS = 45_000;
+
+/** Whether the buffer is smaller than it was then (or there is nothing to compare with). */
 function falling(history: readonly BufferSample[], now: number): boolean {
   const last = history[history.length - 1];
-  const earlier = history.find((s) => now - s.t <= 30_000);
+  const earlier = history.find((s) => now - s.t <= TREND_MS);
   if (!last || !earlier || last === earlier) return true;
   // Frames are packed into batches before they are sent: the first fall, then the second.
   return last.frames < earlier.frames || (last.frames === earlier.frames && last.batches < earlier.batches);
