@@ -12,7 +12,7 @@ const FIRST_SHOWN = 5;
 export function EventList({ events, loaded, ofOne = false }: { events: readonly ClinicEvent[]; loaded: boolean; ofOne?: boolean }) {
   const [all, setAll] = useState(false);
   if (!loaded) return <p className="muted loading">Loading…</p>;
-  if (events.length === 0) return <Empty title="No events in the last 24 hours" />;
+  if (events.length === 0) return <Empty title={`No events in the last ${ofOne ? '7 days' : '24 hours'}`} />;
   return (
     <>
       <ul className="card events">
