@@ -124,7 +124,8 @@ impl From<tokio_postgres::Error> for Problem {
                 Self::unavailable("The database is not available. Try again in a moment.")
             }
             None if error.is_closed()
-                || std::error::Error::source(&error).is_some_and(|s| s.is::<std::io::Error>()) =>
+                || std::error::Error::source(&error)
+                    .is_some_and(<dyn std::error::Error>::is::<std::io::Error>) =>
             {
                 tracing::warn!(%error, "the connection to the database was lost");
                 Self::unavailable("The database is not available. Try again in a moment.")

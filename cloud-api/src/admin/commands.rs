@@ -147,20 +147,19 @@ pub(super) async fn wearer(
                 &[&id, &version],
             )
             .await?;
-        consent = Some(match running {
-            Some(row) => row.try_get(0)?,
-            None => {
-                let new = Uuid::now_v7();
-                transaction
-                    .execute(
-                        "INSERT INTO consents (id, tenant_id, user_id, version, detail)
-                         VALUES ($1, $2, $3, $4, '{\"by\": \"operator\"}')",
-                        &[&new, &tenant, &id, &version],
-                    )
-                    .await?;
-                changed = true;
-                new
-            }
+        consent = Some(if let Some(row) = running {
+            row.try_get(0)?
+        } else {
+            let new = Uuid::now_v7();
+            transaction
+                .execute(
+                    "INSERT INTO consents (id, tenant_id, user_id, version, detail)
+                     VALUES ($1, $2, $3, $4, '{\"by\": \"operator\"}')",
+                    &[&new, &tenant, &id, &version],
+                )
+                .await?;
+            changed = true;
+            new
         });
     }
     if changed {
@@ -198,26 +197,18 @@ pub(super) async fn gateway(
     let found = transaction
         .query_opt("SELECT tenant_id, name FROM gateways WHERE id = $1 FOR UPDATE", &[&id])
         .await?;
-    let changed = match found {
-        Some(row) => {
-            if row.try_get::<_, Uuid>(0)? != tenant {
-                return refused(format!(
-                    "the gateway {id} is another clinic's; a box that moves gets a new id"
-                ));
-            }
-            let old: String = row.try_get(1)?;
-            transaction.execute("UPDATE gateways SET name = $2 WHERE id = $1", &[&id, &name]).await?;
-            old != name
+    let changed = if let Some(row) = found {
+        if row.try_get::<_, Uuid>(0)? != tenant {
+            return refused(format!("the gateway {id} is another clinic's; a box that moves gets a new id"));
         }
-        None => {
-            transaction
-                .execute(
-                    "INSERT INTO gateways (id, tenant_id, name) VALUES ($1, $2, $3)",
-                    &[&id, &tenant, &name],
-                )
-                .await?;
-            true
-        }
+        let old: String = row.try_get(1)?;
+        transaction.execute("UPDATE gateways SET name = $2 WHERE id = $1", &[&id, &name]).await?;
+        old != name
+    } else {
+        transaction
+            .execute("INSERT INTO gateways (id, tenant_id, name) VALUES ($1, $2, $3)", &[&id, &tenant, &name])
+            .await?;
+        true
     };
     if changed {
         audit(transaction, tenant, "admin.gateway", &format!("gateway:{id}"), json!({ "name": name }))

@@ -201,8 +201,12 @@ async fn read(database: &Database, hub: &Hub, tenant: Uuid, dirty: &Dirty) -> Re
     if dirty.state {
         let (gateways, devices) = (gateways::all(&transaction).await?, devices::all(&transaction).await?);
         hub.each(tenant, |outbox| {
-            gateways.iter().for_each(|gateway| outbox.gateway(gateway.clone()));
-            devices.iter().for_each(|device| outbox.device(device.clone()));
+            for gateway in &gateways {
+                outbox.gateway(gateway.clone());
+            }
+            for device in &devices {
+                outbox.device(device.clone());
+            }
         });
     }
     Ok(())

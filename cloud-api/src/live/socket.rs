@@ -202,8 +202,12 @@ async fn snapshot(app: &App, member: &Member, seat: &Seat) -> Result<Vec<Message
             devices::all(&transaction).await?,
         )
     };
-    gateways.into_iter().for_each(|gateway| seat.outbox.gateway(gateway));
-    devices.into_iter().for_each(|device| seat.outbox.device(device));
+    for gateway in gateways {
+        seat.outbox.gateway(gateway);
+    }
+    for device in devices {
+        seat.outbox.device(device);
+    }
     let mut newest: HashMap<(Uuid, String), (Uuid, LiveReading)> = stored
         .into_iter()
         .map(|latest| {

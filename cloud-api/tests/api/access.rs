@@ -1,11 +1,9 @@
 //! Who may use which route, for every route there is.
 
-mod common;
-
 use std::collections::BTreeSet;
 
+use crate::common::{Cloud, call, log_in, now, request, token};
 use axum::http::Method;
-use common::{Cloud, call, log_in, now, request, token};
 use kinara_cloud_api::access::{Access, Role, lowest_role};
 use kinara_cloud_api::operator::Description;
 use kinara_cloud_api::routes;
@@ -14,7 +12,7 @@ use utoipa::OpenApi as _;
 
 /// How each guarded route is asked for something of the clinic whose ids these are. A route that is missing here fails
 /// the tests.
-fn asked(path: &str, of: &common::Tenant, time: jiff::Timestamp) -> (String, Option<Value>) {
+fn asked(path: &str, of: &crate::common::Tenant, time: jiff::Timestamp) -> (String, Option<Value>) {
     let user = of.wearer;
     match path {
         "/api/v1/users" | "/api/v1/devices" | "/api/v1/gateways" => (path.to_owned(), None),
@@ -150,7 +148,8 @@ async fn one_clinics_login_sees_its_own_wearers_and_devices_only() {
     let app = cloud.app();
     let router = routes::router(&app);
     for (mine, theirs) in [(&cloud.here, &cloud.there), (&cloud.there, &cloud.here)] {
-        let login = log_in(&router, &format!("viewer@{}.example", mine.slug), common::PASSWORD).await.json();
+        let login =
+            log_in(&router, &format!("viewer@{}.example", mine.slug), crate::common::PASSWORD).await.json();
         assert_eq!(login["tenant"]["slug"], mine.slug);
         assert_eq!(login["member"]["role"], "viewer");
         let token = login["access_token"].as_str().unwrap();
@@ -160,7 +159,7 @@ async fn one_clinics_login_sees_its_own_wearers_and_devices_only() {
             json!([{ "id": mine.wearer, "external_id": "w1", "display_name": "Wearer One", "time_zone": "UTC",
                 "devices": [mine.device] }])
         );
-        let devices = common::get(&router, "/api/v1/devices", token).await;
+        let devices = crate::common::get(&router, "/api/v1/devices", token).await;
         assert_eq!(devices.json()["items"][0]["id"], json!(mine.device));
         assert!(!devices.text.contains(&theirs.device.to_string()));
     }

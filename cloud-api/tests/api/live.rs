@@ -1,13 +1,11 @@
 //! The live WebSocket, from a real Mosquitto and a real PostgreSQL to a real client.
 
-mod common;
-
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Cloud, PASSWORD, Tenant, log_in, now};
+use crate::common::{Cloud, PASSWORD, Tenant, log_in, now};
 use futures_util::{SinkExt as _, StreamExt as _};
 use kinara_clock::SystemClock;
 use kinara_cloud_api::{Service, routes};

@@ -1,10 +1,8 @@
 //! What is shown, and how it is refused.
 
-mod common;
-
+use crate::common::{Cloud, call, get, now, request, token};
 use axum::body::Body;
 use axum::http::{Method, Request, header};
-use common::{Cloud, call, get, now, request, token};
 use kinara_cloud_api::routes;
 use serde_json::{Value, json};
 

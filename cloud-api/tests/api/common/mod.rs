@@ -104,7 +104,7 @@ impl Cloud {
         }
         let wearer = ["wearer", "add", "--tenant", slug, "--external-id", "w1", "--name", "Wearer One"];
         let wearer = [&wearer[..], &["--consent-version", "v1"]].concat();
-        let wearer = super::common::id(&self.admin(&wearer).await.unwrap());
+        let wearer = self::id(&self.admin(&wearer).await.unwrap());
         let gateway = Uuid::from_u128(u128::from(number));
         let name = gateway.to_string();
         self.admin(&["gateway", "add", "--tenant", slug, "--id", &name, "--name", "A"]).await.unwrap();

@@ -1,12 +1,10 @@
 //! Logging in, staying logged in, logging out.
 
-mod common;
-
 use std::sync::Arc;
 
+use crate::common::{Answer, Cloud, PASSWORD, call, get, log_in};
 use axum::body::Body;
 use axum::http::{Method, Request, header};
-use common::{Answer, Cloud, PASSWORD, call, get, log_in};
 use kinara_clock::{Clock as _, ManualClock, SystemClock};
 use kinara_cloud_api::routes;
 

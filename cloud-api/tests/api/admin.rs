@@ -1,8 +1,6 @@
 //! The operator's commands.
 
-mod common;
-
-use common::{Cloud, id};
+use crate::common::{Cloud, id};
 use serde_json::json;
 
 #[tokio::test]

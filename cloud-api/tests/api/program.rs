@@ -1,14 +1,12 @@
 //! The program itself: its files, its health, its end.
 
-mod common;
-
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::Cloud;
+use crate::common::Cloud;
 use serde_json::{Value, json};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kinara-cloud-api");
@@ -138,6 +136,6 @@ async fn commands_print_one_line_of_json_and_a_new_member_can_log_in() {
     assert!(String::from_utf8_lossy(&refused.stderr).contains("10 to 256"), "{refused:?}");
     let app = cloud.app();
     let router = kinara_cloud_api::routes::router(&app);
-    let answer = common::log_in(&router, "new@here.example", "a long password").await;
+    let answer = crate::common::log_in(&router, "new@here.example", "a long password").await;
     assert_eq!(answer.status, 200, "{answer:?}");
 }

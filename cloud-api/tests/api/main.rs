@@ -1,0 +1,9 @@
+//! The API against a real PostgreSQL, a real Mosquitto, and as a program. One test program, so that it is linked once.
+
+mod access;
+mod admin;
+mod common;
+mod live;
+mod login;
+mod program;
+mod resources;
