@@ -29,3 +29,5 @@ pub mod queue;
 pub mod ring;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;

@@ -107,7 +107,7 @@ pub enum AirError {
     #[error("{0}: another wearable with this factory id is running")]
     Taken(String),
     /// The directory, the permissions, the length of the path.
-    #[error("{path}: {source}")]
+    #[error("cannot listen on {path}")]
     Socket {
         /// Which socket.
         path: String,

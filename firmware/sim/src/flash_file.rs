@@ -17,7 +17,7 @@ use kinara_firmware_app::flash::{Flash, PAGE};
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// The file cannot be opened.
-    #[error("{path}: {source}")]
+    #[error("cannot open {path}")]
     Open {
         /// Which.
         path: PathBuf,

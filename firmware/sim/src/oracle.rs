@@ -60,7 +60,10 @@ impl Oracle {
 
     /// Records a boot.
     pub fn boot(&mut self, epoch: Epoch, utc_us: i64) {
-        self.put(format_args!("B {epoch} {utc_us}\n"));
+        // Before the boot's first frames, which are pending already.
+        if self.file.is_some() {
+            self.pending.insert_str(0, &format!("B {epoch} {utc_us}\n"));
+        }
     }
 
     /// Records a reset by command.
