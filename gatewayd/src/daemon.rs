@@ -187,8 +187,12 @@ pub async fn run(
     } else {
         drop(frames);
     }
-    let sources =
-        local::Sources { board: board.clone(), inference: counts, frames: sink.clone(), clock: clock.clone() };
+    let sources = local::Sources {
+        board: board.clone(),
+        inference: counts,
+        frames: sink.clone(),
+        clock: clock.clone(),
+    };
     let page_stop = stop.clone();
     parts.spawn(async move {
         if let Err(error) = page.run(sources, page_stop).await {

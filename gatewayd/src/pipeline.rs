@@ -100,7 +100,10 @@ impl FrameSink {
             Err(mpsc::error::TrySendError::Full(_)) => {
                 let missed = self.missed.fetch_add(1, Ordering::Relaxed);
                 if missed.is_multiple_of(1000) {
-                    tracing::warn!(missed = missed + 1, "inference cannot follow; frames are stored but not looked at");
+                    tracing::warn!(
+                        missed = missed + 1,
+                        "inference cannot follow; frames are stored but not looked at"
+                    );
                 }
             }
         }

@@ -13,7 +13,8 @@ const STATUS_EVERY: Duration = Duration::from_secs(5);
 
 /// Logs to the journal when systemd has connected us with it, else to standard error. `RUST_LOG` filters.
 pub fn start_log() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,rumqttc=warn,zbus=warn"));
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,rumqttc=warn,zbus=warn"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
     if std::env::var_os("JOURNAL_STREAM").is_some() {
         builder.without_time().with_level(false).with_ansi(false).with_writer(Journal).init();
@@ -71,7 +72,8 @@ impl Drop for Entry {
 /// Says READY, then keeps STATUS and WATCHDOG going until `stop`.
 pub async fn attend(board: Board, stop: CancellationToken) {
     notify(&[("READY", "1")]);
-    let watchdog = systemd::daemon::watchdog_enabled(false).ok().filter(|us| *us > 0).map(Duration::from_micros);
+    let watchdog =
+        systemd::daemon::watchdog_enabled(false).ok().filter(|us| *us > 0).map(Duration::from_micros);
     let every = watchdog.map_or(STATUS_EVERY, |limit| (limit / 3).min(STATUS_EVERY));
     loop {
         let now = board.now();

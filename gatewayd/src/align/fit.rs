@@ -93,7 +93,8 @@ pub fn fit(anchors: &[Anchor], first_ticks: u64, last_ticks: u64) -> Option<Fit>
             time_uncertain: false,
         });
     }
-    let distance = |anchor: &&Anchor| anchor.ticks.abs_diff(first_ticks).max(anchor.ticks.abs_diff(last_ticks));
+    let distance =
+        |anchor: &&Anchor| anchor.ticks.abs_diff(first_ticks).max(anchor.ticks.abs_diff(last_ticks));
     let nearest = anchors.iter().min_by_key(distance)?;
     Some(Fit {
         ref_ticks: nearest.ticks,
@@ -180,7 +181,8 @@ mod tests {
 
     #[test]
     fn a_frame_that_straddles_the_last_of_two_close_anchors_is_not_stamped_with_their_slope() {
-        let anchor = |ticks, error| Anchor { ticks, utc_us: ticks as i64 * 1000 + error, uncertainty_us: 9_000 };
+        let anchor =
+            |ticks, error| Anchor { ticks, utc_us: ticks as i64 * 1000 + error, uncertainty_us: 9_000 };
         let anchors = [anchor(1_000, -9_000), anchor(2_000, 9_000)];
         let fit = fit(&anchors, 1_500, 62_000).unwrap();
         assert!(fit.utc_us(62_000).abs_diff(62_000_000) <= fit.uncertainty_us_at(62_000));

@@ -104,7 +104,10 @@ impl Judge {
         let round_trip = (time.answered_boot_us - time.asked_boot_us).max(0);
         let middle = time.asked_boot_us + round_trip / 2;
         if time.utc_us < self.floor_us {
-            tracing::warn!(utc_us = time.utc_us, "the bridge's time is before the last one known; not believed");
+            tracing::warn!(
+                utc_us = time.utc_us,
+                "the bridge's time is before the last one known; not believed"
+            );
             return;
         }
         self.bridge = Some(Known {
@@ -246,7 +249,8 @@ pub async fn run(
         board.alert(
             "clock",
             too_long.then(|| {
-                "The time is not known; readings wait without one. Give the gateway a network with NTP.".to_owned()
+                "The time is not known; readings wait without one. Give the gateway a network with NTP."
+                    .to_owned()
             }),
         );
         known.send_replace(decision);
@@ -269,7 +273,11 @@ pub async fn run(
 fn report(before: Option<Known>, now: Option<Known>, floor_us: i64) {
     match (before, now) {
         (None, Some(known)) => {
-            tracing::info!(source = known.source.as_str(), uncertainty_us = known.uncertainty_us, "the time is known");
+            tracing::info!(
+                source = known.source.as_str(),
+                uncertainty_us = known.uncertainty_us,
+                "the time is known"
+            );
         }
         (Some(_), None) => {
             tracing::warn!(floor_us, "the time is not known any more; frames wait unstamped");

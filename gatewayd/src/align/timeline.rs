@@ -165,11 +165,7 @@ enum Next {
 }
 
 fn anchor_of(sync: &SyncAnchor) -> Anchor {
-    Anchor {
-        ticks: sync.ticks.0,
-        utc_us: sync.utc_us,
-        uncertainty_us: u64::from(sync.uncertainty_us),
-    }
+    Anchor { ticks: sync.ticks.0, utc_us: sync.utc_us, uncertainty_us: u64::from(sync.uncertainty_us) }
 }
 
 /// When an epoch with anchors began, at the latest.

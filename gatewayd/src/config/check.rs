@@ -160,7 +160,12 @@ fn uplink(checker: &Checker<'_>, config: &Config) -> Result<(), ConfigError> {
     checker.range("uplink", "backoff_ms", uplink.backoff_ms, (10, 600_000))?;
     checker.range("uplink", "backoff_max_s", uplink.backoff_max_s, (0.01, 3_600.0))?;
     checker.range("uplink", "ack_timeout_s", uplink.ack_timeout_s, (0.1, 3_600.0))?;
-    checker.range("uplink", "ack_timeout_max_s", uplink.ack_timeout_max_s, (uplink.ack_timeout_s, 86_400.0))?;
+    checker.range(
+        "uplink",
+        "ack_timeout_max_s",
+        uplink.ack_timeout_max_s,
+        (uplink.ack_timeout_s, 86_400.0),
+    )?;
     checker.range("uplink", "window_batches", uplink.window_batches, (1, 16))?;
     checker.range("uplink", "window_kib", uplink.window_kib, (256, 4_096))?;
     checker.range("uplink", "seal_after_s", uplink.seal_after_s, (0.05, 3_600.0))?;
@@ -180,7 +185,9 @@ fn wearables(checker: &Checker<'_>, config: &Config) -> Result<(), ConfigError> 
             Ok(hardware) if hardware.factory_id().is_none() => {
                 return wrong("hardware_id", id, "kinara:<16 hex digits>");
             }
-            Ok(hardware) if !seen.insert(hardware.clone()) => return wrong("hardware_id", id, "each wearable once"),
+            Ok(hardware) if !seen.insert(hardware.clone()) => {
+                return wrong("hardware_id", id, "each wearable once");
+            }
             Ok(_) => {}
             Err(_) => return wrong("hardware_id", id, "kinara:<16 hex digits>"),
         }

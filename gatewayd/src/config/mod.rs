@@ -65,8 +65,7 @@ impl Config {
 
     /// Reads and checks a text; `path` is for messages.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        let config: Self =
-            toml::from_str(text).map_err(|error| check::syntax(path, text, &error))?;
+        let config: Self = toml::from_str(text).map_err(|error| check::syntax(path, text, &error))?;
         check::check(path, text, &config)?;
         Ok(config)
     }

@@ -165,7 +165,8 @@ impl Manager {
 
     fn see(&self, peers: &mut HashMap<HardwareId, Peer>, sighting: Sighting) {
         // One that has no binding here is somebody else's.
-        let Some(hardware) = sighting.hardware.clone().filter(|known| self.wearables.contains_key(known)) else {
+        let Some(hardware) = sighting.hardware.clone().filter(|known| self.wearables.contains_key(known))
+        else {
             return;
         };
         self.context.board.device(&hardware, |device| {
@@ -272,13 +273,16 @@ impl Manager {
         hardware: &HardwareId,
         sighting: &Sighting,
     ) -> Result<super::Bond, RadioError> {
-        let (Some(nonce), Some(secret)) = (sighting.window.clone(), self.wearables.get(hardware).cloned()) else {
+        let (Some(nonce), Some(secret)) = (sighting.window.clone(), self.wearables.get(hardware).cloned())
+        else {
             return Err(RadioError::Refused("its pairing window is closed; press its button".to_owned()));
         };
         self.context.board.device(hardware, |device| device.link = LinkState::Pairing);
         let bond = self.radio.pair(adapter, sighting, Box::new(move || secret.passkey(&nonce))).await?;
         tracing::info!(%hardware, "paired");
-        self.bonds.put(hardware, bond.clone()).map_err(|error| RadioError::Adapter(format!("bonds: {error}")))?;
+        self.bonds
+            .put(hardware, bond.clone())
+            .map_err(|error| RadioError::Adapter(format!("bonds: {error}")))?;
         Ok(bond)
     }
 
@@ -288,10 +292,17 @@ impl Manager {
         }
     }
 
-    fn ended(&self, peer: &mut Peer, hardware: &HardwareId, result: &Result<(), RadioError>, lasted: Duration) {
+    fn ended(
+        &self,
+        peer: &mut Peer,
+        hardware: &HardwareId,
+        result: &Result<(), RadioError>,
+        lasted: Duration,
+    ) {
         peer.served = Some(Instant::now());
         peer.sighting = None;
-        peer.failures = if lasted >= GOOD_LINK || result.is_ok() { 0 } else { peer.failures.saturating_add(1) };
+        peer.failures =
+            if lasted >= GOOD_LINK || result.is_ok() { 0 } else { peer.failures.saturating_add(1) };
         let most = self.settings.backoff_most;
         let pause = self.settings.backoff.saturating_mul(1 << peer.failures.min(16)).min(most);
         let jittered = pause.mul_f64(rand::rng().random_range(0.5..1.0));

@@ -73,7 +73,10 @@ pub trait Radio: Send + Sync {
     fn adapters(&self) -> BoxFuture<'_, Result<Vec<AdapterId>, RadioError>>;
 
     /// Advertisements, until the receiver is dropped.
-    fn scan<'a>(&'a self, adapter: &'a AdapterId) -> BoxFuture<'a, Result<mpsc::Receiver<Sighting>, RadioError>>;
+    fn scan<'a>(
+        &'a self,
+        adapter: &'a AdapterId,
+    ) -> BoxFuture<'a, Result<mpsc::Receiver<Sighting>, RadioError>>;
 
     /// Pairs with an authenticated key; the bond is for later connections.
     fn pair<'a>(

@@ -177,7 +177,10 @@ impl Session<'_> {
         let mut appending: Option<Appending> = None;
         let mut retry_at: Option<Instant> = None;
         loop {
-            if appending.is_none() && !self.pending.is_empty() && retry_at.is_none_or(|at| at <= Instant::now()) {
+            if appending.is_none()
+                && !self.pending.is_empty()
+                && retry_at.is_none_or(|at| at <= Instant::now())
+            {
                 retry_at = None;
                 appending = Some(self.append());
             }
@@ -376,6 +379,11 @@ impl Session<'_> {
                 self.context.sink.offer(stored(&self.hardware, &frame, appended.fit));
             }
         }
+        let safe = fates.iter().filter(|appended| appended.outcome.is_safe()).count() as u64;
+        self.context.board.device(&self.hardware, |device| {
+            // Until the wearable's own word comes with its next status.
+            device.behind_frames = device.behind_frames.saturating_sub(safe);
+        });
         if let Some((epoch, seq)) = self.safe.last()
             && self.acknowledged != Some((epoch, seq))
         {
@@ -462,7 +470,12 @@ fn stored(hardware: &HardwareId, frame: &FrameRef<'_>, fit: Option<Fit>) -> Stor
                     .iter()
                     .position(|known| known.channel == channel && known.components == components)
                     .unwrap_or_else(|| {
-                        samples.push(ChannelSamples { channel, components, ticks: Vec::new(), values: Vec::new() });
+                        samples.push(ChannelSamples {
+                            channel,
+                            components,
+                            ticks: Vec::new(),
+                            values: Vec::new(),
+                        });
                         samples.len() - 1
                     });
                 for sample in block.samples() {

@@ -140,7 +140,8 @@ impl Radio for VirtualRadio {
         bond: &'a Bond,
     ) -> BoxFuture<'a, Result<Connection, RadioError>> {
         Box::pin(self.limited("connecting", async move {
-            let bond = bond.0.as_slice().try_into().map_err(|_| RadioError::Refused("no such bond".to_owned()))?;
+            let bond =
+                bond.0.as_slice().try_into().map_err(|_| RadioError::Refused("no such bond".to_owned()))?;
             let (socket, inbox) = self.open_link(sighting, Some(bond)).await?;
             let (events, receiver) = mpsc::channel(EVENTS);
             let (replies, answers) = mpsc::channel(8);
@@ -253,7 +254,10 @@ impl Inbox {
 async fn read(mut inbox: Inbox, events: mpsc::Sender<LinkEvent>, replies: mpsc::Sender<FromWearable>) {
     loop {
         let gone = match inbox.next().await {
-            Ok(FromWearable::Notify { characteristic, bytes } | FromWearable::Indicate { characteristic, bytes }) => {
+            Ok(
+                FromWearable::Notify { characteristic, bytes }
+                | FromWearable::Indicate { characteristic, bytes },
+            ) => {
                 let event = LinkEvent { characteristic: from_virtual(characteristic), bytes: bytes.into() };
                 events.send(event).await.is_err()
             }

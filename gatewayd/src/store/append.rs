@@ -17,7 +17,11 @@ use crate::status::Admission;
 
 impl Engine {
     /// Stores what is new of these frames, in the running transaction.
-    pub(super) fn append(&mut self, hardware: &HardwareId, frames: &[Bytes]) -> Result<Vec<Appended>, StoreError> {
+    pub(super) fn append(
+        &mut self,
+        hardware: &HardwareId,
+        frames: &[Bytes],
+    ) -> Result<Vec<Appended>, StoreError> {
         let device = self.device(hardware)?.id;
         let mut outcomes = Vec::with_capacity(frames.len());
         let mut groups: BTreeMap<(u64, i64), Vec<FrameRef<'_>>> = BTreeMap::new();
@@ -66,7 +70,12 @@ impl Engine {
     }
 
     /// Decides what happens to a frame, and marks it as received if it is taken.
-    fn admit(&mut self, hardware: &HardwareId, device: i64, frame: &FrameRef<'_>) -> Result<Outcome, StoreError> {
+    fn admit(
+        &mut self,
+        hardware: &HardwareId,
+        device: i64,
+        frame: &FrameRef<'_>,
+    ) -> Result<Outcome, StoreError> {
         let header = frame.header();
         let state = self.device(hardware)?.epochs.entry(header.epoch.0).or_default();
         let key = (device, header.epoch.0, header.seq);
@@ -89,7 +98,11 @@ impl Engine {
     }
 
     /// A frame whose identity is known: the same again, or another content under the same name.
-    fn double_or_collision(&mut self, key: (i64, u64, u32), frame: &FrameRef<'_>) -> Result<Outcome, StoreError> {
+    fn double_or_collision(
+        &mut self,
+        key: (i64, u64, u32),
+        frame: &FrameRef<'_>,
+    ) -> Result<Outcome, StoreError> {
         let at_hand = match self.recent.get(&key) {
             Some(crc) => Some(*crc),
             None => self.stored_crc(key)?,
@@ -218,7 +231,12 @@ impl Engine {
         Ok(())
     }
 
-    fn stamp_if_known(&self, hardware: &HardwareId, outcome: Outcome, bytes: &[u8]) -> Option<crate::pipeline::Fit> {
+    fn stamp_if_known(
+        &self,
+        hardware: &HardwareId,
+        outcome: Outcome,
+        bytes: &[u8],
+    ) -> Option<crate::pipeline::Fit> {
         if outcome != Outcome::Stored {
             return None;
         }

@@ -45,8 +45,8 @@ impl Engine {
     pub(super) fn clock_is(&mut self, known: Option<Known>) -> Result<(), StoreError> {
         let before = std::mem::replace(&mut self.known, known);
         let Some(now) = known else { return Ok(()) };
-        let jumped = before
-            .is_some_and(|before| (before.utc_minus_boot_us - now.utc_minus_boot_us).abs() > JUMP_US);
+        let jumped =
+            before.is_some_and(|before| (before.utc_minus_boot_us - now.utc_minus_boot_us).abs() > JUMP_US);
         if before.is_none() || jumped {
             self.resolve(&now, jumped)?;
         }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -75,7 +76,8 @@ pub struct Engine {
 impl Engine {
     /// Opens the folder, setting a damaged database aside.
     pub(super) fn open(settings: Settings, clock: Arc<dyn Clock>, board: Board) -> Result<Self, StoreError> {
-        std::fs::create_dir_all(&settings.dir)?;
+        // What people's bodies did is nobody else's business on this machine.
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&settings.dir)?;
         let lock = lock(&settings)?;
         let path = thread::database(&settings);
         let mut engine = match Self::load(&settings, &clock, &board, &path, lock.try_clone()?) {
@@ -90,7 +92,11 @@ impl Engine {
         Ok(engine)
     }
 
-    fn set_aside(path: &std::path::Path, clock: &Arc<dyn Clock>, error: &StoreError) -> Result<(), StoreError> {
+    fn set_aside(
+        path: &std::path::Path,
+        clock: &Arc<dyn Clock>,
+        error: &StoreError,
+    ) -> Result<(), StoreError> {
         let aside = schema::set_aside(path, clock.utc_us() / 1_000_000)?;
         tracing::error!(
             %error, aside = %aside.display(),
@@ -174,7 +180,8 @@ impl Engine {
         let mut rows = select.query([])?;
         while let Some(row) = rows.next()? {
             let (id, text): (i64, String) = (row.get(0)?, row.get(1)?);
-            let hardware = HardwareId::parse(&text).map_err(|error| StoreError::Corrupt(error.to_string()))?;
+            let hardware =
+                HardwareId::parse(&text).map_err(|error| StoreError::Corrupt(error.to_string()))?;
             self.hardware.insert(id, hardware.clone());
             self.devices.insert(hardware, Device { id, ..Device::default() });
         }
@@ -295,7 +302,8 @@ impl Engine {
                 tracing::debug!(%error, "rollback");
             }
         }
-        let reloaded = if error.is_corrupt() { Err(StoreError::Corrupt(error.to_string())) } else { self.reload() };
+        let reloaded =
+            if error.is_corrupt() { Err(StoreError::Corrupt(error.to_string())) } else { self.reload() };
         match reloaded {
             Err(error) if error.is_corrupt() => {
                 self.db = Connection::open_in_memory()?;
@@ -330,7 +338,10 @@ impl Engine {
 
     pub(super) fn received(&self, hardware: &HardwareId, epoch: Epoch) -> SeqSet {
         let device = self.devices.get(hardware);
-        device.and_then(|device| device.epochs.get(&epoch.0)).map(|state| state.received.clone()).unwrap_or_default()
+        device
+            .and_then(|device| device.epochs.get(&epoch.0))
+            .map(|state| state.received.clone())
+            .unwrap_or_default()
     }
 
     pub(super) fn identity(&self) -> (u64, u64, u64) {
@@ -364,7 +375,9 @@ impl Engine {
 
     pub(super) fn set_meta(&mut self, key: &str, value: i64) -> Result<(), StoreError> {
         self.db
-            .prepare_cached("INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = ?2")?
+            .prepare_cached(
+                "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = ?2",
+            )?
             .execute(params![key, value])?;
         Ok(())
     }

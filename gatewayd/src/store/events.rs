@@ -97,7 +97,9 @@ impl Engine {
             let body = row.get_ref(2)?.as_blob().unwrap_or_default();
             let broken = |error: prost::DecodeError| StoreError::Corrupt(format!("an event: {error}"));
             if row.get::<_, i64>(1)? == 0 {
-                let Some(event) = self.stamped(envelope::Event::decode(body).map_err(broken)?) else { continue };
+                let Some(event) = self.stamped(envelope::Event::decode(body).map_err(broken)?) else {
+                    continue;
+                };
                 batch.events.push(event);
             } else {
                 let mut gap = envelope::Gap::decode(body).map_err(broken)?;
@@ -114,8 +116,7 @@ impl Engine {
             return Ok(());
         }
         self.begin()?;
-        let name =
-            Name { kind: Kind::Event, buffer: self.buffer, sequence: self.name_sequence(Kind::Event) };
+        let name = Name { kind: Kind::Event, buffer: self.buffer, sequence: self.name_sequence(Kind::Event) };
         batch.name = Some(self.wire_name(name));
         batch.sealed_at_us = self.utc_us();
         for id in ids {
@@ -123,7 +124,12 @@ impl Engine {
                 .prepare_cached("UPDATE events SET buffer = ?2, sequence = ?3 WHERE id = ?1")?
                 .execute(params![id, name.buffer as i64, name.sequence as i64])?;
         }
-        self.insert_batch(name, &std::collections::BTreeMap::new(), batch.sealed_at_us, &envelope::seal(&batch))?;
+        self.insert_batch(
+            name,
+            &std::collections::BTreeMap::new(),
+            batch.sealed_at_us,
+            &envelope::seal(&batch),
+        )?;
         self.commit()?;
         self.committed();
         Ok(())

@@ -131,7 +131,9 @@ pub enum StoreError {
     #[error("the gateway's database is damaged: {0}")]
     Corrupt(String),
     /// A later version of this program wrote it.
-    #[error("the gateway's database is of version {0}, newer than this program; install the newer program again")]
+    #[error(
+        "the gateway's database is of version {0}, newer than this program; install the newer program again"
+    )]
     Newer(usize),
     /// Another daemon has it.
     #[error("another kinara-gatewayd works in {0}; stop it first, or give this one another data_dir")]
@@ -198,7 +200,11 @@ impl Store {
 
     /// Stores frames of one wearable; returns when they are on disk. Frames must have been parsed before; one that
     /// does not parse is left out and comes back as refused.
-    pub async fn append(&self, hardware: HardwareId, frames: Vec<Bytes>) -> Result<Vec<Appended>, StoreError> {
+    pub async fn append(
+        &self,
+        hardware: HardwareId,
+        frames: Vec<Bytes>,
+    ) -> Result<Vec<Appended>, StoreError> {
         let count = frames.len();
         self.write(count, move |engine| engine.append(&hardware, &frames)).await
     }
@@ -256,7 +262,12 @@ impl Store {
     }
 
     /// The first seq from `seq` on that has not been received.
-    pub async fn first_missing(&self, hardware: HardwareId, epoch: Epoch, seq: Seq) -> Result<Option<Seq>, StoreError> {
+    pub async fn first_missing(
+        &self,
+        hardware: HardwareId,
+        epoch: Epoch,
+        seq: Seq,
+    ) -> Result<Option<Seq>, StoreError> {
         self.read(move |engine| engine.received(&hardware, epoch).first_missing_from(seq)).await
     }
 

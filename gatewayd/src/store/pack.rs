@@ -13,8 +13,13 @@ const PACK_FROM: u64 = 192;
 impl Engine {
     /// Packs what has enough small rows. Runs in transactions of its own.
     pub(super) fn pack(&mut self) -> Result<(), StoreError> {
-        let due: Vec<(i64, u64, i64)> =
-            self.figures.loose.iter().filter(|(_, frames)| **frames >= PACK_FROM).map(|(key, _)| *key).collect();
+        let due: Vec<(i64, u64, i64)> = self
+            .figures
+            .loose
+            .iter()
+            .filter(|(_, frames)| **frames >= PACK_FROM)
+            .map(|(key, _)| *key)
+            .collect();
         for (device, epoch, class) in due {
             self.begin()?;
             self.pack_one(device, Epoch(epoch), class)?;

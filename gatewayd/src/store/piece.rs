@@ -83,7 +83,9 @@ pub fn last_ticks(frame: &FrameRef<'_>) -> u64 {
             .max()
             .unwrap_or(base)
             .max(base),
-        Ok(Body::DeviceEvents(events)) => events.iter().map(|event| event.ticks.0).max().unwrap_or(base).max(base),
+        Ok(Body::DeviceEvents(events)) => {
+            events.iter().map(|event| event.ticks.0).max().unwrap_or(base).max(base)
+        }
         _ => base,
     }
 }

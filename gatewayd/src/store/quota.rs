@@ -85,7 +85,9 @@ impl Engine {
             let device: i64 = row.get(0)?;
             let loose = count(row, 4)?;
             self.figures.loose.insert((device, row.get::<_, i64>(1)? as u64, row.get(2)?), loose);
-            if let Some(device) = self.hardware.get(&device).and_then(|hardware| self.devices.get_mut(hardware)) {
+            if let Some(device) =
+                self.hardware.get(&device).and_then(|hardware| self.devices.get_mut(hardware))
+            {
                 device.buffered += count(row, 3)?;
             }
         }
@@ -147,7 +149,8 @@ impl Engine {
         } else {
             Admission::Everything
         };
-        let changed = self.admission.send_if_modified(|current| std::mem::replace(current, admission) != admission);
+        let changed =
+            self.admission.send_if_modified(|current| std::mem::replace(current, admission) != admission);
         if changed {
             tracing::warn!(?admission, used, "what the store takes has changed");
             let text = match admission {
@@ -197,7 +200,8 @@ impl Engine {
         let mut select = self.db.prepare_cached(
             "SELECT id, device, epoch, form, frames, bytes, body FROM pieces WHERE class = ?1 ORDER BY id LIMIT ?2",
         )?;
-        let mut rows = select.query(params![piece::class_number(kinara_protocol::frame::Class::Waveform), DROP_ROWS])?;
+        let mut rows =
+            select.query(params![piece::class_number(kinara_protocol::frame::Class::Waveform), DROP_ROWS])?;
         let mut dropped = Vec::new();
         while let Some(row) = rows.next()? {
             let bytes = piece::decode(row.get(3)?, row.get_ref(6)?.as_blob().unwrap_or_default())?;
@@ -262,7 +266,8 @@ impl Engine {
             oldest_us: oldest.unwrap_or(0),
             admission: *self.admission.borrow(),
         };
-        let buffered: Vec<_> = self.devices.iter().map(|(name, device)| (name.clone(), device.buffered)).collect();
+        let buffered: Vec<_> =
+            self.devices.iter().map(|(name, device)| (name.clone(), device.buffered)).collect();
         let parked = self.figures.parked;
         self.board.update(|snapshot| {
             let mut changed = std::mem::replace(&mut snapshot.buffer, told.clone()) != told;

@@ -208,7 +208,9 @@ fn device_frames(picked: &[Picked], name: impl Fn(i64) -> String) -> Result<Vec<
             let seq = frame.header().seq;
             match group.entry(seq) {
                 Entry::Vacant(place) => place.insert((frame, fits[&seq])),
-                Entry::Occupied(_) => return Err(StoreError::Corrupt(format!("frame {seq} is stored twice"))),
+                Entry::Occupied(_) => {
+                    return Err(StoreError::Corrupt(format!("frame {seq} is stored twice")));
+                }
             };
         }
     }

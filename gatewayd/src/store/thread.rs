@@ -144,7 +144,10 @@ impl Thread {
         }
         if let Err(error) = self.engine.recover(error) {
             tracing::error!(%error, "the store cannot be opened; trying again");
-            #[allow(clippy::disallowed_methods, reason = "this thread is the store's own and has nothing to do")]
+            #[allow(
+                clippy::disallowed_methods,
+                reason = "this thread is the store's own and has nothing to do"
+            )]
             std::thread::sleep(Duration::from_secs(1));
         }
     }

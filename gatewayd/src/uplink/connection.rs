@@ -5,9 +5,7 @@ use std::time::Duration;
 use kinara_protocol::envelope::{self, Ack, Command, CommandResult, Config, ENVELOPE_VERSION, ack, command};
 use kinara_protocol::topic::{self, Leaf};
 use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{
-    Filter, LastWill, Packet, Publish, PublishProperties, SubscribeReasonCode,
-};
+use rumqttc::v5::mqttbytes::v5::{Filter, LastWill, Packet, Publish, PublishProperties, SubscribeReasonCode};
 use rumqttc::v5::{AsyncClient, Event, MqttOptions};
 use rumqttc::{TlsConfiguration, Transport};
 use tokio::sync::mpsc;
@@ -157,7 +155,7 @@ impl<'a> Connection<'a> {
                 }
                 _ = live.tick() => self.publish_live().await?,
                 _ = tick.tick() => {
-                    let late = self.window.expire();
+                    let late = self.window.expire(Instant::now());
                     if late > 0 {
                         tracing::info!(late, "no acknowledgement in time; publishing again");
                     }
@@ -175,21 +173,23 @@ impl<'a> Connection<'a> {
     /// Publishes what waits, events first, as far as the window allows.
     async fn fill(&mut self) -> Result<(), UplinkError> {
         for kind in [Kind::Event, Kind::Batch] {
-            let (count, bytes) = self.window.room(kind);
+            let (count, bytes) = self.window.room(kind, Instant::now());
             if count == 0 {
                 continue;
             }
             let waiting = self.context.store.waiting(kind, self.window.names(), count, bytes).await?;
             let leaf = if kind == Kind::Event { Leaf::Event } else { Leaf::Batch };
             for sealed in waiting {
-                let again = self.window.published(sealed.name, sealed.sha256, sealed.payload.len());
+                let again =
+                    self.window.published(sealed.name, sealed.sha256, sealed.payload.len(), Instant::now());
                 if again {
                     self.context.board.update(|snapshot| {
                         snapshot.uplink.republished += 1;
                         true
                     });
                 }
-                let properties = messages::properties(&self.context.settings.gateway.to_string(), &sealed.name);
+                let properties =
+                    messages::properties(&self.context.settings.gateway.to_string(), &sealed.name);
                 self.publish(leaf, QoS::AtLeastOnce, false, sealed.payload, properties).await?;
             }
         }
@@ -261,7 +261,8 @@ impl<'a> Connection<'a> {
             }
             Some(ack::Outcome::RetryAfter(retry)) => {
                 tracing::info!(seconds = retry.seconds, reason = retry.reason, "the bridge asks for a pause");
-                self.window.pause(name, Duration::from_secs(u64::from(retry.seconds.clamp(1, 600))));
+                let pause = Duration::from_secs(u64::from(retry.seconds.clamp(1, 600)));
+                self.window.pause(name, pause, Instant::now());
             }
             Some(_) => tracing::warn!(?name, "an answer for another content than was sent; ignored"),
             None => tracing::warn!(?name, "an answer of a newer kind; ignored"),
@@ -355,7 +356,12 @@ impl<'a> Connection<'a> {
         self.publish_snapshot(&snapshot, nonce, true).await
     }
 
-    async fn publish_snapshot(&self, snapshot: &Snapshot, nonce: u64, online: bool) -> Result<(), UplinkError> {
+    async fn publish_snapshot(
+        &self,
+        snapshot: &Snapshot,
+        nonce: u64,
+        online: bool,
+    ) -> Result<(), UplinkError> {
         let mut state = messages::state(self.context, snapshot, self.identity, nonce, self.config_version);
         state.online = online;
         let payload = envelope::seal(&state);

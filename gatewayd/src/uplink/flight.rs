@@ -47,12 +47,13 @@ impl Window {
     }
 
     /// How many batches and bytes of this kind may be published now.
-    pub fn room(&self, kind: Kind) -> (usize, usize) {
-        if self.paused_until.is_some_and(|until| until > Instant::now()) {
+    pub fn room(&self, kind: Kind, now: Instant) -> (usize, usize) {
+        if self.paused_until.is_some_and(|until| until > now) {
             return (0, 0);
         }
         let of_kind = self.flights.iter().filter(|(name, _)| name.kind == kind);
-        let (count, bytes) = of_kind.fold((0, 0), |(count, bytes), (_, flight)| (count + 1, bytes + flight.bytes));
+        let (count, bytes) =
+            of_kind.fold((0, 0), |(count, bytes), (_, flight)| (count + 1, bytes + flight.bytes));
         let most = if kind == Kind::Event { EVENT_WINDOW } else { self.batches };
         let room = self.bytes.saturating_sub(bytes);
         (if room == 0 { 0 } else { most.saturating_sub(count) }, room)
@@ -64,13 +65,13 @@ impl Window {
     }
 
     /// A batch has been published. True when it was not the first time on this connection.
-    pub fn published(&mut self, name: Name, sha256: [u8; 32], bytes: usize) -> bool {
+    pub fn published(&mut self, name: Name, sha256: [u8; 32], bytes: usize, now: Instant) -> bool {
         let attempts = self.attempts.entry(name).or_default();
         let timeout = self.timeout.saturating_mul(1 << (*attempts).min(16)).min(self.timeout_most);
         *attempts += 1;
         let jittered = timeout.mul_f64(rand::rng().random_range(0.8..1.2));
         let again = *attempts > 1;
-        self.flights.insert(name, Flight { sha256, bytes, deadline: Instant::now() + jittered });
+        self.flights.insert(name, Flight { sha256, bytes, deadline: now + jittered });
         again
     }
 
@@ -85,16 +86,15 @@ impl Window {
     }
 
     /// The bridge asks for a pause: nothing is published meanwhile, and this one again afterwards.
-    pub fn pause(&mut self, name: Name, pause: Duration) {
+    pub fn pause(&mut self, name: Name, pause: Duration, now: Instant) {
         self.flights.remove(&name);
         let jittered = pause.mul_f64(rand::rng().random_range(1.0..1.25));
-        self.paused_until = Some(Instant::now() + jittered);
+        self.paused_until = Some(now + jittered);
     }
 
     /// Takes what has not been answered in time off the way, so that it is published again. Gives how many.
-    pub fn expire(&mut self) -> usize {
+    pub fn expire(&mut self, now: Instant) -> usize {
         let before = self.flights.len();
-        let now = Instant::now();
         self.flights.retain(|_, flight| flight.deadline > now);
         before - self.flights.len()
     }
@@ -120,34 +120,35 @@ mod tests {
         Name { kind: Kind::Batch, buffer: 1, sequence }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_batch_without_an_answer_goes_out_again_after_a_growing_time() {
+    #[test]
+    fn a_batch_without_an_answer_goes_out_again_after_a_growing_time() {
         let mut window = window();
+        let mut now = Instant::now();
         let mut waits = Vec::new();
         for attempt in 0..7 {
-            assert_eq!(window.published(name(1), [0; 32], 10), attempt > 0);
-            let start = Instant::now();
-            while window.expire() == 0 {
-                tokio::time::advance(Duration::from_secs(1)).await;
+            assert_eq!(window.published(name(1), [0; 32], 10, now), attempt > 0);
+            let start = now;
+            while window.expire(now) == 0 {
+                now += Duration::from_secs(1);
             }
-            waits.push(start.elapsed().as_secs());
+            waits.push((now - start).as_secs());
         }
         assert!((24..=37).contains(&waits[0]) && (480..=721).contains(&waits[6]), "{waits:?}");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn the_window_is_bounded_in_number_and_bytes_and_a_pause_closes_it() {
+    #[test]
+    fn the_window_is_bounded_in_number_and_bytes_and_a_pause_closes_it() {
         let mut window = window();
-        assert_eq!(window.room(Kind::Batch), (2, 100));
-        window.published(name(1), [1; 32], 60);
-        assert_eq!(window.room(Kind::Batch), (1, 40));
-        window.published(name(2), [2; 32], 60);
-        assert_eq!(window.room(Kind::Batch).0, 0);
+        let now = Instant::now();
+        assert_eq!(window.room(Kind::Batch, now), (2, 100));
+        window.published(name(1), [1; 32], 60, now);
+        assert_eq!(window.room(Kind::Batch, now), (1, 40));
+        window.published(name(2), [2; 32], 60, now);
+        assert_eq!(window.room(Kind::Batch, now).0, 0);
         assert!(!window.answered(name(1), &[9; 32]));
         assert!(window.answered(name(1), &[1; 32]));
-        window.pause(name(2), Duration::from_secs(5));
-        assert_eq!(window.room(Kind::Batch).0, 0);
-        tokio::time::advance(Duration::from_secs(7)).await;
-        assert_eq!(window.room(Kind::Batch), (2, 100));
+        window.pause(name(2), Duration::from_secs(5), now);
+        assert_eq!(window.room(Kind::Batch, now).0, 0);
+        assert_eq!(window.room(Kind::Batch, now + Duration::from_secs(7)), (2, 100));
     }
 }

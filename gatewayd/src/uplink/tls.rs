@@ -64,12 +64,15 @@ pub fn client(files: &TlsFiles, clock: Arc<dyn Clock>, floor_us: i64) -> Result<
 }
 
 fn certificates(field: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let all: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path)
-        .map_err(|error| bad(field, path, &error))?
-        .collect();
+    let all: Result<Vec<_>, _> =
+        CertificateDer::pem_file_iter(path).map_err(|error| bad(field, path, &error))?.collect();
     let all = all.map_err(|error| bad(field, path, &error))?;
     if all.is_empty() {
-        return Err(TlsError::File { field, path: path.to_owned(), reason: "no certificate in it".to_owned() });
+        return Err(TlsError::File {
+            field,
+            path: path.to_owned(),
+            reason: "no certificate in it".to_owned(),
+        });
     }
     Ok(all)
 }

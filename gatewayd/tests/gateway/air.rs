@@ -1,0 +1,331 @@
+//! A wearable for tests: a log of frames behind the virtual radio, and the faults of a link on request.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use kinara_protocol::control::{Hello, MAX_MESSAGE, Op, Outcome, PROTOCOL_VERSION, Refusal, Reply, Request};
+use kinara_protocol::frame::{
+    BootAnchor, Epoch, FrameRef, MAX_FRAME, PreviousBoot, ResetReason, Seq, SyncAnchor, Ticks,
+    encode_boot_anchor, encode_sync_anchor,
+};
+use kinara_protocol::label::LabelSecret;
+use kinara_protocol::status::Status;
+use kinara_virtual_radio::{
+    Advertisement, Characteristic, Decoder, FromWearable, Message, ToWearable, socket_path,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+
+use super::frames::scalar;
+
+pub const SECRET: &str = "ABCDEFGHIJKLMNOP";
+
+#[derive(Debug)]
+pub struct State {
+    pub factory_id: u64,
+    log: Vec<Bytes>,
+    acknowledged: usize,
+    sent: usize,
+    epoch: Epoch,
+    next_seq: Seq,
+    started: Instant,
+    nonce: u8,
+    bonds: HashSet<[u8; 16]>,
+    linked: bool,
+    /// Requests are not answered.
+    pub hangs: bool,
+    /// Every so many notifications one is lost.
+    pub loses_every: usize,
+    /// Notifications leave in another order.
+    pub shuffles: bool,
+    /// The link drops after so many notifications.
+    pub drops_after: usize,
+    notified: usize,
+    pub links: usize,
+}
+
+/// A wearable; dropping it takes it off the air.
+#[derive(Debug, Clone)]
+pub struct Wearable {
+    state: Arc<Mutex<State>>,
+}
+
+impl Wearable {
+    /// On the air with this much in its log: a boot anchor and frames.
+    pub fn start(air: &Path, factory_id: u64, frames: u32) -> Self {
+        let state = State {
+            factory_id,
+            log: Vec::new(),
+            acknowledged: 0,
+            sent: 0,
+            epoch: Epoch::new(factory_id as u32, 0),
+            next_seq: 0,
+            started: Instant::now() - Duration::from_secs(u64::from(frames) * 10),
+            nonce: 0,
+            bonds: HashSet::new(),
+            linked: false,
+            hangs: false,
+            loses_every: 0,
+            shuffles: false,
+            drops_after: 0,
+            notified: 0,
+            links: 0,
+        };
+        let wearable = Self { state: Arc::new(Mutex::new(state)) };
+        wearable.boot();
+        wearable.produce(frames);
+        let listener = UnixListener::bind(socket_path(air, factory_id)).unwrap();
+        let state = wearable.state.clone();
+        tokio::spawn(async move {
+            loop {
+                let (socket, _) = listener.accept().await.unwrap();
+                let state = state.clone();
+                tokio::spawn(async move {
+                    serve(&state, socket).await;
+                });
+            }
+        });
+        wearable
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// A reset: a new epoch that begins with its boot anchor.
+    pub fn boot(&self) {
+        let mut state = self.lock();
+        let previous = (state.next_seq > 0).then(|| PreviousBoot {
+            epoch: state.epoch,
+            next_seq: state.next_seq,
+            last_ticks: Ticks(u64::from(state.next_seq) * 10_000),
+            last_sync: None,
+        });
+        state.epoch = Epoch::new(state.epoch.log_id(), state.epoch.boot() + 1);
+        state.next_seq = 0;
+        let mut out = [0; MAX_FRAME];
+        let anchor = BootAnchor { reason: ResetReason::PowerOn, previous };
+        let len = encode_boot_anchor(state.epoch, 0, Ticks(0), &anchor, &mut out);
+        state.push(Bytes::copy_from_slice(&out[..len]));
+    }
+
+    /// More frames of samples.
+    pub fn produce(&self, frames: u32) {
+        let mut state = self.lock();
+        for _ in 0..frames {
+            let frame = scalar(state.epoch, state.next_seq);
+            state.push(frame);
+        }
+    }
+
+    /// Everything it ever logged.
+    pub fn log(&self) -> Vec<Bytes> {
+        self.lock().log.clone()
+    }
+
+    /// Whether it may forget all of it.
+    pub fn is_drained(&self) -> bool {
+        let state = self.lock();
+        state.acknowledged == state.log.len()
+    }
+}
+
+impl State {
+    fn push(&mut self, frame: Bytes) {
+        self.log.push(frame);
+        self.next_seq += 1;
+    }
+
+    fn oldest(&self) -> (Epoch, Seq) {
+        match self.log.get(self.acknowledged) {
+            Some(frame) => identity(frame),
+            None => (self.epoch, self.next_seq),
+        }
+    }
+
+    fn ticks(&self) -> Ticks {
+        Ticks(self.started.elapsed().as_millis() as u64)
+    }
+
+    fn place(&self, epoch: Epoch, seq: Seq) -> Option<usize> {
+        self.log.iter().position(|frame| identity(frame) == (epoch, seq))
+    }
+
+    fn answer(&mut self, op: Op) -> Outcome {
+        match op {
+            Op::Hello => Outcome::Hello(Hello {
+                protocol: PROTOCOL_VERSION,
+                factory_id: self.factory_id,
+                firmware: [1, 2, 3],
+                epoch: self.epoch,
+                ticks: self.ticks(),
+                oldest: self.oldest(),
+                next_seq: self.next_seq,
+                stored_frames: (self.log.len() - self.acknowledged) as u32,
+            }),
+            Op::TimeProbe => Outcome::Time(self.ticks()),
+            Op::SetTime { ticks, utc_us, uncertainty_us } => {
+                let mut out = [0; MAX_FRAME];
+                let anchor = SyncAnchor { ticks, utc_us, uncertainty_us };
+                let len = encode_sync_anchor(self.epoch, self.next_seq, &anchor, &mut out);
+                self.push(Bytes::copy_from_slice(&out[..len]));
+                Outcome::Ok
+            }
+            Op::Ack { epoch, seq } => match self.place(epoch, seq) {
+                Some(place) => {
+                    self.acknowledged = self.acknowledged.max(place + 1);
+                    Outcome::Ok
+                }
+                None => Outcome::Refused(Refusal::NotInLog),
+            },
+            Op::ResendFrom { epoch, seq } => match self.place(epoch, seq) {
+                Some(place) => {
+                    self.sent = place;
+                    Outcome::Ok
+                }
+                None => Outcome::Refused(Refusal::NotInLog),
+            },
+            Op::StartBacklog { .. } => {
+                self.sent = self.acknowledged;
+                Outcome::Ok
+            }
+            _ => Outcome::Ok,
+        }
+    }
+
+    /// The next notifications; `None` when the link is to drop.
+    fn notifications(&mut self, window: usize) -> Option<Vec<Bytes>> {
+        let end = self.log.len().min(self.acknowledged + window);
+        let mut out = Vec::new();
+        while self.sent < end && out.len() < 30 {
+            self.notified += 1;
+            if self.drops_after > 0 && self.notified.is_multiple_of(self.drops_after) {
+                return None;
+            }
+            if self.loses_every == 0 || !self.notified.is_multiple_of(self.loses_every) {
+                out.push(self.log[self.sent].clone());
+            }
+            self.sent += 1;
+        }
+        if self.shuffles {
+            out.reverse();
+        }
+        Some(out)
+    }
+}
+
+fn identity(frame: &Bytes) -> (Epoch, Seq) {
+    let header = FrameRef::parse(frame).unwrap().header();
+    (header.epoch, header.seq)
+}
+
+async fn serve(state: &Mutex<State>, mut socket: UnixStream) {
+    let mut decoder = Decoder::default();
+    let mut buffer = [0; 4096];
+    let mut linked = false;
+    let mut window = 0;
+    loop {
+        let read = tokio::time::timeout(Duration::from_millis(20), socket.read(&mut buffer)).await;
+        match read {
+            Ok(Ok(0) | Err(_)) => break,
+            Ok(Ok(count)) => decoder.feed(&buffer[..count]),
+            Err(_) => {}
+        }
+        let mut out = Vec::new();
+        while let Some(message) = decoder.next::<ToWearable>().unwrap() {
+            let mut state = state.lock().unwrap();
+            match message {
+                ToWearable::Scan { .. } => FromWearable::Advertisement(Advertisement {
+                    factory_id: state.factory_id,
+                    name: "test".to_owned(),
+                    rssi_dbm: -50,
+                    window_open: true,
+                    nonce: [state.nonce; 8],
+                    connectable: !state.linked,
+                })
+                .encode(&mut out),
+                ToWearable::Connect { bond, .. } => {
+                    if state.linked || bond.is_some_and(|bond| !state.bonds.contains(&bond)) {
+                        FromWearable::Refused { reason: "no".to_owned() }.encode(&mut out);
+                    } else {
+                        (state.linked, linked) = (true, true);
+                        state.links += 1;
+                        FromWearable::Connected { mtu: 247 }.encode(&mut out);
+                    }
+                }
+                ToWearable::Pair { passkey } => {
+                    let secret: LabelSecret = SECRET.parse().unwrap();
+                    if passkey == secret.passkey(&[state.nonce; 8]) {
+                        let bond = [state.nonce + 1; 16];
+                        state.bonds.insert(bond);
+                        FromWearable::Paired { bond }.encode(&mut out);
+                    } else {
+                        FromWearable::Refused { reason: "wrong code".to_owned() }.encode(&mut out);
+                    }
+                    state.nonce += 1;
+                }
+                ToWearable::Write { bytes, .. } => {
+                    FromWearable::WriteDone.encode(&mut out);
+                    let request = Request::decode(&bytes).unwrap().unwrap();
+                    if state.hangs {
+                        continue;
+                    }
+                    if let Op::StartBacklog { window: asked } = request.op {
+                        window = usize::from(asked);
+                    }
+                    let outcome = state.answer(request.op);
+                    let mut reply = [0; MAX_MESSAGE];
+                    let bytes = Reply { id: request.id, outcome }.encode(&mut reply).to_vec();
+                    FromWearable::Indicate { characteristic: Characteristic::Control, bytes }
+                        .encode(&mut out);
+                }
+                ToWearable::Subscribe { .. } => FromWearable::Subscribed.encode(&mut out),
+                ToWearable::ReadStatus => {
+                    let status = Status {
+                        battery_percent: Some(77),
+                        worn: Some(true),
+                        epoch: state.epoch,
+                        ticks: state.ticks(),
+                        oldest: state.oldest(),
+                        next_seq: state.next_seq,
+                        stored_frames: (state.log.len() - state.acknowledged) as u32,
+                    };
+                    FromWearable::Status { bytes: status.encode().to_vec() }.encode(&mut out);
+                }
+                ToWearable::Disconnect => {
+                    if linked {
+                        state.linked = false;
+                    }
+                    return;
+                }
+            }
+        }
+        if window > 0 {
+            let mut state = state.lock().unwrap();
+            if state.hangs {
+                continue;
+            }
+            let Some(frames) = state.notifications(window) else { break };
+            for bytes in frames {
+                let bytes = bytes.to_vec();
+                FromWearable::Notify { characteristic: Characteristic::Backlog, bytes }.encode(&mut out);
+            }
+        }
+        if socket.write_all(&out).await.is_err() {
+            break;
+        }
+    }
+    if linked {
+        state.lock().unwrap().linked = false;
+    }
+}
+
+/// The air of a test: a folder.
+pub fn air(dir: &Path) -> PathBuf {
+    let air = dir.join("air");
+    std::fs::create_dir_all(&air).unwrap();
+    air
+}

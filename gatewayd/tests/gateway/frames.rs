@@ -1,0 +1,135 @@
+//! Frames for tests, and a store to put them in.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use kinara_clock::{Clock, SystemClock};
+use kinara_gatewayd::align::source::Known;
+use kinara_gatewayd::hardware::HardwareId;
+use kinara_gatewayd::status::{Board, ClockSource, Snapshot};
+use kinara_gatewayd::store::{Kind, OwnSync, Sealed, Settings, Store};
+use kinara_protocol::channel::{ChannelId, HEART_RATE, PPG};
+use kinara_protocol::columns;
+use kinara_protocol::envelope::{self, Batch};
+use kinara_protocol::frame::{Epoch, FrameBuilder, FrameRef, Kind as FrameKind, MAX_FRAME, Seq, Ticks};
+use kinara_protocol::topic::GatewayId;
+use uuid::Uuid;
+
+pub const GATEWAY: GatewayId = GatewayId(Uuid::from_u128(0x0198_c0de_0000_7000_8000_0000_0000_0001));
+
+/// A frame of ten samples, a second apart, whose values tell its seq.
+pub fn frame_of(kind: FrameKind, channel: ChannelId, epoch: Epoch, seq: Seq, value: i32) -> Bytes {
+    let start = u64::from(seq) * 10_000;
+    let mut builder = FrameBuilder::new();
+    builder.begin(kind, epoch, Ticks(start));
+    for index in 0..10 {
+        let sample = value.wrapping_add(index as i32 * 7 % 5);
+        builder.push(channel, Ticks(start + index * 1_000), &[sample]).unwrap();
+    }
+    let mut out = [0; MAX_FRAME];
+    let len = builder.finish(seq, &mut out);
+    Bytes::copy_from_slice(&out[..len])
+}
+
+pub fn scalar(epoch: Epoch, seq: Seq) -> Bytes {
+    frame_of(FrameKind::Scalar, HEART_RATE, epoch, seq, 600 + seq as i32 % 90)
+}
+
+pub fn waveform(epoch: Epoch, seq: Seq) -> Bytes {
+    let mut builder = FrameBuilder::new();
+    builder.begin(FrameKind::Waveform, epoch, Ticks(u64::from(seq) * 1_000));
+    // Noise, so that it takes room.
+    for index in 0..60u32 {
+        let noise = (seq.wrapping_mul(60).wrapping_add(index)).wrapping_mul(2_654_435_761) >> 15;
+        builder.push(PPG, Ticks(u64::from(seq) * 1_000 + u64::from(index) * 10), &[noise as i32]).unwrap();
+    }
+    let mut out = [0; MAX_FRAME];
+    let len = builder.finish(seq, &mut out);
+    Bytes::copy_from_slice(&out[..len])
+}
+
+pub fn settings(dir: &Path) -> Settings {
+    Settings {
+        dir: dir.to_owned(),
+        gateway: GATEWAY,
+        group_commit: Duration::from_millis(10),
+        group_frames: 100,
+        queue: 64,
+        soft_limit: 1 << 30,
+        hard_limit: 2 << 30,
+        reserve: 1 << 20,
+        seal_after: Duration::from_millis(200),
+        seal_bytes: 65_536,
+        full_bytes: 262_144,
+        seal_ahead: 16,
+        unstamped_wait: Duration::from_secs(3_600),
+        check_below: 1 << 30,
+    }
+}
+
+pub fn board() -> Board {
+    Board::new(Snapshot::default())
+}
+
+pub fn open(settings: Settings) -> Store {
+    Store::open(settings, Arc::new(SystemClock), board()).unwrap()
+}
+
+pub fn known() -> Known {
+    let clock = SystemClock;
+    Known {
+        utc_minus_boot_us: clock.utc_us() - clock.boottime_us(),
+        uncertainty_us: 1_000,
+        source: ClockSource::TrustSystem,
+        at_boot_us: clock.boottime_us(),
+    }
+}
+
+pub async fn synchronise(store: &Store, hardware: &HardwareId, epoch: Epoch) {
+    let sync = OwnSync { epoch, ticks: 5_000, boot_us: SystemClock.boottime_us(), uncertainty_us: 500 };
+    store.own_sync(hardware.clone(), sync).await.unwrap();
+}
+
+/// Identity and bytes of every frame in a batch.
+pub fn frames_in(batch: &Batch) -> Vec<((String, u64, u32), Vec<u8>)> {
+    let mut out = Vec::new();
+    for device in &batch.devices {
+        let decoded = columns::decode(device).unwrap();
+        let mut buffer = [0; MAX_FRAME];
+        for frame in decoded.frames() {
+            assert!(frame.fit.is_some(), "a frame without a time");
+            let len = decoded.rebuild(frame, &mut buffer).unwrap();
+            out.push(((device.hardware_id.clone(), device.epoch, frame.seq), buffer[..len].to_vec()));
+        }
+        for other in decoded.others() {
+            let seq = FrameRef::parse(other.bytes).unwrap().header().seq;
+            out.push(((device.hardware_id.clone(), device.epoch, seq), other.bytes.to_vec()));
+        }
+    }
+    out
+}
+
+/// Seals and takes everything out of the store, as a bridge that acknowledges all would. Each frame once.
+pub async fn drain(store: &Store) -> BTreeMap<(String, u64, u32), Vec<u8>> {
+    store.clock_is(Some(known())).await.unwrap();
+    let mut out = BTreeMap::new();
+    loop {
+        let made = store.seal_now().await.unwrap();
+        let waiting: Vec<Sealed> = store.waiting(Kind::Batch, Vec::new(), 1_000, usize::MAX).await.unwrap();
+        if made == 0 && waiting.is_empty() {
+            return out;
+        }
+        for sealed in waiting {
+            assert_eq!(envelope::digest(&sealed.payload), sealed.sha256);
+            assert!(sealed.payload.len() <= envelope::MAX_SEALED);
+            let batch: Batch = envelope::open(&sealed.payload).unwrap();
+            for (key, bytes) in frames_in(&batch) {
+                assert!(out.insert(key.clone(), bytes).is_none(), "{key:?} is in two batches");
+            }
+            assert!(store.acknowledged(sealed.name, sealed.sha256).await.unwrap());
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! The whole line: wearables on the air, the daemon, a real broker, and a bridge that acknowledges.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kinara_clock::SystemClock;
+use kinara_gatewayd::config::Config;
+use kinara_gatewayd::daemon;
+use kinara_gatewayd::status::Board;
+use kinara_protocol::frame::FrameRef;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::air::{SECRET, Wearable, air};
+use super::bridge::{Bridge, Mood};
+use super::broker::Broker;
+use super::frames::GATEWAY;
+
+struct Daemon {
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+    board: Board,
+}
+
+impl Daemon {
+    async fn start(dir: &Path, port: u16, wearables: &[u64], extra: &str) -> Self {
+        let wearables: String = wearables
+            .iter()
+            .map(|id| {
+                format!("[[wearable]]\nhardware_id = \"kinara:{id:016x}\"\nlabel_secret = \"{SECRET}\"\n")
+            })
+            .collect();
+        let text = format!(
+            "gateway_id = \"{GATEWAY}\"\nname = \"A\"\ndata_dir = \"{data}\"\n\
+             [uplink]\nhost = \"127.0.0.1\"\nport = {port}\ntls = false\nack_timeout_s = 0.5\nack_timeout_max_s = 2\n\
+             seal_after_s = 0.3\nbackoff_ms = 300\n\
+             [clock]\ntrust_system = true\n[infer]\nenabled = false\n[local]\nlisten = \"127.0.0.1:0\"\n\
+             [radio]\nair_dir = \"{air}\"\nrequest_timeout_s = 1\nresend_after_ms = 100\nscan_every_ms = 50\n\
+             {extra}\n{wearables}",
+            data = dir.join("data").display(),
+            air = air(dir).display(),
+        );
+        let config = Config::parse(Path::new("test.toml"), &text).unwrap();
+        let stop = CancellationToken::new();
+        let (ready, board) = oneshot::channel();
+        let stopper = stop.clone();
+        let task = tokio::spawn(async move {
+            daemon::run(config, Arc::new(SystemClock), stopper, |board| {
+                ready.send(board).unwrap();
+            })
+            .await
+            .unwrap();
+        });
+        let board = board.await.unwrap();
+        Self { stop, task, board }
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.task.await.unwrap();
+    }
+}
+
+async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < Duration::from_secs(25), "{what} did not happen");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The bridge has exactly what the wearable logged, byte for byte.
+fn all_there(bridge: &Bridge, wearable: &Wearable) -> bool {
+    let seen = bridge.lock();
+    let hardware = format!("kinara:{:016x}", wearable.lock().factory_id);
+    wearable.log().iter().all(|frame| {
+        let header = FrameRef::parse(frame).unwrap().header();
+        seen.frames.get(&(hardware.clone(), header.epoch.0, header.seq)).is_some_and(|bytes| bytes == frame)
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wearables_log_goes_through_to_the_bridge_once_and_may_then_be_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path());
+    let bridge = Bridge::start(broker.port);
+    let wearable = Wearable::start(&air(dir.path()), 0xa1, 500);
+    wearable.boot();
+    wearable.produce(40);
+    let daemon =
+        Daemon::start(dir.path(), broker.port, &[0xa1], "[live]\nalways = true\nevery_ms = 200\n").await;
+    until("the log is drained", || wearable.is_drained()).await;
+    until("the bridge has it", || all_there(&bridge, &wearable)).await;
+    wearable.produce(3);
+    until("new frames follow", || all_there(&bridge, &wearable) && wearable.is_drained()).await;
+    until("nothing is kept any more", || {
+        let buffer = daemon.board.now().buffer;
+        (buffer.frames, buffer.batches) == (0, 0)
+    })
+    .await;
+    let device = daemon.board.now().devices.into_values().next().unwrap();
+    assert_eq!((device.battery_percent, device.worn, device.buffered_frames), (Some(77), Some(true), 0));
+    daemon.stop().await;
+    until("it says goodbye", || bridge.lock().states.last().is_some_and(|state| !state.online)).await;
+    let seen = bridge.lock();
+    assert_eq!(seen.doubles, 0);
+    assert!(seen.batches.values().all(|times| *times == 1));
+    assert!(seen.states.iter().any(|state| state.online && state.clock_source == "trusted"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn links_that_lose_shuffle_and_drop_lose_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path());
+    let bridge = Bridge::start(broker.port);
+    let wearables: Vec<Wearable> = (1..=3).map(|id| Wearable::start(&air(dir.path()), id, 600)).collect();
+    wearables[0].lock().loses_every = 37;
+    wearables[1].lock().shuffles = true;
+    wearables[2].lock().drops_after = 150;
+    let daemon = Daemon::start(dir.path(), broker.port, &[1, 2, 3], "").await;
+    for wearable in &wearables {
+        until("the log is drained", || wearable.is_drained()).await;
+        until("the bridge has it", || all_there(&bridge, wearable)).await;
+    }
+    assert!(wearables[2].lock().links > 3);
+    assert_eq!(bridge.lock().doubles, 0);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wearable_that_hangs_holds_up_nobody_and_is_served_when_it_wakes() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path());
+    let bridge = Bridge::start(broker.port);
+    let hanging = Wearable::start(&air(dir.path()), 1, 50);
+    hanging.lock().hangs = true;
+    let other = Wearable::start(&air(dir.path()), 2, 50);
+    // One link at a time, one connection at a time: the hanging one must give way.
+    let daemon =
+        Daemon::start(dir.path(), broker.port, &[1, 2], "slots = 1\nconnecting = 1\nturn_s = 1\n").await;
+    until("the other one is served", || other.is_drained() && all_there(&bridge, &other)).await;
+    assert!(!hanging.is_drained());
+    hanging.lock().hangs = false;
+    until("it is served too", || hanging.is_drained() && all_there(&bridge, &hanging)).await;
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_the_broker_killed_readings_are_kept_and_drain_when_it_is_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut broker = Broker::start(dir.path());
+    let bridge = Bridge::start(broker.port);
+    let wearable = Wearable::start(&air(dir.path()), 9, 100);
+    let daemon = Daemon::start(dir.path(), broker.port, &[9], "").await;
+    until("the first part is through", || all_there(&bridge, &wearable)).await;
+    broker.kill();
+    until("it is noticed", || !daemon.board.now().uplink.connected).await;
+    wearable.produce(700);
+    until("the wearable may forget", || wearable.is_drained()).await;
+    until("it is kept here", || daemon.board.now().buffer.frames >= 700).await;
+    broker.start_again();
+    until("the rest is through", || all_there(&bridge, &wearable)).await;
+    until("nothing is kept any more", || {
+        let buffer = daemon.board.now().buffer;
+        (buffer.frames, buffer.batches) == (0, 0)
+    })
+    .await;
+    assert_eq!(bridge.lock().doubles, 0);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_the_bridges_own_word_for_the_very_payload_deletes_a_batch() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path());
+    let bridge = Bridge::start(broker.port);
+    bridge.lock().mood = Mood::Silent;
+    let wearable = Wearable::start(&air(dir.path()), 5, 30);
+    let daemon = Daemon::start(dir.path(), broker.port, &[5], "").await;
+    let published_again = |times: u32| bridge.lock().batches.values().any(|count| *count >= times);
+    until("it is published again without an answer", || published_again(2)).await;
+    assert!(daemon.board.now().buffer.batches > 0);
+    bridge.lock().mood = Mood::WrongDigest;
+    until("it is published again after a wrong digest", || published_again(4)).await;
+    assert!(daemon.board.now().buffer.batches > 0);
+    bridge.lock().mood = Mood::RetryAfterOneSecond;
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    assert!(daemon.board.now().buffer.batches > 0);
+    bridge.lock().mood = Mood::Done;
+    until("the answer deletes it", || {
+        let buffer = daemon.board.now().buffer;
+        (buffer.frames, buffer.batches) == (0, 0)
+    })
+    .await;
+    bridge.lock().mood = Mood::Refuse;
+    wearable.produce(1);
+    until("a refused batch is parked and told", || {
+        let now = daemon.board.now();
+        now.buffer.parked == 1 && now.alerts.contains_key("parked")
+    })
+    .await;
+    daemon.stop().await;
+}
