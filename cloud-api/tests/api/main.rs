@@ -1,5 +1,7 @@
 //! The API against a real PostgreSQL, a real Mosquitto, and as a program. One test program, so that it is linked once.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests: a panic is the failure")]
+
 mod access;
 mod admin;
 mod common;

@@ -138,7 +138,8 @@ impl Cloud {
     pub fn config_text(&self, more: &str) -> String {
         let key = self.folder.path().join("jwt.key");
         format!(
-            "listen = \"127.0.0.1:0\"\njwt_secret_file = {key:?}\n{more}\n[database]\nurl = {:?}\n",
+            "listen = \"127.0.0.1:0\"\njwt_secret_file = {:?}\n{more}\n[database]\nurl = {:?}\n",
+            key.display().to_string(),
             self.postgres.url("api", "api", &self.database)
         )
     }
