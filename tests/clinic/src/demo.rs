@@ -421,9 +421,11 @@ fn only_one(folder: &Path) -> Result<std::fs::File> {
     let path = folder.join("demo.lock");
     let lock = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
     let lock = lock.map_err(ClinicError::file(&path))?;
-    lock.try_lock().map_err(|_| ClinicError::Answer {
-        who: "demo".to_owned(),
-        what: format!("another demo runs from {} already; stop it first (Ctrl-C there)", folder.display()),
+    lock.try_lock().map_err(|_| {
+        ClinicError::Refused(format!(
+            "another demo runs from {} already; stop it first (Ctrl-C there)",
+            folder.display()
+        ))
     })?;
     Ok(lock)
 }
@@ -433,15 +435,12 @@ fn enough_room(folder: &Path) -> Result<()> {
     for place in &places[..if folders::is_root() { 2 } else { 1 }] {
         let free = folders::free_bytes(place);
         if free < ROOM {
-            return Err(ClinicError::Answer {
-                who: "disk".to_owned(),
-                what: format!(
-                    "{} MiB are free where {} lies; the demo needs {} MiB. Free some, or ./kinara clean",
-                    free >> 20,
-                    place.display(),
-                    ROOM >> 20
-                ),
-            });
+            return Err(ClinicError::Refused(format!(
+                "{} MiB are free where {} lies; the demo needs {} MiB. Free some, or ./kinara clean",
+                free >> 20,
+                place.display(),
+                ROOM >> 20
+            )));
         }
     }
     Ok(())

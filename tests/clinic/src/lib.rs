@@ -119,6 +119,9 @@ pub enum ClinicError {
     /// Certificates could not be made.
     #[error("certificate: {0}")]
     Certificate(#[from] rcgen::Error),
+    /// It cannot be done here and now; the text says why, and what to do.
+    #[error("{0}")]
+    Refused(String),
     /// The port that was asked for cannot be had.
     #[error("port {port} on {address} {why}; choose another one with {option}")]
     Port {
