@@ -14,7 +14,7 @@ fn drain(wearable: &Wearable, bond: Option<[u8; 16]>) -> (Gateway, [u8; 16]) {
     let mut gateway = Gateway::open(&wearable.air());
     let bond = match bond {
         Some(bond) => {
-            gateway.connect("A", bond).unwrap();
+            gateway.connect("A", bond).expect("the bond is known");
             bond
         }
         None => gateway.pair("A"),
@@ -132,12 +132,11 @@ fn time_syncs_become_anchors_and_a_reboot_says_where_the_epoch_before_ended() {
     wearable.command(r#"{"do":"reboot"}"#);
     wearable.command(r#"{"do":"stop"}"#);
     let (gateway, _) = drain(&wearable, Some(bond));
-    let anchor =
-        gateway.frames.values().filter_map(|bytes| match FrameRef::parse(bytes).unwrap().body().unwrap() {
-            Body::BootAnchor(anchor) => Some(anchor),
-            _ => None,
-        });
-    let previous = anchor.last().unwrap().previous.expect("there was a boot before");
+    let mut bodies =
+        gateway.frames.values().rev().map(|bytes| FrameRef::parse(bytes).unwrap().body().unwrap());
+    let newest =
+        bodies.find_map(|body| if let Body::BootAnchor(anchor) = body { Some(anchor) } else { None });
+    let previous = newest.unwrap().previous.expect("there was a boot before");
     assert_eq!((previous.epoch, previous.next_seq), (before.epoch, before.next_seq));
     assert_eq!(previous.last_sync.map(|sync| (sync.ticks, sync.utc_us)), Some((ticks, utc_us)));
     assert_eq!(wearable.log_lines("R").len(), 1);

@@ -11,7 +11,7 @@
 //! Frames that are acknowledged stay readable until their page is needed, so a gateway that lost its copy can still
 //! ask for them.
 //!
-//! How: [`layout`] says what the bytes are. The page after the head is kept erased (the *spare*). When the head page
+//! How: `layout.rs` says what the bytes are. The page after the head is kept erased (the *spare*). When the head page
 //! is full, the spare becomes the head, and the page after it, the oldest, has to go; the caller gets its say
 //! while the new head page has room for the story. Power may fail between any two flash operations: a frame without
 //! its length word is not there (the rest of that page is then left unused), a page whose header is not whole is
