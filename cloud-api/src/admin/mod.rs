@@ -153,7 +153,7 @@ pub struct Assign {
     /// The clinic's short name.
     #[arg(long)]
     pub tenant: String,
-    /// kinara:<16 hex digits>, or bt:<address>.
+    /// `kinara:` and 16 hex digits, or `bt:` and an address.
     #[arg(long)]
     pub hardware: String,
     /// The wearer's external id.
