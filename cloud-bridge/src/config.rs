@@ -285,7 +285,7 @@ mod tests {
         let text = format!("{MINIMAL}[limits]\nwriter=3\n");
         let error = Config::parse(&text, Path::new("b.toml")).unwrap_err().to_string();
         assert!(
-            error.contains("b.toml") && error.contains("line 8") && error.contains("`writers`"),
+            error.contains("b.toml") && error.contains("line 9") && error.contains("`writers`"),
             "{error}"
         );
         let text = format!("{MINIMAL}[limits]\nwriters=99\n");

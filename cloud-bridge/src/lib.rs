@@ -324,7 +324,7 @@ async fn keep_configured(jobs: Jobs) {
     loop {
         tokio::select! {
             () = tokio::time::sleep(jobs.every) => {}
-            () = jobs.connected.notified() => desired.forget(),
+            () = jobs.connected.notified() => desired.connected(),
             () = jobs.stop.cancelled() => return,
         }
         if let Err(error) = jobs.tenants.refresh(&jobs.pool).await {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use kinara_clock::Clock;
-use kinara_protocol::envelope::{self, Config, ENVELOPE_VERSION, RosterEntry};
+use kinara_protocol::envelope::{self, Command, Config, ENVELOPE_VERSION, Resend, RosterEntry, command};
 use kinara_protocol::topic::{self, GatewayId, Leaf};
 use kinara_store::Pool;
 use rumqttc::v5::mqttbytes::QoS;
@@ -23,16 +23,23 @@ const ROSTER: &str = "
     WHERE g.retired_at IS NULL
     ORDER BY g.id, h.hardware_id";
 
+/// Seconds after which a gateway that was away need not hear it any more: it publishes everything on its own.
+const RESEND_EXPIRY_S: u32 = 10;
+
 /// Knows what was published, and publishes what changed.
 #[derive(Debug, Default)]
 pub struct Desired {
     published: HashMap<Uuid, Config>,
+    /// Whom to tell that a bridge has subscribed: everybody, once after each connection.
+    announce: bool,
 }
 
 impl Desired {
-    /// Forgets what was published: a new connection's broker may have forgotten it, too.
-    pub fn forget(&mut self) {
+    /// A new connection: its broker may have forgotten what was published, and what gateways published while nobody
+    /// was subscribed has reached nobody.
+    pub fn connected(&mut self) {
         self.published.clear();
+        self.announce = true;
     }
 
     /// Publishes the configurations that are not what was published last.
@@ -57,7 +64,23 @@ impl Desired {
                 consent_given: row.get(5),
             });
         }
+        let announce = std::mem::take(&mut self.announce);
         for (gateway, roster) in rosters {
+            if announce {
+                let resend = Command {
+                    version: ENVELOPE_VERSION,
+                    id: 0,
+                    command: Some(command::Command::Resend(Resend {})),
+                };
+                let topic = topic::of(GatewayId(gateway), Leaf::Command);
+                publisher.publish(
+                    topic,
+                    QoS::AtLeastOnce,
+                    false,
+                    envelope::seal(&resend),
+                    Some(RESEND_EXPIRY_S),
+                );
+            }
             let before = self.published.get(&gateway);
             if before.is_some_and(|config| config.roster == roster) {
                 continue;

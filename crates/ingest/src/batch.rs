@@ -342,6 +342,8 @@ impl Normalised {
         let known = channel::by_id(block.channel);
         let kind = block.channel.0 as i16;
         let step = known.map_or(1.0, |channel| channel.step);
+        // All steps are 1, a tenth, a hundredth, …: dividing gives the decimal itself, 21.24 and not 21.240000000000002.
+        let per_unit = (1.0 / step).round();
         let range = known.map_or((f64::NEG_INFINITY, f64::INFINITY), |channel| channel.range);
         let quality = |value: f64| if range.0 <= value && value <= range.1 { 1.0f32 } else { 0.0 };
         let wave = match known {
@@ -364,13 +366,13 @@ impl Normalised {
                 scale: step,
                 components: i16::from(block.components),
                 data: block.values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-                quality: block.values.iter().map(|&v| quality(f64::from(v) * step)).fold(1.0, f32::min),
+                quality: block.values.iter().map(|&v| quality(f64::from(v) / per_unit)).fold(1.0, f32::min),
             });
             return index + block.count() as u32;
         }
         for (ticks, values) in block.samples() {
             let utc_us = stamp.utc_us(ticks);
-            let value = f64::from(values[0]) * step;
+            let value = f64::from(values[0]) / per_unit;
             self.samples.push(Sample { utc_us, value, quality: quality(value), kind, index: index as i16 });
             index += 1;
             frame.first_us = frame.first_us.min(utc_us);

@@ -74,7 +74,7 @@ const EXPIRE: &str = "
              RETURNING q.what, q.hardware_id, q.epoch, q.seq, q.replayed_at, q.received_at),
     told AS (
       INSERT INTO gaps (hardware, epoch, seqs, reason, from_time, to_time, created_at, updated_at)
-      SELECT h.id, gone.epoch, range_agg(int8range(gone.seq, gone.seq + 1)) - coalesce(min(l.seqs), '{}'), 'expired',
+      SELECT h.id, gone.epoch, range_agg(int8range(gone.seq, gone.seq + 1)) - coalesce((array_agg(l.seqs))[1], '{}'), 'expired',
         min(gone.received_at), max(gone.received_at), $3, $3
       FROM gone JOIN hardware h ON h.hardware_id = gone.hardware_id
         LEFT JOIN ledger l ON l.hardware = h.id AND l.epoch = gone.epoch

@@ -1,0 +1,382 @@
+//! The bridge on a real Mosquitto and a real PostgreSQL, spoken to as gateways speak.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "../../crates/ingest/tests/support/mod.rs"]
+mod support;
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use kinara_cloud_bridge::config::Config;
+use kinara_protocol::envelope::{
+    self, Ack, ENVELOPE_VERSION, Live, LiveDevice, LiveValue, State, TenantLive, ack, command,
+};
+use kinara_protocol::topic::{self, GatewayId, Leaf};
+use kinara_test_postgres::{Options, Postgres};
+use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::mqttbytes::v5::{Packet, Publish, PublishProperties};
+use rumqttc::v5::{AsyncClient, Event, EventLoop, MqttOptions};
+use rumqttc::{TlsConfiguration, Transport};
+use support::*;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Mutual TLS as in production: an authority, the broker's certificate, and one for each client.
+struct Certificates {
+    dir: tempfile::TempDir,
+    ca: rcgen::Issuer<'static, rcgen::KeyPair>,
+}
+
+impl Certificates {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.distinguished_name.push(rcgen::DnType::CommonName, "test authority");
+        let certificate = params.self_signed(&key).unwrap();
+        std::fs::write(dir.path().join("ca.pem"), certificate.pem()).unwrap();
+        Self { dir, ca: rcgen::Issuer::new(params, key) }
+    }
+
+    fn issue(&self, name: &str) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let mut params = rcgen::CertificateParams::new(names).unwrap();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        let certificate = params.signed_by(&key, &self.ca).unwrap();
+        std::fs::write(self.path(&format!("{name}.pem")), certificate.pem()).unwrap();
+        std::fs::write(self.path(&format!("{name}.key")), key.serialize_pem()).unwrap();
+    }
+
+    fn path(&self, file: &str) -> std::path::PathBuf {
+        self.dir.path().join(file)
+    }
+
+    fn section(&self, name: &str, port: u16) -> String {
+        let file = |file: &str| self.path(file).display().to_string();
+        format!(
+            "host = '127.0.0.1'\nport = {port}\nclient_id = '{name}'\nca = '{}'\ncert = '{}'\nkey = '{}'\n",
+            file("ca.pem"),
+            file(&format!("{name}.pem")),
+            file(&format!("{name}.key"))
+        )
+    }
+}
+
+struct Broker {
+    child: Child,
+    port: u16,
+}
+
+impl Broker {
+    fn start(certificates: &Certificates) -> Self {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let dir = certificates.dir.path().display();
+        let text = format!(
+            "listener {port} 127.0.0.1\nallow_anonymous true\ncafile {dir}/ca.pem\ncertfile {dir}/broker.pem\n\
+             keyfile {dir}/broker.key\nrequire_certificate true\ntls_version tlsv1.3\nmax_inflight_messages 100\n\
+             max_queued_messages 20000\nuser root\n"
+        );
+        let file = certificates.path("mosquitto.conf");
+        std::fs::write(&file, text).unwrap();
+        let program = ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto", "/usr/bin/mosquitto"]
+            .into_iter()
+            .find(|program| Path::new(program).exists())
+            .expect("mosquitto is installed");
+        let child = Command::new(program)
+            .arg("-c")
+            .arg(file)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self { child, port }
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+struct Bridge {
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Bridge {
+    async fn start(world: &World, certificates: &Certificates, broker: &Broker, extra: &str) -> Self {
+        certificates.issue("bridge");
+        let address = certificates.path("bridge.addr");
+        let text = format!(
+            "[database]\nurl = '{}'\n[broker]\n{}\n[metrics]\nlisten = '127.0.0.1:0'\naddr_file = '{}'\n{extra}",
+            world.server.url("bridge", "bridge", "test_0"),
+            certificates.section("bridge", broker.port),
+            address.display(),
+        );
+        let config = Config::parse(&text, Path::new("bridge.toml")).unwrap();
+        let stop = CancellationToken::new();
+        let run = kinara_cloud_bridge::run(config, world.clock.clone(), stop.clone());
+        let task = tokio::spawn(async move { run.await.unwrap() });
+        tokio::time::timeout(PATIENCE, async {
+            while !health(&address).await.starts_with("HTTP/1.1 200") {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await
+        .unwrap();
+        Self { stop, task }
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        tokio::time::timeout(PATIENCE, self.task).await.unwrap().unwrap();
+    }
+}
+
+async fn health(address: &Path) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let Ok(address) = std::fs::read_to_string(address) else { return String::new() };
+    let Ok(mut stream) = tokio::net::TcpStream::connect(address).await else { return String::new() };
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut text = String::new();
+    let _ = stream.read_to_string(&mut text).await;
+    text
+}
+
+struct Gateway {
+    id: Uuid,
+    client: AsyncClient,
+    events: EventLoop,
+    kept: VecDeque<Publish>,
+}
+
+impl Gateway {
+    async fn connect(certificates: &Certificates, broker: &Broker, id: Uuid, topics: &[String]) -> Self {
+        let name = id.to_string();
+        certificates.issue(&name);
+        let section = certificates.section(&name, broker.port);
+        let config =
+            Config::parse(&format!("[database]\nurl = ''\n[broker]\n{section}"), Path::new("gateway.toml"))
+                .unwrap();
+        let transport: Transport = kinara_cloud_bridge::link::transport(&config.broker).unwrap();
+        assert!(matches!(transport, Transport::Tls(TlsConfiguration::Rustls(_))));
+        let mut options = MqttOptions::new(name, "127.0.0.1", broker.port);
+        options.set_transport(transport);
+        options.set_max_packet_size(Some(400_000));
+        let (client, events) = AsyncClient::new(options, 64);
+        let mut gateway = Self { id, client, events, kept: VecDeque::new() };
+        let own = [Leaf::Ack, Leaf::Command, Leaf::Config].map(|leaf| topic::of(GatewayId(id), leaf));
+        for topic in own.iter().chain(topics) {
+            gateway.client.try_subscribe(topic, QoS::AtLeastOnce).unwrap();
+        }
+        let mut granted = 0;
+        while granted < own.len() + topics.len() {
+            match tokio::time::timeout(PATIENCE, gateway.events.poll()).await.unwrap().unwrap() {
+                Event::Incoming(Packet::SubAck(_)) => granted += 1,
+                Event::Incoming(Packet::Publish(publish)) => gateway.kept.push_back(publish),
+                _ => {}
+            }
+        }
+        gateway
+    }
+
+    fn publish(&self, leaf: Leaf, payload: Vec<u8>, name: Option<(u64, u64)>) {
+        let user_properties = name.map_or_else(Vec::new, |(buffer, sequence)| {
+            vec![
+                ("gateway".to_owned(), self.id.to_string()),
+                ("buffer".to_owned(), buffer.to_string()),
+                ("sequence".to_owned(), sequence.to_string()),
+            ]
+        });
+        let properties = PublishProperties { user_properties, ..PublishProperties::default() };
+        let topic = topic::of(GatewayId(self.id), leaf);
+        self.client.try_publish_with_properties(topic, QoS::AtLeastOnce, false, payload, properties).unwrap();
+    }
+
+    async fn next(&mut self, wanted: &str) -> Publish {
+        let all = async {
+            loop {
+                if let Some(at) = self.kept.iter().position(|publish| publish.topic == wanted.as_bytes()) {
+                    return self.kept.remove(at).unwrap();
+                }
+                if let Event::Incoming(Packet::Publish(publish)) = self.events.poll().await.unwrap() {
+                    self.kept.push_back(publish);
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, all).await.unwrap_or_else(|_| panic!("nothing came on {wanted}"))
+    }
+
+    async fn ack(&mut self) -> Ack {
+        let topic = topic::of(GatewayId(self.id), Leaf::Ack);
+        envelope::open(&self.next(&topic).await.payload).unwrap()
+    }
+}
+
+fn payload(gateway: Uuid, sequence: u64, range: std::ops::Range<u32>) -> Vec<u8> {
+    envelope::seal(&envelope_of(gateway, sequence, vec![columns_of(HARDWARE, &seconds(range))]))
+}
+
+fn done(ack: &Ack) -> (u64, u64) {
+    match ack.outcome.as_ref().unwrap() {
+        ack::Outcome::Done(done) => (done.stored, done.duplicate),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn ground(options: Options) -> (World, Certificates, Broker) {
+    let world = world_on(Postgres::temporary_with(options).unwrap()).await;
+    let certificates = Certificates::new();
+    certificates.issue("broker");
+    let broker = Broker::start(&certificates);
+    (world, certificates, broker)
+}
+
+#[tokio::test]
+async fn a_batch_is_acknowledged_by_name_and_digest_after_its_commit() {
+    let (world, certificates, broker) = ground(Options::new()).await;
+    let bridge = Bridge::start(&world, &certificates, &broker, "").await;
+    let mut gateway = Gateway::connect(&certificates, &broker, GATEWAY, &[]).await;
+    let first = payload(GATEWAY, 3, 0..5);
+    gateway.publish(Leaf::Batch, first.clone(), Some((7, 3)));
+    let ack = gateway.ack().await;
+    assert_eq!(done(&ack), (5, 0));
+    assert_eq!(world.readings().await, 25);
+    assert_eq!(ack.sha256, envelope::digest(&first));
+    let name = ack.name.unwrap();
+    assert_eq!((name.buffer, name.sequence, name.gateway), (7, 3, GATEWAY.as_bytes().to_vec()));
+    assert!(!ack.event);
+    // Again: the same answer, and nothing twice.
+    gateway.publish(Leaf::Batch, first, Some((7, 3)));
+    assert_eq!(done(&gateway.ack().await), (0, 5));
+    assert_eq!(world.readings().await, 25);
+    // What cannot be read is refused by the name in its properties.
+    gateway.publish(Leaf::Batch, b"not a batch".to_vec(), Some((7, 4)));
+    let ack = gateway.ack().await;
+    assert!(matches!(ack.outcome, Some(ack::Outcome::Refused(_))));
+    assert_eq!(ack.name.unwrap().sequence, 4);
+    // Nor may a gateway speak for another.
+    gateway.publish(Leaf::Batch, payload(SECOND_GATEWAY, 0, 0..1), Some((7, 5)));
+    assert!(matches!(gateway.ack().await.outcome, Some(ack::Outcome::Refused(_))));
+    bridge.stop().await;
+}
+
+#[tokio::test]
+async fn with_the_database_away_batches_are_sent_back_for_later() {
+    let (mut world, certificates, broker) = ground(Options::new()).await;
+    let bridge = Bridge::start(&world, &certificates, &broker, "").await;
+    let mut gateway = Gateway::connect(&certificates, &broker, GATEWAY, &[]).await;
+    world.server.kill();
+    gateway.publish(Leaf::Batch, payload(GATEWAY, 0, 0..5), Some((7, 0)));
+    let ack = gateway.ack().await;
+    let Some(ack::Outcome::RetryAfter(retry)) = ack.outcome else { panic!("{ack:?}") };
+    assert!((1..=60).contains(&retry.seconds));
+    world.server.restart().unwrap();
+    gateway.publish(Leaf::Batch, payload(GATEWAY, 0, 0..5), Some((7, 0)));
+    assert_eq!(done(&gateway.ack().await), (5, 0));
+    bridge.stop().await;
+}
+
+#[tokio::test]
+async fn a_gateway_learns_the_time_and_what_it_should_be_and_its_state_is_kept() {
+    let (world, certificates, broker) = ground(Options::new()).await;
+    let bridge = Bridge::start(&world, &certificates, &broker, "[jobs]\nconfig_s = 1\n").await;
+    let mut gateway = Gateway::connect(&certificates, &broker, GATEWAY, &[]).await;
+    let config = gateway.next(&topic::of(GatewayId(GATEWAY), Leaf::Config)).await;
+    let config: envelope::Config = envelope::open(&config.payload).unwrap();
+    assert_eq!(config.roster.len(), 1);
+    assert_eq!(config.roster[0].hardware_id, HARDWARE);
+    assert!(config.roster[0].consent_given && config.config_version > 0);
+    for (buffer, previous_buffer, store_id) in [(1, 0, 5), (2, 1, 5), (3, 2, 6), (4, 1, 6)] {
+        let state = State {
+            version: ENVELOPE_VERSION,
+            online: true,
+            software: "0.1.0".to_owned(),
+            buffer,
+            previous_buffer,
+            store_id,
+            buffered_frames: 42,
+            time_request: 99,
+            devices: vec![envelope::DeviceState {
+                hardware_id: HARDWARE.to_owned(),
+                connected: true,
+                rssi_dbm: -60,
+                battery_percent: 87,
+                worn: 1,
+                firmware: "1.2.3".to_owned(),
+                ..Default::default()
+            }],
+            ..State::default()
+        };
+        gateway.publish(Leaf::State, envelope::seal(&state), None);
+        let command = gateway.next(&topic::of(GatewayId(GATEWAY), Leaf::Command)).await;
+        let command: envelope::Command = envelope::open(&command.payload).unwrap();
+        let Some(command::Command::Time(time)) = command.command else { panic!("{command:?}") };
+        assert_eq!((time.nonce, time.utc_us), (99, NOW_US));
+    }
+    tokio::time::timeout(PATIENCE, async {
+        while world.number("SELECT count(*) FROM gateway_buffers").await < 4 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .unwrap();
+    // The third has another database, the fourth forgot what came after the first.
+    let broken = "SELECT string_agg(buffer::text, ' ' ORDER BY buffer) FROM gateway_buffers WHERE broke_at IS NOT NULL";
+    assert_eq!(world.text(broken).await, "3 4");
+    let state =
+        world.text(&format!("SELECT state->>'buffered_frames' FROM gateways WHERE id = '{GATEWAY}'")).await;
+    assert_eq!(state, "42");
+    let device = "SELECT battery_percent || ' ' || worn || ' ' || firmware_version || ' ' || (link->>'rssi_dbm') FROM devices";
+    assert_eq!(world.text(device).await, "87 true 1.2.3 -60");
+    bridge.stop().await;
+}
+
+#[tokio::test]
+async fn live_values_reach_their_own_clinic_and_no_other() {
+    let (world, certificates, broker) = ground(Options::new()).await;
+    let bridge = Bridge::start(&world, &certificates, &broker, "[limits]\nlive_cache_s = 0\n").await;
+    let topics = [topic::tenant_live(TENANT), topic::tenant_live(OTHER_TENANT)];
+    let mut gateway = Gateway::connect(&certificates, &broker, GATEWAY, &topics).await;
+    let foreign = Gateway::connect(&certificates, &broker, FOREIGN_GATEWAY, &[]).await;
+    let mut foreign = foreign;
+    let live = |seq| {
+        envelope::seal(&Live {
+            version: ENVELOPE_VERSION,
+            devices: vec![LiveDevice {
+                hardware_id: HARDWARE.to_owned(),
+                epoch: EPOCH.0,
+                values: vec![LiveValue { channel: 1, value: vec![700], utc_us: NOW_US, seq, index: 0 }],
+            }],
+        })
+    };
+    // Another clinic's gateway claims the device first: stopped.
+    foreign.publish(Leaf::Live, live(1), None);
+    while !matches!(foreign.events.poll().await.unwrap(), Event::Incoming(Packet::PubAck(_))) {}
+    gateway.publish(Leaf::Live, live(2), None);
+    let shown: TenantLive = envelope::open(&gateway.next(&topics[0]).await.payload).unwrap();
+    let device = &shown.devices[0];
+    assert_eq!(device.user_id, USER.as_bytes());
+    assert_eq!(device.live.as_ref().unwrap().values[0].seq, 2);
+    // Consent withdrawn: nothing more is shown.
+    world.run(&format!("UPDATE consents SET withdrawn_at = to_timestamp({})", NOW_US / 1_000_000 - 1)).await;
+    gateway.publish(Leaf::Live, live(3), None);
+    gateway.publish(Leaf::Batch, payload(GATEWAY, 0, 0..1), Some((7, 0)));
+    gateway.ack().await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    world.run("UPDATE consents SET withdrawn_at = NULL").await;
+    gateway.publish(Leaf::Live, live(4), None);
+    let shown: TenantLive = envelope::open(&gateway.next(&topics[0]).await.payload).unwrap();
+    assert_eq!(shown.devices[0].live.as_ref().unwrap().values[0].seq, 4);
+    assert!(!gateway.kept.iter().any(|publish| publish.topic == topics[1].as_bytes()));
+    bridge.stop().await;
+}

@@ -1,0 +1,159 @@
+//! Events, and what the bridge does on its own account.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::time::Duration;
+
+use kinara_ingest::sweep::{Policy, sweep};
+use kinara_ingest::{Counts, Name, Outcome, events};
+use kinara_protocol::envelope::{self, ENVELOPE_VERSION, Event, EventBatch, Gap};
+use support::*;
+use uuid::Uuid;
+
+fn event(onset_s: u64) -> Event {
+    Event {
+        hardware_id: HARDWARE.to_owned(),
+        kind: "hot_flash".to_owned(),
+        producer: "rule:sternal/1".to_owned(),
+        epoch: EPOCH.0,
+        onset_ticks: onset_s * 1_000,
+        grid_ms: 30_000,
+        onset_utc_us: BOOT_US + onset_s as i64 * 1_000_000,
+        uncertainty_us: 5_000,
+        severity: "info".to_owned(),
+        confidence: 0.5,
+        data_json: r#"{"eda_rise":2.5}"#.to_owned(),
+        onset_seq: onset_s as u32,
+    }
+}
+
+fn event_batch(gateway: Uuid, events: Vec<Event>, gaps: Vec<Gap>) -> events::Events {
+    let batch = EventBatch {
+        version: ENVELOPE_VERSION,
+        name: Some(Name { gateway, buffer: 7, sequence: 0 }.into()),
+        sealed_at_us: NOW_US,
+        events,
+        gaps,
+    };
+    events::decode(&envelope::seal(&batch)).unwrap()
+}
+
+async fn write(world: &World, events: &events::Events) -> Counts {
+    match world.writer().write_events(events).await.unwrap() {
+        Outcome::Done(counts) => counts,
+        other @ Outcome::RetryAfter { .. } => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn an_event_is_in_once_whoever_repeats_it() {
+    let world = world().await;
+    let batch = event_batch(GATEWAY, vec![event(60), event(61), event(100)], Vec::new());
+    let counts = write(&world, &batch).await;
+    assert_eq!(counts, Counts { stored: 2, duplicate: 1, ..Counts::default() });
+    let counts = write(&world, &event_batch(SECOND_GATEWAY, vec![event(100)], Vec::new())).await;
+    assert_eq!(counts, Counts { duplicate: 1, ..Counts::default() });
+    let counts = write(&world, &event_batch(FOREIGN_GATEWAY, vec![event(300)], Vec::new())).await;
+    assert_eq!(counts, Counts { quarantined: 1, ..Counts::default() });
+    assert_eq!(world.number("SELECT count(*) FROM ts.events").await, 2);
+    let first = world.text("SELECT data->>'eda_rise' || ' ' || event_type || ' ' || user_id FROM ts.events ORDER BY time LIMIT 1").await;
+    assert_eq!(first, format!("2.5 hot_flash {USER}"));
+}
+
+#[tokio::test]
+async fn an_event_with_data_that_the_database_refuses_is_put_aside_alone() {
+    let world = world().await;
+    let mut bad = event(60);
+    bad.data_json = r#"{"a":"\u0000"}"#.to_owned();
+    let counts = write(&world, &event_batch(GATEWAY, vec![bad, event(100)], Vec::new())).await;
+    assert_eq!(counts, Counts { stored: 1, quarantined: 1, ..Counts::default() });
+}
+
+#[tokio::test]
+async fn a_gateways_quota_gap_is_recorded_less_what_is_stored() {
+    let world = world().await;
+    world.write(&[batch_of(GATEWAY, &seconds(0..5))]).await;
+    let gap = Gap {
+        hardware_id: HARDWARE.to_owned(),
+        epoch: EPOCH.0,
+        seq_ranges: vec![3, 5],
+        reason: "quota".to_owned(),
+        from_utc_us: BOOT_US + 3_000_000,
+        to_utc_us: BOOT_US + 8_000_000,
+    };
+    for _ in 0..2 {
+        write(&world, &event_batch(GATEWAY, Vec::new(), vec![gap.clone()])).await;
+        assert_eq!(world.gaps().await, "quota {[5,8)}");
+    }
+    world.write(&[batch_of(SECOND_GATEWAY, &seconds(6..10))]).await;
+    assert_eq!(world.gaps().await, "quota {[5,6)}");
+}
+
+async fn settle(world: &World) -> u64 {
+    let policy = Policy { late_grace: Duration::from_secs(10), ..Policy::default() };
+    sweep(&world.pool, world.clock.as_ref(), &policy).await.unwrap().lost
+}
+
+#[tokio::test]
+async fn a_hole_is_late_while_somebody_may_hold_it_and_lost_when_nobody_does() {
+    let world = world().await;
+    world.write(&[batch_of(GATEWAY, &seconds(0..3))]).await;
+    world.write(&[batch_of(GATEWAY, &seconds(5..6))]).await;
+    let say = |gateway: Uuid, buffered: u64, connected: bool| {
+        format!(
+            "UPDATE gateways SET last_seen_at = to_timestamp({}), state = jsonb_build_object('online', true,
+               'parked_batches', 0, 'devices', jsonb_build_array(jsonb_build_object('hardware_id', '{HARDWARE}',
+               'buffered_frames', {buffered}, 'backlog_frames', 0, 'connected', {connected})))
+             WHERE id = '{gateway}'",
+            NOW_US / 1_000_000 + 20
+        )
+    };
+    world.clock.advance_us(20_000_000);
+    world.run(&say(GATEWAY, 0, true)).await;
+    // The second gateway has never been heard of.
+    assert_eq!(settle(&world).await, 0);
+    world.run(&say(SECOND_GATEWAY, 4, false)).await;
+    assert_eq!(settle(&world).await, 0);
+    world.run(&say(SECOND_GATEWAY, 0, false)).await;
+    assert_eq!(settle(&world).await, 1);
+    assert_eq!(world.gaps().await, "gateway_lost {[3,5)}");
+    // Not final against data.
+    world.write(&[batch_of(SECOND_GATEWAY, &seconds(3..4))]).await;
+    assert_eq!(world.gaps().await, "gateway_lost {[4,5)}");
+}
+
+#[tokio::test]
+async fn a_gateway_that_lost_its_database_settles_the_holes_it_left() {
+    let world = world().await;
+    world.write(&[batch_of(GATEWAY, &seconds(0..3))]).await;
+    world
+        .run(&format!(
+            "INSERT INTO gateway_buffers (gateway_id, buffer, store_id, broke_at)
+             VALUES ('{GATEWAY}', 2, 2, to_timestamp({}))",
+            NOW_US / 1_000_000
+        ))
+        .await;
+    world.write(&[batch_of(GATEWAY, &seconds(5..6))]).await;
+    assert_eq!(settle(&world).await, 0);
+    world.clock.advance_us(11_000_000);
+    assert_eq!(settle(&world).await, 1);
+    assert_eq!(world.gaps().await, "gateway_lost {[3,5)}");
+}
+
+#[tokio::test]
+async fn a_quarantine_beyond_its_limits_leaves_gaps() {
+    let world = world().await;
+    world.run("DELETE FROM device_assignments").await;
+    world.write(&[batch_of(GATEWAY, &seconds(0..4))]).await;
+    assert_eq!(world.number("SELECT count(*) FROM quarantine").await, 4);
+    let policy = Policy { quarantine_rows: 1, ..Policy::default() };
+    let swept = sweep(&world.pool, world.clock.as_ref(), &policy).await.unwrap();
+    assert_eq!(swept.expired, 3);
+    world.clock.advance_us(100 * 86_400_000_000);
+    let swept = sweep(&world.pool, world.clock.as_ref(), &policy).await.unwrap();
+    assert_eq!(swept.expired, 1);
+    let lost = "SELECT sum(upper(s) - lower(s)) FROM gaps, unnest(seqs) s WHERE reason = 'expired'";
+    assert_eq!(world.number(lost).await, 4);
+}
