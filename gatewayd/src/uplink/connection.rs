@@ -294,6 +294,11 @@ impl<'a> Connection<'a> {
                 (true, String::new())
             }
             Some(command::Command::Identify(wanted)) => self.identify(&wanted.hardware_id),
+            Some(command::Command::Resend(_)) => {
+                let again = self.window.resend(Instant::now());
+                tracing::info!(again, "a bridge has subscribed; publishing again what it may have missed");
+                return self.fill().await;
+            }
             None => (false, "a command that this version does not know".to_owned()),
         };
         let result = CommandResult { version: ENVELOPE_VERSION, id: command.id, ok, detail };

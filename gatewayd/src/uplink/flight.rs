@@ -11,11 +11,14 @@ use crate::store::{Kind, Name};
 
 /// Event batches on the way at once.
 const EVENT_WINDOW: usize = 4;
+/// What was published more recently than this is not published again on a bridge's request.
+const RESEND_AGE: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Clone, Copy)]
 struct Flight {
     sha256: [u8; 32],
     bytes: usize,
+    sent: Instant,
     deadline: Instant,
 }
 
@@ -71,7 +74,7 @@ impl Window {
         *attempts += 1;
         let jittered = timeout.mul_f64(rand::rng().random_range(0.8..1.2));
         let again = *attempts > 1;
-        self.flights.insert(name, Flight { sha256, bytes, deadline: now + jittered });
+        self.flights.insert(name, Flight { sha256, bytes, sent: now, deadline: now + jittered });
         again
     }
 
@@ -96,6 +99,14 @@ impl Window {
     pub fn expire(&mut self, now: Instant) -> usize {
         let before = self.flights.len();
         self.flights.retain(|_, flight| flight.deadline > now);
+        before - self.flights.len()
+    }
+
+    /// A bridge has just subscribed: takes off the way what was published long enough before that it may have reached
+    /// nobody. A command that comes twice (from two bridges) finds the second time nothing that old. Gives how many.
+    pub fn resend(&mut self, now: Instant) -> usize {
+        let before = self.flights.len();
+        self.flights.retain(|_, flight| flight.sent + RESEND_AGE > now);
         before - self.flights.len()
     }
 }
@@ -150,5 +161,17 @@ mod tests {
         window.pause(name(2), Duration::from_secs(5), now);
         assert_eq!(window.room(Kind::Batch, now).0, 0);
         assert_eq!(window.room(Kind::Batch, now + Duration::from_secs(7)), (2, 100));
+    }
+
+    #[test]
+    fn a_bridge_that_has_just_subscribed_gets_what_went_before_and_only_once() {
+        let (mut window, start) = (window(), Instant::now());
+        window.published(name(1), [1; 32], 10, start);
+        let later = start + Duration::from_secs(2);
+        window.published(name(2), [2; 32], 10, later);
+        assert_eq!(window.resend(later), 1);
+        assert_eq!(window.names(), [name(2)]);
+        assert!(window.published(name(1), [1; 32], 10, later));
+        assert_eq!(window.resend(later + Duration::from_millis(100)), 0);
     }
 }
