@@ -18,7 +18,7 @@ const SLOW_EVERY: u64 = 5;
 /// Anchors kept for each epoch.
 const ANCHORS: usize = 512;
 /// Waveform rows dropped at once.
-const DROP_ROWS: i64 = 64;
+const DROP_ROWS: i64 = 8;
 /// Copies in quarantine, at most.
 const QUARANTINE: i64 = 10_000;
 /// Keys of acknowledged events kept, at most.
@@ -47,6 +47,9 @@ impl Engine {
     pub(super) fn recount(&mut self) -> Result<(), StoreError> {
         let count = |row: &rusqlite::Row<'_>, at| row.get::<_, i64>(at).map(|count| count as u64);
         let kept = std::mem::take(&mut self.figures);
+        for device in self.devices.values_mut() {
+            device.buffered = 0;
+        }
         self.figures = Figures {
             used_bytes: kept.used_bytes,
             disk_free: kept.disk_free,
@@ -119,7 +122,7 @@ impl Engine {
         if !self.online || self.figures.batches >= self.settings.seal_ahead {
             self.pack()?;
         }
-        if self.figures.used_bytes > self.settings.soft_limit {
+        if *self.admission.borrow() >= Admission::NoWaveforms {
             self.drop_waveforms()?;
         }
         if slow {
@@ -142,13 +145,19 @@ impl Engine {
             self.keep_reserve()?;
         }
         let used = self.figures.used_bytes;
-        let admission = if self.figures.disk_full || used >= self.settings.hard_limit {
-            Admission::EventsOnly
-        } else if used >= self.settings.soft_limit || self.figures.disk_free < self.settings.reserve {
-            Admission::NoWaveforms
-        } else {
-            Admission::Everything
-        };
+        // A limit that was reached is left again somewhat below it, so that the gateway does not waver.
+        let now = *self.admission.borrow();
+        let limit = |bytes: u64, level| if now >= level { bytes - bytes / 16 } else { bytes };
+        let admission =
+            if self.figures.disk_full || used >= limit(self.settings.hard_limit, Admission::EventsOnly) {
+                Admission::EventsOnly
+            } else if used >= limit(self.settings.soft_limit, Admission::NoWaveforms)
+                || self.figures.disk_free < self.settings.reserve
+            {
+                Admission::NoWaveforms
+            } else {
+                Admission::Everything
+            };
         let changed =
             self.admission.send_if_modified(|current| std::mem::replace(current, admission) != admission);
         if changed {

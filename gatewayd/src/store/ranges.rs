@@ -77,8 +77,10 @@ impl SeqSet {
         }
         let mut ranges: Vec<(u32, u32)> = Vec::with_capacity(chunks.len());
         for chunk in chunks {
-            let [a, b, c, d, e, f, g, h] = *chunk;
-            let range = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
+            let number =
+                |half: &[u8]| half.iter().rev().fold(0u32, |number, &byte| number << 8 | u32::from(byte));
+            let (first, last) = chunk.split_at(4);
+            let range = (number(first), number(last));
             let follows = ranges.last().is_none_or(|last| last.1 < u32::MAX && last.1 + 1 < range.0);
             if range.0 > range.1 || !follows {
                 return None;
@@ -105,7 +107,7 @@ mod tests {
             }
             for seq in 0..210 {
                 prop_assert_eq!(set.contains(seq), plain.contains(&seq));
-                let missing = (seq..).find(|s| !plain.contains(s));
+                let missing = (seq..1_000).find(|s| !plain.contains(s));
                 prop_assert_eq!(set.first_missing_from(seq), missing);
                 prop_assert_eq!(set.holds_all_below(seq), (0..seq).all(|s| plain.contains(&s)));
             }

@@ -78,7 +78,10 @@ impl Engine {
     fn seal_batch(&mut self, limit: u64) -> Result<bool, StoreError> {
         let mut limit = limit.max(1);
         loop {
-            let picked = self.pick(limit)?;
+            let (picked, broken) = self.pick(limit)?;
+            for id in broken {
+                self.set_row_aside(id)?;
+            }
             if picked.is_empty() {
                 return Ok(false);
             }
@@ -122,8 +125,20 @@ impl Engine {
         Ok(())
     }
 
-    /// The oldest rows whose frames can all be stamped, up to `limit` frame bytes.
-    fn pick(&self, limit: u64) -> Result<Vec<Picked>, StoreError> {
+    /// A row whose frames cannot be read any more goes into quarantine, and the others go on.
+    fn set_row_aside(&mut self, id: i64) -> Result<(), StoreError> {
+        tracing::error!(id, "a row of stored frames is damaged and was set aside; what it held is lost");
+        self.db.execute(
+            "INSERT OR IGNORE INTO quarantine (device, epoch, seq, crc, reason, received_us, frame)
+             SELECT device, epoch, first_seq, -id, 'damaged', received_us, body FROM pieces WHERE id = ?1",
+            [id],
+        )?;
+        self.db.execute("DELETE FROM pieces WHERE id = ?1", [id])?;
+        self.recount()
+    }
+
+    /// The oldest rows whose frames can all be stamped, up to `limit` frame bytes; and the ids of damaged rows.
+    fn pick(&self, limit: u64) -> Result<(Vec<Picked>, Vec<i64>), StoreError> {
         let now_us = self.utc_us();
         let boot_us = self.clock.boottime_us();
         let patience_us = (self.settings.unstamped_wait.as_secs_f64() * self.clock.rate() * 1e6) as i64;
@@ -133,6 +148,7 @@ impl Engine {
         )?;
         let mut rows = select.query([ROWS])?;
         let mut picked: Vec<Picked> = Vec::new();
+        let mut broken = Vec::new();
         let mut total = 0u64;
         while let Some(row) = rows.next()? {
             let bytes = row.get::<_, i64>(5)? as u64;
@@ -140,11 +156,19 @@ impl Engine {
                 break;
             }
             let body = row.get_ref(8)?.as_blob().map_err(|error| StoreError::Corrupt(error.to_string()))?;
-            let frames = piece::decode(row.get(3)?, body)?;
             let device: i64 = row.get(1)?;
             let hardware = &self.hardware[&device];
             let patient = boot_us - row.get::<_, i64>(7)? < patience_us;
-            let Some(fits) = self.stamps(hardware, &frames, now_us, patient)? else { continue };
+            let read = piece::decode(row.get(3)?, body)
+                .and_then(|frames| Ok((self.stamps(hardware, &frames, now_us, patient)?, frames)));
+            let (fits, frames) = match read {
+                Ok((Some(fits), frames)) => (fits, frames),
+                Ok((None, _)) => continue,
+                Err(_) => {
+                    broken.push(row.get(0)?);
+                    continue;
+                }
+            };
             total += bytes;
             picked.push(Picked {
                 id: row.get(0)?,
@@ -160,7 +184,7 @@ impl Engine {
                 break;
             }
         }
-        Ok(picked)
+        Ok((picked, broken))
     }
 
     /// The fit of each frame, or `None` when one of them has to wait.

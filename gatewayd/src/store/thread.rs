@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kinara_clock::Clock;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::engine::Engine;
@@ -39,7 +39,15 @@ pub fn start(
         let _ = opened.send(Ok(thread.engine.watches()));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         match runtime {
-            Ok(runtime) => runtime.block_on(thread.run(queue)),
+            Ok(runtime) => {
+                let stopper = runtime.block_on(thread.run(queue));
+                // The folder's lock goes first: who waits for the end may open it again at once.
+                drop(thread);
+                if let Some(done) = stopper {
+                    // The stopper may have given up waiting.
+                    let _ = done.send(());
+                }
+            }
             Err(error) => tracing::error!(%error, "the store's thread cannot start"),
         }
     })?;
@@ -59,7 +67,8 @@ impl Thread {
         Ok(Self { engine, finishes: Vec::new(), waiting_frames: 0, deadline: None })
     }
 
-    async fn run(&mut self, mut queue: mpsc::Receiver<Job>) {
+    /// Works until it is stopped or nobody holds the store any more; gives who waits for the end.
+    async fn run(&mut self, mut queue: mpsc::Receiver<Job>) -> Option<oneshot::Sender<()>> {
         let mut tick = Instant::now() + TICK;
         loop {
             let until = self.deadline.unwrap_or(tick);
@@ -70,14 +79,12 @@ impl Thread {
                 Ok(Some(Job::Stop(done))) => {
                     self.commit();
                     self.engine.close();
-                    // The stopper may have given up waiting.
-                    let _ = done.send(());
-                    return;
+                    return Some(done);
                 }
                 Ok(None) => {
                     self.commit();
                     self.engine.close();
-                    return;
+                    return None;
                 }
                 Err(_) => {}
             }

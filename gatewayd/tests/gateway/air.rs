@@ -63,7 +63,8 @@ impl Wearable {
             sent: 0,
             epoch: Epoch::new(factory_id as u32, 0),
             next_seq: 0,
-            started: Instant::now() - Duration::from_secs(u64::from(frames) * 10),
+            // Its samples lie in the past: that much has happened since it started.
+            started: Instant::now().checked_sub(Duration::from_secs(u64::from(frames) * 10)).unwrap(),
             nonce: 0,
             bonds: HashSet::new(),
             linked: false,

@@ -1,5 +1,10 @@
 //! The gateway's promises, held against real files, a real broker, and a process that is really killed.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "all of this is test code; the lint's exception only knows `#[test]` functions"
+)]
+
 mod air;
 mod bridge;
 mod broker;
