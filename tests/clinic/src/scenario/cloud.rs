@@ -1,6 +1,7 @@
 //! Faults of what all wearables share: programs are killed, broker and database go away. None of them excuses a loss.
 
 use super::Stage;
+use super::stage::BRIDGE;
 use crate::Result;
 
 /// When faults begin and end, seconds after the start. Before, everybody connects; after, everything settles.
@@ -16,6 +17,18 @@ pub fn backlog(stage: &mut Stage) -> Result<()> {
     stage.wearable(0, &[north], &["--prefill", "2h"])?;
     stage.wearable(0, &[north], &["--prefill", "1h"])?;
     stage.wearable(1, &[south], &["--prefill", "2h"])?;
+    Ok(())
+}
+
+/// Six wearables that bring a day each, while the bridge is killed twice.
+pub fn large_table(stage: &mut Stage) -> Result<()> {
+    let north = stage.usual_gateway(0)?;
+    for _ in 0..6 {
+        stage.wearable(0, &[north], &["--prefill", "24h", "--ring-kib", "32768"])?;
+    }
+    for (down, up) in outages(stage) {
+        kill_bridge_at(stage, 0, down, up);
+    }
     Ok(())
 }
 
@@ -135,7 +148,7 @@ pub fn database_down(stage: &mut Stage) -> Result<()> {
 
 pub fn two_bridges(stage: &mut Stage) -> Result<()> {
     somebody(stage)?;
-    let second = stage.clinic.add_bridge()?;
+    let second = stage.clinic.add_bridge_with(BRIDGE)?;
     for bridge in [0, second] {
         let down = stage.moment(FROM, TO);
         kill_bridge_at(stage, bridge, down, down + 1.5);

@@ -10,7 +10,7 @@ use crate::oracle::evidence::Allowance;
 /// A gateway whose cloud is away gathers waveforms until it takes no more of them, and drops those it has, oldest
 /// first; scalars it keeps, and the wearable's flash is the next buffer.
 pub fn full_disk(stage: &mut Stage) -> Result<()> {
-    let from_us = utc_us() - 3_600_000_000;
+    let from_us = utc_us() - 4 * 3_600_000_000;
     let nowhere = crate::ports::free();
     let right = stage.clinic.broker.port();
     let gateway = stage.gateway(
@@ -20,7 +20,7 @@ pub fn full_disk(stage: &mut Stage) -> Result<()> {
             "[uplink]\nport = {nowhere}\n[store]\nsoft_limit_mib = 1\nhard_limit_mib = 2\nreserve_mib = 1\n"
         ),
     )?;
-    let wearable = stage.wearable(0, &[gateway], &["--plan", "waveforms", "--prefill", "10m"])?;
+    let wearable = stage.wearable(0, &[gateway], &["--plan", "waveforms", "--prefill", "3h"])?;
     stage.start_gateway_at(0.4, gateway);
     stage.at(28.0, "the cloud is back", move |stage| {
         stage.allow(wearable, Allowance::Quota { from_us, to_us: utc_us() });
@@ -34,6 +34,7 @@ pub fn full_disk(stage: &mut Stage) -> Result<()> {
 
 /// Stalls the bridges: what they were sent they will write and acknowledge later.
 fn stall_bridges(stage: &mut Stage, from: f64, to: f64) {
+    stage.note_stall(to - from);
     for (at, signal, what) in [(from, Signal::STOP, "bridges hang"), (to, Signal::CONT, "bridges go on")] {
         stage.at(at, what, move |stage| {
             stage.clinic.bridges.iter().for_each(|bridge| bridge.signal(signal));
@@ -96,7 +97,6 @@ pub fn restored(stage: &mut Stage) -> Result<()> {
 /// The gateway's clock shows 1970 and is set after a while; until then, and whatever it shows, time comes from the
 /// bridge, whose word is good to half the round trip and a second.
 pub fn clock_1970(stage: &mut Stage) -> Result<()> {
-    const BRIDGE_CLOCK_BOUND_US: u64 = 20_000 + 1_000_000 + 500_000;
     let gateway = stage.gateway_in(
         0,
         "clock",
@@ -104,7 +104,7 @@ pub fn clock_1970(stage: &mut Stage) -> Result<()> {
         &[("KINARA_CLOCK", "unset:0:14".to_owned())],
     )?;
     let wearable = stage.wearable(0, &[gateway], &["--prefill", "2m"])?;
-    stage.sync_bound(wearable, BRIDGE_CLOCK_BOUND_US);
+    stage.told_by_the_bridge(wearable);
     stage.start_gateway_at(0.6, gateway);
     stage.at(24.0, "the clock was set ten seconds ago", |_| Ok(()));
     Ok(())

@@ -31,6 +31,12 @@ impl Patience {
     pub fn short() -> Self {
         Self { deadline: Duration::from_secs(15), quiet: Duration::from_secs(2) }
     }
+
+    /// A deadline so many times as far away.
+    #[must_use]
+    pub fn times(self, factor: u32) -> Self {
+        Self { deadline: self.deadline * factor, ..self }
+    }
 }
 
 impl Stage {

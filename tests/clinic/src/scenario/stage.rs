@@ -19,6 +19,8 @@ use crate::{Assignment, Clinic, ClinicError, GatewayPlan, Result, Tenant, Wearab
 
 /// How uncertain a time sync may be on the virtual radio.
 const SYNC_BOUND_US: u64 = 20_000;
+/// The bridge's word is good to a second and half the round trip, which is short unless the bridge hangs.
+const BRIDGE_CLOCK_US: u64 = 1_000_000 + 250_000;
 /// How long a wearable out of range keeps a frame open, in all scenarios: short, so that resets cost little and
 /// the bound on what they cost is sharp.
 pub const AWAY_FRAME_AGE_S: i64 = 5;
@@ -29,6 +31,21 @@ const NOTING_US: i64 = 600_000;
 /// Assignments begin this long before the run: before any sample in a prefilled flash.
 const PAST: Duration = Duration::from_hours(72);
 
+/// Pauses and timeouts of a gateway, shorter than by default: scenarios then last as long as their faults.
+const HASTE: &str = "
+[uplink]
+ack_timeout_s = 4
+ack_timeout_max_s = 8
+backoff_max_s = 2
+seal_after_s = 1
+state_every_s = 2
+[radio]
+backoff_max_s = 2
+";
+
+/// Gaps become final sooner than by default, for the same reason.
+pub const BRIDGE: &str = "[jobs]\nsweep_s = 2\nlate_grace_s = 4\n";
+
 type Action = Box<dyn FnOnce(&mut Stage) -> Result<()>>;
 
 /// What the harness knows about a wearable beside what the clinic does.
@@ -36,7 +53,7 @@ type Action = Box<dyn FnOnce(&mut Stage) -> Result<()>>;
 struct Member {
     plan: Vec<evidence::Assignment>,
     allowances: Vec<Allowance>,
-    sync_bound_us: u64,
+    told_by_the_bridge: bool,
 }
 
 /// See the module.
@@ -57,6 +74,8 @@ pub struct Stage {
     started: Option<Instant>,
     scenario: &'static str,
     seed: u64,
+    /// How long the bridges hung in all.
+    stalled_us: u64,
 }
 
 impl std::fmt::Debug for Stage {
@@ -81,7 +100,7 @@ impl Stage {
             clinic.add_tenant("North Clinic", "north", "Asia/Kolkata")?,
             clinic.add_tenant("South Clinic", "south", "Europe/Berlin")?,
         ];
-        clinic.add_bridge()?;
+        clinic.add_bridge_with(BRIDGE)?;
         Ok(Self {
             clinic,
             rng: StdRng::seed_from_u64(seed),
@@ -96,6 +115,7 @@ impl Stage {
             started: None,
             scenario: "",
             seed,
+            stalled_us: 0,
         })
     }
 
@@ -145,9 +165,7 @@ impl Stage {
         extra: &str,
         env: &[(&str, String)],
     ) -> Result<usize> {
-        let mut plan = GatewayPlan::named(name)
-            .with("[uplink]\nack_timeout_s = 4\nack_timeout_max_s = 8\nseal_after_s = 1\n")
-            .with(extra);
+        let mut plan = GatewayPlan::named(name).with(HASTE).with(extra);
         plan.env = env.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
         let tenant = self.tenants[tenant].clone();
         self.clinic.add_gateway(&tenant, plan)
@@ -210,14 +228,19 @@ impl Stage {
                 user: wearer.id,
             }],
             allowances: Vec::new(),
-            sync_bound_us: SYNC_BOUND_US,
+            told_by_the_bridge: false,
         });
         Ok(wearable)
     }
 
-    /// This wearable's gateway has a clock of this quality.
-    pub fn sync_bound(&mut self, wearable: usize, bound_us: u64) {
-        self.members[wearable].sync_bound_us = bound_us;
+    /// This wearable's gateway has its time from the bridge.
+    pub fn told_by_the_bridge(&mut self, wearable: usize) {
+        self.members[wearable].told_by_the_bridge = true;
+    }
+
+    /// The bridges hang for so many seconds: whoever asks them for the time then waits as long.
+    pub fn note_stall(&mut self, seconds: f64) {
+        self.stalled_us += (seconds * 1e6) as u64;
     }
 
     /// Writes an assignment into the plan and tells the product.
@@ -304,7 +327,11 @@ impl Stage {
                 log,
                 plan: member.plan.clone(),
                 allowances: member.allowances.clone(),
-                sync_bound_us: member.sync_bound_us,
+                sync_bound_us: if member.told_by_the_bridge {
+                    SYNC_BOUND_US + BRIDGE_CLOCK_US + self.stalled_us / 2
+                } else {
+                    SYNC_BOUND_US
+                },
             });
         }
         let evidence = self.look(|eye| async move { eye.evidence(wearables).await })?;
