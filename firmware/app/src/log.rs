@@ -62,6 +62,9 @@ pub struct Log<F> {
     next_seq: Seq,
     losses: Queue<Loss, MAX_LOSSES>,
     losses_noted: bool,
+    /// Where the frames begin that were lost since the last acknowledgement: epoch, first seq. When the ring turns over
+    /// more than once, the frames that tell of the first losses are lost too; every later one tells of all.
+    lost_from: Option<(Epoch, Seq)>,
     reclaimed: u32,
     fresh: Queue<Position, MAX_FRESH>,
     formatted: bool,
@@ -84,6 +87,7 @@ impl<F: Flash> Log<F> {
             next_seq: 0,
             losses: Queue::new(),
             losses_noted: false,
+            lost_from: None,
             reclaimed: 0,
             fresh: Queue::new(),
             formatted: false,
@@ -175,6 +179,8 @@ impl<F: Flash> Log<F> {
         id: Identity,
         passed: impl FnMut(Position),
     ) -> Result<Result<(), NeverStored>, RingError<F::Error>> {
+        // Somebody listens again: what was lost before is in the log that he is reading.
+        self.lost_from = None;
         self.ring.acknowledge(id, passed)
     }
 
@@ -243,9 +249,14 @@ impl<F: Flash> Log<F> {
             return Ok(());
         }
         self.losses_noted = true;
-        let losses = &mut self.losses;
+        let (losses, lost_from) = (&mut self.losses, &mut self.lost_from);
         self.ring.for_each_lost(|epoch, first, last| {
             witness.lost(epoch, first, last);
+            let first = match *lost_from {
+                Some((same, from)) if same == epoch => from.min(first),
+                _ => first,
+            };
+            *lost_from = Some((epoch, first));
             // A range too many is not told as an event; the jump of the oldest frame's number still shows it.
             let _ = losses.push(Loss { epoch, first, last });
         })

@@ -176,6 +176,31 @@ fn frames_that_overflow_while_they_are_in_flight_do_not_hold_the_link_up() {
 }
 
 #[test]
+fn when_the_ring_turns_over_many_times_what_is_left_tells_of_all_that_is_lost() {
+    let mut app = boot(RamFlash::new(8));
+    for tick in 0..4_000u64 {
+        app.sample(HEART_RATE, Ticks(tick * 1_000), &[700], &mut ()).unwrap();
+        app.close_frames(&mut ()).unwrap();
+    }
+    let frames = drain(&mut app);
+    let oldest = id_of(&frames[0]).seq;
+    let told: BTreeSet<_> = frames
+        .iter()
+        .filter_map(|frame| match FrameRef::parse(frame).unwrap().body().unwrap() {
+            Body::DeviceEvents(events) => Some(events.iter().collect::<Vec<_>>()),
+            _ => None,
+        })
+        .flatten()
+        .filter_map(|event| match event.kind {
+            DeviceEventKind::Overflow { first_seq, last_seq, .. } => Some(first_seq..=last_seq),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    assert!(oldest > 1_000 && (0..oldest).all(|seq| told.contains(&seq)), "{oldest}");
+}
+
+#[test]
 fn a_caught_up_link_gets_each_new_frame_once() {
     let mut app = fresh();
     link(&mut app, 8);
