@@ -1,6 +1,6 @@
 //! The bridge on a real Mosquitto and a real PostgreSQL, spoken to as gateways speak.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::wildcard_imports)]
 
 #[path = "../../crates/ingest/tests/support/mod.rs"]
 mod support;

@@ -1,7 +1,7 @@
 //! The writer alone against what PostgreSQL takes at all: pre-encoded binary COPY of 10,000 rows a transaction into the
 //! same table. `cargo bench -p kinara-ingest`; fsync on. Prints one JSON line.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::wildcard_imports, missing_docs)]
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -72,7 +72,8 @@ async fn main() {
                SELECT id, '{TENANT}', hardware_id FROM hardware WHERE hardware_id LIKE 'bt:%';
              INSERT INTO device_assignments (hardware_id, tenant_id, user_id, device_id, consent_id, valid_from)
                SELECT id, '{TENANT}', '{USER}', id, '{USER}', to_timestamp({})
-               FROM hardware WHERE hardware_id LIKE 'bt:%'; ANALYZE",
+               FROM hardware WHERE hardware_id LIKE 'bt:%';
+             SELECT ts.ensure_partitions('2026-01-01', '2026-01-02'); ANALYZE",
             GATEWAYS * DEVICES,
             BOOT_US / 1_000_000
         ))

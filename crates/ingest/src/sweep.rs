@@ -92,6 +92,8 @@ pub async fn sweep(pool: &Pool, clock: &dyn Clock, policy: &Policy) -> Result<Sw
         .query_one("SELECT ts.ensure_partitions($1, $2)", &[&now, &timestamp(now_us + 7 * 86_400_000_000)])
         .await?;
     client.query_one("SELECT ts.drop_expired()", &[]).await?;
+    // One chunk a sweep: its lock is short, and closed chunks are rare.
+    client.query_one("SELECT ts.compress_closed()", &[]).await?;
     let lost = client.execute(SETTLE, &[&now, &ago(policy.late_grace), &ago(policy.gateway_word)]).await?;
     let expired: i64 =
         client.query_one(EXPIRE, &[&ago(policy.quarantine_age), &policy.quarantine_rows, &now]).await?.get(0);

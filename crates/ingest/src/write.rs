@@ -253,7 +253,9 @@ impl Writer {
         }
         #[cfg(feature = "sabotage")]
         if self.sabotage == Some(crate::sabotage::Sabotage::LedgerOff) {
-            entries.values_mut().for_each(|entry| entry.seqs = crate::seqs::SeqSet::new());
+            for entry in entries.values_mut() {
+                entry.seqs = crate::seqs::SeqSet::new();
+            }
         }
         let mut counts = vec![Counts::default(); batches.len()];
         let new = decide(&mut plan, &mut entries, &mut counts);

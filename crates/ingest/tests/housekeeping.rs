@@ -1,6 +1,6 @@
 //! Events, and what the bridge does on its own account.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::wildcard_imports)]
 
 mod support;
 

@@ -1,6 +1,6 @@
 //! The pipeline on a real PostgreSQL: what is written, what is refused, and what is said about what is missing.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::wildcard_imports)]
 
 mod support;
 
