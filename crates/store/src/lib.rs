@@ -1,6 +1,6 @@
 //! The cloud's database: its schema, and how a program reaches it.
 //!
-//! - [`migrate`] brings a database, PostgreSQL 15 or later with or without TimescaleDB, to this program's schema.
+//! - [`migrate()`] brings a database, PostgreSQL 15 or later with or without TimescaleDB, to this program's schema.
 //! - [`pool`] makes connections with named limits.
 //! - [`tenant`] scopes a transaction to one clinic: the database itself then shows nothing of any other.
 //! - [`Storage`] says which of the two storages a database has. Programs do not need to know; logs and tests do.

@@ -293,7 +293,12 @@ impl Postgres {
         }
         // TimescaleDB works only when it is loaded at start; where it is installed, tests and demo use it.
         if self.bin.join("../lib/timescaledb.so").exists() {
-            command.args(["-c", "shared_preload_libraries=timescaledb", "-c", "timescaledb.telemetry_level=off"]);
+            command.args([
+                "-c",
+                "shared_preload_libraries=timescaledb",
+                "-c",
+                "timescaledb.telemetry_level=off",
+            ]);
         }
         for (name, value) in &self.settings {
             command.arg("-c").arg(format!("{name}={value}"));
