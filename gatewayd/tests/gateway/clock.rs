@@ -46,7 +46,7 @@ impl Timedate {
     #[zbus(property, name = "NTPSynchronized")]
     async fn ntp_synchronized(&self) -> bool {
         if self.slow {
-            tokio::time::sleep(Duration::from_secs(60)).await;
+            tokio::time::sleep(Duration::from_mins(1)).await;
         }
         self.synchronised
     }

@@ -125,13 +125,12 @@ async fn a_torn_database_is_set_aside_and_the_gateway_works_on_without_anybody()
         synchronise(&store, &hardware, EPOCH).await;
         let frames = (1_000..1_010).map(|seq| scalar(EPOCH, seq)).collect();
         let fates = store.append(hardware.clone(), frames).await;
-        let fates = match fates {
-            Ok(fates) => fates,
+        let fates = if let Ok(fates) = fates {
+            fates
+        } else {
             // Damage that only showed when written to: set aside then, and the wearable sends again.
-            Err(_) => {
-                let frames = (1_000..1_010).map(|seq| scalar(EPOCH, seq)).collect();
-                store.append(hardware.clone(), frames).await.unwrap()
-            }
+            let frames = (1_000..1_010).map(|seq| scalar(EPOCH, seq)).collect();
+            store.append(hardware.clone(), frames).await.unwrap()
         };
         assert!(fates.iter().all(|fate| fate.outcome.is_safe()), "round {round}, seed {seed}");
         let (_, _, new_id) = store.identity().await.unwrap();

@@ -43,7 +43,11 @@ pub fn waveform(epoch: Epoch, seq: Seq) -> Bytes {
     builder.begin(FrameKind::Waveform, epoch, Ticks(u64::from(seq) * 1_000));
     // Noise, so that it takes room.
     for index in 0..60u32 {
-        let noise = (seq.wrapping_mul(60).wrapping_add(index)).wrapping_mul(2_654_435_761) >> 15;
+        let mut noise = (seq.wrapping_mul(60) + index + 1).wrapping_mul(2_654_435_761);
+        noise ^= noise >> 16;
+        noise = noise.wrapping_mul(2_246_822_519);
+        noise ^= noise >> 13;
+        let noise = noise >> 15;
         builder.push(PPG, Ticks(u64::from(seq) * 1_000 + u64::from(index) * 10), &[noise as i32]).unwrap();
     }
     let mut out = [0; MAX_FRAME];
@@ -65,7 +69,7 @@ pub fn settings(dir: &Path) -> Settings {
         seal_bytes: 65_536,
         full_bytes: 262_144,
         seal_ahead: 16,
-        unstamped_wait: Duration::from_secs(3_600),
+        unstamped_wait: Duration::from_hours(1),
         check_below: 1 << 30,
     }
 }

@@ -26,19 +26,19 @@ struct Daemon {
 
 impl Daemon {
     async fn start(dir: &Path, port: u16, wearables: &[u64], extra: &str) -> Self {
-        let wearables: String = wearables
-            .iter()
-            .map(|id| {
-                format!("[[wearable]]\nhardware_id = \"kinara:{id:016x}\"\nlabel_secret = \"{SECRET}\"\n")
-            })
-            .collect();
+        let mut bound = String::new();
+        for id in wearables {
+            let section = format!("hardware_id = \"kinara:{id:016x}\"\nlabel_secret = \"{SECRET}\"\n");
+            bound.push_str("[[wearable]]\n");
+            bound.push_str(&section);
+        }
         let text = format!(
             "gateway_id = \"{GATEWAY}\"\nname = \"A\"\ndata_dir = \"{data}\"\n\
              [uplink]\nhost = \"127.0.0.1\"\nport = {port}\ntls = false\nack_timeout_s = 0.5\nack_timeout_max_s = 2\n\
              seal_after_s = 0.3\nbackoff_ms = 300\n\
              [clock]\ntrust_system = true\n[infer]\nenabled = false\n[local]\nlisten = \"127.0.0.1:0\"\n\
              [radio]\nair_dir = \"{air}\"\nrequest_timeout_s = 1\nresend_after_ms = 100\nscan_every_ms = 50\n\
-             {extra}\n{wearables}",
+             {extra}\n{bound}",
             data = dir.join("data").display(),
             air = air(dir).display(),
         );
@@ -181,7 +181,7 @@ async fn only_the_bridges_own_word_for_the_very_payload_deletes_a_batch() {
     let daemon = Daemon::start(dir.path(), broker.port, &[5], "").await;
     let published_again = |times: u32| bridge.lock().batches.values().any(|count| *count >= times);
     until("it is published again without an answer", || published_again(2)).await;
-    assert!(daemon.board.now().buffer.batches > 0);
+    until("it is kept", || daemon.board.now().buffer.batches > 0).await;
     bridge.lock().mood = Mood::WrongDigest;
     until("it is published again after a wrong digest", || published_again(4)).await;
     assert!(daemon.board.now().buffer.batches > 0);
