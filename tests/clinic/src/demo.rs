@@ -340,9 +340,8 @@ fn enrol(clinic: &mut Clinic, wishes: &Wishes, stop: &Stop) -> Result<Vec<Login>
     for (place, cast) in CLINICS.iter().enumerate() {
         let tenant = clinic.add_tenant(cast.name, cast.slug, cast.time_zone)?;
         logins.push(clinic.add_member(&tenant, cast.email, "admin")?);
-        // After a cut a gateway may be back at the broker before the bridge is, and what it publishes then reaches
-        // nobody; a person who watches should not have to wait half a minute for it to be published again.
-        let plan = GatewayPlan::named(["A", "B"][place]).with("[uplink]\nack_timeout_s = 5\n");
+        // The demo's hot flashes come closer together than a body's; each shall be an event.
+        let plan = GatewayPlan::named(["A", "B"][place]).with("[infer]\nrefractory_min = 2\n");
         clinic.add_gateway(&tenant, plan)?;
         tenants.push(tenant);
     }
