@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kinara_clock::SystemClock;
+use kinara_gatewayd::config::Config;
 use kinara_gatewayd::hardware::HardwareId;
 use kinara_gatewayd::status::{Board, Snapshot};
 use kinara_gatewayd::store::{Settings, Store, StoreError};
-use kinara_protocol::topic::GatewayId;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -32,22 +32,13 @@ const WATCHED: Duration = Duration::from_secs(40);
 
 /// The store as the daemon configures it by default.
 pub fn settings(dir: &Path, gateway: Uuid) -> Settings {
-    Settings {
-        dir: dir.to_path_buf(),
-        gateway: GatewayId(gateway),
-        group_commit: Duration::from_millis(50),
-        group_frames: 100,
-        queue: 256,
-        soft_limit: 8 << 30,
-        hard_limit: 9 << 30,
-        reserve: 16 << 20,
-        seal_after: Duration::from_secs(5),
-        seal_bytes: 64 << 10,
-        full_bytes: 160 << 10,
-        seal_ahead: 64,
-        unstamped_wait: Duration::from_mins(1),
-        check_below: 64 << 20,
-    }
+    let text = format!(
+        "gateway_id = \"{gateway}\"\ndata_dir = \"{}\"\n[uplink]\nhost = \"localhost\"\ntls = false\n",
+        dir.display()
+    );
+    let config =
+        Config::parse(Path::new("gatewayd.toml"), &text).expect("a configuration of defaults is valid");
+    kinara_gatewayd::daemon::store_settings(&config)
 }
 
 /// `./kinara bench gateway`.
@@ -70,12 +61,12 @@ pub fn run(models: Option<Models>) -> Result<Value> {
     };
     let modelled = |pick: fn(&Daemon) -> f64| with_model.as_ref().map(pick).map(rounded);
     Ok(json!({
-        "readings_per_s": rounded(full.readings_per_s),
-        "bytes_per_reading": rounded(full.bytes_per_reading),
+        "readings_per_s": rounded(live.readings_per_s),
+        "bytes_per_reading": rounded(live.bytes_per_reading),
         "cpu_percent_at_real_time": rounded(plain.cpu_percent),
         "peak_rss_mib": rounded(plain.peak_rss_mib),
-        "readings_per_s_one_second_frames": rounded(live.readings_per_s),
-        "bytes_per_reading_one_second_frames": rounded(live.bytes_per_reading),
+        "readings_per_s_full_frames": rounded(full.readings_per_s),
+        "bytes_per_reading_full_frames": rounded(full.bytes_per_reading),
         "cpu_percent_at_real_time_with_model": modelled(|daemon| daemon.cpu_percent),
         "peak_rss_mib_with_model": modelled(|daemon| daemon.peak_rss_mib),
         "readings": full.readings,

@@ -138,8 +138,9 @@ async fn seal(
     gateway: usize,
 ) -> std::result::Result<Vec<Prepared>, StoreError> {
     let dir = settings.dir.clone();
-    // Sealing happens when this function says so.
+    // Sealing happens when this function says so, and nobody waits for company.
     let settings = Settings {
+        group_commit: Duration::from_millis(1),
         seal_after: Duration::from_hours(24),
         seal_bytes: u64::MAX / 8,
         seal_ahead: u64::MAX / 8,

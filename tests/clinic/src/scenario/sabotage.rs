@@ -53,6 +53,8 @@ fn kills(stage: &mut Stage) -> Result<()> {
             stage.clinic.bridges[0].spawn()
         });
     }
+    // What comes after the last of them arrives late, and is not lost.
+    stage.at(13.0, "all has gone its way", |_| Ok(()));
     Ok(())
 }
 
@@ -76,8 +78,8 @@ impl Sabotage {
         Ok(verdict)
     }
 
-    /// Whether the oracle saw it for what it is.
+    /// Whether the oracle saw it for what it is. A clinic in which nothing arrives at all proves nothing.
     pub fn is_found_by(self, verdict: &Verdict) -> bool {
-        verdict.of(self.finds) > 0
+        verdict.of(self.finds) > 0 && verdict.stored > 0
     }
 }
