@@ -3,7 +3,7 @@
 //! The promise: an event is a function of frames that are on disk. The same frames give the same key, on every
 //! gateway and after every restart, so an event is in the outbox once; events come from nowhere else. An event is in
 //! the outbox, on disk, before it counts as reported. What was reported is remembered over a restart
-//! ([`memory`]), so one episode is not reported again by a daemon that was killed in its midst. After a start, a gap
+//! (`memory`), so one episode is not reported again by a daemon that was killed in its midst. After a start, a gap
 //! or a roam the windows are cold: nothing is said until a window is full.
 //!
 //! A library or model that is absent, broken or not what its manifest says never stops the daemon: the rule goes on
