@@ -141,7 +141,7 @@ impl Show {
         let mut clinic = Clinic::start(Options {
             keep: Keep::Always,
             listen: SocketAddr::new(wishes.listen, wishes.port),
-            models: models(&wishes.folder),
+            models: Some(models()),
             ..Options::in_folder(folder)
         })?;
         if let Some(outside) = crate::database::lies_outside(clinic.folder()) {
@@ -387,11 +387,13 @@ fn start_together<'a>(processes: impl IntoIterator<Item = &'a mut Process>) -> R
     all.into_iter().try_for_each(Process::wait_ready)
 }
 
-/// The library and model where the launcher put them; without them gateways run their rules only.
-fn models(folder: &Path) -> Option<Models> {
-    let onnxruntime = folder.join("onnxruntime/libonnxruntime.so");
-    let model = root().join("models/hot_flash");
-    (onnxruntime.exists() && model.exists()).then_some(Models { onnxruntime, model })
+/// The library and model where the launcher puts them, whatever folder the demo keeps its data in. A gateway that does
+/// not find the library says so and runs its rule alone.
+fn models() -> Models {
+    Models {
+        onnxruntime: root().join(".kinara/onnxruntime/libonnxruntime.so"),
+        model: root().join("models/hot_flash"),
+    }
 }
 
 /// Frames on the gateway's disk that the cloud has not acknowledged.
