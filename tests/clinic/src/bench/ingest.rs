@@ -138,6 +138,8 @@ async fn seal(
     gateway: usize,
 ) -> std::result::Result<Vec<Prepared>, StoreError> {
     let dir = settings.dir.clone();
+    // A bench that was cut short may have left another gateway's.
+    let _ = std::fs::remove_dir_all(&dir);
     // Sealing happens when this function says so, and nobody waits for company.
     let settings = Settings {
         group_commit: Duration::from_millis(1),
