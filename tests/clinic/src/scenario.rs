@@ -104,8 +104,11 @@ pub fn named(name: &str) -> Option<Scenario> {
 
 /// The default set, one list for each clinic.
 pub fn groups() -> Vec<Vec<Scenario>> {
-    let last = ALL.iter().map(|scenario| scenario.group).max().unwrap_or_default();
-    (0..=last).map(|group| ALL.iter().copied().filter(|scenario| scenario.group == group).collect()).collect()
+    let mut groups: std::collections::BTreeMap<u8, Vec<Scenario>> = std::collections::BTreeMap::new();
+    for scenario in ALL.iter().copied().filter(|scenario| scenario.group != LONG) {
+        groups.entry(scenario.group).or_default().push(scenario);
+    }
+    groups.into_values().collect()
 }
 
 /// Runs these scenarios in one clinic and judges it.
