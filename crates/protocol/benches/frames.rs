@@ -65,7 +65,7 @@ fn frames(criterion: &mut Criterion) {
         bencher.iter(|| {
             encode(black_box(&samples), |frame| {
                 black_box(frame);
-            })
+            });
         });
     });
     group.bench_function("decode", |bencher| {
