@@ -30,6 +30,11 @@ function observe() {
   return { tiles, gateways, events };
 }
 
+/** Every sparkline has a line; in the first moments the last minutes are still being fetched. Runs in the page. */
+function drawn() {
+  return [...document.querySelectorAll('[data-testid="wearer-tile"] svg.spark')].every((spark) => spark.querySelector('path'));
+}
+
 const PARTS = ['heart_rate', 'skin_temperature', 'eda', 'battery', 'link'];
 
 function missing({ tiles, gateways }, expected) {
@@ -61,6 +66,7 @@ await main(
       await page.waitForTimeout(100);
     }
     const elapsed = Date.now() - entered;
+    if (values.screenshot && lacks.length === 0) await page.waitForFunction(drawn, null, { timeout: timeoutMs }).catch(() => undefined);
     if (values.screenshot) await page.screenshot({ path: values.screenshot, fullPage: true });
     if (errors.length > 0) throw new Failure(`the page threw: ${errors[0]}`);
     if (lacks.length > 0) throw new Failure(`after ${values['timeout-s']} s: ${lacks.join('; ')}`);

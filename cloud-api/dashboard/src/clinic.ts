@@ -2,9 +2,11 @@
 import type { Auth } from './api/auth';
 import { Client } from './api/client';
 import { explain } from './api/http';
-import type { ClinicEvent, ServerMessage } from './api/types';
+import type { ServerMessage } from './api/types';
 import { now } from './clock';
+import { type Episode, unacknowledged } from './episodes';
 import { FrameBatcher } from './live/batcher';
+import { History } from './live/history';
 import { LiveSocket } from './live/socket';
 import { LiveStore } from './live/store';
 
@@ -16,7 +18,6 @@ const EVENTS_SPAN_MS = 24 * 3_600_000;
 /** The live connection brings changes at once; this is for whatever it did not bring. */
 const RELOAD_MS = 60_000;
 const RETRY_LOAD_MS = 5_000;
-const HISTORY_AT_ONCE = 4;
 /** After being away for longer the sparklines have a hole that one sees; it is filled from what was stored meanwhile. */
 const REFILL_MS = 10_000;
 
@@ -32,13 +33,18 @@ export class Clinic {
   private lostAt: number | null = null;
   private loading = false;
   private loadAgain = false;
-  private readonly historyAsked = new Set<string>();
-  private readonly historyQueue: string[] = [];
-  private historyRunning = 0;
+  private readonly history: History;
   private readonly errorListeners = new Set<() => void>();
 
   constructor(auth: Auth) {
     this.client = new Client(auth);
+    this.history = new History(TILE_TYPES, {
+      fetch: async (userId, readingType) => {
+        const to = now();
+        return (await this.client.readings({ userId, readingType, from: to - SPARK_SPAN_MS, to, points: 150 })).points;
+      },
+      deliver: (userId, readingType, points) => this.store.prependHistory(userId, readingType, points),
+    });
     this.batcher = new FrameBatcher((batch) => {
       this.store.apply(batch);
       // A message that only says "something changed" carries nothing to show: fetch it.
@@ -67,6 +73,7 @@ export class Clinic {
     this.stopped = true;
     this.socket.stop();
     this.batcher.stop();
+    this.history.stop();
     clearTimeout(this.reloadTimer);
   }
 
@@ -109,48 +116,26 @@ export class Clinic {
     this.reloadTimer = setTimeout(() => void this.load(), next);
   };
 
-  async acknowledge(event: ClinicEvent): Promise<void> {
-    const answer = await this.client.acknowledge(event);
-    this.store.addEvents([{ ...answer, acknowledgedAt: answer.acknowledgedAt ?? now() }]);
+  /** Acknowledges all that belongs to an episode. What was acknowledged before one failed stays so; the rest stays open. */
+  async acknowledge(episode: Episode): Promise<void> {
+    const answers = await Promise.allSettled(
+      unacknowledged(episode).map(async (event) => {
+        const answer = await this.client.acknowledge(event);
+        this.store.acknowledged(event, answer.acknowledgedAt ?? now());
+      }),
+    );
+    const failed = answers.find((a) => a.status === 'rejected');
+    if (failed) throw failed.reason;
   }
 
-  /** Asks once for a wearer's last minutes, for the sparklines; few at a time, however many tiles come into view. */
+  /** Asks once for a wearer's last minutes, for the sparklines. */
   wantHistory(userId: string): void {
-    if (this.historyAsked.has(userId)) return;
-    this.historyAsked.add(userId);
-    this.historyQueue.push(userId);
-    this.pumpHistory();
+    this.history.want(userId);
   }
 
   private refill(): void {
-    const asked = [...this.historyAsked];
-    this.historyAsked.clear();
-    this.historyQueue.length = 0;
     this.store.clearSeries();
-    for (const userId of asked) this.wantHistory(userId);
-  }
-
-  private pumpHistory(): void {
-    while (this.historyRunning < HISTORY_AT_ONCE && !this.stopped) {
-      const userId = this.historyQueue.shift();
-      if (userId === undefined) return;
-      this.historyRunning++;
-      void this.history(userId)
-        // A sparkline without its first minutes fills by itself; the values do not depend on it.
-        .catch(() => this.historyAsked.delete(userId))
-        .finally(() => {
-          this.historyRunning--;
-          this.pumpHistory();
-        });
-    }
-  }
-
-  private async history(userId: string): Promise<void> {
-    const to = now();
-    for (const readingType of TILE_TYPES) {
-      const answer = await this.client.readings({ userId, readingType, from: to - SPARK_SPAN_MS, to, points: 150 });
-      this.store.prependHistory(userId, readingType, answer.points);
-    }
+    this.history.refill();
   }
 
   private setError(error: string | null): void {

@@ -125,6 +125,7 @@ describe('events', () => {
   const event = (time: number, acknowledgedAt: number | null = null): ClinicEvent => ({
     time, rawTime: time, userId: 'u', eventType: 'hot_flash', severity: null, confidence: 0.9, data: {}, acknowledgedAt,
   });
+  const by = (producer: string, time: number): ClinicEvent => ({ ...event(time), data: { producer } });
 
   it('are newest first, once each', () => {
     const s = new LiveStore();
@@ -138,5 +139,20 @@ describe('events', () => {
     s.addEvents([event(1, 50)]);
     s.addEvents([event(1)]);
     expect(s.events[0]?.acknowledgedAt).toBe(50);
+  });
+
+  it('of two producers are one episode, also when their onset is the same', () => {
+    const s = new LiveStore();
+    s.addEvents([by('rule:a/1', 1_000)]);
+    s.apply([{ type: 'event', event: by('model:b/1', 1_000) }]);
+    expect(s.events).toHaveLength(2);
+    expect(s.episodes).toHaveLength(1);
+  });
+
+  it('are acknowledged as the API does it: all of one wearer, kind and onset', () => {
+    const s = new LiveStore();
+    s.addEvents([by('rule:a/1', 1_000), by('model:b/1', 1_000), by('rule:a/1', 2_000)]);
+    s.acknowledged(by('rule:a/1', 1_000), 5_000);
+    expect(s.episodes.map((e) => [e.time, e.acknowledgedAt])).toEqual([[2_000, null], [1_000, 5_000]]);
   });
 });

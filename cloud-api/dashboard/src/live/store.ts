@@ -7,6 +7,7 @@
  */
 import type { ClinicEvent, Device, Gateway, LatestReading, Point, ServerMessage, User } from '../api/types';
 import { now } from '../clock';
+import { type Episode, episodes, eventId } from '../episodes';
 import type { BufferSample } from '../gateway';
 import { type SampleKey, parseKey, StoredMarks } from './key';
 import { Series } from './series';
@@ -46,15 +47,13 @@ export function isLost(c: Connection): boolean {
 const EVENTS_KEPT = 200;
 const BUFFER_SAMPLES_KEPT = 300;
 
-export function eventId(e: ClinicEvent): string {
-  return `${e.userId}|${e.eventType}|${e.time}`;
-}
-
 export class LiveStore {
   users: readonly User[] = [];
   devices: readonly Device[] = [];
   gateways: readonly Gateway[] = [];
   events: readonly ClinicEvent[] = [];
+  /** What the events are, newest first: always of the same state as `events`. */
+  episodes: readonly Episode[] = [];
   loaded = false;
   connection: Connection = { state: 'connecting', lastMessageAt: null, retryAt: null, reason: '' };
 
@@ -154,8 +153,15 @@ export class LiveStore {
       byId.set(eventId(e), known?.acknowledgedAt && !e.acknowledgedAt ? known : e);
     }
     this.events = [...byId.values()].sort((a, b) => b.time - a.time).slice(0, EVENTS_KEPT);
+    this.episodes = episodes(this.events);
     this.touch('events');
     this.flush();
+  }
+
+  /** The API acknowledges by wearer, kind and onset: every event that has these, whoever made it. */
+  acknowledged(event: ClinicEvent, at: number): void {
+    const same = this.events.filter((e) => e.userId === event.userId && e.eventType === event.eventType && e.time === event.time);
+    this.addEvents(same.map((e) => ({ ...e, acknowledgedAt: e.acknowledgedAt ?? at })));
   }
 
   private applyOne(message: ServerMessage): void {

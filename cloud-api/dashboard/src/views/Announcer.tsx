@@ -1,12 +1,12 @@
 import { useEffect, useRef, useState } from 'react';
 import { useApp, useStore } from '../context';
+import { eventId } from '../episodes';
 import { sentence } from '../format';
-import { eventId } from '../live/store';
 
 /** Tells screen readers of new events and of the connection; live values are left out, or nothing else would be heard. */
 export function Announcer() {
   const { clinic, zone } = useApp();
-  const events = useStore('events', (s) => s.events);
+  const episodes = useStore('events', (s) => s.episodes);
   const loaded = useStore('users', (s) => s.loaded);
   const { state } = useStore('connection', (s) => s.connection);
   const known = useRef<Set<string> | null>(null);
@@ -16,14 +16,14 @@ export function Announcer() {
   useEffect(() => {
     if (!loaded) return;
     const before = known.current;
-    known.current = new Set(events.map(eventId));
-    // What was there when the page opened is not news.
-    const news = before ? events.filter((e) => !before.has(eventId(e)) && e.acknowledgedAt === null) : [];
+    known.current = new Set(episodes.flatMap((e) => e.events).filter((e) => e.acknowledgedAt === null).map(eventId));
+    // What was there when the page opened is not news, nor is that a second producer found an episode already open.
+    const news = before ? episodes.filter((e) => e.acknowledgedAt === null && !e.events.some((m) => before.has(eventId(m)))) : [];
     const first = news[0];
     if (!first) return;
     const name = clinic.store.users.find((u) => u.id === first.userId)?.displayName ?? 'a wearer';
     setWords(`${sentence(first.eventType)}: ${name}, ${zone.time(first.time)}.${news.length > 1 ? ` And ${news.length - 1} more.` : ''}`);
-  }, [events, loaded, clinic, zone]);
+  }, [episodes, loaded, clinic, zone]);
 
   useEffect(() => {
     if (state === 'lost') lost.current = true;

@@ -15,20 +15,20 @@ export function Overview() {
   const users = useStore('users', (s) => s.users);
   const loaded = useStore('users', (s) => s.loaded);
   const gateways = useStore('gateways', (s) => s.gateways);
-  const events = useStore('events', (s) => s.events);
+  const episodes = useStore('events', (s) => s.episodes);
   const [search, setSearch] = useState('');
   const wanted = useDeferredValue(search.trim().toLowerCase());
   const shown = useMemo(
     () => users.filter((u) => wanted === '' || u.displayName.toLowerCase().includes(wanted) || u.externalId.toLowerCase().includes(wanted)),
     [users, wanted],
   );
-  const open = events.reduce((n, e) => n + (e.acknowledgedAt === null ? 1 : 0), 0);
+  const open = episodes.reduce((n, e) => n + (e.acknowledgedAt === null ? 1 : 0), 0);
 
   return (
     <div className="overview">
       <nav className="jump" aria-label="Parts of this page">
         <Jump to="wearers">Wearers {loaded && <b>{users.length}</b>}</Jump>
-        <Jump to="events">Events {loaded && <b className={open > 0 ? 'alert' : ''}>{open > 0 ? `${open} open` : events.length}</b>}</Jump>
+        <Jump to="events">Events {loaded && <b className={open > 0 ? 'alert' : ''}>{open > 0 ? `${open} open` : episodes.length}</b>}</Jump>
         <Jump to="gateways">Gateways {loaded && <b>{gateways.length}</b>}</Jump>
       </nav>
       <section id="wearers" className="wearers" aria-labelledby="wearers-title">
@@ -75,7 +75,7 @@ export function Overview() {
             {open > 0 && <span className="chip alert">{open} open</span>}
             <ZoneNote />
           </div>
-          <EventList events={events} loaded={loaded} />
+          <EventList episodes={episodes} loaded={loaded} />
         </section>
         <section id="gateways" aria-labelledby="gateways-title">
           <div className="section-head">

@@ -2,6 +2,7 @@ import { memo, useEffect, useRef } from 'react';
 import type { Device, User } from '../api/types';
 import { TILE_TYPES } from '../clinic';
 import { useApp, useStore } from '../context';
+import type { Episode } from '../episodes';
 import { sentence } from '../format';
 import { DeviceLine } from './DeviceLine';
 import { Metric } from './Metric';
@@ -10,7 +11,9 @@ export const WearerTile = memo(function WearerTile({ user }: { user: User }) {
   const { clinic, zone } = useApp();
   const item = useRef<HTMLLIElement>(null);
   const devices = useStore(`devices|${user.id}`, (s) => s.devicesOfUser(user.id));
-  const alert = useStore('events', (s) => s.events.find((e) => e.userId === user.id && e.acknowledgedAt === null));
+  const isAlert = (e: Episode) => e.userId === user.id && e.acknowledgedAt === null;
+  const alert = useStore('events', (s) => s.episodes.find(isAlert));
+  const alerts = useStore('events', (s) => s.episodes.filter(isAlert).length);
 
   useEffect(() => {
     const element = item.current;
@@ -36,8 +39,9 @@ export const WearerTile = memo(function WearerTile({ user }: { user: User }) {
         </h2>
         {user.externalId && user.externalId !== user.displayName && <span className="muted ext">{user.externalId}</span>}
         {alert && (
-          <span className="chip alert">
+          <span className="chip alert" data-testid="tile-alert" data-open={alerts}>
             {sentence(alert.eventType)} {zone.minute(alert.time)}
+            {alerts > 1 && `, ${alerts} open`}
           </span>
         )}
       </div>

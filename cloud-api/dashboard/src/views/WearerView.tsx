@@ -37,12 +37,18 @@ const MIN_RANGE: Record<string, number> = {
 };
 
 export default function WearerView({ userId }: { userId: string }) {
-  const { zone } = useApp();
+  const { clinic, zone } = useApp();
   const user = useStore('users', (s) => s.users.find((u) => u.id === userId));
   const loaded = useStore('users', (s) => s.loaded);
   const devices = useStore(`devices|${userId}`, (s) => s.devicesOfUser(userId));
   const [span, setSpan] = useState<Window>(WINDOWS[0]);
   const group = useId();
+  const known = user !== undefined;
+
+  // Opened by its address, there was no tile that asked for the last minutes.
+  useEffect(() => {
+    if (known) clinic.wantHistory(userId);
+  }, [clinic, userId, known]);
 
   if (!user) {
     return (
@@ -270,7 +276,7 @@ function summarise(min: readonly (number | null)[], max: readonly (number | null
 /** This wearer's events of the last week; those that come meanwhile are the store's. */
 function Events({ userId }: { userId: string }) {
   const { clinic } = useApp();
-  const recent = useStore('events', (s) => s.events);
+  const recent = useStore('events', (s) => s.episodes);
   const [older, setOlder] = useState<readonly ClinicEvent[] | null>(null);
   const [error, setError] = useState<string | null>(null);
   const [attempt, setAttempt] = useState(0);
@@ -294,7 +300,7 @@ function Events({ userId }: { userId: string }) {
     };
   }, [clinic, userId, attempt]);
 
-  const events = useMemo(() => recent.filter((e) => e.userId === userId), [recent, userId]);
+  const episodes = useMemo(() => recent.filter((e) => e.userId === userId), [recent, userId]);
   return (
     <section className="side" aria-labelledby="wearer-events">
       <div className="section-head">
@@ -302,7 +308,7 @@ function Events({ userId }: { userId: string }) {
         <span className="muted">last 7 days</span>
       </div>
       {error && <ErrorBox error={error} onRetry={() => setAttempt((n) => n + 1)} />}
-      <EventList events={events} loaded={older !== null || error !== null} ofOne />
+      <EventList episodes={episodes} loaded={older !== null || error !== null} ofOne />
     </section>
   );
 }
