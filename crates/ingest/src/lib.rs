@@ -24,6 +24,7 @@ pub mod quarantine;
 pub mod sabotage;
 pub mod seqs;
 pub mod sweep;
+mod touch;
 mod write;
 
 pub use batch::{Batch, Name, decode};

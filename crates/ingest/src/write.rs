@@ -1,14 +1,19 @@
 //! The write: many batches, one transaction.
+//!
+//! The promise: readings, ledger, frame times, gaps and quarantine are committed together or not at all, and the answer to
+//! a batch is given after the commit. A transaction that fails on its data is tried again batch by batch, then frame by
+//! frame, until the frame that does it stands alone and is put aside.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::SinkExt as _;
 use jiff::Timestamp;
 use kinara_clock::Clock;
 use kinara_protocol::channel::{self, ChannelId};
-use kinara_protocol::frame::{DeviceEventKind, Epoch};
+use kinara_protocol::frame::Epoch;
 use kinara_store::{Pool, Transaction};
 use uuid::Uuid;
 
@@ -21,6 +26,7 @@ use crate::ledger::{self, Entry, FitKey, NewFrame};
 use crate::plan::{self, Aside, Key, NOT_BEFORE_US, Plan, Taken, Window};
 use crate::quarantine::{self, Refused};
 use crate::timestamp;
+use crate::touch::Touched;
 
 const DAY_US: i64 = 86_400_000_000;
 
@@ -36,7 +42,7 @@ pub struct Limits {
     /// How long a gateway that is not enrolled should wait.
     pub unknown_gateway_s: u32,
     /// A device's row is touched at most this often for its readings.
-    pub device_status_s: i64,
+    pub device_status_s: u64,
 }
 
 impl Default for Limits {
@@ -84,14 +90,6 @@ pub enum Outcome {
     },
 }
 
-/// What a device's readings say about the device itself.
-#[derive(Debug, Clone, Copy)]
-struct Status {
-    seen_us: i64,
-    battery: Option<(i64, i16)>,
-    worn: Option<(i64, bool)>,
-}
-
 /// Writes batches. Any number of writers work side by side, in one process or in many.
 #[derive(Debug)]
 pub struct Writer {
@@ -102,13 +100,12 @@ pub struct Writer {
     days: Mutex<HashSet<i64>>,
     /// Channels beyond the registry that have a row.
     channels: Mutex<HashSet<i16>>,
-    /// When each device's row was last touched, by the samples' own time.
-    touched: Mutex<HashMap<Uuid, i64>>,
+    touched: Touched,
     #[cfg(feature = "sabotage")]
     sabotage: Option<crate::sabotage::Sabotage>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What is guarded here is a cache: good even if a holder panicked.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -122,7 +119,7 @@ impl Writer {
             limits,
             days: Mutex::default(),
             channels: Mutex::default(),
-            touched: Mutex::default(),
+            touched: Touched::default(),
             #[cfg(feature = "sabotage")]
             sabotage: crate::sabotage::Sabotage::from_env(),
         }
@@ -275,8 +272,8 @@ impl Writer {
         }
         tx.commit().await?;
 
-        let status = statuses(&new);
-        if let Err(error) = self.touch_devices(&client, status, now).await {
+        let wait = Duration::from_secs(self.limits.device_status_s);
+        if let Err(error) = self.touched.update(&client, &new, wait, now).await {
             tracing::warn!(%error, "the devices' status was not updated");
         }
         Ok(batches
@@ -425,52 +422,6 @@ impl Writer {
         }
         Ok(())
     }
-
-    /// Best effort, after the commit: what the readings say about their devices.
-    async fn touch_devices(
-        &self,
-        client: &kinara_store::Client,
-        status: BTreeMap<Uuid, Status>,
-        now: Timestamp,
-    ) -> Result<(), Error> {
-        let due: Vec<(Uuid, Status)> = {
-            let mut touched = lock(&self.touched);
-            let wait = self.limits.device_status_s * 1_000_000;
-            status
-                .into_iter()
-                .filter(|(device, status)| {
-                    let due = status.worn.is_some()
-                        || status.battery.is_some()
-                        || touched.get(device).is_none_or(|last| status.seen_us >= last.saturating_add(wait));
-                    if due {
-                        let last = touched.entry(*device).or_insert(status.seen_us);
-                        *last = status.seen_us.max(*last);
-                    }
-                    due
-                })
-                .collect()
-        };
-        if due.is_empty() {
-            return Ok(());
-        }
-        let ids: Vec<Uuid> = due.iter().map(|(id, _)| *id).collect();
-        let seen: Vec<Timestamp> = due.iter().map(|(_, s)| timestamp(s.seen_us).min(now)).collect();
-        let battery: Vec<Option<i16>> =
-            due.iter().map(|(_, s)| s.battery.map(|(_, percent)| percent)).collect();
-        let worn: Vec<Option<bool>> = due.iter().map(|(_, s)| s.worn.map(|(_, worn)| worn)).collect();
-        let statement = client
-            .prepare_cached(
-                "UPDATE devices d SET last_seen_at = greatest(d.last_seen_at, n.seen),
-                   battery_percent = CASE WHEN d.last_seen_at > n.seen THEN d.battery_percent
-                     ELSE coalesce(n.battery, d.battery_percent) END,
-                   worn = CASE WHEN d.last_seen_at > n.seen THEN d.worn ELSE coalesce(n.worn, d.worn) END
-                 FROM unnest($1::uuid[], $2::timestamptz[], $3::int2[], $4::bool[]) n(id, seen, battery, worn)
-                 WHERE d.id = n.id",
-            )
-            .await?;
-        client.execute(&statement, &[&ids, &seen, &battery, &worn]).await?;
-        Ok(())
-    }
 }
 
 /// Asks the ledger: which frames are new? Two copies within this transaction whose CRCs differ are a collision: the
@@ -600,38 +551,6 @@ async fn notify(tx: &Transaction<'_>, new: &[Taken<'_>]) -> Result<(), Error> {
         tx.prepare_cached("SELECT pg_notify('kinara_stored', p) FROM unnest($1::text[]) p").await?;
     tx.query(&statement, &[&payloads]).await?;
     Ok(())
-}
-
-fn statuses(new: &[Taken<'_>]) -> BTreeMap<Uuid, Status> {
-    let mut out = BTreeMap::new();
-    for taken in new {
-        let frame = taken.frame;
-        let status = out.entry(taken.assignment.device).or_insert(Status {
-            seen_us: frame.last_us,
-            battery: None,
-            worn: None,
-        });
-        status.seen_us = status.seen_us.max(frame.last_us);
-        if let Content::Events(events) = &frame.content {
-            for event in events {
-                let worn = match event.kind {
-                    DeviceEventKind::Worn => true,
-                    DeviceEventKind::NotWorn => false,
-                    _ => continue,
-                };
-                if status.worn.is_none_or(|(at, _)| at <= frame.first_us) {
-                    status.worn = Some((frame.first_us, worn));
-                }
-            }
-        }
-        let samples = &taken.device.samples[frame.samples.start as usize..frame.samples.end as usize];
-        for sample in samples.iter().filter(|sample| sample.kind == channel::BATTERY.0 as i16) {
-            if status.battery.is_none_or(|(at, _)| at <= sample.utc_us) {
-                status.battery = Some((sample.utc_us, sample.value.clamp(0.0, 100.0) as i16));
-            }
-        }
-    }
-    out
 }
 
 fn wave_row(rows: &mut Rows, taken: &Taken<'_>, wave: &Wave) {
