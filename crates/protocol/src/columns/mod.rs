@@ -1,4 +1,4 @@
-//! Frames of one device and epoch by columns ([`DeviceFrames`]): what the gateway's database keeps and what a batch
+//! Frames of one device and epoch by columns ([`DeviceFrames`](crate::envelope::DeviceFrames)): what the gateway's database keeps and what a batch
 //! carries.
 //!
 //! The promise: nothing is lost. [`decode`] of what [`encode`] made gives every frame back, and
