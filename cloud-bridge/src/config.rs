@@ -83,6 +83,9 @@ fn connect_timeout_s() -> u64 {
     5
 }
 
+/// The shared subscription's name where there is no TLS and so nothing to protect.
+const DEFAULT_GROUP: &str = "bridge";
+
 /// `[broker]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -104,9 +107,13 @@ pub struct Broker {
     /// `false`: no TLS, for benches on one machine only.
     #[serde(default = "yes")]
     pub tls: bool,
-    /// Unique among bridges.
+    /// How the broker's log names this bridge; a random suffix makes it unique.
     #[serde(default = "client_id")]
     pub client_id: String,
+    /// The name of the bridges' shared subscription: a random word, the same for all bridges and a secret from everybody
+    /// else (who knows it can swallow messages). Needed with TLS.
+    #[serde(default = "share_group")]
+    pub share_group: String,
     /// Seconds between pings.
     #[serde(default = "keep_alive_s")]
     pub keep_alive_s: u64,
@@ -125,6 +132,10 @@ fn yes() -> bool {
 
 fn client_id() -> String {
     "bridge".to_owned()
+}
+
+fn share_group() -> String {
+    DEFAULT_GROUP.to_owned()
 }
 
 fn keep_alive_s() -> u64 {
@@ -237,7 +248,18 @@ impl Config {
                 return wrong(field, "0".to_owned(), "at least 1");
             }
         }
+        let group = &config.broker.share_group;
+        if group.is_empty() || !group.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+            return wrong("broker.share_group", group.clone(), "letters and digits");
+        }
         if config.broker.tls {
+            if group == DEFAULT_GROUP {
+                return wrong(
+                    "broker.share_group",
+                    group.clone(),
+                    "a random word, the same for all bridges, when broker.tls = true",
+                );
+            }
             let broker = &config.broker;
             for (field, file) in
                 [("broker.ca", &broker.ca), ("broker.cert", &broker.cert), ("broker.key", &broker.key)]
@@ -271,8 +293,7 @@ impl Config {
 mod tests {
     use super::*;
 
-    const MINIMAL: &str =
-        "[database]\nurl='postgres://b@h/d'\n[broker]\nhost='h'\nca='c'\ncert='d'\nkey='e'\n";
+    const MINIMAL: &str = "[database]\nurl='postgres://b@h/d'\n[broker]\nhost='h'\nca='c'\ncert='d'\nkey='e'\nshare_group='x7'\n";
 
     #[test]
     fn a_minimal_file_is_enough() {
@@ -281,11 +302,18 @@ mod tests {
     }
 
     #[test]
+    fn with_tls_the_share_group_is_a_word_of_ones_own() {
+        let text = MINIMAL.replace("share_group='x7'\n", "");
+        let error = Config::parse(&text, Path::new("b.toml")).unwrap_err().to_string();
+        assert!(error.contains("broker.share_group"), "{error}");
+    }
+
+    #[test]
     fn a_wrong_field_is_named_with_its_file_and_line() {
         let text = format!("{MINIMAL}[limits]\nwriter=3\n");
         let error = Config::parse(&text, Path::new("b.toml")).unwrap_err().to_string();
         assert!(
-            error.contains("b.toml") && error.contains("line 9") && error.contains("`writers`"),
+            error.contains("b.toml") && error.contains("line 10") && error.contains("`writers`"),
             "{error}"
         );
         let text = format!("{MINIMAL}[limits]\nwriters=99\n");

@@ -119,8 +119,8 @@ fn certificates(field: &'static str, path: &Path) -> Result<Vec<CertificateDer<'
     if all.is_empty() { Err(pem(field, path, &"no certificate in it")) } else { Ok(all) }
 }
 
-fn options(broker: &Broker, transport: &Transport) -> MqttOptions {
-    let mut options = MqttOptions::new(broker.client_id.clone(), broker.host.clone(), broker.port);
+fn options(broker: &Broker, transport: &Transport, client_id: &str) -> MqttOptions {
+    let mut options = MqttOptions::new(client_id, broker.host.clone(), broker.port);
     options.set_transport(transport.clone());
     options.set_keep_alive(Duration::from_secs(broker.keep_alive_s.max(5)));
     options.set_connection_timeout(broker.connect_timeout_s.max(1));
@@ -143,8 +143,10 @@ pub async fn keep(
     mut take: impl FnMut(Publish),
 ) {
     let mut pause = PAUSE.0;
+    // Nobody else can know it: a broker closes the older of two connections with one client id, whoever opens the other.
+    let client_id = format!("{}-{}", broker.client_id, uuid::Uuid::new_v4().simple());
     while !stop.is_cancelled() {
-        let (client, mut events) = AsyncClient::new(options(broker, &transport), OUTGOING);
+        let (client, mut events) = AsyncClient::new(options(broker, &transport, &client_id), OUTGOING);
         loop {
             let event = tokio::select! {
                 event = events.poll() => event,
@@ -156,7 +158,7 @@ pub async fn keep(
             match event {
                 Ok(Event::Incoming(Packet::ConnAck(_))) => {
                     Metrics::count(&metrics.connections_total);
-                    if let Err(error) = subscribe(&client) {
+                    if let Err(error) = subscribe(&client, &broker.share_group) {
                         tracing::error!(%error, "cannot ask for the subscriptions");
                         break;
                     }
@@ -191,16 +193,15 @@ pub async fn keep(
     }
 }
 
-fn subscribe(client: &AsyncClient) -> Result<(), Box<rumqttc::v5::ClientError>> {
+fn subscribe(client: &AsyncClient, group: &str) -> Result<(), Box<rumqttc::v5::ClientError>> {
     use rumqttc::v5::mqttbytes::v5::Filter;
     // States are retained, and retained messages do not reach shared subscriptions: every bridge takes all states.
-    let states = topic::shared(Leaf::State).replacen("$share/bridge/", "", 1);
     let filters = [
-        Filter::new(topic::shared(Leaf::Event), QoS::AtLeastOnce),
-        Filter::new(topic::shared(Leaf::Batch), QoS::AtLeastOnce),
-        Filter::new(topic::shared(Leaf::CommandResult), QoS::AtLeastOnce),
-        Filter::new(topic::shared(Leaf::Live), QoS::AtMostOnce),
-        Filter::new(states, QoS::AtLeastOnce),
+        Filter::new(topic::shared(group, Leaf::Event), QoS::AtLeastOnce),
+        Filter::new(topic::shared(group, Leaf::Batch), QoS::AtLeastOnce),
+        Filter::new(topic::shared(group, Leaf::CommandResult), QoS::AtLeastOnce),
+        Filter::new(topic::shared(group, Leaf::Live), QoS::AtMostOnce),
+        Filter::new(topic::all(Leaf::State), QoS::AtLeastOnce),
     ];
     client.try_subscribe_many(filters).map_err(Box::new)
 }

@@ -61,7 +61,7 @@ impl Certificates {
     fn section(&self, name: &str, port: u16) -> String {
         let file = |file: &str| self.path(file).display().to_string();
         format!(
-            "host = '127.0.0.1'\nport = {port}\nclient_id = '{name}'\nca = '{}'\ncert = '{}'\nkey = '{}'\n",
+            "host = '127.0.0.1'\nport = {port}\nclient_id = '{name}'\nshare_group = 's3cret'\nca = '{}'\ncert = '{}'\nkey = '{}'\n",
             file("ca.pem"),
             file(&format!("{name}.pem")),
             file(&format!("{name}.key"))

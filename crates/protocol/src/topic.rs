@@ -77,9 +77,17 @@ pub fn parse(topic: &str) -> Option<(GatewayId, Leaf)> {
     Some((gateway, leaf))
 }
 
-/// The bridge's subscription to one leaf of all gateways, shared among all bridges.
-pub fn shared(leaf: Leaf) -> String {
-    format!("$share/bridge/{GATEWAYS}+/{}", leaf.as_str())
+/// One leaf of all gateways.
+pub fn all(leaf: Leaf) -> String {
+    format!("{GATEWAYS}+/{}", leaf.as_str())
+}
+
+/// The bridges' subscription to one leaf of all gateways, shared among the bridges of one `group`.
+///
+/// The group's name is a secret: Mosquitto checks who may read only after it has chosen a member of the group, and drops
+/// the message when that one may not. Whoever knew the name could swallow everybody's messages without reading one.
+pub fn shared(group: &str, leaf: Leaf) -> String {
+    format!("$share/{group}/{}", all(leaf))
 }
 
 /// Live values of one tenant, checked by the bridge.

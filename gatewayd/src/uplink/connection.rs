@@ -69,7 +69,7 @@ impl<'a> Connection<'a> {
         let settings = &context.settings;
         let identity = context.store.identity().await?;
         let config_version = context.store.note(CONFIG_VERSION).await?.unwrap_or(0) as u64;
-        let (client, mut events) = AsyncClient::new(options(context)?, REQUESTS);
+        let (client, mut events) = AsyncClient::new(options(context, &identity)?, REQUESTS);
         let (sender, mut incoming) = mpsc::channel(INCOMING);
         let poller = tokio::spawn(async move {
             loop {
@@ -413,9 +413,13 @@ async fn subscribe(
     }
 }
 
-fn options(context: &Context) -> Result<MqttOptions, UplinkError> {
+fn options(context: &Context, identity: &Identity) -> Result<MqttOptions, UplinkError> {
     let settings = &context.settings;
-    let mut options = MqttOptions::new(settings.gateway.to_string(), settings.host.clone(), settings.port);
+    // Nobody else can know it (the broker closes the older of two connections with one client id, whoever opens the
+    // other), and it is the same for the daemon's life, so that a half-open connection is closed, and its will sent,
+    // before the next one says that we are there.
+    let client_id = format!("{}-{:016x}", settings.gateway, identity.0);
+    let mut options = MqttOptions::new(client_id, settings.host.clone(), settings.port);
     options.set_keep_alive(settings.keep_alive);
     options.set_clean_start(true);
     options.set_session_expiry_interval(Some(0));

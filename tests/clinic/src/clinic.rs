@@ -181,7 +181,7 @@ impl Clinic {
             keep,
         };
         clinic.write_api_configuration(&api)?;
-        clinic.run_api(&["migrate", "--admin-url", &clinic.database.admin_url()], None)?;
+        clinic.run_api(&["migrate"], None)?;
         clinic.database.login_role("bridge", &bridge, "kinara_ingest")?;
         clinic.database.login_role("api", &api, "kinara_app")?;
         Ok(clinic)
@@ -229,6 +229,7 @@ impl Clinic {
         let identity = self.authority.client("bridge", "bridge")?;
         let mut broker = self.broker.section(&identity);
         broker.insert("client_id".into(), name.clone().into());
+        broker.insert("share_group".into(), self.records.password("bridges' share group")?.into());
         let addr_file = folder.join(format!("{name}.addr"));
         let url = self.database.url("bridge", &self.records.password("database role bridge")?);
         let mut whole = toml::Table::new();
@@ -365,10 +366,7 @@ impl Clinic {
 
     /// Runs `kinara-cloud-api admin …` and returns the line of JSON that it prints.
     pub fn admin(&self, args: &[&str], input: Option<&str>) -> Result<Value> {
-        let url = self.database.admin_url();
-        let mut all = vec!["admin", "--admin-url", &url];
-        all.extend(args);
-        let printed = self.run_api(&all, input)?;
+        let printed = self.run_api(&[&["admin"], args].concat(), input)?;
         let line = printed.lines().rfind(|line| line.starts_with('{')).unwrap_or_default();
         serde_json::from_str(line).map_err(|error| ClinicError::Answer {
             who: format!("kinara-cloud-api admin {}", args.join(" ")),
@@ -439,8 +437,9 @@ impl Clinic {
         let mut command = Command::new(self.program("kinara-cloud-api")?);
         command.arg("--config").arg(self.api_configuration()).args(args);
         command.envs(self.environment(false));
-        let shown: Vec<&str> = args.iter().copied().filter(|arg| !arg.starts_with("postgres")).collect();
-        process::run(command, &format!("kinara-cloud-api {}", shown.join(" ")), input)
+        // Not as an argument: anybody may read a command line.
+        command.env("KINARA_ADMIN_URL", self.database.admin_url());
+        process::run(command, &format!("kinara-cloud-api {}", args.join(" ")), input)
     }
 }
 

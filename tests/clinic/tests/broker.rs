@@ -119,6 +119,18 @@ fn two_bridges_share_the_batches() {
 }
 
 #[test]
+fn a_gateway_in_a_share_group_of_its_own_takes_nothing_from_the_bridges() {
+    let bench = Bench::new();
+    let thief = bench.listen(A, &["$share/bridge/kinara/v1/gw/+/batch"], 3);
+    let bridge = bench.listen("bridge", &["$share/s3cret/kinara/v1/gw/+/batch"], 3);
+    for _ in 0..6 {
+        bench.publish(B, &topic(B, "batch"));
+    }
+    assert_eq!(heard(bridge).len(), 6, "the group's name is a secret, so nobody takes a bridge's turn");
+    assert!(heard(thief).is_empty());
+}
+
+#[test]
 fn who_has_no_certificate_of_the_authority_is_not_let_in() {
     let bench = Bench::new();
     let stranger_dir = tempfile::tempdir().unwrap();
