@@ -14,7 +14,9 @@
 use std::fmt::Write as _;
 use std::io::{self, Read as _};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, chown};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown, lchown,
+};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -51,6 +53,9 @@ pub enum Error {
         /// How it failed.
         source: io::Error,
     },
+    /// What is there was not made by this program's user, or others may change it.
+    #[error("{0} belongs to somebody else; remove it")]
+    Foreign(PathBuf),
     /// A program of PostgreSQL's failed.
     #[error("{program} failed: {output}")]
     Program {
@@ -145,6 +150,7 @@ impl Postgres {
         let parent = Path::new("/var/tmp");
         let temporary = tempfile::Builder::new()
             .prefix("kinara-pg-")
+            .permissions(std::fs::Permissions::from_mode(0o700))
             .tempdir_in(parent)
             .map_err(file("cannot make a directory in", parent))?;
         Self::start_in(temporary.path().to_owned(), Some(temporary), options)
@@ -162,8 +168,12 @@ impl Postgres {
             .create(&dir)
             .or_else(|error| if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) })
             .map_err(file("cannot make the directory", &dir))?;
+        let found = std::fs::symlink_metadata(&dir).map_err(file("cannot read", &dir))?;
+        if !(found.is_dir() && is_own(&found, user)?) {
+            return Err(Error::Foreign(dir));
+        }
         if let Some((uid, gid)) = user {
-            chown(&dir, Some(uid), Some(gid)).map_err(file("cannot hand over", &dir))?;
+            lchown(&dir, Some(uid), Some(gid)).map_err(file("cannot hand over", &dir))?;
         }
         let mut server = Self {
             port: options.port.unwrap_or(0),
@@ -193,8 +203,8 @@ impl Postgres {
 
     fn read_or_make_password(&self) -> Result<String, Error> {
         let path = self.dir.join("superuser.password");
-        if let Ok(password) = std::fs::read_to_string(&path) {
-            return Ok(password.trim().to_owned());
+        if let Some(password) = self.read_password(&path)? {
+            return Ok(password);
         }
         let random = Path::new("/dev/urandom");
         let mut bytes = [0u8; 16];
@@ -205,17 +215,38 @@ impl Postgres {
             let _ = write!(text, "{byte:02x}");
             text
         });
-        std::fs::OpenOptions::new()
+        let mut made = std::fs::OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
             .open(&path)
-            .and_then(|mut f| io::Write::write_all(&mut f, password.as_bytes()))
             .map_err(file("cannot write", &path))?;
+        io::Write::write_all(&mut made, password.as_bytes()).map_err(file("cannot write", &path))?;
         if let Some((uid, gid)) = self.user {
-            chown(&path, Some(uid), Some(gid)).map_err(file("cannot hand over", &path))?;
+            fchown(&made, Some(uid), Some(gid)).map_err(file("cannot hand over", &path))?;
         }
         Ok(password)
+    }
+
+    /// The password of an earlier start, if there is one. A link is not followed: the server's user may write here, and
+    /// is not to choose what root reads.
+    fn read_password(&self, path: &Path) -> Result<Option<String>, Error> {
+        let found = match std::fs::symlink_metadata(path) {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(file("cannot read", path)(error)),
+        };
+        if !(found.is_file() && is_own(&found, self.user)?) {
+            return Err(Error::Foreign(path.to_owned()));
+        }
+        let mut open = std::fs::File::open(path).map_err(file("cannot read", path))?;
+        let opened = open.metadata().map_err(file("cannot read", path))?;
+        if (opened.dev(), opened.ino()) != (found.dev(), found.ino()) {
+            return Err(Error::Foreign(path.to_owned()));
+        }
+        let mut password = String::new();
+        open.read_to_string(&mut password).map_err(file("cannot read", path))?;
+        Ok(Some(password.trim().to_owned()))
     }
 
     fn command(&self, program: &str) -> Command {
@@ -233,13 +264,29 @@ impl Postgres {
         command
     }
 
-    fn run(&self, program: &'static str, args: &[&str]) -> Result<String, Error> {
-        let output = self
+    /// Passwords go by the environment and SQL by standard input: anybody may read a command line.
+    fn run(&self, program: &'static str, args: &[&str], input: &str) -> Result<String, Error> {
+        let path = self.bin.join(program);
+        let failed = || file("cannot run", &path);
+        let mut child = self
             .command(program)
             .args(args)
             .env("PGPASSWORD", &self.password)
-            .output()
-            .map_err(file("cannot run", &self.bin.join(program)))?;
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(failed())?;
+        let pipe = child.stdin.take();
+        // Beside the reading of what it prints, so that neither waits for the other.
+        let output = std::thread::scope(|scope| {
+            scope.spawn(move || {
+                // A program that ends without reading its input says why by its exit status.
+                pipe.map(|mut pipe| io::Write::write_all(&mut pipe, input.as_bytes()))
+            });
+            child.wait_with_output()
+        });
+        let output = output.map_err(failed())?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
@@ -264,6 +311,7 @@ impl Postgres {
                 "-D",
                 &data.to_string_lossy(),
             ],
+            "",
         )
         .map(|_| ())
     }
@@ -371,8 +419,9 @@ impl Postgres {
         let _ = guard.kill();
         let _ = guard.wait();
         if matches!(server.try_wait(), Ok(None)) {
-            let _ =
-                self.run("pg_ctl", &["stop", "--no-wait", "-m", mode, "-D", &self.data().to_string_lossy()]);
+            let data = self.data();
+            let args = ["stop", "--no-wait", "-m", mode, "-D", &data.to_string_lossy()];
+            let _ = self.run("pg_ctl", &args, "");
             let deadline = Instant::now() + STOP_TIMEOUT;
             while matches!(server.try_wait(), Ok(None)) {
                 if Instant::now() > deadline {
@@ -422,8 +471,10 @@ impl Postgres {
 
     /// Runs SQL as the superuser, and gives what it printed: unaligned, no headers.
     pub fn psql(&self, database: &str, sql: &str) -> Result<String, Error> {
-        let url = self.superuser_url(database);
-        self.run("psql", &["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", &url, "-c", sql])
+        let port = self.port.to_string();
+        let place = ["-h", "127.0.0.1", "-p", &port, "-U", SUPERUSER, "-d", database, "-w"];
+        let manner = ["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-f", "-"];
+        self.run("psql", &[&place[..], &manner].concat(), sql)
     }
 
     /// Makes an empty database and gives the superuser's URL of it.
@@ -473,10 +524,20 @@ fn programs() -> Result<PathBuf, Error> {
         .ok_or(Error::NotInstalled)
 }
 
-fn running_as_root() -> Result<bool, Error> {
-    use std::os::unix::fs::MetadataExt as _;
+/// Whether this program's user or the server's owns what was found, and nobody else may write to it.
+fn is_own(found: &std::fs::Metadata, user: Option<(u32, u32)>) -> Result<bool, Error> {
+    let owner = found.uid() == own_user()? || user.is_some_and(|(uid, _)| found.uid() == uid);
+    Ok(owner && found.mode() & 0o022 == 0)
+}
+
+/// The number of the user that this program runs as.
+fn own_user() -> Result<u32, Error> {
     let this = Path::new("/proc/self");
-    Ok(std::fs::metadata(this).map_err(file("cannot read", this))?.uid() == 0)
+    Ok(std::fs::metadata(this).map_err(file("cannot read", this))?.uid())
+}
+
+fn running_as_root() -> Result<bool, Error> {
+    Ok(own_user()? == 0)
 }
 
 fn ordinary_user() -> Result<(u32, u32), Error> {
@@ -507,6 +568,23 @@ fn pause() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_that_is_a_link_or_that_others_may_write_to_is_refused() {
+        let place = tempfile::tempdir_in("/var/tmp").unwrap();
+        let (real, link, open) =
+            (place.path().join("real"), place.path().join("link"), place.path().join("open"));
+        std::fs::create_dir(&real).unwrap();
+        let before = std::fs::metadata(&real).unwrap().uid();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        std::fs::create_dir(&open).unwrap();
+        std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o777)).unwrap();
+        for foreign in [link, open] {
+            let error = Postgres::start(&foreign).unwrap_err().to_string();
+            assert_eq!(error, format!("{} belongs to somebody else; remove it", foreign.display()));
+        }
+        assert_eq!(std::fs::metadata(&real).unwrap().uid(), before);
+    }
 
     #[test]
     fn a_server_keeps_its_data_over_a_crash_and_is_gone_with_its_directory_at_the_end() {
