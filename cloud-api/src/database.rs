@@ -96,6 +96,17 @@ pub struct LoginRow {
     pub password_hash: String,
 }
 
+/// Whose a refresh token is, before there is a tenant.
+#[derive(Debug, Clone, Copy)]
+pub struct SessionRow {
+    /// The token's row.
+    pub session: Uuid,
+    /// The clinic.
+    pub tenant: Uuid,
+    /// The member.
+    pub member: Uuid,
+}
+
 impl Connection {
     /// A transaction that reads, for one tenant.
     pub async fn tenant(&mut self, tenant: Uuid) -> Result<TenantTransaction<'_>, Problem> {
@@ -125,11 +136,15 @@ impl Connection {
         .transpose()
     }
 
-    /// Whose refresh token has this hash: the session's id and its tenant.
-    pub async fn session_lookup(&self, hash: &[u8]) -> Result<Option<(Uuid, Uuid)>, Problem> {
-        let statement = self.0.prepare_cached("SELECT session_id, tenant_id FROM session_lookup($1)").await?;
+    /// Whose refresh token has this hash.
+    pub async fn session_lookup(&self, hash: &[u8]) -> Result<Option<SessionRow>, Problem> {
+        let statement =
+            self.0.prepare_cached("SELECT session_id, tenant_id, member_id FROM session_lookup($1)").await?;
         let row = self.0.query_opt(&statement, &[&hash]).await?;
-        row.map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).transpose()
+        row.map(|row| {
+            Ok(SessionRow { session: row.try_get(0)?, tenant: row.try_get(1)?, member: row.try_get(2)? })
+        })
+        .transpose()
     }
 }
 

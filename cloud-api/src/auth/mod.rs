@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use crate::App;
 use crate::access::Role;
-use crate::database::TenantTransaction;
+use crate::database::{SessionRow, TenantTransaction};
 use crate::problem::{Body, Peer, Problem};
 
 const COOKIE: &str = "kinara_refresh";
@@ -296,23 +296,25 @@ pub async fn refresh(State(app): State<App>, headers: HeaderMap) -> Result<Respo
     same_site(&headers)?;
     let Some(token) = refresh_token(&headers) else { return Ok(over(&app)) };
     let mut connection = app.database.connection().await?;
-    let Some((session, tenant)) = connection.session_lookup(&Sha256::digest(&token)).await? else {
+    let Some(SessionRow { session, tenant, member }) =
+        connection.session_lookup(&Sha256::digest(&token)).await?
+    else {
         return Ok(over(&app));
     };
     let transaction = connection.tenant_write(tenant).await?;
+    take_turn(&transaction, member).await?;
     let row = transaction
         .row(
-            "SELECT s.member_id, s.family, s.expires_at, s.used_at IS NOT NULL, s.revoked_at IS NOT NULL,
+            "SELECT s.family, s.expires_at, s.used_at IS NOT NULL, s.revoked_at IS NOT NULL,
                     (SELECT min(f.created_at) FROM sessions f WHERE f.family = s.family)
              FROM sessions s WHERE s.id = $1 FOR UPDATE",
             &[&session],
         )
         .await?;
     let Some(row) = row else { return Ok(over(&app)) };
-    let (member, family): (Uuid, Uuid) = (row.try_get(0)?, row.try_get(1)?);
-    let (expires, used, revoked): (Timestamp, bool, bool) =
-        (row.try_get(2)?, row.try_get(3)?, row.try_get(4)?);
-    let began: Timestamp = row.try_get(5)?;
+    let (family, expires): (Uuid, Timestamp) = (row.try_get(0)?, row.try_get(1)?);
+    let (used, revoked): (bool, bool) = (row.try_get(2)?, row.try_get(3)?);
+    let began: Timestamp = row.try_get(4)?;
     let at = now(&app)?;
     if revoked || expires <= at {
         return Ok(over(&app));
@@ -338,6 +340,12 @@ pub async fn refresh(State(app): State<App>, headers: HeaderMap) -> Result<Respo
     with_cookie(&app, answer, &next)
 }
 
+/// Waits until no other request changes this member's sessions, until the transaction's end. Without it a session that
+/// is being ended could miss the token that a refresh is just writing, and live on in that one.
+async fn take_turn(transaction: &TenantTransaction<'_>, member: Uuid) -> Result<(), Problem> {
+    transaction.row("SELECT 1 FROM members WHERE id = $1 FOR NO KEY UPDATE", &[&member]).await.map(|_| ())
+}
+
 async fn revoke(transaction: &TenantTransaction<'_>, family: Uuid, at: Timestamp) -> Result<(), Problem> {
     let statement = "UPDATE sessions SET revoked_at = $2 WHERE family = $1 AND revoked_at IS NULL";
     transaction.run(statement, &[&family, &at]).await.map(|_| ())
@@ -350,12 +358,14 @@ pub async fn logout(State(app): State<App>, headers: HeaderMap) -> Result<Respon
     same_site(&headers)?;
     if let Some(token) = refresh_token(&headers) {
         let mut connection = app.database.connection().await?;
-        if let Some((session, tenant)) = connection.session_lookup(&Sha256::digest(&token)).await? {
+        if let Some(SessionRow { session, tenant, member }) =
+            connection.session_lookup(&Sha256::digest(&token)).await?
+        {
             let transaction = connection.tenant_write(tenant).await?;
-            let row =
-                transaction.row("SELECT member_id, family FROM sessions WHERE id = $1", &[&session]).await?;
+            take_turn(&transaction, member).await?;
+            let row = transaction.row("SELECT family FROM sessions WHERE id = $1", &[&session]).await?;
             if let Some(row) = row {
-                let (member, family): (Uuid, Uuid) = (row.try_get(0)?, row.try_get(1)?);
+                let family: Uuid = row.try_get(0)?;
                 revoke(&transaction, family, now(&app)?).await?;
                 let actor = format!("member:{member}");
                 transaction.audit(&actor, "logout", None, json!({ "session": family })).await?;
