@@ -140,6 +140,24 @@ pub fn whose<'a>(assignments: &'a [Assignment], moment: &Moment) -> Whose<'a> {
     }
 }
 
+/// Whether frames from `first` to `last` can be a clinic's, and no other's: what `whose` would say of each of them.
+/// Both moments carry the times of the whole.
+pub fn all_of(assignments: &[Assignment], tenant: Uuid, first: &Moment, last: &Moment) -> bool {
+    let mut ours = false;
+    for assignment in assignments {
+        let before = assignment.from.side(last) == Side::Before;
+        let after = assignment.to.as_ref().is_some_and(|to| to.side(first) == Side::After);
+        if before || after {
+            continue;
+        }
+        if assignment.tenant != tenant {
+            return false;
+        }
+        ours = true;
+    }
+    ours
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

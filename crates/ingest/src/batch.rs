@@ -224,19 +224,33 @@ impl DeviceBatch {
     }
 }
 
+/// The longest hardware id that the database has room for.
+const HARDWARE_ID_MAX: usize = 255;
+
+/// Whether this can be a device's name: a text that the database refuses would stop all that is written with it.
+pub(crate) fn is_hardware_id(id: &str) -> bool {
+    (1..=HARDWARE_ID_MAX).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// What of a device's name can be kept, for a person who looks for what was refused.
+pub(crate) fn cleaned(id: &str) -> String {
+    id.chars().filter(char::is_ascii_graphic).take(HARDWARE_ID_MAX).collect()
+}
+
 fn device(columns: DeviceFrames) -> Result<DeviceBatch, Box<UnreadablePart>> {
     let unreadable = |columns: &DeviceFrames, detail: String| {
         use prost::Message as _;
         Box::new(UnreadablePart {
-            hardware_id: columns.hardware_id.clone(),
+            hardware_id: cleaned(&columns.hardware_id),
             epoch: columns.epoch,
             frames: (columns.ticks.len() + columns.other_frames.len()) as u64,
             detail,
             payload: columns.encode_to_vec(),
         })
     };
-    if columns.hardware_id.is_empty() || columns.hardware_id.len() > 255 {
-        return Err(unreadable(&columns, "a hardware id of 1 to 255 bytes is needed".to_owned()));
+    if !is_hardware_id(&columns.hardware_id) {
+        let detail = "a hardware id of 1 to 255 printable ASCII characters is needed";
+        return Err(unreadable(&columns, detail.to_owned()));
     }
     let decoded = match columns::decode(&columns) {
         Ok(decoded) => decoded,

@@ -26,6 +26,14 @@ pub enum Remedy {
 }
 
 impl Error {
+    /// What to do about it when trying again did not help: a time that still has no partition is the frame's fault.
+    pub fn last_remedy(&self) -> Remedy {
+        match self {
+            Self::Database(error) if error.code().is_some_and(|code| code.code() == "23514") => Remedy::Split,
+            _ => self.remedy(),
+        }
+    }
+
     /// What to do about it.
     pub fn remedy(&self) -> Remedy {
         let Self::Database(error) = self else { return Remedy::Later };

@@ -12,8 +12,8 @@ use kinara_store::Transaction;
 use prost::Message as _;
 use uuid::Uuid;
 
-use crate::assign::{Consent, Moment, Whose, whose};
-use crate::batch::{Name, Unreadable, name};
+use crate::assign::{Assignment, Consent, Moment, Whose, all_of, whose};
+use crate::batch::{Name, Unreadable, is_hardware_id, name};
 use crate::directory::{Directory, Hardware};
 use crate::error::Remedy;
 use crate::gaps::{self, Candidate, Findings};
@@ -49,15 +49,23 @@ enum Fate {
     Aside(&'static str),
 }
 
+/// Whether the database has room for all that an event says.
+fn is_well_formed(event: &Event) -> bool {
+    let fits = |text: &str, max: usize| text.len() <= max && !text.contains('\0');
+    is_hardware_id(&event.hardware_id)
+        && !event.kind.is_empty()
+        && fits(&event.kind, 50)
+        && fits(&event.producer, 100)
+        && fits(&event.severity, 20)
+        && (event.data_json.is_empty()
+            || serde_json::from_str::<serde::de::IgnoredAny>(&event.data_json).is_ok())
+}
+
 fn fate(event: &Event, tenant: Uuid, hardware: Option<&Hardware>, window: Window) -> Fate {
     if event.onset_utc_us < NOT_BEFORE_US || event.onset_utc_us > window.newest_us {
         return Fate::Aside("timestamp");
     }
-    if event.kind.is_empty()
-        || event.kind.len() > 50
-        || event.producer.len() > 100
-        || event.severity.len() > 20
-    {
+    if !is_well_formed(event) {
         return Fate::Aside("malformed");
     }
     let Some(hardware) = hardware else { return Fate::Aside("no_assignment") };
@@ -102,9 +110,11 @@ impl Writer {
     /// Writes an event batch. An error means that nothing was written and that the database is not there.
     pub async fn write_events(&self, events: &Events) -> Result<Outcome, Error> {
         match self.events_tries(events).await {
-            Err(error) if error.remedy() == Remedy::Split && events.derived.len() + events.gaps.len() > 1 => {
+            Err(error)
+                if error.last_remedy() == Remedy::Split && events.derived.len() + events.gaps.len() > 1 => {}
+            Err(error) if error.last_remedy() == Remedy::Split => {
+                return self.refuse_event(events, &error).await;
             }
-            Err(error) if error.remedy() == Remedy::Split => return self.refuse_event(events, &error).await,
             other => return other,
         }
         let mut total = Counts::default();
@@ -113,7 +123,7 @@ impl Writer {
         for (derived, gaps) in events_alone.chain(gaps_alone) {
             let one = Events { name: events.name, derived, gaps };
             let outcome = match self.events_tries(&one).await {
-                Err(error) if error.remedy() == Remedy::Split => self.refuse_event(&one, &error).await?,
+                Err(error) if error.last_remedy() == Remedy::Split => self.refuse_event(&one, &error).await?,
                 other => other?,
             };
             match outcome {
@@ -160,6 +170,7 @@ impl Writer {
             .iter()
             .map(|event| event.hardware_id.as_str())
             .chain(events.gaps.iter().map(|gap| gap.hardware_id.as_str()))
+            .filter(|id| is_hardware_id(id))
             .collect();
         let directory = Directory::load(&tx, &[events.name.gateway], &hardware).await?;
         let Some(tenant) = directory.tenant_of(events.name.gateway) else {
@@ -243,7 +254,7 @@ fn aside<'a>(
         what: "event",
         tenant,
         gateway,
-        hardware_id: event.hardware_id.get(..event.hardware_id.len().min(255)).unwrap_or(""),
+        hardware_id: &event.hardware_id,
         epoch: event.epoch,
         seq: Some(event.onset_seq),
         reason,
@@ -253,7 +264,25 @@ fn aside<'a>(
     }
 }
 
-/// Gaps that a gateway reports: believed for devices that its own clinic holds or held.
+/// Whether frames that a gateway says are gone were its own clinic's: told without times, they are of the assignment
+/// that runs.
+fn is_ours(gap: &envelope::Gap, seqs: &SeqSet, tenant: Uuid, assignments: &[Assignment]) -> bool {
+    let (Some(first), Some(last)) = (seqs.first(), seqs.last()) else { return false };
+    let times = [gap.from_utc_us, gap.to_utc_us].into_iter().filter(|&time| time != 0);
+    let (Some(first_us), Some(last_us)) = (times.clone().min(), times.max()) else {
+        return assignments.iter().any(|assignment| assignment.to.is_none() && assignment.tenant == tenant);
+    };
+    let moment = |seq: u64| Moment {
+        epoch: Epoch(gap.epoch),
+        seq: u32::try_from(seq).unwrap_or(u32::MAX),
+        first_us,
+        last_us,
+        uncertainty_us: 0,
+    };
+    all_of(assignments, tenant, &moment(first), &moment(last))
+}
+
+/// Gaps that a gateway reports: believed where the frames were its own clinic's.
 async fn record_gaps(
     tx: &Transaction<'_>,
     events: &Events,
@@ -273,10 +302,11 @@ async fn record_gaps(
             }
         };
         let Some(hardware) = directory.hardware(&gap.hardware_id) else { continue };
-        if !hardware.assignments.iter().any(|assignment| assignment.tenant == tenant) {
+        let Some(seqs) = SeqSet::from_distances(&gap.seq_ranges) else { continue };
+        if !is_ours(gap, &seqs, tenant, &hardware.assignments) {
+            tracing::warn!(gateway = %events.name.gateway, "a gap among frames of another clinic is not believed");
             continue;
         }
-        let Some(seqs) = SeqSet::from_distances(&gap.seq_ranges) else { continue };
         let key = Key { hardware: hardware.id, epoch: gap.epoch as i64 };
         heard.entry(key).or_default().add(&seqs);
         findings.candidates.push(Candidate {

@@ -9,6 +9,7 @@ use crate::assign::{Assignment, Consent, Moment, Whose, whose};
 use crate::batch::{Batch, Content, DeviceBatch, Frame};
 use crate::directory::Directory;
 use crate::seqs::SeqSet;
+use crate::write::DAY_US;
 
 /// An epoch of a device: a row of the ledger. The order of these keys is the order of locks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,6 +31,10 @@ pub struct Window {
 
 /// No wearable of ours is older than this: a time before it is a clock that was not set.
 pub const NOT_BEFORE_US: i64 = 1_577_836_800_000_000;
+
+/// A frame is some seconds of samples. One that claims more than a day has ticks that are not to be believed, and days
+/// between its ends that nobody made room for.
+const LONGEST_FRAME_US: i64 = DAY_US;
 
 /// What is to be done with a frame.
 #[derive(Debug, Clone, Copy)]
@@ -61,7 +66,10 @@ pub(crate) fn fate<'a>(
     if let Content::Refused(reason @ ("damaged" | "no_time"), detail) = &frame.content {
         return Fate::Quarantine { reason, detail, ours: false };
     }
-    if frame.first_us < NOT_BEFORE_US || frame.last_us > window.newest_us {
+    if frame.first_us < NOT_BEFORE_US
+        || frame.last_us > window.newest_us
+        || frame.last_us.saturating_sub(frame.first_us) > LONGEST_FRAME_US
+    {
         return aside("timestamp");
     }
     let moment = Moment {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use crate::batch::batch_of_frame;
+use crate::batch::{batch_of_frame, cleaned};
 use crate::write::Outcome;
 use crate::{Error, Writer};
 
@@ -58,6 +58,7 @@ const INSERT: &str = "
 /// Keeps what was refused.
 pub(crate) async fn keep(tx: &Transaction<'_>, refused: &[Refused<'_>], now: Timestamp) -> Result<(), Error> {
     let statement = tx.prepare_cached(INSERT).await?;
+    // What is refused must not be refused here, too: a text with a NUL in it would be.
     for item in refused {
         let fit = item.fit.map(|fit| {
             serde_json::json!(StoredFit {
@@ -76,11 +77,11 @@ pub(crate) async fn keep(tx: &Transaction<'_>, refused: &[Refused<'_>], now: Tim
                 &item.tenant,
                 &item.tenant.map(|_| item.gateway),
                 &item.what,
-                &item.hardware_id,
+                &cleaned(item.hardware_id),
                 &(item.epoch as i64),
                 &item.seq.map(i64::from),
                 &item.reason,
-                &item.detail,
+                &item.detail.replace('\0', ""),
                 &item.payload,
                 &digest.as_slice(),
                 &fit,

@@ -41,28 +41,37 @@ pub struct Swept {
 }
 
 /// A gap that is `late` becomes `gateway_lost` when it stands still and either a gateway of a clinic that held the
-/// device lost its database after the gap began, or nobody can hold the frames any more: every gateway of that clinic
-/// that is not retired reported lately that it has nothing left of this device, and one of them has a link to it with
-/// nothing left to fetch. (A retired gateway holds nothing, so retiring the last holder settles its gaps.)
+/// device in the gap's time lost its database after the gap began, or nobody can hold the frames any more: every
+/// gateway of every such clinic that is not retired reported lately that it has nothing left of this device, and one of
+/// them has a link to it with nothing left to fetch. (A retired gateway holds nothing, so retiring the last holder
+/// settles its gaps.)
 const SETTLE: &str = "
+    WITH held AS NOT MATERIALIZED (
+      SELECT g.id AS gap, h.hardware_id, a.tenant_id, a.valid_from
+      FROM gaps g JOIN hardware h ON h.id = g.hardware JOIN device_assignments a ON a.hardware_id = g.hardware
+      WHERE g.reason = 'late' AND g.withdrawn_at IS NULL AND g.updated_at < $2
+        AND tstzrange(a.valid_from, a.valid_to) &&
+          tstzrange(least(g.from_time, g.to_time), greatest(g.from_time, g.to_time), '[]'))
     UPDATE gaps g SET reason = 'gateway_lost', updated_at = $1
-    WHERE g.reason = 'late' AND g.withdrawn_at IS NULL AND g.updated_at < $2 AND EXISTS (
-      SELECT FROM device_assignments a JOIN hardware h ON h.id = a.hardware_id
-      WHERE a.hardware_id = g.hardware AND (
-        EXISTS (SELECT FROM gateway_buffers b JOIN gateways w ON w.id = b.gateway_id
-                WHERE w.tenant_id = a.tenant_id AND b.broke_at >= coalesce(g.from_time, '-infinity')
-                  AND b.broke_at >= a.valid_from)
-        OR (NOT EXISTS (
-              SELECT FROM gateways w WHERE w.tenant_id = a.tenant_id AND w.retired_at IS NULL AND (
-                w.last_seen_at IS NULL OR w.last_seen_at < $3 OR NOT coalesce((w.state->>'online')::bool, false)
-                OR coalesce((w.state->>'parked_batches')::int8, 0) > 0
-                OR EXISTS (SELECT FROM jsonb_array_elements(w.state->'devices') d
-                           WHERE d->>'hardware_id' = h.hardware_id AND (d->>'buffered_frames')::int8 > 0)))
-            AND EXISTS (
-              SELECT FROM gateways w, jsonb_array_elements(w.state->'devices') d
-              WHERE w.tenant_id = a.tenant_id AND w.retired_at IS NULL AND d->>'hardware_id' = h.hardware_id
-                AND (d->>'connected')::bool AND (d->>'backlog_frames')::int8 = 0))))";
+    WHERE g.reason = 'late' AND g.withdrawn_at IS NULL AND g.updated_at < $2 AND (
+      EXISTS (SELECT FROM held a JOIN gateways w ON w.tenant_id = a.tenant_id
+                JOIN gateway_buffers b ON b.gateway_id = w.id
+              WHERE a.gap = g.id AND b.broke_at >= coalesce(g.from_time, '-infinity') AND b.broke_at >= a.valid_from)
+      OR (NOT EXISTS (
+            SELECT FROM held a JOIN gateways w ON w.tenant_id = a.tenant_id
+            WHERE a.gap = g.id AND w.retired_at IS NULL AND (
+              w.last_seen_at IS NULL OR w.last_seen_at < $3 OR NOT coalesce((w.state->>'online')::bool, false)
+              OR coalesce((w.state->>'parked_batches')::int8, 0) > 0
+              OR EXISTS (SELECT FROM jsonb_array_elements(w.state->'devices') d
+                         WHERE d->>'hardware_id' = a.hardware_id AND (d->>'buffered_frames')::int8 > 0)))
+          AND EXISTS (
+            SELECT FROM held a JOIN gateways w ON w.tenant_id = a.tenant_id
+              CROSS JOIN LATERAL jsonb_array_elements(w.state->'devices') d
+            WHERE a.gap = g.id AND w.retired_at IS NULL AND d->>'hardware_id' = a.hardware_id
+              AND (d->>'connected')::bool AND (d->>'backlog_frames')::int8 = 0)))";
 
+/// What goes leaves a gap, but for what another clinic's gateway brought: that one's word is not believed. The numbers
+/// that are told count as heard of, so that a frame of such a name that comes after all is taken out of its gap.
 const EXPIRE: &str = "
     WITH old AS (
       SELECT id FROM quarantine WHERE received_at < $1
@@ -71,7 +80,8 @@ const EXPIRE: &str = "
                       FROM quarantine) ranked WHERE n > $2
       LIMIT 5000),
     gone AS (DELETE FROM quarantine q USING old WHERE q.id = old.id
-             RETURNING q.what, q.hardware_id, q.epoch, q.seq, q.replayed_at, q.received_at),
+             RETURNING q.what, q.hardware_id, q.epoch, q.seq, q.reason, q.replayed_at,
+               q.received_at),
     told AS (
       INSERT INTO gaps (hardware, epoch, seqs, reason, from_time, to_time, created_at, updated_at)
       SELECT h.id, gone.epoch, range_agg(int8range(gone.seq, gone.seq + 1)) - coalesce((array_agg(l.seqs))[1], '{}'), 'expired',
@@ -79,7 +89,16 @@ const EXPIRE: &str = "
       FROM gone JOIN hardware h ON h.hardware_id = gone.hardware_id
         LEFT JOIN ledger l ON l.hardware = h.id AND l.epoch = gone.epoch
       WHERE gone.what = 'frame' AND gone.seq IS NOT NULL AND gone.replayed_at IS NULL
-      GROUP BY h.id, gone.epoch)
+        AND gone.reason <> 'foreign_gateway'
+      GROUP BY h.id, gone.epoch),
+    heard AS (
+      INSERT INTO ledger (hardware, epoch, highest, updated_at)
+      SELECT h.id, gone.epoch, max(gone.seq), $3
+      FROM gone JOIN hardware h ON h.hardware_id = gone.hardware_id
+      WHERE gone.what = 'frame' AND gone.seq IS NOT NULL AND gone.replayed_at IS NULL
+        AND gone.reason <> 'foreign_gateway'
+      GROUP BY h.id, gone.epoch ORDER BY h.id, gone.epoch
+      ON CONFLICT (hardware, epoch) DO UPDATE SET highest = greatest(ledger.highest, excluded.highest))
     SELECT count(*) FROM gone";
 
 /// Does what is due.

@@ -28,7 +28,7 @@ use crate::quarantine::{self, Refused};
 use crate::timestamp;
 use crate::touch::Touched;
 
-const DAY_US: i64 = 86_400_000_000;
+pub(crate) const DAY_US: i64 = 86_400_000_000;
 
 /// What a writer holds itself to.
 #[derive(Debug, Clone)]
@@ -41,13 +41,25 @@ pub struct Limits {
     pub tries: u32,
     /// How long a gateway that is not enrolled should wait.
     pub unknown_gateway_s: u32,
+    /// How long a batch should wait that could not be written though the database is there, nor be put aside.
+    pub unwritable_s: u32,
+    /// How long a batch should wait whose group was cut short by an error.
+    pub cut_short_s: u32,
     /// A device's row is touched at most this often for its readings.
     pub device_status_s: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { retention_days: 730, ahead_s: 86_400, tries: 5, unknown_gateway_s: 300, device_status_s: 10 }
+        Self {
+            retention_days: 730,
+            ahead_s: 86_400,
+            tries: 5,
+            unknown_gateway_s: 300,
+            unwritable_s: 3_600,
+            cut_short_s: 5,
+            device_status_s: 10,
+        }
     }
 }
 
@@ -141,26 +153,52 @@ impl Writer {
         }
     }
 
-    /// Writes batches in one transaction, and answers each. An error means that nothing was written and that the
+    /// Writes batches in one transaction, and answers each. An error means that no batch has an answer and that the
     /// database is not there: the batches are to come again later.
     pub async fn write(&self, batches: &[Batch]) -> Result<Vec<Outcome>, Error> {
         let error = match self.tries(batches).await {
             Ok(outcomes) => return Ok(outcomes),
-            Err(error) if error.remedy() == Remedy::Split => error,
+            Err(error) if error.last_remedy() == Remedy::Split => error,
             Err(error) => return Err(error),
         };
         tracing::warn!(%error, batches = batches.len(), "a transaction failed on its data: finding the frame");
         let mut outcomes = Vec::with_capacity(batches.len());
         for batch in batches {
-            match self.tries(std::slice::from_ref(batch)).await {
+            match self.alone(batch).await {
                 Ok(mut outcome) => outcomes.append(&mut outcome),
-                Err(error) if error.remedy() == Remedy::Split => {
-                    outcomes.push(Outcome::Done(self.frame_by_frame(batch).await?));
+                Err(error) if outcomes.is_empty() => return Err(error),
+                Err(error) => {
+                    // What is committed keeps its answer; the rest comes again.
+                    tracing::warn!(%error, answered = outcomes.len(), "a group was cut short");
+                    outcomes.resize_with(batches.len(), || Outcome::RetryAfter {
+                        seconds: self.limits.cut_short_s,
+                        reason: "the database went away".to_owned(),
+                    });
+                    break;
                 }
-                Err(error) => return Err(error),
             }
         }
         Ok(outcomes)
+    }
+
+    /// Writes one batch. One that the database refuses however it is cut gets an answer of its own, so that it does
+    /// not stand in the others' way.
+    async fn alone(&self, batch: &Batch) -> Result<Vec<Outcome>, Error> {
+        match self.tries(std::slice::from_ref(batch)).await {
+            Err(error) if error.last_remedy() == Remedy::Split => {}
+            other => return other,
+        }
+        match self.frame_by_frame(batch).await {
+            Ok(counts) => Ok(vec![Outcome::Done(counts)]),
+            Err(error) if error.last_remedy() == Remedy::Split => {
+                tracing::error!(%error, name = ?batch.name, "a batch can be neither written nor put aside");
+                Ok(vec![Outcome::RetryAfter {
+                    seconds: self.limits.unwritable_s,
+                    reason: "the database refuses this batch".to_owned(),
+                }])
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn tries(&self, batches: &[Batch]) -> Result<Vec<Outcome>, Error> {
@@ -194,7 +232,7 @@ impl Writer {
                             }
                         }
                     }
-                    Err(error) if error.remedy() == Remedy::Split => {
+                    Err(error) if error.last_remedy() == Remedy::Split => {
                         let mut client = self.pool.get().await?;
                         let tx = client.transaction().await?;
                         let directory = Directory::load(&tx, &[batch.name.gateway], &[]).await?;
@@ -517,7 +555,7 @@ async fn put_aside(
                 what: "payload",
                 tenant: Some(tenant),
                 gateway: batch.name.gateway,
-                hardware_id: part.hardware_id.get(..part.hardware_id.len().min(255)).unwrap_or(""),
+                hardware_id: &part.hardware_id,
                 epoch: part.epoch,
                 seq: None,
                 reason: "columns",

@@ -72,6 +72,27 @@ async fn an_event_with_data_that_the_database_refuses_is_put_aside_alone() {
 }
 
 #[tokio::test]
+async fn an_event_whose_texts_the_database_has_no_room_for_is_malformed() {
+    let world = world().await;
+    let bad = |change: fn(&mut Event)| {
+        let mut event = event(60);
+        change(&mut event);
+        event
+    };
+    let events = vec![
+        bad(|event| event.kind = "hot\0flash".to_owned()),
+        bad(|event| event.producer = "\0".to_owned()),
+        bad(|event| event.severity = "x".repeat(21)),
+        bad(|event| event.hardware_id = "kinara:\0a1".to_owned()),
+        bad(|event| event.data_json = "{".to_owned()),
+        event(100),
+    ];
+    let counts = write(&world, &event_batch(GATEWAY, events, Vec::new())).await;
+    assert_eq!(counts, Counts { stored: 1, quarantined: 5, ..Counts::default() });
+    assert_eq!(world.number("SELECT count(*) FROM quarantine WHERE reason = 'malformed'").await, 5);
+}
+
+#[tokio::test]
 async fn a_gateways_quota_gap_is_recorded_less_what_is_stored() {
     let world = world().await;
     world.write(&[batch_of(GATEWAY, &seconds(0..5))]).await;
@@ -89,6 +110,38 @@ async fn a_gateways_quota_gap_is_recorded_less_what_is_stored() {
     }
     world.write(&[batch_of(SECOND_GATEWAY, &seconds(6..10))]).await;
     assert_eq!(world.gaps().await, "quota {[5,6)}");
+}
+
+#[tokio::test]
+async fn a_clinic_that_held_a_device_once_cannot_tell_of_gaps_after_it() {
+    let world = world().await;
+    let second = |s: i64| (BOOT_US + s * 1_000_000) / 1_000_000;
+    world
+        .run(&format!(
+            "UPDATE device_assignments SET valid_to = to_timestamp({0});
+             INSERT INTO users (id, tenant_id) VALUES ('{FOREIGN_GATEWAY}', '{OTHER_TENANT}');
+             INSERT INTO devices (id, tenant_id, hardware_id)
+               VALUES ('{FOREIGN_GATEWAY}', '{OTHER_TENANT}', '{HARDWARE}');
+             INSERT INTO device_assignments (hardware_id, tenant_id, user_id, device_id, valid_from)
+               VALUES ('{HARDWARE_ROW}', '{OTHER_TENANT}', '{FOREIGN_GATEWAY}', '{FOREIGN_GATEWAY}', to_timestamp({0}))",
+            second(10)
+        ))
+        .await;
+    let gap = |seq: u32, times: Option<(i64, i64)>| Gap {
+        hardware_id: HARDWARE.to_owned(),
+        epoch: EPOCH.0,
+        seq_ranges: vec![seq, 2],
+        reason: "quota".to_owned(),
+        from_utc_us: times.map_or(0, |(from, _)| BOOT_US + from * 1_000_000),
+        to_utc_us: times.map_or(0, |(_, to)| BOOT_US + to * 1_000_000),
+    };
+    let told = vec![gap(12, Some((12, 14))), gap(9, Some((9, 11))), gap(20, None)];
+    write(&world, &event_batch(GATEWAY, Vec::new(), told)).await;
+    assert_eq!(world.gaps().await, "none");
+    write(&world, &event_batch(FOREIGN_GATEWAY, Vec::new(), vec![gap(3, Some((3, 5)))])).await;
+    assert_eq!(world.gaps().await, "none");
+    write(&world, &event_batch(GATEWAY, Vec::new(), vec![gap(3, Some((3, 5)))])).await;
+    assert!(world.gaps().await.contains("quota {[3,5)}"), "{}", world.gaps().await);
 }
 
 async fn settle(world: &World) -> u64 {
@@ -156,4 +209,39 @@ async fn a_quarantine_beyond_its_limits_leaves_gaps() {
     assert_eq!(swept.expired, 1);
     let lost = "SELECT sum(upper(s) - lower(s)) FROM gaps, unnest(seqs) s WHERE reason = 'expired'";
     assert_eq!(world.number(lost).await, 4);
+    assert_eq!(world.number("SELECT max(highest) FROM ledger").await, 3);
+}
+
+#[tokio::test]
+async fn what_another_clinics_gateway_brought_leaves_no_gap_when_it_expires() {
+    let world = world().await;
+    world.write(&[batch_of(FOREIGN_GATEWAY, &seconds(0..4))]).await;
+    world.clock.advance_us(100 * 86_400_000_000);
+    let swept = sweep(&world.pool, world.clock.as_ref(), &Policy::default()).await.unwrap();
+    assert_eq!(swept.expired, 4);
+    assert_eq!(world.gaps().await, "none");
+    assert_eq!(world.ledger().await, "empty");
+}
+
+#[tokio::test]
+async fn a_clinic_that_did_not_hold_the_device_at_the_time_settles_nothing() {
+    let world = world().await;
+    // The other clinic held the device long before, and one of its gateways lost its database since.
+    world
+        .run(&format!(
+            "INSERT INTO devices (id, tenant_id, hardware_id)
+               VALUES ('{FOREIGN_GATEWAY}', '{OTHER_TENANT}', '{HARDWARE}');
+             INSERT INTO device_assignments (hardware_id, tenant_id, user_id, device_id, valid_from, valid_to)
+               VALUES ('{HARDWARE_ROW}', '{OTHER_TENANT}', '{FOREIGN_GATEWAY}', '{FOREIGN_GATEWAY}', '2025-01-01',
+                 '2025-02-01');
+             INSERT INTO gateway_buffers (gateway_id, buffer, store_id, broke_at)
+               VALUES ('{FOREIGN_GATEWAY}', 2, 2, to_timestamp({}))",
+            NOW_US / 1_000_000
+        ))
+        .await;
+    world.write(&[batch_of(GATEWAY, &seconds(0..3))]).await;
+    world.write(&[batch_of(GATEWAY, &seconds(5..6))]).await;
+    world.clock.advance_us(11_000_000);
+    assert_eq!(settle(&world).await, 0);
+    assert_eq!(world.gaps().await, "late {[3,5)}");
 }

@@ -6,7 +6,7 @@ mod support;
 
 use kinara_ingest::{Counts, Limits, Outcome, Writer, batch, quarantine};
 use kinara_protocol::channel::{ACCELERATION, ChannelId, HEART_RATE};
-use kinara_protocol::frame::Epoch;
+use kinara_protocol::frame::{Epoch, FrameBuilder, Kind, MAX_FRAME, Ticks};
 use kinara_test_postgres::{Options, Postgres};
 use support::*;
 use uuid::Uuid;
@@ -349,9 +349,10 @@ async fn one_bad_frame_stops_neither_its_batch_nor_the_others() {
     let limits = Limits { tries: 1, ..Limits::default() };
     let writer = Writer::new(world.pool.clone(), world.clock.clone(), limits);
     let batches = [batch_of(GATEWAY, &seconds(0..3)), batch_of(SECOND_GATEWAY, &seconds(3..10))];
-    let error = writer.write(&batches).await.unwrap_err();
-    // A check violation is what a partition dropped meanwhile looks like: tried again, then for later.
-    assert!(error.to_string().contains("no_seven"), "{error}");
+    // A check violation is what a partition dropped meanwhile looks like: tried again, then the frame's own fault.
+    let outcomes = counts(writer.write(&batches).await.unwrap());
+    assert_eq!(outcomes, [stored(3), Counts { stored: 6, quarantined: 1, ..Counts::default() }]);
+    world.run("TRUNCATE ledger, frame_times, quarantine, gaps, ts.readings").await;
     world
         .run(
             "ALTER TABLE ts.readings DROP CONSTRAINT no_seven;
@@ -370,6 +371,62 @@ async fn one_bad_frame_stops_neither_its_batch_nor_the_others() {
     assert_eq!(replayed.taken, 1);
     assert_eq!(world.ledger().await, "{[0,10)}");
     assert_eq!(world.gaps().await, "none");
+}
+
+#[tokio::test]
+async fn a_device_whose_name_the_database_refuses_stops_nobody_else() {
+    let world = world().await;
+    let strange = columns_of("kinara:\0\u{7}a1", &seconds(0..2));
+    let batches = [
+        batch::from_envelope(envelope_of(GATEWAY, 0, vec![strange])).unwrap(),
+        batch_of(SECOND_GATEWAY, &seconds(0..3)),
+    ];
+    assert_eq!(world.write(&batches).await, [Counts { quarantined: 2, ..Counts::default() }, stored(3)]);
+    assert_eq!(world.text("SELECT reason || ' ' || hardware_id FROM quarantine").await, "columns kinara:a1");
+}
+
+#[tokio::test]
+async fn a_batch_that_can_be_neither_written_nor_put_aside_is_alone_in_waiting() {
+    let world = world().await;
+    world
+        .run(
+            "ALTER TABLE ts.readings ADD CONSTRAINT no_one CHECK (seq <> 1) NOT VALID;
+             ALTER TABLE quarantine ADD CONSTRAINT nothing CHECK (reason <> 'database') NOT VALID",
+        )
+        .await;
+    let next = Epoch(EPOCH.0 + 1);
+    let batches = [
+        batch_of(GATEWAY, &seconds(2..4)),
+        batch_of(GATEWAY, &seconds(0..2)),
+        batch_of(SECOND_GATEWAY, &[frame(next, 0)]),
+    ];
+    let outcomes = world.writer().write(&batches).await.unwrap();
+    assert!(
+        matches!(
+            &outcomes[..],
+            [Outcome::Done(first), Outcome::RetryAfter { seconds: 3_600, .. }, Outcome::Done(last)]
+                if *first == stored(2) && *last == stored(1)
+        ),
+        "{outcomes:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_frame_that_claims_more_than_a_day_is_put_aside() {
+    let world = world().await;
+    let mut builder = FrameBuilder::new();
+    builder.begin(Kind::Scalar, EPOCH, Ticks(0));
+    builder.push(HEART_RATE, Ticks(0), &[700]).unwrap();
+    builder.push(HEART_RATE, Ticks(3 * 86_400_000), &[700]).unwrap();
+    let mut out = [0; MAX_FRAME];
+    let len = builder.finish(0, &mut out);
+    let mut columns = columns_of(HARDWARE, &[out[..len].to_vec()]);
+    columns.fits[0].ref_utc_us = NOW_US - 4 * 86_400_000_000;
+    world.run("UPDATE device_assignments SET valid_from = '2025-01-01'").await;
+    let batch = batch::from_envelope(envelope_of(GATEWAY, 0, vec![columns])).unwrap();
+    let counts = world.write(&[batch, batch_of(GATEWAY, &seconds(1..2))]).await;
+    assert_eq!(counts, [Counts { quarantined: 1, ..Counts::default() }, stored(1)]);
+    assert_eq!(world.quarantine().await, "timestamp 0");
 }
 
 #[tokio::test]

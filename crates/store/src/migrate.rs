@@ -70,6 +70,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(5, "0005_storage", "0005_storage.plain", "0005_storage.timescale"),
     migration!(6, "0006_isolation"),
     migration!(7, "0007_latest"),
+    migration!(8, "0008_gaps"),
 ];
 
 /// The migration that decides the storage.

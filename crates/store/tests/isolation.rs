@@ -147,6 +147,32 @@ async fn every_table_and_view_shows_the_application_its_own_tenant_or_nothing() 
 }
 
 #[tokio::test]
+async fn a_gap_without_a_time_is_the_present_wearers_and_names_no_other_clinics_gateway() {
+    let world = world().await;
+    furnish(&world.admin).await;
+    // The first clinic's device has gone to the second.
+    world
+        .admin
+        .batch_execute(&format!(
+            "UPDATE device_assignments SET valid_to = now() - interval '10 minutes' WHERE hardware_id = '{ONE}';
+             INSERT INTO device_assignments (hardware_id, tenant_id, user_id, device_id, valid_from)
+               VALUES ('{ONE}', '{TWO}', '{TWO}', '{TWO}', now() - interval '10 minutes');
+             DELETE FROM gaps;
+             INSERT INTO gaps (hardware, epoch, seqs, reason, gateway_id)
+               VALUES ('{ONE}', 1, '{{[20,30)}}', 'quota', '{ONE}')"
+        ))
+        .await
+        .unwrap();
+    let mut app = world.app.get().await.unwrap();
+    for (tenant, expected) in [(ONE, 0), (TWO, 1)] {
+        let transaction = with_tenant(&mut app, tenant).await.unwrap();
+        let rows = transaction.query("SELECT gateway_id FROM wearer_gaps", &[]).await.unwrap();
+        assert_eq!(rows.len(), expected, "{tenant}");
+        assert!(rows.iter().all(|row| row.get::<_, Option<Uuid>>(0).is_none()));
+    }
+}
+
+#[tokio::test]
 async fn the_application_writes_nothing_into_another_tenant() {
     let world = world().await;
     furnish(&world.admin).await;
