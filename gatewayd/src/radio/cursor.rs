@@ -39,6 +39,15 @@ impl Cursor {
         self.advance();
     }
 
+    /// Takes it that these frames will never come: the wearable itself says that it lost them.
+    pub fn lost(&mut self, epoch: Epoch, first: Seq, last: Seq) {
+        if self.covers(epoch, last) {
+            return;
+        }
+        self.held.entry(epoch).or_default().insert_range(first, last);
+        self.advance();
+    }
+
     fn advance(&mut self) {
         loop {
             if let Some(held) = self.held.get(&self.epoch) {
@@ -133,6 +142,22 @@ mod tests {
                 prop_assert_eq!(cursor.last(), expected);
             }
         }
+    }
+
+    #[test]
+    fn a_frame_that_the_wearable_says_it_lost_is_waited_for_no_longer() {
+        let epoch = Epoch::new(1, 1);
+        let mut cursor = Cursor::new((epoch, 10));
+        for seq in [10, 12, 13] {
+            cursor.take(epoch, seq, None);
+        }
+        assert_eq!(cursor.last(), Some((epoch, 10)));
+        cursor.lost(epoch, 11, 11);
+        assert_eq!(cursor.last(), Some((epoch, 13)));
+        // Said again, it changes nothing; and a loss further on does not hide the hole before it.
+        cursor.lost(epoch, 11, 11);
+        cursor.lost(epoch, 16, Seq::MAX);
+        assert_eq!(cursor.next(), (epoch, 14));
     }
 
     #[test]

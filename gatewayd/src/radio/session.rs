@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use kinara_clock::Clock;
 use kinara_protocol::control::{Hello, Op, Outcome, PROTOCOL_VERSION};
-use kinara_protocol::frame::{Body, BootAnchor, DeviceEventKind, Epoch, FrameRef};
+use kinara_protocol::frame::{Body, BootAnchor, Class, DeviceEventKind, Epoch, FrameRef};
 use kinara_protocol::gatt::Characteristic;
 use kinara_protocol::status::Status;
 use tokio::sync::{broadcast, watch};
@@ -93,8 +93,8 @@ struct Session<'a> {
     safe: Cursor,
     acknowledged: Option<(Epoch, u32)>,
     pending: Vec<Bytes>,
-    /// The store did not take something: it has to be sent again when there is room.
-    refused: bool,
+    /// The store did not take something: it has to be sent again once no more than this is shut out.
+    refused: Option<Admission>,
     hole_since: Option<Instant>,
     heard: Instant,
     live: bool,
@@ -136,7 +136,7 @@ pub async fn run(
         safe: Cursor::new(hello.oldest),
         acknowledged: None,
         pending: Vec::new(),
-        refused: false,
+        refused: None,
         hole_since: None,
         heard: Instant::now(),
         live: false,
@@ -213,12 +213,8 @@ impl Session<'_> {
                 }
                 changed = admission.changed() => {
                     changed.map_err(|_| RadioError::Gone("the daemon stops".to_owned()))?;
-                    let now = *admission.borrow_and_update();
-                    if self.refused && now < Admission::EventsOnly {
-                        self.refused = false;
-                        self.seen = self.safe.clone();
-                        self.resend().await?;
-                    }
+                    admission.mark_unchanged();
+                    self.retry_refused().await?;
                 }
                 Ok(wanted) = identify.recv() => {
                     if wanted == self.hardware {
@@ -321,6 +317,7 @@ impl Session<'_> {
         let header = frame.header();
         let body = frame.body();
         self.seen.take(header.epoch, header.seq, boot_of(body.as_ref().ok()));
+        note_losses(&mut self.seen, body.as_ref().ok());
         if in_order {
             let whole = self.seen.covers(header.epoch, header.seq);
             self.hole_since = if whole { None } else { self.hole_since.or_else(|| Some(Instant::now())) };
@@ -371,10 +368,16 @@ impl Session<'_> {
             let header = frame.header();
             let body = frame.body();
             if !appended.outcome.is_safe() {
-                self.refused = true;
+                // With a scalar among them, something can be had as soon as scalars are taken again.
+                let enough = match header.kind.class() {
+                    Class::Waveform => Admission::Everything,
+                    Class::Event | Class::Scalar => Admission::NoWaveforms,
+                };
+                self.refused = self.refused.max(Some(enough));
                 continue;
             }
             self.safe.take(header.epoch, header.seq, boot_of(body.as_ref().ok()));
+            note_losses(&mut self.safe, body.as_ref().ok());
             if appended.outcome == Fate::Stored {
                 self.context.sink.offer(stored(&self.hardware, &frame, appended.fit));
             }
@@ -404,12 +407,26 @@ impl Session<'_> {
             self.requests.tell(Op::TimeProbe).await?;
         }
         let patience = settings.resend_after;
-        if !self.refused && self.hole_since.is_some_and(|since| since.elapsed() > patience) {
+        if self.refused.is_none() && self.hole_since.is_some_and(|since| since.elapsed() > patience) {
             self.resend().await?;
         }
+        // The change of what is taken may have come before the refusal did.
+        self.retry_refused().await?;
+        let settings = &self.context.settings;
         let since_sync_us = self.context.clock.boottime_us() - self.synced_at_us;
         if since_sync_us > settings.resync.as_micros() as i64 {
             self.synchronise().await?;
+        }
+        Ok(())
+    }
+
+    /// Asks again for what the store refused, once it takes it.
+    async fn retry_refused(&mut self) -> Result<(), RadioError> {
+        let now = *self.context.store.admission().borrow();
+        if self.refused.is_some_and(|enough| now <= enough) {
+            self.refused = None;
+            self.seen = self.safe.clone();
+            self.resend().await?;
         }
         Ok(())
     }
@@ -454,6 +471,16 @@ fn boot_of<'a>(body: Option<&'a Body<'_>>) -> Option<&'a BootAnchor> {
     match body {
         Some(Body::BootAnchor(boot)) => Some(boot),
         _ => None,
+    }
+}
+
+/// Marks what the wearable says it has lost as never to come.
+fn note_losses(cursor: &mut Cursor, body: Option<&Body<'_>>) {
+    let Some(Body::DeviceEvents(events)) = body else { return };
+    for event in events.iter() {
+        if let DeviceEventKind::Overflow { epoch, first_seq, last_seq } = event.kind {
+            cursor.lost(epoch, first_seq, last_seq);
+        }
     }
 }
 

@@ -34,6 +34,21 @@ impl SeqSet {
         true
     }
 
+    /// Adds all numbers from `first` to `last`.
+    pub fn insert_range(&mut self, first: u32, last: u32) {
+        if first > last {
+            return;
+        }
+        // Ranges that overlap or touch it become one with it.
+        let from = self.ranges.partition_point(|range| range.1 < first.saturating_sub(1));
+        let to = self.ranges.partition_point(|range| range.0 <= last.saturating_add(1));
+        let (mut first, mut last) = (first, last);
+        for range in &self.ranges[from..to] {
+            (first, last) = (first.min(range.0), last.max(range.1));
+        }
+        self.ranges.splice(from..to, [(first, last)]);
+    }
+
     /// Whether a number is in the set.
     pub fn contains(&self, seq: u32) -> bool {
         let at = self.ranges.partition_point(|range| range.1 < seq);
@@ -112,6 +127,22 @@ mod tests {
                 prop_assert_eq!(set.holds_all_below(seq), (0..seq).all(|s| plain.contains(&s)));
             }
             prop_assert_eq!(SeqSet::from_bytes(&set.to_bytes()), Some(set));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_range_put_in_at_once_is_as_its_numbers_one_by_one(
+            ranges in prop::collection::vec((0u32..200, 0u32..20), 0..20),
+        ) {
+            let (mut at_once, mut single) = (SeqSet::default(), SeqSet::default());
+            for (first, more) in ranges {
+                at_once.insert_range(first, first + more);
+                for seq in first..=first + more {
+                    single.insert(seq);
+                }
+            }
+            prop_assert_eq!(at_once, single);
         }
     }
 
