@@ -62,6 +62,7 @@ impl Desired {
                 hardware_id: row.get(3),
                 consent_version: row.get(4),
                 consent_given: row.get(5),
+                ..RosterEntry::default()
             });
         }
         let announce = std::mem::take(&mut self.announce);
@@ -87,8 +88,13 @@ impl Desired {
             }
             // Two bridges, or one that restarts, may give one content two versions; the later is the greater.
             let version = before.map_or(0, |config| config.config_version + 1).max(utc_us.unsigned_abs());
-            let config =
-                Config { version: ENVELOPE_VERSION, config_version: version, live_always: true, roster };
+            let config = Config {
+                version: ENVELOPE_VERSION,
+                config_version: version,
+                live_always: true,
+                roster,
+                ..Config::default()
+            };
             let topic = topic::of(GatewayId(gateway), Leaf::Config);
             if publisher.publish(topic, QoS::AtLeastOnce, true, envelope::seal(&config), None) {
                 self.published.insert(gateway, config);

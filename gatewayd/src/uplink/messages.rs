@@ -100,5 +100,6 @@ pub fn state(
         sent_at_us: known.map_or_else(|| context.clock.utc_us(), |known| known.utc_us(boot_us)),
         config_version,
         notes: snapshot.alerts.values().cloned().collect(),
+        ..State::default()
     }
 }

@@ -1,0 +1,2 @@
+//! The wearable's radio.
+#![no_std]

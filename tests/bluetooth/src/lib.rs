@@ -1,0 +1,1 @@
+//! The Bluetooth test bed.
