@@ -87,7 +87,23 @@ pub enum Op {
         /// Acceleration.
         acceleration: bool,
     },
+    /// Let another gateway pair by this introduction. It takes the place of one that lives already.
+    Admit {
+        /// An `IntroductionSecret`.
+        secret: [u8; 16],
+        /// Seconds for which it lives, from now; 1 to [`MAX_ADMISSION_S`].
+        lives_s: u32,
+    },
+    /// Forget a gateway. That of the asking gateway itself may be named: its link ends after the reply. Forgetting one
+    /// that is not known is no error: a revocation may come twice.
+    Revoke {
+        /// The gateway's identity address, most significant byte first, as it is written for people.
+        bond: [u8; 6],
+    },
 }
+
+/// The longest life of an introduction: a day.
+pub const MAX_ADMISSION_S: u32 = 24 * 60 * 60;
 
 /// What the wearable answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,6 +138,8 @@ pub enum Refusal {
     NotInLog,
     /// Flash failed or is full.
     Storage,
+    /// No place for one more.
+    OutOfSlots,
     /// A reason of a later version.
     Other(u8),
 }
@@ -133,6 +151,7 @@ impl Refusal {
             Self::BadField => 2,
             Self::NotInLog => 3,
             Self::Storage => 4,
+            Self::OutOfSlots => 5,
             Self::Other(byte) => byte,
         }
     }
@@ -143,6 +162,7 @@ impl Refusal {
             2 => Self::BadField,
             3 => Self::NotInLog,
             4 => Self::Storage,
+            5 => Self::OutOfSlots,
             other => Self::Other(other),
         }
     }
@@ -194,6 +214,15 @@ impl Request {
             Op::SetPlan { ppg, acceleration } => {
                 writer.bytes(&[12, u8::from(ppg) | u8::from(acceleration) << 1]);
             }
+            Op::Admit { secret, lives_s } => {
+                writer.u8(13);
+                writer.bytes(&secret);
+                writer.u32(lives_s);
+            }
+            Op::Revoke { bond } => {
+                writer.u8(14);
+                writer.bytes(&bond);
+            }
         }
         writer.written()
     }
@@ -222,6 +251,8 @@ impl Request {
                 let bits = reader.u8()?;
                 Op::SetPlan { ppg: bits & 1 != 0, acceleration: bits & 2 != 0 }
             }
+            13 => Op::Admit { secret: reader.array()?, lives_s: reader.u32()? },
+            14 => Op::Revoke { bond: reader.array()? },
             _ => return Ok(Err(id)),
         };
         if reader.is_empty() { Ok(Ok(Self { id, op })) } else { Err(ControlError) }

@@ -4,16 +4,20 @@
 //!
 //! - [`channel`]: the registry of what can be measured, with units, steps and physical ranges.
 //! - [`frame`]: frame codec v1, the unit of storage and acknowledgement.
+//! - [`advert`]: what a wearable advertises, and how it offers to pair.
 //! - [`gatt`], [`control`], [`status`]: what goes over the Bluetooth link beside frames.
 //!
-//! With `std`:
+//! With `pairing`, still `no_std`:
+//! - [`label`]: the passkeys that a label's or an introduction's secret gives.
+//!
+//! With `std`, which includes `pairing`:
 //! - [`topic`]: MQTT topics, parsed into types.
 //! - [`envelope`]: the Protobuf messages (the `.proto` files are the reference) and their sealed form.
 //! - [`columns`]: frames by columns, for the gateway's database and for batches.
-//! - [`label`]: the passkey that a wearable's label secret gives.
 
 #![cfg_attr(not(any(feature = "std", test)), no_std)]
 
+pub mod advert;
 pub mod channel;
 pub mod control;
 pub mod frame;
@@ -25,7 +29,7 @@ mod wire;
 pub mod columns;
 #[cfg(feature = "std")]
 pub mod envelope;
-#[cfg(feature = "std")]
+#[cfg(feature = "pairing")]
 pub mod label;
 #[cfg(feature = "std")]
 pub mod topic;

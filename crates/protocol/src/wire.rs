@@ -27,7 +27,7 @@ impl<'a> Reader<'a> {
         Ok(head)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
         let (head, tail) = self.bytes.split_first_chunk::<N>().ok_or(Malformed)?;
         self.bytes = tail;
         Ok(*head)

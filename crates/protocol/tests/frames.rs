@@ -92,12 +92,14 @@ proptest! {
     }
 
     #[test]
-    fn requests_come_back(id: u16, epoch: u64, seq: u32, ticks in 0u64..1 << 48, utc_us: i64, small: u8, yes: bool) {
+    fn requests_come_back(id: u16, epoch: u64, seq: u32, ticks in 0u64..1 << 48, utc_us: i64, small: u8, yes: bool,
+                         secret: [u8; 16], bond: [u8; 6]) {
         let (epoch, ticks) = (Epoch(epoch), Ticks(ticks));
         for op in [
             Op::Hello, Op::TimeProbe, Op::SetTime { ticks, utc_us, uncertainty_us: seq }, Op::Ack { epoch, seq },
             Op::ResendFrom { epoch, seq }, Op::StartBacklog { window: small }, Op::StreamOn, Op::StreamOff,
             Op::Identify, Op::CloseFrame, Op::Format, Op::SetPlan { ppg: yes, acceleration: !yes },
+            Op::Admit { secret, lives_s: seq }, Op::Revoke { bond },
         ] {
             let request = Request { id, op };
             prop_assert_eq!(Request::decode(request.encode(&mut [0; MAX_MESSAGE])), Ok(Ok(request)));
@@ -107,7 +109,8 @@ proptest! {
             next_seq: seq, stored_frames: seq,
         };
         for outcome in [
-            Outcome::Ok, Outcome::Refused(Refusal::NotInLog), Outcome::Hello(hello), Outcome::Time(ticks)
+            Outcome::Ok, Outcome::Refused(Refusal::NotInLog), Outcome::Refused(Refusal::OutOfSlots),
+            Outcome::Hello(hello), Outcome::Time(ticks)
         ] {
             let reply = Reply { id, outcome };
             prop_assert_eq!(Reply::decode(reply.encode(&mut [0; MAX_MESSAGE])), Ok(reply));

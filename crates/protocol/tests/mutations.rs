@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use decoders::TARGETS;
+use kinara_protocol::advert::{MAX_OFFER, Offer};
 use kinara_protocol::columns;
 use kinara_protocol::control::{MAX_MESSAGE, Op, Outcome, Reply, Request};
 use kinara_protocol::envelope::{self, Batch, Name};
@@ -79,6 +80,8 @@ fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
                 ),
                 ("ack", Op::Ack { epoch, seq: 43 }),
                 ("resend", Op::ResendFrom { epoch, seq: 3 }),
+                ("admit", Op::Admit { secret: *b"0123456789abcdef", lives_s: 86_400 }),
+                ("revoke", Op::Revoke { bond: [0xf0, 0xf1, 0xf2, 0xf3, 0xf4, 0xf5] }),
             ] {
                 all.push((name.to_owned(), Request { id: 7, op }.encode(&mut out).to_vec()));
             }
@@ -97,6 +100,16 @@ fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
                 stored_frames: 12,
             };
             vec![("status".to_owned(), status.encode().to_vec())]
+        }
+        "offer" => {
+            let (nonce, tag) = (*b"nonce6", *b"tag--6");
+            [
+                ("label", Offer::Label { nonce: *b"nonce--8" }),
+                ("introduction", Offer::Introduction { nonce, tag }),
+                ("display", Offer::Display),
+            ]
+            .map(|(name, offer)| (name.to_owned(), offer.encode(&mut [0; MAX_OFFER]).to_vec()))
+            .to_vec()
         }
         "columns" => {
             let mut all: Vec<_> = golden
@@ -230,6 +243,7 @@ mutations! {
     damaged_bodies_behind_a_good_crc_are_refused_or_consistent: "frame_body",
     damaged_control_messages_are_refused_or_consistent: "control",
     a_damaged_status_is_refused_or_consistent: "status",
+    damaged_offers_are_refused_or_consistent: "offer",
     damaged_columns_are_refused_or_consistent: "columns",
     damaged_envelopes_are_refused_or_opened_within_the_limits: "envelope",
     damaged_topics_are_refused_or_consistent: "topic",

@@ -1,7 +1,7 @@
 //! The application: samples in, frames to flash, bytes to and from the gateway.
 
 use kinara_protocol::channel::{BATTERY, ChannelId};
-use kinara_protocol::control::{MAX_MESSAGE, Reply};
+use kinara_protocol::control::{MAX_MESSAGE, Outcome, Refusal, Reply};
 use kinara_protocol::frame::{DeviceEvent, DeviceEventKind, Epoch, MAX_FRAME, ResetReason, Seq, Ticks};
 use kinara_protocol::gatt::Characteristic;
 use kinara_protocol::status::Status;
@@ -52,6 +52,22 @@ pub enum Effect {
     Identify,
     /// Send what is outgoing, then reset.
     Reset,
+    /// Let another gateway pair by this introduction, and [`reply`](App::reply).
+    Admit {
+        /// The request's id.
+        request: u16,
+        /// An introduction's secret.
+        secret: [u8; 16],
+        /// Seconds for which it lives, from now.
+        lives_s: u32,
+    },
+    /// Forget a gateway, and [`reply`](App::reply); if it is the one that has the link, end that after the reply.
+    Revoke {
+        /// The request's id.
+        request: u16,
+        /// Its identity address, most significant byte first.
+        bond: [u8; 6],
+    },
 }
 
 /// Whether `status` has something to tell that the gateway wants to hear.
@@ -259,6 +275,12 @@ impl<F: Flash> App<F> {
         self.delivery.notice_stored(&mut self.log);
     }
 
+    /// Answers a request that the platform performs: bonds are its own, not the application's.
+    pub fn reply(&mut self, request: u16, outcome: Outcome) {
+        // As in write(): a gateway that floods loses replies.
+        let _ = self.replies.push(Reply { id: request, outcome });
+    }
+
     /// The next bytes to send and on which characteristic. Call it only while the link takes them.
     pub fn outgoing(
         &mut self,
@@ -320,6 +342,11 @@ impl<F: Flash> App<F> {
     pub(crate) fn effect(&mut self, effect: Effect) {
         // More than four at once say nothing that four do not.
         let _ = self.effects.push(effect);
+    }
+
+    /// Leaves a request to the platform, which answers it; or the answer when it has not taken the ones before yet.
+    pub(crate) fn delegate(&mut self, effect: Effect) -> Option<Outcome> {
+        self.effects.push(effect).err().map(|_| Outcome::Refused(Refusal::Storage))
     }
 
     fn end_link(&mut self) {

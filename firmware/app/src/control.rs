@@ -1,6 +1,8 @@
 //! The `control` requests and their replies.
 
-use kinara_protocol::control::{Hello, Op, Outcome, PROTOCOL_VERSION, Refusal, Reply, Request};
+use kinara_protocol::control::{
+    Hello, MAX_ADMISSION_S, Op, Outcome, PROTOCOL_VERSION, Refusal, Reply, Request,
+};
 use kinara_protocol::frame::{SyncAnchor, Ticks};
 
 use crate::app::{App, Effect};
@@ -13,13 +15,14 @@ use crate::ring::{Identity, RingError};
 const LAST_UTC_US: i64 = 7_258_118_400_000_000;
 
 impl<F: Flash> App<F> {
-    /// Answers one request. Bytes that are no request have no id to answer to: `None`.
+    /// Answers one request. `None`: bytes that are no request have no id to answer to, and what concerns bonds the
+    /// platform answers.
     pub(crate) fn answer(&mut self, bytes: &[u8], now: Ticks, witness: &mut impl Witness) -> Option<Reply> {
         let (id, outcome) = match Request::decode(bytes).ok()? {
             Err(id) => (id, Outcome::Refused(Refusal::UnknownOperation)),
             Ok(request) => {
-                let outcome = self.perform(request.op, now, witness);
-                (request.id, outcome.unwrap_or(Outcome::Refused(Refusal::Storage)))
+                let outcome = self.perform(request, now, witness);
+                (request.id, outcome.unwrap_or(Some(Outcome::Refused(Refusal::Storage)))?)
             }
         };
         Some(Reply { id, outcome })
@@ -27,16 +30,16 @@ impl<F: Flash> App<F> {
 
     fn perform(
         &mut self,
-        op: Op,
+        request: Request,
         now: Ticks,
         witness: &mut impl Witness,
-    ) -> Result<Outcome, RingError<F::Error>> {
-        Ok(match op {
+    ) -> Result<Option<Outcome>, RingError<F::Error>> {
+        Ok(Some(match request.op {
             Op::Hello => Outcome::Hello(self.hello(now)?),
             Op::TimeProbe => Outcome::Time(now),
             Op::SetTime { ticks, utc_us, uncertainty_us } => {
                 if ticks > now || !(0..LAST_UTC_US).contains(&utc_us) {
-                    return Ok(Outcome::Refused(Refusal::BadField));
+                    return Ok(Some(Outcome::Refused(Refusal::BadField)));
                 }
                 self.log.sync(&SyncAnchor { ticks, utc_us, uncertainty_us }, witness)?;
                 Outcome::Ok
@@ -56,7 +59,7 @@ impl<F: Flash> App<F> {
             }
             Op::StartBacklog { window } => {
                 if !(1..=MAX_WINDOW).contains(&window) {
-                    return Ok(Outcome::Refused(Refusal::BadField));
+                    return Ok(Some(Outcome::Refused(Refusal::BadField)));
                 }
                 self.delivery.start(&mut self.log, window);
                 Outcome::Ok
@@ -88,7 +91,14 @@ impl<F: Flash> App<F> {
                 self.plan.acceleration = acceleration;
                 Outcome::Ok
             }
-        })
+            Op::Admit { lives_s, .. } if !(1..=MAX_ADMISSION_S).contains(&lives_s) => {
+                Outcome::Refused(Refusal::BadField)
+            }
+            Op::Admit { secret, lives_s } => {
+                return Ok(self.delegate(Effect::Admit { request: request.id, secret, lives_s }));
+            }
+            Op::Revoke { bond } => return Ok(self.delegate(Effect::Revoke { request: request.id, bond })),
+        }))
     }
 
     fn hello(&mut self, now: Ticks) -> Result<Hello, RingError<F::Error>> {

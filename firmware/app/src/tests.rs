@@ -5,7 +5,7 @@ use std::vec;
 use std::vec::Vec;
 
 use kinara_protocol::channel::{BATTERY, EDA, HEART_RATE, PPG, RR_INTERVAL};
-use kinara_protocol::control::{MAX_MESSAGE, Op, Outcome, Refusal, Reply, Request};
+use kinara_protocol::control::{MAX_ADMISSION_S, MAX_MESSAGE, Op, Outcome, Refusal, Reply, Request};
 use kinara_protocol::frame::{
     Body, DeviceEventKind, FrameRef, Kind, MAX_FRAME, ResetReason, SyncAnchor, Ticks,
 };
@@ -305,6 +305,34 @@ fn every_request_gets_its_reply() {
     assert!(sent(&mut app, 0).is_empty(), "what is no request has no reply");
     assert_eq!(ask(&mut app, Op::Format, 0), Outcome::Ok);
     assert_eq!(app.take_effect(), Some(Effect::Reset));
+}
+
+#[test]
+fn requests_about_bonds_are_answered_by_the_platform() {
+    let mut app = fresh();
+    app.connected();
+    let mut out = [0; MAX_MESSAGE];
+    let secret = [7; 16];
+    let mut write = |app: &mut App<RamFlash>, id, op| {
+        app.write(Request { id, op }.encode(&mut out), Ticks(0), &mut ());
+    };
+    write(&mut app, 1, Op::Admit { secret, lives_s: 60 });
+    write(&mut app, 2, Op::Revoke { bond: [1, 2, 3, 4, 5, 6] });
+    assert!(sent(&mut app, 0).is_empty(), "not before the platform has done it");
+    assert_eq!(app.take_effect(), Some(Effect::Admit { request: 1, secret, lives_s: 60 }));
+    assert_eq!(app.take_effect(), Some(Effect::Revoke { request: 2, bond: [1, 2, 3, 4, 5, 6] }));
+    app.reply(1, Outcome::Refused(Refusal::OutOfSlots));
+    let reply = Reply::decode(&sent(&mut app, 0)[0].1).unwrap();
+    assert_eq!((reply.id, reply.outcome), (1, Outcome::Refused(Refusal::OutOfSlots)));
+
+    let bad = Outcome::Refused(Refusal::BadField);
+    assert_eq!(ask(&mut app, Op::Admit { secret, lives_s: 0 }, 0), bad);
+    assert_eq!(ask(&mut app, Op::Admit { secret, lives_s: MAX_ADMISSION_S + 1 }, 0), bad);
+    for id in 0..5 {
+        write(&mut app, id, Op::Revoke { bond: [0; 6] });
+    }
+    let reply = Reply::decode(&sent(&mut app, 0)[0].1).unwrap();
+    assert_eq!((reply.id, reply.outcome), (4, Outcome::Refused(Refusal::Storage)), "four wait already");
 }
 
 #[test]

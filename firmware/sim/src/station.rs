@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use kinara_clock::Clock;
 use kinara_firmware_app::app::Effect;
+use kinara_protocol::control::{Outcome, Refusal};
 use kinara_protocol::frame::MAX_FRAME;
 use kinara_protocol::gatt;
 use kinara_virtual_radio::{ATT_MTU, Advertisement, Characteristic, FromWearable, ToWearable};
@@ -106,6 +107,12 @@ impl Station {
             match effect {
                 Effect::Identify => eprintln!("{}: blinks", self.name),
                 Effect::Reset => self.reset()?,
+                // The virtual air has neither introductions nor addresses: its bonds are the names of gateways.
+                Effect::Admit { request, .. } | Effect::Revoke { request, .. } => {
+                    let refused = Outcome::Refused(Refusal::UnknownOperation);
+                    self.wearable.app().reply(request, refused);
+                    self.pump(now)?;
+                }
             }
         }
         self.wearable.flush()

@@ -1,6 +1,7 @@
 //! Every decoder of this crate as a function of arbitrary bytes: what fuzzing feeds, on nightly by libFuzzer
 //! (`fuzz/`), on stable by `tests/mutations.rs`. A decoder refuses or decodes; what it decodes must be consistent.
 
+use kinara_protocol::advert::{MAX_OFFER, Offer};
 use kinara_protocol::columns;
 use kinara_protocol::control::{MAX_MESSAGE, Reply, Request};
 use kinara_protocol::envelope::{self, Ack, Batch, Command, Config, DeviceFrames, EventBatch, Live, State};
@@ -13,11 +14,12 @@ use prost::Message;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// One target for each decoder.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     ("frame", frame),
     ("frame_body", frame_body),
     ("control", control),
     ("status", status),
+    ("offer", offer),
     ("columns", decode_columns),
     ("envelope", open_envelope),
     ("topic", parse_topic),
@@ -77,6 +79,13 @@ pub fn control(bytes: &[u8]) {
 pub fn status(bytes: &[u8]) {
     if let Ok(status) = Status::decode(bytes) {
         assert_eq!(Status::decode(&status.encode()), Ok(status));
+    }
+}
+
+/// What a wearable advertises in a window.
+pub fn offer(bytes: &[u8]) {
+    if let Ok(offer) = Offer::decode(bytes) {
+        assert_eq!(offer.encode(&mut [0; MAX_OFFER]), bytes);
     }
 }
 
