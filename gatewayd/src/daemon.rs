@@ -127,6 +127,7 @@ fn radio(config: &Config) -> Arc<dyn Radio> {
         crate::config::Transport::Virtual => Arc::new(VirtualRadio {
             air_dir: section.air_dir.clone(),
             name: config.name.clone(),
+            slots: section.slots,
             scan_every: Duration::from_millis(section.scan_every_ms),
             scan_timeout: Duration::from_millis(section.scan_timeout_ms),
             timeout: Duration::from_secs_f64(section.request_timeout_s),

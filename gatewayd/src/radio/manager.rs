@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use kinara_protocol::label::LabelSecret;
 use rand::Rng;
 use tokio::sync::Semaphore;
@@ -13,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::session::{self, Context};
-use super::{AdapterId, Bonds, Radio, RadioError, Sighting};
+use super::{AdapterId, Agreement, Bonds, Offer, Radio, RadioError, Sighting};
 use crate::hardware::HardwareId;
 use crate::status::Link as LinkState;
 
@@ -87,7 +88,9 @@ impl Manager {
                         "radio",
                         none.then(|| "There is no Bluetooth adapter; plug one in.".to_owned()),
                     );
-                    for adapter in found {
+                    for adapter in
+                        found.into_iter().filter(|adapter| adapter.powered).map(|adapter| adapter.id)
+                    {
                         if running.insert(adapter.clone()) {
                             let (manager, cancel, taken) = (manager.clone(), cancel.clone(), taken.clone());
                             adapters.spawn(async move {
@@ -200,7 +203,7 @@ impl Manager {
             .filter_map(|(hardware, peer)| {
                 let (sighting, seen) = peer.sighting.as_ref()?;
                 let wanted = sighting.connectable
-                    && (self.bonds.get(hardware).is_some() || sighting.window.is_some())
+                    && (self.bonds.get(hardware).is_some() || nonce(sighting).is_some())
                     && seen.elapsed() < SIGHTING;
                 wanted.then(|| (peer.served, hardware.clone(), sighting.clone()))
             })
@@ -255,11 +258,13 @@ impl Manager {
             self.context.board.device(hardware, |device| device.link = LinkState::Connecting);
             match self.radio.connect(adapter, sighting, &bond).await {
                 Ok(connection) => connection,
-                Err(RadioError::Refused(reason)) if sighting.window.is_some() => {
+                Err(error @ (RadioError::Refused(_) | RadioError::StaleBond))
+                    if nonce(sighting).is_some() =>
+                {
                     // It has been reset and somebody opened its window: pair again at the next sighting.
-                    tracing::info!(%hardware, reason, "the wearable does not know us any more");
+                    tracing::info!(%hardware, %error, "the wearable does not know us any more");
                     self.forget(hardware);
-                    return Err(RadioError::Refused(reason));
+                    return Err(error);
                 }
                 Err(error) => return Err(error),
             }
@@ -273,12 +278,15 @@ impl Manager {
         hardware: &HardwareId,
         sighting: &Sighting,
     ) -> Result<super::Bond, RadioError> {
-        let (Some(nonce), Some(secret)) = (sighting.window.clone(), self.wearables.get(hardware).cloned())
-        else {
-            return Err(RadioError::Refused("its pairing window is closed; press its button".to_owned()));
+        let (Some(nonce), Some(secret)) = (nonce(sighting), self.wearables.get(hardware)) else {
+            return Err(RadioError::WindowClosed);
         };
+        let passkey = secret.passkey(nonce);
+        let provider = Box::new(move || -> BoxFuture<'static, Option<u32>> {
+            Box::pin(std::future::ready(Some(passkey)))
+        });
         self.context.board.device(hardware, |device| device.link = LinkState::Pairing);
-        let bond = self.radio.pair(adapter, sighting, Box::new(move || secret.passkey(&nonce))).await?;
+        let bond = self.radio.pair(adapter, sighting, Agreement::Passkey(provider)).await?;
         tracing::info!(%hardware, "paired");
         self.bonds
             .put(hardware, bond.clone())
@@ -315,6 +323,14 @@ impl Manager {
             device.link = LinkState::Away;
             device.trouble = result.as_ref().err().map(ToString::to_string).unwrap_or_default();
         });
+    }
+}
+
+/// The nonce of its pairing window, while it is open.
+fn nonce(sighting: &Sighting) -> Option<&[u8]> {
+    match &sighting.offer {
+        Some(Offer::Label { nonce }) => Some(nonce),
+        _ => None,
     }
 }
 

@@ -3,6 +3,7 @@
 //! [`Radio`] and [`Link`] are the port: what a Bluetooth LE central does with the Kinara service, shaped after BlueZ
 //! (adapters as a list, a stream of advertisements, pairing with a passkey that is asked for, connection by bond).
 //! [`virtual_radio`] is the transport over Unix sockets. [`manager`] decides whom to serve, [`session`] serves one.
+//! What a third-party sensor offers goes by [`SensorConnection`].
 //!
 //! A wearable that hangs holds up nobody: each has a task of its own, and everything that waits for a wearable has a
 //! limit in time.
@@ -23,11 +24,30 @@ use crate::hardware::HardwareId;
 
 pub use bonds::{Bond, Bonds};
 
-/// A radio adapter of this machine (`hci0`).
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// A radio adapter's name on this machine (`hci0`).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AdapterId(pub String);
 
-/// An advertisement of a wearable.
+impl std::fmt::Display for AdapterId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A radio adapter of this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Adapter {
+    /// What it is called here. Another one may be called so after it has gone.
+    pub id: AdapterId,
+    /// Its identity address, most significant byte first: what wearables know this gateway by.
+    pub address: [u8; 6],
+    /// Whether it can be used now.
+    pub powered: bool,
+    /// Links that it holds at once, as far as learnt.
+    pub slots: usize,
+}
+
+/// An advertisement of a wearable or sensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sighting {
     /// Where to connect to: the transport's own address, which may be private and change.
@@ -38,14 +58,55 @@ pub struct Sighting {
     pub name: String,
     /// Signal strength.
     pub rssi_dbm: i16,
-    /// The nonce of the pairing window, while it is open.
-    pub window: Option<Vec<u8>>,
+    /// What it offers to those who have no bond with it; nothing outside a pairing window.
+    pub offer: Option<Offer>,
     /// Whether it takes a connection now.
     pub connectable: bool,
 }
 
-/// Answers when the transport asks for the passkey: with the number that belongs to the nonce seen.
-pub type PasskeyProvider = Box<dyn FnOnce() -> u32 + Send>;
+/// What somebody without a bond can do with what advertises.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Offer {
+    /// A wearable without a display, in its pairing window: the passkey comes of its label's secret and this nonce.
+    Label {
+        /// Fresh for each attempt.
+        nonce: Vec<u8>,
+    },
+    /// A wearable that waits for a gateway which it has been told of.
+    Introduction {
+        /// Fresh for each attempt.
+        nonce: Vec<u8>,
+        /// The first bytes of HMAC-SHA-256(K, nonce): who holds K knows by it that it is meant.
+        tag: [u8; 6],
+    },
+    /// A wearable that shows a random passkey once pairing has begun.
+    Display,
+    /// A sensor of another maker.
+    Sensor(SensorKind),
+}
+
+/// The services of other makers' sensors that are understood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SensorKind {
+    /// 0x180D.
+    HeartRate,
+    /// 0x1809.
+    HealthThermometer,
+    /// 0x1822.
+    PulseOximeter,
+}
+
+/// Asked when the transport wants the passkey; `None` when the person gave up. A display's number is typed after the
+/// pairing has begun, so the answer may take its time.
+pub type PasskeyProvider = Box<dyn FnOnce() -> BoxFuture<'static, Option<u32>> + Send>;
+
+/// How the two sides make sure of each other.
+pub enum Agreement {
+    /// LE Secure Connections with an authenticated key.
+    Passkey(PasskeyProvider),
+    /// Nobody proves anything: only for a sensor that can do no better, asked for by name.
+    JustWorks,
+}
 
 /// Why the radio did not do it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -65,34 +126,92 @@ pub enum RadioError {
     /// It answered with something else than asked for.
     #[error("the wearable answered with nonsense: {0}")]
     Nonsense(String),
+    /// The passkey of one side was not that of the other.
+    #[error("the code is not this wearable's")]
+    WrongCode,
+    /// It was not heard when it was to be reached.
+    #[error("the wearable is too far away")]
+    TooFar,
+    /// The adapter holds as many links as it can.
+    #[error("no link is free: {0}")]
+    OutOfSlots(String),
+    /// The wearable takes no pairing (any more).
+    #[error("the wearable's pairing window is closed; press its button")]
+    WindowClosed,
+    /// The key that came about proves nothing; the bond has been removed.
+    #[error("it did not prove that it is what it says: {0}; the bond was removed")]
+    NotAuthenticated(String),
+    /// One side has forgotten the bond.
+    #[error("the wearable does not know this gateway any more; forget it and pair it again")]
+    StaleBond,
 }
 
 /// A Bluetooth LE central.
 pub trait Radio: Send + Sync {
     /// The adapters there are now.
-    fn adapters(&self) -> BoxFuture<'_, Result<Vec<AdapterId>, RadioError>>;
+    fn adapters(&self) -> BoxFuture<'_, Result<Vec<Adapter>, RadioError>>;
 
-    /// Advertisements, until the receiver is dropped.
+    /// Advertisements, until the receiver is dropped. Ends when the adapter goes or what serves it does.
     fn scan<'a>(
         &'a self,
         adapter: &'a AdapterId,
     ) -> BoxFuture<'a, Result<mpsc::Receiver<Sighting>, RadioError>>;
 
-    /// Pairs with an authenticated key; the bond is for later connections.
+    /// Whether the adapter takes part in pairings at all: while a person has a window open.
+    fn pairable<'a>(&'a self, adapter: &'a AdapterId, on: bool) -> BoxFuture<'a, Result<(), RadioError>>;
+
+    /// Pairs; the bond is for later connections. Leaves no link behind.
     fn pair<'a>(
         &'a self,
         adapter: &'a AdapterId,
         sighting: &'a Sighting,
-        passkey: PasskeyProvider,
+        agreement: Agreement,
     ) -> BoxFuture<'a, Result<Bond, RadioError>>;
 
-    /// Connects by a bond, encrypted and authenticated.
+    /// Connects to a wearable by a bond, encrypted and authenticated.
     fn connect<'a>(
         &'a self,
         adapter: &'a AdapterId,
         sighting: &'a Sighting,
         bond: &'a Bond,
     ) -> BoxFuture<'a, Result<Connection, RadioError>>;
+
+    /// Connects to another maker's sensor by a bond.
+    fn connect_sensor<'a>(
+        &'a self,
+        adapter: &'a AdapterId,
+        sighting: &'a Sighting,
+        bond: &'a Bond,
+    ) -> BoxFuture<'a, Result<SensorConnection, RadioError>>;
+
+    /// Drops a bond, and the link that stands on it.
+    fn forget<'a>(&'a self, adapter: &'a AdapterId, bond: &'a Bond) -> BoxFuture<'a, Result<(), RadioError>>;
+}
+
+/// A link to a sensor and what arrives on it.
+pub struct SensorConnection {
+    /// Its measurements. Ends when the link does. Bounded.
+    pub events: mpsc::Receiver<SensorEvent>,
+    /// For asking.
+    pub link: Box<dyn SensorLink>,
+}
+
+/// A measurement as the sensor sent it: the value of its service's measurement characteristic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SensorEvent {
+    /// Of which service.
+    pub kind: SensorKind,
+    /// What.
+    pub bytes: Bytes,
+}
+
+/// One connected sensor.
+pub trait SensorLink: Send {
+    /// Signal strength, where the transport knows it.
+    fn rssi_dbm(&mut self) -> BoxFuture<'_, Option<i16>>;
+
+    /// Closes in order.
+    fn disconnect(&mut self) -> BoxFuture<'_, ()>;
 }
 
 /// A link and what arrives on it.

@@ -7,13 +7,17 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use kinara_protocol::gatt::Characteristic;
 use kinara_virtual_radio::{Decoder, FromWearable, Message, ToWearable, factory_id_of};
+use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::{AdapterId, Bond, Connection, Link, LinkEvent, PasskeyProvider, Radio, RadioError, Sighting};
+use super::{
+    Adapter, AdapterId, Agreement, Bond, Connection, Link, LinkEvent, Offer, Radio, RadioError,
+    SensorConnection, Sighting,
+};
 use crate::hardware::HardwareId;
 
 /// Notifications that may wait for the session; more than a wearable's window.
@@ -26,6 +30,8 @@ pub struct VirtualRadio {
     pub air_dir: PathBuf,
     /// This gateway's name; being in range is by name.
     pub name: String,
+    /// Links that it holds at once.
+    pub slots: usize,
     /// Pause between two scans.
     pub scan_every: Duration,
     /// How long one wearable may take to answer a scan.
@@ -35,6 +41,15 @@ pub struct VirtualRadio {
 }
 
 impl VirtualRadio {
+    /// Its adapter's address: the same for the same name.
+    fn address(&self) -> [u8; 6] {
+        let mut address = [0; 6];
+        address.copy_from_slice(&Sha256::digest(self.name.as_bytes())[..6]);
+        // A static random address (Core 1.3.2.1 of volume 6, part B).
+        address[0] |= 0xc0;
+        address
+    }
+
     fn sockets(&self) -> Vec<(u64, PathBuf)> {
         let Ok(entries) = std::fs::read_dir(&self.air_dir) else { return Vec::new() };
         entries
@@ -58,7 +73,7 @@ impl VirtualRadio {
             hardware: Some(HardwareId::kinara(seen.factory_id)),
             name: seen.name,
             rssi_dbm: i16::from(seen.rssi_dbm),
-            window: seen.window_open.then(|| seen.nonce.to_vec()),
+            offer: seen.window_open.then(|| Offer::Label { nonce: seen.nonce.to_vec() }),
             connectable: seen.connectable,
         })
     }
@@ -72,7 +87,7 @@ impl VirtualRadio {
         send(&mut socket, &ToWearable::Connect { gateway: self.name.clone(), bond }).await?;
         match inbox.next().await? {
             FromWearable::Connected { .. } => Ok((socket, inbox)),
-            FromWearable::Refused { reason } => Err(RadioError::Refused(reason)),
+            FromWearable::Refused { reason } => Err(connection_refused(reason)),
             other => Err(RadioError::Nonsense(format!("{other:?} to a connection"))),
         }
     }
@@ -87,8 +102,11 @@ impl VirtualRadio {
 }
 
 impl Radio for VirtualRadio {
-    fn adapters(&self) -> BoxFuture<'_, Result<Vec<AdapterId>, RadioError>> {
-        Box::pin(async { Ok(vec![AdapterId("virtual0".to_owned())]) })
+    fn adapters(&self) -> BoxFuture<'_, Result<Vec<Adapter>, RadioError>> {
+        let address = self.address();
+        let adapter =
+            Adapter { id: AdapterId("virtual0".to_owned()), address, powered: true, slots: self.slots };
+        Box::pin(async { Ok(vec![adapter]) })
     }
 
     fn scan<'a>(&'a self, _: &'a AdapterId) -> BoxFuture<'a, Result<mpsc::Receiver<Sighting>, RadioError>> {
@@ -113,24 +131,37 @@ impl Radio for VirtualRadio {
         Box::pin(async { Ok(receiver) })
     }
 
+    fn pairable<'a>(&'a self, _: &'a AdapterId, _: bool) -> BoxFuture<'a, Result<(), RadioError>> {
+        // Nothing here takes a pairing that was not asked for.
+        Box::pin(async { Ok(()) })
+    }
+
     fn pair<'a>(
         &'a self,
         _: &'a AdapterId,
         sighting: &'a Sighting,
-        passkey: PasskeyProvider,
+        agreement: Agreement,
     ) -> BoxFuture<'a, Result<Bond, RadioError>> {
-        Box::pin(self.limited("pairing", async move {
-            let (mut socket, mut inbox) = self.open_link(sighting, None).await?;
-            send(&mut socket, &ToWearable::Pair { passkey: passkey() }).await?;
-            match inbox.next().await? {
-                FromWearable::Paired { bond } => {
-                    send(&mut socket, &ToWearable::Disconnect).await?;
-                    Ok(Bond(bond.to_vec()))
+        Box::pin(async move {
+            let Agreement::Passkey(passkey) = agreement else {
+                return Err(RadioError::NotAuthenticated("a wearable pairs with a passkey only".to_owned()));
+            };
+            let (mut socket, mut inbox) = self.limited("connecting", self.open_link(sighting, None)).await?;
+            // A person may have to look it up, so the limit is theirs.
+            let Some(passkey) = passkey().await else { return Err(RadioError::WindowClosed) };
+            self.limited("pairing", async move {
+                send(&mut socket, &ToWearable::Pair { passkey }).await?;
+                match inbox.next().await? {
+                    FromWearable::Paired { bond } => {
+                        send(&mut socket, &ToWearable::Disconnect).await?;
+                        Ok(Bond(bond.to_vec()))
+                    }
+                    FromWearable::Refused { reason } => Err(pairing_refused(reason)),
+                    other => Err(RadioError::Nonsense(format!("{other:?} to a pairing"))),
                 }
-                FromWearable::Refused { reason } => Err(RadioError::Refused(reason)),
-                other => Err(RadioError::Nonsense(format!("{other:?} to a pairing"))),
-            }
-        }))
+            })
+            .await
+        })
     }
 
     fn connect<'a>(
@@ -150,6 +181,38 @@ impl Radio for VirtualRadio {
             let link = VirtualLink { socket, answers, timeout: self.timeout, rssi, reader };
             Ok(Connection { link: Box::new(link), events: receiver })
         }))
+    }
+
+    fn connect_sensor<'a>(
+        &'a self,
+        _: &'a AdapterId,
+        _: &'a Sighting,
+        _: &'a Bond,
+    ) -> BoxFuture<'a, Result<SensorConnection, RadioError>> {
+        Box::pin(async { Err(RadioError::Refused("there are no sensors on the virtual air".to_owned())) })
+    }
+
+    fn forget<'a>(&'a self, _: &'a AdapterId, _: &'a Bond) -> BoxFuture<'a, Result<(), RadioError>> {
+        // The key is in the bond itself: with it gone, nothing is left.
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// The wearable's words (`firmware/sim`) as what a person can do about them.
+fn connection_refused(reason: String) -> RadioError {
+    match reason.as_str() {
+        "this bond is not known here; pair again" => RadioError::StaleBond,
+        "the pairing window is closed" => RadioError::WindowClosed,
+        _ => RadioError::Refused(reason),
+    }
+}
+
+/// The same for pairings.
+fn pairing_refused(reason: String) -> RadioError {
+    match reason.as_str() {
+        "the passkey is wrong, or the pairing window is closed" => RadioError::WrongCode,
+        "the pairing window is closed" => RadioError::WindowClosed,
+        _ => RadioError::Refused(reason),
     }
 }
 
