@@ -6,12 +6,14 @@
 pub mod align;
 pub mod config;
 pub mod daemon;
+pub mod desk;
 pub mod hardware;
 pub mod infer;
 pub mod live;
 pub mod local;
 pub mod pipeline;
 pub mod radio;
+pub mod roster;
 pub mod sabotage;
 pub mod service;
 pub mod status;

@@ -14,6 +14,7 @@ pub mod manager;
 mod requests;
 pub mod session;
 pub mod virtual_radio;
+pub mod window;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;

@@ -1,0 +1,70 @@
+//! Who the clinic's people are, as far as this box knows: wearers, staff, and what wearers are asked to agree to.
+//!
+//! It comes from the cloud and is kept on disk, so that the box works without it. Wearers added at the box stand beside
+//! them until the cloud's roster holds them.
+
+use uuid::Uuid;
+
+use crate::hardware::HardwareId;
+
+/// The roster as it stands now.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Roster {
+    /// Version of the cloud's configuration; 0 before the first.
+    pub version: u64,
+    /// The clinic's name; empty when not known.
+    pub clinic_name: String,
+    /// Those who wear, by name.
+    pub wearers: Vec<WearerEntry>,
+    /// Those who may use the box's page, besides those whom the box alone knows.
+    pub staff: Vec<StaffEntry>,
+    /// What wearers are asked to agree to: the newest text of each language.
+    pub consent_texts: Vec<ConsentText>,
+}
+
+/// A wearer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WearerEntry {
+    /// The cloud's user, or drawn here for a provisional one.
+    pub user: Uuid,
+    /// As the clinic calls them.
+    pub display_name: String,
+    /// The clinic's own number; may be empty.
+    pub external_id: String,
+    /// Added here, not yet confirmed by the cloud.
+    pub provisional: bool,
+    /// What they wear, by this box or the cloud.
+    pub hardware: Option<HardwareId>,
+    /// The version of the consent in force; none when it was never given, or withdrawn.
+    pub consent_version: Option<String>,
+}
+
+/// Somebody who may use the page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StaffEntry {
+    /// The cloud's member.
+    pub member: Uuid,
+    /// Name.
+    pub name: String,
+    /// Verifier of the PIN: PHC string, argon2id.
+    pub pin_verifier: String,
+}
+
+/// A text to agree to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsentText {
+    /// Version.
+    pub version: String,
+    /// `en`, `hi`.
+    pub language: String,
+    /// The text.
+    pub text: String,
+}
+
+impl ConsentText {
+    /// SHA-256 of the text, as a decision names it.
+    pub fn sha256(&self) -> [u8; 32] {
+        use sha2::{Digest, Sha256};
+        Sha256::digest(self.text.as_bytes()).into()
+    }
+}
