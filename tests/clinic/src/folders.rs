@@ -3,11 +3,13 @@
 //! Everything is under one folder. There is one exception: PostgreSQL refuses to run as root, so under
 //! root it runs as an ordinary user (the packaged `postgres`, else `nobody`), and where that user cannot
 //! reach the folder (a home that is closed to others) the database's files lie under `/var/tmp` in a
-//! folder named for the clinic's. [`forget`] removes both.
+//! folder named for the clinic's. [`forget`] removes both. That name can be guessed and anybody may write
+//! to `/var/tmp`, so what is found there is used only if it is a folder of our own that nobody else may
+//! write to.
 
 use crate::{ClinicError, Result};
 use sha2::{Digest, Sha256};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, lchown};
 use std::path::{Path, PathBuf};
 
 /// A user that a program is to run as.
@@ -49,12 +51,14 @@ pub fn database_folder(folder: &Path, user: Option<&User>) -> Result<PathBuf> {
         make(&inside, 0o700)?;
         return Ok(inside);
     };
-    let place = if reachable(folder) { folder.join("database") } else { outside(folder).join("database") };
-    if let Some(parent) = place.parent() {
-        make(parent, 0o711)?;
-    }
-    make(&place, 0o700)?;
-    chown(&place, Some(user.uid), Some(user.gid)).map_err(ClinicError::file(&place))?;
+    let place = if reachable(folder) {
+        let inside = folder.join("database");
+        make(&inside, 0o700)?;
+        inside
+    } else {
+        make_outside(folder, "database", 0o700, Some(user))?
+    };
+    lchown(&place, Some(user.uid), Some(user.gid)).map_err(ClinicError::file(&place))?;
     Ok(place)
 }
 
@@ -63,9 +67,36 @@ pub fn socket_folder(folder: &Path, name: &str) -> Result<PathBuf> {
     // The longest name below it: 16 digits and ".sock".
     const LONGEST: usize = 107 - 22;
     let inside = folder.join(name);
-    let place = if inside.as_os_str().len() <= LONGEST { inside } else { outside(folder).join(name) };
-    make(&place, 0o755)?;
+    if inside.as_os_str().len() > LONGEST {
+        return make_outside(folder, name, 0o755, None);
+    }
+    make(&inside, 0o755)?;
+    Ok(inside)
+}
+
+/// Makes a folder below the outside place of this folder, which belongs to us, or to `user` if it is handed over.
+fn make_outside(folder: &Path, name: &str, mode: u32, user: Option<&User>) -> Result<PathBuf> {
+    let parent = outside(folder);
+    make_own(&parent, 0o711, None)?;
+    let place = parent.join(name);
+    make_own(&place, mode, user)?;
     Ok(place)
+}
+
+/// Makes one folder, or accepts it if nobody else can have made it or can change what is in it.
+fn make_own(folder: &Path, mode: u32, user: Option<&User>) -> Result<()> {
+    match std::fs::DirBuilder::new().mode(mode).create(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        made => return made.map_err(ClinicError::file(folder)),
+    }
+    // Of the name itself: a link is never ours, wherever it leads.
+    let found = std::fs::symlink_metadata(folder).map_err(ClinicError::file(folder))?;
+    let owner = found.uid() == rustix::process::geteuid().as_raw()
+        || user.is_some_and(|user| user.uid == found.uid());
+    if found.is_dir() && owner && found.mode() & 0o022 == 0 {
+        return Ok(());
+    }
+    Err(ClinicError::Foreign(folder.to_path_buf()))
 }
 
 /// The place under `/var/tmp` that belongs to this folder. It may not exist.
@@ -156,6 +187,22 @@ mod tests {
         assert!(place.starts_with("/var/tmp"), "{place:?}");
         forget(&deep).unwrap();
         assert!(!outside(&deep).exists());
+    }
+
+    #[test]
+    fn what_somebody_else_put_at_the_outside_place_is_not_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("x".repeat(90));
+        let refused = format!("{} belongs to somebody else; remove it", outside(&deep).display());
+        std::os::unix::fs::symlink(dir.path(), outside(&deep)).unwrap();
+        assert_eq!(socket_folder(&deep, "air").unwrap_err().to_string(), refused);
+        assert!(!dir.path().join("air").exists());
+        std::fs::remove_file(outside(&deep)).unwrap();
+        std::fs::create_dir(outside(&deep)).unwrap();
+        let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        std::fs::set_permissions(outside(&deep), everybody).unwrap();
+        assert_eq!(socket_folder(&deep, "air").unwrap_err().to_string(), refused);
+        forget(&deep).unwrap();
     }
 
     #[test]

@@ -49,6 +49,9 @@ pub enum ClinicError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A folder at a place that can be guessed was not made by us, or others may write to it.
+    #[error("{0} belongs to somebody else; remove it")]
+    Foreign(PathBuf),
     /// A program of ours or of the system's is not there.
     #[error("{program} is missing: {advice}")]
     Missing {
