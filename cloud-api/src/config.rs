@@ -163,6 +163,8 @@ pub struct Limits {
     pub request_timeout_s: u64,
     /// How long a client may take to send a request's head. Default 10.
     pub header_timeout_s: u64,
+    /// A client that takes nothing of an answer for so long is cut off. Default 30.
+    pub write_timeout_s: u64,
     /// Most connections at once, WebSockets included. Default 1024.
     pub connections: usize,
     /// Most points of one answer of readings. Default 10000.
@@ -181,6 +183,7 @@ impl Default for Limits {
             body_bytes: 65_536,
             request_timeout_s: 20,
             header_timeout_s: 10,
+            write_timeout_s: 30,
             connections: 1024,
             points: 10_000,
             readings_days: 8,
@@ -298,6 +301,7 @@ impl Config {
             ("limits.body_bytes", self.limits.body_bytes as u64, 1024),
             ("limits.request_timeout_s", self.limits.request_timeout_s, 1),
             ("limits.header_timeout_s", self.limits.header_timeout_s, 1),
+            ("limits.write_timeout_s", self.limits.write_timeout_s, 1),
             ("limits.connections", self.limits.connections as u64, 1),
             ("limits.points", self.limits.points.into(), 10),
             ("limits.events", self.limits.events.into(), 1),

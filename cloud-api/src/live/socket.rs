@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::extract::ws::{CloseFrame, Message as Frame, WebSocket, WebSocketUpgrade};
 use axum::response::Response;
@@ -19,6 +20,7 @@ use crate::App;
 use crate::access::{Action, Member, Resource, authorize};
 use crate::problem::Problem;
 use crate::resources::{devices, gateways, readings};
+use crate::server::Place;
 
 /// The longest message that a client has to send.
 const MAX_MESSAGE: usize = 8 * 1024;
@@ -56,6 +58,7 @@ impl End {
     security(()))]
 pub async fn open(
     State(app): State<App>,
+    place: Option<Extension<Place>>,
     upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
 ) -> Result<Response, Problem> {
     let upgrade = upgrade.map_err(|rejection| {
@@ -66,7 +69,11 @@ pub async fn open(
         .max_frame_size(MAX_MESSAGE)
         .max_write_buffer_size(WRITE_BUFFER * 4)
         .write_buffer_size(0)
-        .on_upgrade(move |socket| serve(app, socket)))
+        .on_upgrade(async move |socket| {
+            // A WebSocket is one of the connections that are counted until it ends.
+            let _place = place;
+            serve(app, socket).await;
+        }))
 }
 
 async fn serve(app: App, mut socket: WebSocket) {

@@ -295,3 +295,18 @@ async fn a_page_is_cut_off_without_a_token_in_time_and_at_its_tokens_end_unless_
     assert_eq!(end, 4401);
     service.stop().await;
 }
+
+#[tokio::test]
+async fn a_page_that_listens_holds_one_of_the_connections_that_may_be_open() {
+    let cloud = Cloud::start().await;
+    let service = serve(&cloud, "[limits]\nconnections = 2\n").await;
+    let mut first = Client::connect(&service).await;
+    let _second = Client::connect(&service).await;
+    let mut third = Box::pin(Client::connect(&service));
+    assert!(tokio::time::timeout(Duration::from_millis(500), &mut third).await.is_err());
+    first.0.close(None).await.unwrap();
+    while first.next_or_close().await.is_ok() {}
+    drop(first);
+    tokio::time::timeout(PATIENCE, third).await.expect("a place that was left is taken");
+    service.stop().await;
+}
