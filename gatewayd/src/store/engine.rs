@@ -5,6 +5,7 @@ use std::fs::File;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kinara_clock::Clock;
 use kinara_protocol::frame::{Body, Epoch, FrameRef};
@@ -24,6 +25,8 @@ use crate::status::{Admission, Board};
 
 /// CRCs of the frames stored last, to tell a double from a collision without opening rows.
 const RECENT_CRCS: usize = 16_384;
+/// How often it is saved how long this boot has lasted: what a reboot takes from the patience of what waits.
+const ALIVE_EVERY: Duration = Duration::from_mins(1);
 
 /// One wearable in memory.
 #[derive(Debug, Default)]
@@ -70,6 +73,9 @@ pub struct Engine {
     pub(super) recent: HashMap<(i64, u64, u32), u32>,
     pub(super) recent_order: std::collections::VecDeque<(i64, u64, u32)>,
     pub(super) counter: u64,
+    /// The row of events that was looked at last for one that can go out.
+    pub(super) events_looked_at: i64,
+    alive_boot_us: i64,
     in_transaction: bool,
 }
 
@@ -80,16 +86,18 @@ impl Engine {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&settings.dir)?;
         let lock = lock(&settings)?;
         let path = thread::database(&settings);
-        let mut engine = match Self::load(&settings, &clock, &board, &path, lock.try_clone()?) {
+        let load = |lock| {
+            let mut engine = Self::load(&settings, &clock, &board, &path, lock)?;
+            engine.begin_run()?;
+            Ok::<_, StoreError>(engine)
+        };
+        match load(lock.try_clone()?) {
             Err(error) if error.is_corrupt() => {
                 Self::set_aside(&path, &clock, &error)?;
-                Self::load(&settings, &clock, &board, &path, lock)?
+                load(lock)
             }
-            other => other?,
-        };
-        engine.begin_run()?;
-        engine.measure()?;
-        Ok(engine)
+            other => other,
+        }
     }
 
     fn set_aside(
@@ -114,7 +122,7 @@ impl Engine {
         lock: File,
     ) -> Result<Self, StoreError> {
         let db = schema::open(path, settings.check_below)?;
-        let mut engine = Self {
+        Ok(Self {
             settings: settings.clone(),
             clock: clock.clone(),
             board: board.clone(),
@@ -140,13 +148,13 @@ impl Engine {
             recent: HashMap::new(),
             recent_order: std::collections::VecDeque::new(),
             counter: 0,
+            events_looked_at: 0,
+            alive_boot_us: 0,
             in_transaction: false,
-        };
-        engine.reload()?;
-        Ok(engine)
+        })
     }
 
-    /// A new buffer for this run; times of another boot are not compared with this one's.
+    /// A new buffer for this run, and what the tables hold.
     fn begin_run(&mut self) -> Result<(), StoreError> {
         self.begin()?;
         self.previous = self.meta("buffer")?.unwrap_or(0) as u64;
@@ -158,16 +166,47 @@ impl Engine {
         self.set_meta("buffer", self.buffer as i64)?;
         self.set_meta("previous_buffer", self.previous as i64)?;
         self.set_meta("store_id", self.store_id as i64)?;
-        let same_boot = self.text("boot_id")?.as_deref() == Some(&self.boot_id);
-        if !same_boot {
-            let now = self.clock.boottime_us();
-            self.db.execute("UPDATE pieces SET received_boot_us = ?1", [now])?;
-            self.db.execute(
-                "INSERT INTO meta (key, value) VALUES ('boot_id', ?1) ON CONFLICT DO UPDATE SET value = ?1",
-                [&self.boot_id],
-            )?;
+        if self.text("boot_id")?.as_deref() != Some(&self.boot_id) {
+            self.carry_waiting_over()?;
         }
-        self.commit()
+        self.commit()?;
+        self.reload()?;
+        self.measure()
+    }
+
+    /// Times of another boot are not comparable with this one's: what has waited so far is kept, the time between the
+    /// boots does not count.
+    fn carry_waiting_over(&mut self) -> Result<(), StoreError> {
+        let now = self.clock.boottime_us();
+        let moved = now - self.meta("alive_boot_us")?.unwrap_or(now);
+        self.db
+            .execute("UPDATE pieces SET received_boot_us = min(received_boot_us + ?1, ?2)", [moved, now])?;
+        self.db.execute("UPDATE events SET put_boot_us = min(put_boot_us + ?1, ?2)", [moved, now])?;
+        self.set_meta("alive_boot_us", now)?;
+        self.db.execute(
+            "INSERT INTO meta (key, value) VALUES ('boot_id', ?1) ON CONFLICT DO UPDATE SET value = ?1",
+            [&self.boot_id],
+        )?;
+        Ok(())
+    }
+
+    /// Saves now and then how long this boot has lasted.
+    pub(super) fn note_alive(&mut self) -> Result<(), StoreError> {
+        let now = self.clock.boottime_us();
+        if now - self.alive_boot_us < (ALIVE_EVERY.as_secs_f64() * self.clock.rate() * 1e6) as i64 {
+            return Ok(());
+        }
+        self.begin()?;
+        self.set_meta("alive_boot_us", now)?;
+        self.commit()?;
+        self.alive_boot_us = now;
+        Ok(())
+    }
+
+    /// Whether something that began to wait for its time at `since_boot_us` may be kept waiting.
+    pub(super) fn is_patient(&self, since_boot_us: i64) -> bool {
+        let patience_us = (self.settings.unstamped_wait.as_secs_f64() * self.clock.rate() * 1e6) as i64;
+        self.clock.boottime_us() - since_boot_us < patience_us
     }
 
     /// Reads into memory what is kept there.
@@ -176,6 +215,7 @@ impl Engine {
         self.hardware.clear();
         self.recent.clear();
         self.recent_order.clear();
+        self.events_looked_at = 0;
         let mut select = self.db.prepare("SELECT id, hardware FROM devices")?;
         let mut rows = select.query([])?;
         while let Some(row) = rows.next()? {
@@ -309,9 +349,7 @@ impl Engine {
                 self.db = Connection::open_in_memory()?;
                 Self::set_aside(&self.path, &self.clock, &error)?;
                 self.db = schema::open(&self.path, self.settings.check_below)?;
-                self.reload()?;
-                self.begin_run()?;
-                self.measure()
+                self.begin_run()
             }
             other => other,
         }

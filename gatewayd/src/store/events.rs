@@ -1,4 +1,7 @@
 //! The event outbox: what inference found, and what the store had to drop. First in line, once each.
+//!
+//! What has no time yet waits for an anchor as long as a frame does, and stands in nobody's way meanwhile. After that
+//! it goes with the interval that is known of its epoch, or without a time: what to think of it is the cloud's.
 
 use kinara_protocol::envelope::{self, ENVELOPE_VERSION, EventBatch};
 use kinara_protocol::frame::Epoch;
@@ -15,7 +18,9 @@ use crate::pipeline::{Fit, NewEvent};
 use crate::sabotage;
 
 /// Events and gaps in one batch.
-const MOST: i64 = 200;
+const MOST: usize = 200;
+/// Rows looked at each time. What waits for its time may be more than this; the next look goes on behind them.
+const LOOKED_AT: i64 = 1_000;
 
 impl Engine {
     /// Puts an event into the outbox; false when its key is known.
@@ -45,8 +50,10 @@ impl Engine {
         };
         let inserted = self
             .db
-            .prepare_cached("INSERT OR IGNORE INTO events (key, gap, body) VALUES (?1, 0, ?2)")?
-            .execute(params![key, wire.encode_to_vec()])?;
+            .prepare_cached(
+                "INSERT OR IGNORE INTO events (key, gap, body, put_boot_us) VALUES (?1, 0, ?2, ?3)",
+            )?
+            .execute(params![key, wire.encode_to_vec(), self.clock.boottime_us()])?;
         Ok(inserted == 1)
     }
 
@@ -77,41 +84,49 @@ impl Engine {
         };
         let key = format!("gap/{hardware}/{epoch:016x}/{first}/{reason}");
         self.db
-            .prepare_cached("INSERT OR IGNORE INTO events (key, gap, body) VALUES (?1, 1, ?2)")?
-            .execute(params![key, gap.encode_to_vec()])?;
+            .prepare_cached(
+                "INSERT OR IGNORE INTO events (key, gap, body, put_boot_us) VALUES (?1, 1, ?2, ?3)",
+            )?
+            .execute(params![key, gap.encode_to_vec(), self.clock.boottime_us()])?;
         Ok(())
     }
 
-    /// Seals the events that have a time. Runs in a transaction of its own.
+    /// Seals the events and gaps that have a time, or have waited for one long enough. Runs in a transaction of its
+    /// own.
     pub(super) fn seal_events(&mut self) -> Result<(), StoreError> {
         if !self.online || self.known.is_none() || self.figures.event_batches >= self.settings.seal_ahead {
             return Ok(());
         }
         let mut select = self.db.prepare_cached(
-            "SELECT id, gap, body FROM events WHERE body IS NOT NULL AND buffer IS NULL ORDER BY id LIMIT ?1",
+            "SELECT id, gap, body, put_boot_us FROM events
+             WHERE body IS NOT NULL AND buffer IS NULL AND id > ?1 ORDER BY id LIMIT ?2",
         )?;
-        let mut rows = select.query([MOST])?;
+        let mut rows = select.query([self.events_looked_at, LOOKED_AT])?;
+        let (mut looked_at, mut last) = (0, self.events_looked_at);
         let mut ids = Vec::new();
         let mut batch = EventBatch { version: ENVELOPE_VERSION, ..EventBatch::default() };
-        while let Some(row) = rows.next()? {
+        while ids.len() < MOST
+            && let Some(row) = rows.next()?
+        {
+            (looked_at, last) = (looked_at + 1, row.get(0)?);
             let body = row.get_ref(2)?.as_blob().unwrap_or_default();
             let broken = |error: prost::DecodeError| StoreError::Corrupt(format!("an event: {error}"));
+            let patient = self.is_patient(row.get(3)?);
             if row.get::<_, i64>(1)? == 0 {
-                let Some(event) = self.stamped(envelope::Event::decode(body).map_err(broken)?) else {
-                    continue;
-                };
+                let event = envelope::Event::decode(body).map_err(broken)?;
+                let Some(event) = self.stamped_event(event, patient) else { continue };
                 batch.events.push(event);
             } else {
-                let mut gap = envelope::Gap::decode(body).map_err(broken)?;
-                let at = |ticks: i64| self.time_of(&gap.hardware_id, gap.epoch, ticks as u64);
-                let (Some(from), Some(to)) = (at(gap.from_utc_us), at(gap.to_utc_us)) else { continue };
-                (gap.from_utc_us, gap.to_utc_us) = (from.0, to.0);
+                let gap = envelope::Gap::decode(body).map_err(broken)?;
+                let Some(gap) = self.stamped_gap(gap, patient) else { continue };
                 batch.gaps.push(gap);
             }
-            ids.push(row.get::<_, i64>(0)?);
+            ids.push(last);
         }
         drop(rows);
         drop(select);
+        let more = ids.len() == MOST || looked_at == LOOKED_AT;
+        self.events_looked_at = if more { last } else { 0 };
         if ids.is_empty() {
             return Ok(());
         }
@@ -135,16 +150,30 @@ impl Engine {
         Ok(())
     }
 
-    fn stamped(&self, mut event: envelope::Event) -> Option<envelope::Event> {
-        let (utc, uncertainty) = self.time_of(&event.hardware_id, event.epoch, event.onset_ticks)?;
-        event.onset_utc_us = utc;
-        event.uncertainty_us = uncertainty;
+    /// The event with its time; `None` while it has none and may still get one.
+    fn stamped_event(&self, mut event: envelope::Event, patient: bool) -> Option<envelope::Event> {
+        if let Some(time) = self.time_of(&event.hardware_id, event.epoch, event.onset_ticks, patient) {
+            (event.onset_utc_us, event.uncertainty_us) = time;
+        } else if patient && event.onset_utc_us == 0 {
+            return None;
+        }
         Some(event)
     }
 
-    fn time_of(&self, hardware: &str, epoch: u64, ticks: u64) -> Option<(i64, u64)> {
+    /// The gap with times in place of ticks, 0 for times that will not be known; `None` while they may be.
+    fn stamped_gap(&self, mut gap: envelope::Gap, patient: bool) -> Option<envelope::Gap> {
+        let at = |ticks: i64| self.time_of(&gap.hardware_id, gap.epoch, ticks as u64, patient);
+        (gap.from_utc_us, gap.to_utc_us) = match (at(gap.from_utc_us), at(gap.to_utc_us)) {
+            (Some(from), Some(to)) => (from.0, to.0),
+            _ if patient => return None,
+            _ => (0, 0),
+        };
+        Some(gap)
+    }
+
+    fn time_of(&self, hardware: &str, epoch: u64, ticks: u64, patient: bool) -> Option<(i64, u64)> {
         let device = self.devices.get(&HardwareId::parse(hardware).ok()?)?;
-        match device.timeline.stamp(Epoch(epoch), ticks, ticks, self.utc_us(), true) {
+        match device.timeline.stamp(Epoch(epoch), ticks, ticks, self.utc_us(), patient) {
             Stamp::Known(fit) => {
                 let shift = if sabotage::is(sabotage::Kind::ShiftClock) { 1_000_000 } else { 0 };
                 let fit = Fit { ref_utc_us: fit.ref_utc_us + shift, ..fit };

@@ -42,6 +42,7 @@ use crate::status::{Admission, Board};
 pub use engine::Engine;
 pub use outbox::{Kind, Name, Sealed};
 pub use ranges::SeqSet;
+pub use thread::database;
 
 /// How the store works. Built from the configuration.
 #[derive(Debug, Clone)]

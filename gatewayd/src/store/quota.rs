@@ -127,6 +127,7 @@ impl Engine {
         }
         if slow {
             self.tell()?;
+            self.note_alive()?;
         }
         if self.figures.ticks.is_multiple_of(3_000) {
             self.prune()?;

@@ -51,6 +51,9 @@ const STEPS: &[&str] = &["
         reason TEXT NOT NULL, received_us INTEGER NOT NULL, frame BLOB NOT NULL,
         PRIMARY KEY (device, epoch, seq, crc)
     ) WITHOUT ROWID;
+", "
+    -- Our boot time when it was put there, moved at each reboot as that of the pieces is.
+    ALTER TABLE events ADD COLUMN put_boot_us INTEGER NOT NULL DEFAULT 0;
 "];
 
 /// Opens or makes the database, and checks it.

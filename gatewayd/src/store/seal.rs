@@ -140,8 +140,6 @@ impl Engine {
     /// The oldest rows whose frames can all be stamped, up to `limit` frame bytes; and the ids of damaged rows.
     fn pick(&self, limit: u64) -> Result<(Vec<Picked>, Vec<i64>), StoreError> {
         let now_us = self.utc_us();
-        let boot_us = self.clock.boottime_us();
-        let patience_us = (self.settings.unstamped_wait.as_secs_f64() * self.clock.rate() * 1e6) as i64;
         let mut select = self.db.prepare_cached(
             "SELECT id, device, epoch, form, frames, bytes, received_us, received_boot_us, body
              FROM pieces ORDER BY id LIMIT ?1",
@@ -158,7 +156,7 @@ impl Engine {
             let body = row.get_ref(8)?.as_blob().map_err(|error| StoreError::Corrupt(error.to_string()))?;
             let device: i64 = row.get(1)?;
             let hardware = &self.hardware[&device];
-            let patient = boot_us - row.get::<_, i64>(7)? < patience_us;
+            let patient = self.is_patient(row.get(7)?);
             let read = piece::decode(row.get(3)?, body)
                 .and_then(|frames| Ok((self.stamps(hardware, &frames, now_us, patient)?, frames)));
             let (fits, frames) = match read {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use kinara_clock::{Clock, SystemClock};
 use kinara_gatewayd::align::source::Known;
 use kinara_gatewayd::hardware::HardwareId;
+use kinara_gatewayd::pipeline::NewEvent;
 use kinara_gatewayd::status::{Board, ClockSource, Snapshot};
 use kinara_gatewayd::store::{Kind, OwnSync, Sealed, Settings, Store};
 use kinara_protocol::channel::{ChannelId, HEART_RATE, PPG};
@@ -89,6 +90,23 @@ pub fn known() -> Known {
         uncertainty_us: 1_000,
         source: ClockSource::TrustSystem,
         at_boot_us: clock.boottime_us(),
+    }
+}
+
+/// What inference would find at a tick of an epoch.
+pub fn event(hardware: &HardwareId, epoch: Epoch, onset_ticks: u64) -> NewEvent {
+    NewEvent {
+        hardware: hardware.clone(),
+        kind: "hot_flash".to_owned(),
+        producer: "rule:sternal/1".to_owned(),
+        epoch: epoch.0,
+        onset_ticks,
+        grid_ticks: 1_000,
+        seq: 3,
+        fit: None,
+        severity: "warning".to_owned(),
+        confidence: 0.8,
+        data: serde_json::json!({"rise": 2.4}),
     }
 }
 

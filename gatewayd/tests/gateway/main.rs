@@ -10,6 +10,7 @@ mod bridge;
 mod broker;
 mod clock;
 mod crash;
+mod events;
 mod frames;
 mod line;
 mod store;

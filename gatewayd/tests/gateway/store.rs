@@ -13,7 +13,7 @@ use kinara_protocol::frame::{
     BootAnchor, Epoch, Kind as FrameKind, MAX_FRAME, ResetReason, Ticks, encode_boot_anchor,
 };
 
-use super::frames::{drain, frame_of, known, open, scalar, settings, synchronise, waveform};
+use super::frames::{drain, event, frame_of, known, open, scalar, settings, synchronise, waveform};
 
 const EPOCH: Epoch = Epoch::new(7, 1);
 
@@ -205,19 +205,7 @@ async fn an_event_goes_out_once_however_often_it_is_found_and_even_after_it_was_
     put(&store, vec![scalar(EPOCH, 0)]).await;
     store.clock_is(Some(known())).await.unwrap();
     store.set_online(true).await.unwrap();
-    let event = NewEvent {
-        hardware: hardware(),
-        kind: "hot_flash".to_owned(),
-        producer: "rule:sternal/1".to_owned(),
-        epoch: EPOCH.0,
-        onset_ticks: 30_500,
-        grid_ticks: 1_000,
-        seq: 3,
-        fit: None,
-        severity: "warning".to_owned(),
-        confidence: 0.8,
-        data: serde_json::json!({"rise": 2.4}),
-    };
+    let event = event(&hardware(), EPOCH, 30_500);
     assert!(store.put_event(event.clone()).await.unwrap());
     let near = NewEvent { onset_ticks: 30_999, ..event.clone() };
     assert!(!store.put_event(near).await.unwrap());
