@@ -1,0 +1,124 @@
+"""Peers that are wholly Bumble's: a heart-rate sensor of another maker, and impostors."""
+
+import asyncio
+import struct
+
+from bumble import hci
+from bumble.core import UUID, AdvertisingData
+from bumble.device import Device, DeviceConfiguration
+from bumble.gatt import Characteristic, Service
+from bumble.host import Host
+from bumble.pairing import PairingConfig, PairingDelegate
+from bumble.transport.common import AsyncPipeSink
+
+from controllers import WearableController
+
+HEART_RATE, MEASUREMENT = UUID.from_16_bits(0x180D), UUID.from_16_bits(0x2A37)
+BATTERY, LEVEL = UUID.from_16_bits(0x180F), UUID.from_16_bits(0x2A19)
+# 16-bit values follow the flags: bit 4 says that there are RR intervals, in 1/1024 s.
+WITH_RR = 0x10
+
+
+class Delegate(PairingDelegate):
+    """Agrees to everything; its display, if it has one, shows this number."""
+
+    def __init__(self, capability, passkey):
+        super().__init__(capability)
+        self.passkey = passkey
+
+    async def generate_passkey(self):
+        return self.passkey
+
+    async def display_number(self, number, digits):
+        pass
+
+    async def confirm(self, auto=False):
+        return True
+
+
+class Peer:
+    """A device on the air that is no wearable of ours."""
+
+    def __init__(self, air, name, number, advertising, response, pairing):
+        self.controller = WearableController(name, air)
+        address = hci.Address(f"C1:00:00:00:00:{number:02X}", hci.Address.RANDOM_DEVICE_ADDRESS)
+        config = DeviceConfiguration(
+            name=name,
+            address=address,
+            advertising_data=advertising,
+            advertising_interval_min=100,
+            advertising_interval_max=100,
+            irk=bytes(16),
+        )
+        self.response = response
+        self.device = Device(config=config, host=Host(self.controller, AsyncPipeSink(self.controller)))
+        self.device.pairing_config_factory = lambda _connection: pairing
+        self.air, self.name, self.connection = air, name, None
+        self.device.on("connection", self.connected)
+
+    async def start(self):
+        await self.device.power_on()
+        await self.advertise()
+
+    async def advertise(self):
+        await self.device.start_advertising(auto_restart=False, scan_response_data=self.response)
+
+    def connected(self, connection):
+        self.connection = connection
+        connection.on("disconnection", lambda _reason: self.disconnected())
+        connection.on("pairing", lambda _keys: self.air.tell(event="paired", device=self.name))
+        connection.on("pairing_failure", lambda reason: self.air.tell(event="not_paired", device=self.name, reason=int(reason)))
+
+    def disconnected(self):
+        self.connection = None
+        asyncio.ensure_future(self.advertise())
+
+
+class HeartRateSensor(Peer):
+    """Sends one measurement a second: the beats count up from 60, so that each can be told from the next."""
+
+    def __init__(self, air, name, number):
+        advertising = bytes(
+            AdvertisingData(
+                [
+                    (AdvertisingData.FLAGS, bytes([6])),
+                    (AdvertisingData.COMPLETE_LIST_OF_16_BIT_SERVICE_CLASS_UUIDS, struct.pack("<H", 0x180D)),
+                    (AdvertisingData.COMPLETE_LOCAL_NAME, name.encode()),
+                ]
+            )
+        )
+        just_works = PairingConfig(
+            sc=True, mitm=False, bonding=True, delegate=Delegate(PairingDelegate.NO_OUTPUT_NO_INPUT, 0)
+        )
+        super().__init__(air, name, number, advertising, b"", just_works)
+        notify, readable = Characteristic.Properties.NOTIFY, Characteristic.READABLE
+        self.measurement = Characteristic(MEASUREMENT, notify, readable, b"\0\0")
+        level = Characteristic(LEVEL, notify | Characteristic.Properties.READ, readable, bytes([87]))
+        self.device.add_services([Service(HEART_RATE, [self.measurement]), Service(BATTERY, [level])])
+        self.beat = 60
+
+    async def start(self):
+        await super().start()
+        asyncio.ensure_future(self.measure())
+
+    async def measure(self):
+        while True:
+            await asyncio.sleep(1)
+            if connection := self.connection:
+                value = struct.pack("<BBH", WITH_RR, self.beat, 60 * 1024 // self.beat)
+                await self.device.notify_subscriber(connection, self.measurement, value)
+                if self.controller.le_connections:
+                    self.air.tell(event="measured", device=self.name, beats=self.beat)
+                self.beat = 60 + (self.beat - 59) % 120
+
+
+def impostor(air, name, number, copied, kind, passkey):
+    """Says of itself all that a wearable says of itself, but cannot do what a wearable can."""
+    if kind == "just_works":
+        capability, secure = PairingDelegate.NO_OUTPUT_NO_INPUT, True
+    else:
+        # The number of a legacy pairing can be found out by whoever takes part in it: being right proves nothing.
+        capability, secure = PairingDelegate.DISPLAY_OUTPUT_ONLY, False
+    pairing = PairingConfig(sc=secure, mitm=not secure, bonding=True, delegate=Delegate(capability, passkey))
+    advertiser = copied.le_legacy_advertiser
+    return Peer(air, name, number, bytes(advertiser.advertising_data), bytes(advertiser.scan_response_data), pairing)

@@ -1,0 +1,16 @@
+//! The one program of the bed inside a machine: it carries Bluetooth packets between the kernel and the air on the
+//! host ([`bridge`]), and does what the host asks for ([`hand`]).
+//!
+//! It needs nothing of the machine but the kernel: it runs under a bare init as well as under systemd.
+
+mod bridge;
+mod hand;
+mod ports;
+
+fn main() {
+    std::thread::Builder::new()
+        .name("bridge".to_owned())
+        .spawn(|| bridge::run(ports::open("kinara.air")))
+        .expect("a thread can be started at boot");
+    hand::run(ports::open("kinara.hand"));
+}
