@@ -12,6 +12,8 @@ pub enum Kind {
     AckBeforeCommit,
     /// Fits are a second off.
     ShiftClock,
+    /// A loop stops turning, and keeps its thread: see [`stall`].
+    StallMain,
 }
 
 /// Whether this fault is planted.
@@ -23,6 +25,7 @@ pub fn is(kind: Kind) -> bool {
             "lose-frame" => Kind::LoseFrame,
             "ack-before-commit" => Kind::AckBeforeCommit,
             "shift-clock" => Kind::ShiftClock,
+            "stall-main" => Kind::StallMain,
             _ => return None,
         };
         tracing::warn!(?chosen, "sabotage is planted");
@@ -36,3 +39,28 @@ pub fn is(kind: Kind) -> bool {
 pub const fn is(_: Kind) -> bool {
     false
 }
+
+/// With `stall-main` planted: blocks the calling loop's thread for ever once the file `KINARA_STALL_FILE` (default
+/// `/run/kinara-gatewayd/stall`) holds the loop's name (`store`, `radio`). The file is taken away first, so that the daemon
+/// that systemd's watchdog puts in our place lives.
+#[cfg(feature = "sabotage")]
+#[allow(clippy::disallowed_methods, reason = "to block is the point")]
+pub fn stall(name: &str) {
+    if !is(Kind::StallMain) {
+        return;
+    }
+    let path = std::env::var_os("KINARA_STALL_FILE").unwrap_or_else(|| "/run/kinara-gatewayd/stall".into());
+    if std::fs::read_to_string(&path).is_ok_and(|wanted| wanted.trim() == name) {
+        tracing::warn!(name, "sabotage: this loop stops here");
+        // One that cannot be taken away stalls the next life too; the test sees that.
+        let _ = std::fs::remove_file(&path);
+        loop {
+            std::thread::sleep(std::time::Duration::from_secs(3600));
+        }
+    }
+}
+
+/// Does nothing without the feature.
+#[cfg(not(feature = "sabotage"))]
+#[inline]
+pub fn stall(_: &str) {}

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::hardware::HardwareId;
+use crate::vitals::Vitals;
 
 /// Where a wearable's link stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -193,12 +194,13 @@ pub struct Snapshot {
 #[derive(Debug, Clone)]
 pub struct Board {
     sender: Arc<watch::Sender<Snapshot>>,
+    vitals: Vitals,
 }
 
 impl Board {
     /// A board that shows `first`.
     pub fn new(first: Snapshot) -> Self {
-        Self { sender: Arc::new(watch::channel(first).0) }
+        Self { sender: Arc::new(watch::channel(first).0), vitals: Vitals::default() }
     }
 
     /// Changes the snapshot; watchers wake when `change` says that something is different.
@@ -217,6 +219,11 @@ impl Board {
             Some(text) => snapshot.alerts.insert(subject.to_owned(), text.clone()) != Some(text),
             None => snapshot.alerts.remove(subject).is_some(),
         });
+    }
+
+    /// Which of the daemon's loops turn.
+    pub fn vitals(&self) -> &Vitals {
+        &self.vitals
     }
 
     /// A watcher.

@@ -172,6 +172,7 @@ fn unavailable(why: &str) -> KernelError {
 /// An error status of the interface (`doc/mgmt-protocol.rst`, "Error codes").
 fn refused(status: u8) -> KernelError {
     let (problem, text) = match status {
+        0x01 | 0x03 => (Problem::Refused, "the controller does not support it, or failed".to_owned()),
         0x02 => (Problem::NotConnected, "there is no link to this address".to_owned()),
         0x0a => (Problem::Busy, "the adapter is busy with another change; ask again in a second".to_owned()),
         0x11 => (Problem::NoAdapter, "there is no such adapter; plug it in".to_owned()),
@@ -246,8 +247,9 @@ async fn converse(
                     continue;
                 }
                 let packet = question.command.encode(question.adapter);
-                // The kernel takes a command at once or not at all.
-                socket.get_ref().write_all(&packet)?;
+                // Taken whole, at once, or not at all. The number that comes back means nothing: it is 0 for a command that
+                // the kernel refuses outright, whose status comes as an event like any other.
+                let _ = socket.get_ref().write(&packet)?;
                 pending.push_back(question);
             }
             length = socket.async_io(tokio::io::Interest::READABLE, |mut file| file.read(&mut buffer)) => {

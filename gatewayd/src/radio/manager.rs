@@ -80,7 +80,9 @@ impl Manager {
         let taken: Arc<Mutex<HashSet<HardwareId>>> = Arc::default();
         let mut adapters: JoinSet<AdapterId> = JoinSet::new();
         let mut running: HashSet<AdapterId> = HashSet::new();
+        let pulse = manager.context.board.vitals().pulse("radio");
         loop {
+            pulse.beat();
             match manager.radio.adapters().await {
                 Ok(found) => {
                     let none = found.is_empty() && running.is_empty();
@@ -138,7 +140,9 @@ impl Manager {
         let mut active: HashMap<HardwareId, Active> = HashMap::new();
         let mut sessions: JoinSet<(HardwareId, Result<(), RadioError>)> = JoinSet::new();
         let mut tick = tokio::time::interval(TICK);
+        let pulse = self.context.board.vitals().pulse(format!("radio {adapter}"));
         loop {
+            pulse.beat();
             tokio::select! {
                 () = cancel.cancelled() => break,
                 sighting = sightings.recv() => {

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::engine::Engine;
 use super::{Job, Settings, StoreError, schema};
 use crate::status::{Admission, Board};
+use crate::vitals::Pulse;
 
 /// Called once the transaction is on disk, or has failed.
 pub type Finish = Box<dyn FnOnce(Result<(), Arc<str>>) + Send>;
@@ -56,6 +57,7 @@ pub fn start(
 
 struct Thread {
     engine: Engine,
+    pulse: Pulse,
     finishes: Vec<Finish>,
     waiting_frames: usize,
     deadline: Option<Instant>,
@@ -63,14 +65,16 @@ struct Thread {
 
 impl Thread {
     fn open(settings: Settings, clock: Arc<dyn Clock>, board: Board) -> Result<Self, StoreError> {
+        let pulse = board.vitals().pulse("store");
         let engine = Engine::open(settings, clock, board)?;
-        Ok(Self { engine, finishes: Vec::new(), waiting_frames: 0, deadline: None })
+        Ok(Self { engine, pulse, finishes: Vec::new(), waiting_frames: 0, deadline: None })
     }
 
     /// Works until it is stopped or nobody holds the store any more; gives who waits for the end.
     async fn run(&mut self, mut queue: mpsc::Receiver<Job>) -> Option<oneshot::Sender<()>> {
         let mut tick = Instant::now() + TICK;
         loop {
+            self.pulse.beat();
             let until = self.deadline.unwrap_or(tick);
             let job = tokio::time::timeout_at(until, queue.recv()).await;
             match job {
