@@ -111,6 +111,12 @@ impl Kernel {
             tries += 1;
             match self.ask(index, Command::SetPowered(true), POWER).await {
                 Ok(_) => return Ok(()),
+                Err(KernelError { problem: Problem::Refused, .. }) if tries == POWER_ON_TRIES => {
+                    // Which is how this kernel tells of rfkill, too.
+                    let text = "the adapter is off and does not come on; if `rfkill list bluetooth` shows it blocked, \
+                                run: rfkill unblock bluetooth; else plug it out and in";
+                    return Err(KernelError::new(Problem::Refused, text));
+                }
                 Err(error) if tries == POWER_ON_TRIES => return Err(error),
                 Err(error) => tracing::warn!(adapter, %error, "the adapter does not come on; trying again"),
             }
