@@ -71,6 +71,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(6, "0006_isolation"),
     migration!(7, "0007_latest"),
     migration!(8, "0008_gaps"),
+    migration!(9, "0009_desk"),
 ];
 
 /// The migration that decides the storage.
