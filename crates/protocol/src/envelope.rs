@@ -77,6 +77,21 @@ pub fn digest(payload: &[u8]) -> [u8; 32] {
     Sha256::digest(payload).into()
 }
 
+/// What comes before a decision in what its box signs: a signature under this name says nothing under another.
+const DECISION_CONTEXT: &[u8] = b"kinara decision 1\0";
+
+impl Decision {
+    /// The bytes that a box signs, and that the cloud checks: context, gateway, and the decision without its signature.
+    pub fn signed_bytes(&self, gateway: uuid::Uuid) -> Vec<u8> {
+        let unsigned = Self { signature: Vec::new(), ..self.clone() };
+        let mut out = Vec::with_capacity(DECISION_CONTEXT.len() + 16 + unsigned.encoded_len());
+        out.extend_from_slice(DECISION_CONTEXT);
+        out.extend_from_slice(gateway.as_bytes());
+        out.extend_from_slice(&unsigned.encode_to_vec());
+        out
+    }
+}
+
 impl Fit {
     /// UTC of a tick, in microseconds since 1970.
     pub fn utc_us(&self, ticks: u64) -> i64 {
@@ -101,6 +116,16 @@ mod tests {
     fn a_message_comes_back_from_its_sealed_form() {
         let gap = Gap { hardware_id: "kinara:00".into(), reason: "quota".into(), ..Gap::default() };
         assert_eq!(open::<Gap>(&seal(&gap)).unwrap(), gap);
+    }
+
+    #[test]
+    fn what_is_signed_names_its_box_and_does_not_depend_on_the_signature() {
+        let (one, two) = (uuid::Uuid::from_u128(1), uuid::Uuid::from_u128(2));
+        let decision = Decision { id: vec![7; 16], at_utc_us: 5, ..Decision::default() };
+        let signed = Decision { signature: vec![9; 64], ..decision.clone() };
+        assert_eq!(decision.signed_bytes(one), signed.signed_bytes(one));
+        assert_ne!(decision.signed_bytes(one), decision.signed_bytes(two));
+        assert!(decision.signed_bytes(one).starts_with(b"kinara decision 1\0"));
     }
 
     #[test]
