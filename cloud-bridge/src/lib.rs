@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use kinara_clock::Clock;
 use kinara_ingest::sweep::{self, Policy};
+use kinara_ingest::upkeep::{self, Bounds};
 use kinara_ingest::{Limits, Name, Writer};
 use kinara_protocol::envelope::{self, Live, PROPERTY_BUFFER, PROPERTY_GATEWAY, PROPERTY_SEQUENCE, State};
 use kinara_protocol::topic::{self, Leaf};
@@ -131,6 +132,14 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, stop: CancellationToken)
         clock.clone(),
         policy,
         Duration::from_secs(config.jobs.sweep_s),
+        metrics.clone(),
+        stop.clone(),
+    ));
+    tasks.spawn(keep_up(
+        writer.clone(),
+        pool.clone(),
+        clock.clone(),
+        Duration::from_secs(config.jobs.upkeep_s),
         metrics.clone(),
         stop.clone(),
     ));
@@ -337,6 +346,39 @@ async fn keep_configured(jobs: Jobs) {
             && let Err(error) = desired.refresh(&jobs.pool, jobs.clock.as_ref(), &jobs.publisher).await
         {
             tracing::warn!(%error, "the gateways' configurations are not published");
+        }
+    }
+}
+
+/// What follows from decisions, a slice at a time.
+async fn keep_up(
+    writer: Arc<Writer>,
+    pool: Pool,
+    clock: Arc<dyn Clock>,
+    every: Duration,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) {
+    let bounds = Bounds::default();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            () = stop.cancelled() => return,
+        }
+        match upkeep::keep(&writer, &pool, clock.as_ref(), &bounds).await {
+            Ok(done) => {
+                metrics.replayed_total.fetch_add(done.taken, Ordering::Relaxed);
+                if done != upkeep::Done::default() {
+                    tracing::info!(
+                        decisions = done.decisions,
+                        taken = done.taken,
+                        moved = done.moved,
+                        expired = done.expired,
+                        "what had waited for a decision"
+                    );
+                }
+            }
+            Err(error) => tracing::warn!(%error, "the upkeep failed; it will be tried again"),
         }
     }
 }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use kinara_cloud_bridge::config::Config;
-use kinara_ingest::{Limits, Writer, quarantine};
+use kinara_ingest::quarantine::{self, Which};
+use kinara_ingest::{Limits, Writer};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -59,7 +60,9 @@ fn main() -> anyhow::Result<()> {
             let limits = config.database_limits();
             let pool = kinara_store::connect(&config.database.url, "kinara-replay-quarantine", &limits)?;
             let writer = Writer::new(pool.clone(), Arc::clone(&clock), Limits::default());
-            let replayed = quarantine::replay(&writer, &pool, clock.as_ref(), reason.as_deref()).await?;
+            let reasons: Vec<&str> = reason.iter().map(String::as_str).collect();
+            let which = Which { hardware_id: None, reasons: &reasons };
+            let replayed = quarantine::replay(&writer, &pool, clock.as_ref(), which).await?;
             println!("{}", serde_json::json!({ "taken": replayed.taken, "refused": replayed.refused }));
             return Ok(());
         }

@@ -85,6 +85,8 @@ metrics! {
     queue_length: "gauge",
     /// Gaps settled as lost.
     gaps_lost_total: "counter",
+    /// Quarantined frames and events that found their wearer after all.
+    replayed_total: "counter",
 }
 
 impl Metrics {

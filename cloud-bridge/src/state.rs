@@ -2,12 +2,13 @@
 //!
 //! A state becomes the gateway's row, its devices' links, and a link in the chain of the lives of its daemon. A life
 //! that does not continue the newest one known (its database is another, or forgot that life) means that what that
-//! one held is gone: the time of the break is kept, and the gaps it left are settled by it.
+//! one held is gone: the time of the break is kept, and the gaps it left are settled by it. The key by which the gateway
+//! signs what people decide at it is trusted when it is its first; another waits for an operator.
 
 use std::sync::Arc;
 
 use kinara_clock::Clock;
-use kinara_ingest::timestamp;
+use kinara_ingest::{timestamp, upkeep};
 use kinara_protocol::envelope::{self, Command, ENVELOPE_VERSION, State, Time, command};
 use kinara_protocol::topic::{self, GatewayId, Leaf};
 use kinara_store::{Pool, Transaction};
@@ -19,6 +20,9 @@ use crate::link::Publisher;
 
 /// Seconds for which an answer to a time request is worth delivering.
 const TIME_EXPIRY_S: u32 = 10;
+
+/// Bytes of an Ed25519 public key.
+const SIGNING_KEY: usize = 32;
 
 /// A state as published.
 #[derive(Debug)]
@@ -42,6 +46,11 @@ pub fn answer_time(publisher: &Publisher, clock: &dyn Clock, gateway: Uuid, nonc
     publisher.publish(topic, QoS::AtMostOnce, false, envelope::seal(&command), Some(TIME_EXPIRY_S));
 }
 
+/// A Bluetooth address as people write it.
+fn address(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02X}")).collect::<Vec<_>>().join(":")
+}
+
 fn json(state: &State) -> Value {
     let devices: Vec<Value> = state
         .devices
@@ -55,6 +64,16 @@ fn json(state: &State) -> Value {
             })
         })
         .collect();
+    let adapters: Vec<Value> = state
+        .adapters
+        .iter()
+        .map(|adapter| {
+            json!({
+                "name": adapter.name, "address": address(&adapter.address), "slots": adapter.slots,
+                "links": adapter.links,
+            })
+        })
+        .collect();
     json!({
         "online": state.online, "software": state.software,
         "buffer": format!("{:016x}", state.buffer), "previous_buffer": format!("{:016x}", state.previous_buffer),
@@ -64,7 +83,7 @@ fn json(state: &State) -> Value {
         "clock_source": state.clock_source, "clock_uncertainty_us": state.clock_uncertainty_us,
         "parked_batches": state.parked_batches, "disk_free_bytes": state.disk_free_bytes, "level": state.level,
         "sent_at_us": state.sent_at_us, "config_version": state.config_version, "notes": state.notes,
-        "devices": devices,
+        "devices": devices, "adapters": adapters,
     })
 }
 
@@ -109,6 +128,12 @@ impl Register {
         let tenant: Uuid = row.get(0);
         if state.online && state.buffer != 0 {
             chain(&tx, gateway, state, now).await?;
+        }
+        if state.online && state.signing_key.len() == SIGNING_KEY {
+            let waits = upkeep::note_key(&tx, gateway, &state.signing_key, now).await?;
+            if waits && !message.retained {
+                tracing::warn!(%gateway, "this gateway signs with a new key, which no operator has trusted yet");
+            }
         }
         links(&tx, gateway, tenant, state).await?;
         let payload = json!({ "tenant": tenant, "gateway": gateway }).to_string();

@@ -2,7 +2,11 @@
 //!
 //! The promise: a frame is given to a wearer only where the assignments leave no doubt. A boundary that names a frame
 //! decides by name; one known only as a time decides by the frame's first sample, unless the frame lies across it, or
-//! its time is so uncertain that another wearer comes into question: then nobody gets it.
+//! its time is so uncertain that another wearer comes into question: then nobody gets it. Names come first: a frame
+//! whose name puts it behind a boundary, or behind a frame that is stored for a later wearer, is not an earlier
+//! wearer's, whatever its box says of the time.
+
+use std::cmp::Ordering;
 
 use kinara_protocol::frame::Epoch;
 use uuid::Uuid;
@@ -10,6 +14,8 @@ use uuid::Uuid;
 /// An interval in which a device is one wearer's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Assignment {
+    /// Its row.
+    pub id: Uuid,
     /// The wearer's clinic.
     pub tenant: Uuid,
     /// The wearer.
@@ -20,6 +26,8 @@ pub struct Assignment {
     pub from: Boundary,
     /// Where it ends, if it does: that moment, that frame, do not.
     pub to: Option<Boundary>,
+    /// The lowest frame stored for it, kept where `from` names none.
+    pub first: Option<(Epoch, u32)>,
     /// Whether the wearer agreed. A consent named by an assignment covers it from its beginning.
     pub consent: Consent,
     /// The wearer has been erased.
@@ -72,6 +80,14 @@ pub enum Whose<'a> {
     Unsure,
     /// It lies across a boundary that is known only as a time.
     Straddles,
+    /// Its time says one wearer, and its name another.
+    Contradicts,
+}
+
+/// Which of two frames of one device comes first by their names, where names tell: boots of one log are in order, two
+/// logs know nothing of each other.
+pub fn order_of_names(one: (Epoch, u32), other: (Epoch, u32)) -> Option<Ordering> {
+    (one.0.log_id() == other.0.log_id()).then(|| (one.0.boot(), one.1).cmp(&(other.0.boot(), other.1)))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,15 +99,14 @@ enum Side {
 }
 
 impl Boundary {
+    /// Whether a frame is after this boundary by its name, where that tells.
+    fn named(&self, moment: &Moment) -> Option<bool> {
+        order_of_names((moment.epoch, moment.seq), self.frame?).map(Ordering::is_ge)
+    }
+
     fn side(&self, moment: &Moment) -> Side {
-        if let Some((epoch, seq)) = self.frame {
-            if epoch == moment.epoch {
-                return if moment.seq >= seq { Side::After } else { Side::Before };
-            }
-            // Boots of one log are in order; two logs know nothing of each other.
-            if epoch.log_id() == moment.epoch.log_id() {
-                return if moment.epoch.boot() > epoch.boot() { Side::After } else { Side::Before };
-            }
+        if let Some(after) = self.named(moment) {
+            return if after { Side::After } else { Side::Before };
         }
         let uncertainty = i64::try_from(moment.uncertainty_us).unwrap_or(i64::MAX);
         if moment.first_us >= self.time_us.saturating_add(uncertainty) {
@@ -106,38 +121,73 @@ impl Boundary {
     }
 }
 
-/// Finds the assignment that a frame belongs to, among all of its device.
+/// Which of the assignments, which are in order, a frame's name leaves possible.
+fn named(assignments: &[Assignment], moment: &Moment) -> std::ops::Range<usize> {
+    let mut range = 0..assignments.len();
+    for (index, assignment) in assignments.iter().enumerate() {
+        let from = assignment.from.named(moment);
+        let to = assignment.to.as_ref().and_then(|to| to.named(moment));
+        // Frames before the lowest stored one may be this assignment's all the same: they come as they come.
+        let first = assignment.first.and_then(|first| order_of_names((moment.epoch, moment.seq), first));
+        if from == Some(true) || first.is_some_and(Ordering::is_ge) {
+            range.start = range.start.max(index);
+        }
+        if from == Some(false) {
+            range.end = range.end.min(index);
+        }
+        match to {
+            Some(true) => range.start = range.start.max(index + 1),
+            Some(false) => range.end = range.end.min(index + 1),
+            None => {}
+        }
+    }
+    range
+}
+
+/// Finds the assignment that a frame belongs to, among all of its device, which are in order.
 pub fn whose<'a>(assignments: &'a [Assignment], moment: &Moment) -> Whose<'a> {
+    let possible_by_name = named(assignments, moment);
     let mut straddles = false;
+    let mut contradicts = false;
     let mut estimate = None;
+    // Its time is most likely before this one, but may be in it.
+    let mut begins_later = None;
     let mut possible: Vec<&Assignment> = Vec::new();
-    for assignment in assignments {
+    for (index, assignment) in assignments.iter().enumerate() {
         let from = assignment.from.side(moment);
         let to = assignment.to.as_ref().map_or(Side::Before, |to| to.side(moment));
+        let by_name = possible_by_name.contains(&index);
         match (from, to) {
-            (Side::After, Side::Before) => return Whose::Of(assignment),
+            (Side::After, Side::Before) if by_name => return Whose::Of(assignment),
+            (Side::After, Side::Before) => contradicts = true,
             (Side::Before, _) | (_, Side::After) => {}
+            _ if !by_name => {}
             (Side::Straddles, _) | (_, Side::Straddles) => straddles = true,
             (from, to) => {
-                let inside = !matches!(from, Side::Unsure { after: false })
-                    && !matches!(to, Side::Unsure { after: true });
-                if inside {
+                let early = matches!(from, Side::Unsure { after: false });
+                let late = matches!(to, Side::Unsure { after: true });
+                if !early && !late {
                     estimate = Some(assignment);
+                } else if early && !late && begins_later.is_none() {
+                    begins_later = Some(assignment);
                 }
                 possible.push(assignment);
             }
         }
+    }
+    if contradicts {
+        return Whose::Contradicts;
     }
     if straddles {
         return Whose::Straddles;
     }
     let one_wearer =
         possible.windows(2).all(|pair| (pair[0].tenant, pair[0].user) == (pair[1].tenant, pair[1].user));
-    match estimate {
-        _ if !one_wearer => Whose::Unsure,
-        Some(assignment) => Whose::Of(assignment),
-        None => Whose::Nobody,
+    if !one_wearer {
+        return Whose::Unsure;
     }
+    // A first epoch without an anchor may have begun before its wearer had the device, but nobody else ever had it.
+    estimate.or(begins_later).map_or(Whose::Nobody, Whose::Of)
 }
 
 /// Whether frames from `first` to `last` can be a clinic's, and no other's: what `whose` would say of each of them.
@@ -166,11 +216,13 @@ mod tests {
 
     fn assignment(user: u128, from: Boundary, to: Option<Boundary>) -> Assignment {
         Assignment {
+            id: Uuid::from_u128(user),
             tenant: Uuid::from_u128(1),
             user: Uuid::from_u128(user),
             device: Uuid::from_u128(9),
             from,
             to,
+            first: None,
             consent: Consent::Given,
             erased: false,
         }
@@ -190,6 +242,7 @@ mod tests {
             Whose::Nobody => 0,
             Whose::Unsure => 1,
             Whose::Straddles => 2,
+            Whose::Contradicts => 3,
         }
     }
 
@@ -206,6 +259,36 @@ mod tests {
         assert_eq!(user(whose(&assignments, &later_boot)), 11);
         let other_log = Moment { epoch: Epoch::new(8, 0), ..moment(0, 500, 900, 0) };
         assert_eq!(user(whose(&assignments, &other_log)), 10);
+    }
+
+    #[test]
+    fn a_frame_named_after_one_of_a_later_wearer_is_not_an_earlier_ones_whatever_its_time() {
+        let mut assignments = handed_over_at(at(1_000));
+        assert_eq!(user(whose(&assignments, &moment(60, 500, 600, 0))), 10);
+        assignments[1].first = Some((EPOCH, 50));
+        assert_eq!(user(whose(&assignments, &moment(60, 500, 600, 0))), 3);
+        assert_eq!(user(whose(&assignments, &moment(49, 500, 600, 0))), 10);
+        assert_eq!(user(whose(&assignments, &moment(45, 1_500, 1_600, 0))), 11);
+        // One that names its first frame closes the gap before it, too.
+        let mut gap = vec![assignment(10, at(0), Some(at(1_000))), assignment(11, at(2_000), None)];
+        gap[1].from.frame = Some((EPOCH, 50));
+        assert_eq!(user(whose(&gap, &moment(60, 500, 600, 0))), 11);
+        assert_eq!(user(whose(&gap, &moment(40, 500, 600, 0))), 10);
+        assert_eq!(user(whose(&gap, &moment(40, 1_500, 1_600, 0))), 0);
+    }
+
+    #[test]
+    fn an_epoch_of_uncertain_time_before_the_first_assignment_is_its_wearers_when_nobody_else_is_possible() {
+        let assignments = vec![assignment(10, at(1_000), None)];
+        assert_eq!(user(whose(&assignments, &moment(1, 500, 600, 5_000))), 10);
+        let assignments = handed_over_at(at(2_000));
+        assert_eq!(user(whose(&assignments, &moment(1, 1_500, 1_600, 50))), 10);
+        let mut two = handed_over_at(at(2_000));
+        two[0].from = at(1_000);
+        assert_eq!(user(whose(&two, &moment(1, 500, 600, 5_000))), 1);
+        // After the end it stays nobody's.
+        let ended = vec![assignment(10, at(1_000), Some(at(2_000)))];
+        assert_eq!(user(whose(&ended, &moment(1, 2_100, 2_200, 5_000))), 0);
     }
 
     #[test]

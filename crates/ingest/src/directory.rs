@@ -30,7 +30,8 @@ pub struct Hardware {
 const GATEWAYS: &str = "SELECT id, tenant_id FROM gateways WHERE id = ANY($1)";
 const HARDWARE: &str = "
     SELECT h.hardware_id, h.id, a.tenant_id, a.user_id, a.device_id, a.valid_from, a.from_epoch, a.from_seq,
-      a.valid_to, a.to_epoch, a.to_seq, c.id IS NOT NULL, c.withdrawn_at, t.user_id IS NOT NULL
+      a.valid_to, a.to_epoch, a.to_seq, c.id IS NOT NULL, c.withdrawn_at, t.user_id IS NOT NULL,
+      a.id, a.first_epoch, a.first_seq
     FROM hardware h LEFT JOIN device_assignments a ON a.hardware_id = h.id
       LEFT JOIN consents c ON c.id = a.consent_id
       LEFT JOIN tombstones t ON t.tenant_id = a.tenant_id AND t.user_id = a.user_id
@@ -54,9 +55,12 @@ impl Directory {
                 .entry(row.get(0))
                 .or_insert_with(|| Hardware { id: row.get(1), assignments: Vec::new() });
             let Some(tenant) = row.get::<_, Option<Uuid>>(2) else { continue };
+            let frame = |epoch: Option<i64>, seq: Option<i64>| {
+                epoch.zip(seq).map(|(epoch, seq)| (Epoch(epoch as u64), seq as u32))
+            };
             let boundary = |time: Timestamp, epoch: Option<i64>, seq: Option<i64>| Boundary {
                 time_us: time.as_microsecond(),
-                frame: epoch.zip(seq).map(|(epoch, seq)| (Epoch(epoch as u64), seq as u32)),
+                frame: frame(epoch, seq),
             };
             let consent = match (row.get(11), row.get::<_, Option<Timestamp>>(12)) {
                 (false, _) => Consent::Missing,
@@ -64,11 +68,13 @@ impl Directory {
                 (true, Some(at)) => Consent::Withdrawn(at.as_microsecond()),
             };
             device.assignments.push(Assignment {
+                id: row.get(14),
                 tenant,
                 user: row.get(3),
                 device: row.get(4),
                 from: boundary(row.get(5), row.get(6), row.get(7)),
                 to: row.get::<_, Option<Timestamp>>(8).map(|time| boundary(time, row.get(9), row.get(10))),
+                first: frame(row.get(15), row.get(16)),
                 consent,
                 erased: row.get(13),
             });

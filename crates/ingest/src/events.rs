@@ -2,11 +2,12 @@
 //!
 //! The promise: an event is in once, by its key, whichever gateway or model run repeats it; it goes to the wearer whose
 //! device it was at its onset, under the same rules as a frame; a gap that a gateway reports is recorded less what is
-//! stored after all.
+//! stored after all. What people decided at the box comes first ([`crate::decisions`]): the events beside it may be of
+//! the wearer whom it names.
 
 use std::collections::BTreeMap;
 
-use kinara_protocol::envelope::{self, ENVELOPE_VERSION, EnvelopeError, Event, EventBatch};
+use kinara_protocol::envelope::{self, Decision, ENVELOPE_VERSION, EnvelopeError, Event, EventBatch};
 use kinara_protocol::frame::Epoch;
 use kinara_store::Transaction;
 use prost::Message as _;
@@ -31,6 +32,15 @@ pub struct Events {
     pub name: Name,
     derived: Vec<Event>,
     gaps: Vec<envelope::Gap>,
+    decisions: Vec<Decision>,
+}
+
+impl Events {
+    /// One event by itself: the way back from quarantine, through the ordinary write.
+    pub(crate) fn of_one(gateway: Uuid, event: Event) -> Self {
+        let name = Name { gateway, buffer: 0, sequence: 0 };
+        Self { name, derived: vec![event], gaps: Vec::new(), decisions: Vec::new() }
+    }
 }
 
 /// Reads a payload as published.
@@ -39,7 +49,12 @@ pub fn decode(payload: &[u8]) -> Result<Events, Unreadable> {
     if batch.version == 0 || batch.version > ENVELOPE_VERSION {
         return Err(EnvelopeError::Version(batch.version).into());
     }
-    Ok(Events { name: name(batch.name.as_ref())?, derived: batch.events, gaps: batch.gaps })
+    Ok(Events {
+        name: name(batch.name.as_ref())?,
+        derived: batch.events,
+        gaps: batch.gaps,
+        decisions: batch.decisions,
+    })
 }
 
 enum Fate {
@@ -81,6 +96,7 @@ fn fate(event: &Event, tenant: Uuid, hardware: Option<&Hardware>, window: Window
         Whose::Nobody => return Fate::Aside("no_assignment"),
         Whose::Unsure => return Fate::Aside("unsure"),
         Whose::Straddles => return Fate::Aside("straddle"),
+        Whose::Contradicts => return Fate::Aside("order"),
     };
     if assignment.tenant != tenant {
         return Fate::Aside("foreign_gateway");
@@ -109,6 +125,21 @@ const EVENT: &str = "
 impl Writer {
     /// Writes an event batch. An error means that nothing was written and that the database is not there.
     pub async fn write_events(&self, events: &Events) -> Result<Outcome, Error> {
+        let mut total = Counts::default();
+        if let Some(outcome) =
+            self.write_decisions(events.name.gateway, &events.decisions, &mut total).await?
+        {
+            return Ok(outcome);
+        }
+        match self.write_derived(events).await? {
+            Outcome::Done(counts) => total.add(counts),
+            retry @ Outcome::RetryAfter { .. } => return Ok(retry),
+        }
+        Ok(Outcome::Done(total))
+    }
+
+    /// Events and gaps: all in one transaction, or, where the database refuses one of them, each by itself.
+    async fn write_derived(&self, events: &Events) -> Result<Outcome, Error> {
         match self.events_tries(events).await {
             Err(error)
                 if error.last_remedy() == Remedy::Split && events.derived.len() + events.gaps.len() > 1 => {}
@@ -121,7 +152,7 @@ impl Writer {
         let events_alone = events.derived.iter().map(|event| (vec![event.clone()], Vec::new()));
         let gaps_alone = events.gaps.iter().map(|gap| (Vec::new(), vec![gap.clone()]));
         for (derived, gaps) in events_alone.chain(gaps_alone) {
-            let one = Events { name: events.name, derived, gaps };
+            let one = Events { name: events.name, derived, gaps, decisions: Vec::new() };
             let outcome = match self.events_tries(&one).await {
                 Err(error) if error.last_remedy() == Remedy::Split => self.refuse_event(&one, &error).await?,
                 other => other?,

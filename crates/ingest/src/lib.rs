@@ -13,6 +13,7 @@
 pub mod assign;
 pub mod batch;
 pub mod copy;
+mod decisions;
 pub mod directory;
 mod error;
 pub mod events;
@@ -25,6 +26,7 @@ pub mod sabotage;
 pub mod seqs;
 pub mod sweep;
 mod touch;
+pub mod upkeep;
 mod write;
 
 pub use batch::{Batch, Name, decode};

@@ -84,6 +84,7 @@ pub(crate) fn fate<'a>(
         Whose::Nobody => return aside("no_assignment"),
         Whose::Unsure => return aside("unsure"),
         Whose::Straddles => return aside("straddle"),
+        Whose::Contradicts => return aside("order"),
     };
     if assignment.tenant != gateway_tenant {
         return aside("foreign_gateway");

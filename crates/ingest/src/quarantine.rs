@@ -5,20 +5,22 @@
 
 use jiff::Timestamp;
 use kinara_clock::Clock;
-use kinara_protocol::envelope::Fit;
+use kinara_protocol::envelope::{Event, Fit};
 use kinara_store::{Pool, Transaction};
+use prost::Message as _;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use crate::batch::{batch_of_frame, cleaned};
+use crate::events::Events;
 use crate::write::Outcome;
 use crate::{Error, Writer};
 
 /// Something refused.
 #[derive(Debug)]
 pub struct Refused<'a> {
-    /// `frame`, `event` or `payload`.
+    /// `frame`, `event`, `decision` or `payload`.
     pub what: &'static str,
     /// The clinic whose gateway brought it.
     pub tenant: Option<Uuid>,
@@ -96,60 +98,96 @@ pub(crate) async fn keep(tx: &Transaction<'_>, refused: &[Refused<'_>], now: Tim
 /// What a replay did.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Replayed {
-    /// Frames taken now (or found to be in already).
+    /// Frames and events taken now (or found to be in already).
     pub taken: u64,
-    /// Frames still refused.
+    /// Those still refused.
     pub refused: u64,
 }
 
-const WAITING: &str = "
-    SELECT id, gateway_id, hardware_id, payload, fit FROM quarantine
-    WHERE what = 'frame' AND replayed_at IS NULL AND gateway_id IS NOT NULL AND hardware_id IS NOT NULL AND id > $1
-      AND ($2::text IS NULL OR reason = $2)
-    ORDER BY id LIMIT 500";
+/// Which quarantined frames and events are sent again.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Which<'a> {
+    /// Only of this device.
+    pub hardware_id: Option<&'a str>,
+    /// Only those refused for one of these reasons; none: for any.
+    pub reasons: &'a [&'a str],
+}
 
-/// Sends quarantined frames through the ordinary write again, all or those of one reason.
+/// Things read, and written in one transaction, at a time.
+const PAGE: i64 = 500;
+
+const WAITING: &str = "
+    SELECT id, gateway_id, hardware_id, payload, fit, what FROM quarantine
+    WHERE what IN ('frame', 'event') AND replayed_at IS NULL AND gateway_id IS NOT NULL AND hardware_id IS NOT NULL
+      AND id > $1 AND ($2::text IS NULL OR hardware_id = $2) AND (cardinality($3::text[]) = 0 OR reason = ANY($3))
+    ORDER BY id LIMIT $4";
+
+/// Sends quarantined frames and events through the ordinary write again.
 pub async fn replay(
     writer: &Writer,
     pool: &Pool,
     clock: &dyn Clock,
-    reason: Option<&str>,
+    which: Which<'_>,
 ) -> Result<Replayed, Error> {
     let mut out = Replayed::default();
     let mut after = Uuid::nil();
-    loop {
-        let client = pool.get().await?;
-        let rows = client.query(WAITING, &[&after, &reason]).await?;
-        let Some(last) = rows.last() else { return Ok(out) };
-        after = last.get(0);
-        let mut taken = Vec::new();
-        for row in &rows {
-            let fit = row
-                .get::<_, Option<serde_json::Value>>(4)
-                .and_then(|fit| serde_json::from_value::<StoredFit>(fit).ok())
-                .map(|fit| Fit {
-                    ref_ticks: fit.ref_ticks,
-                    ref_utc_us: fit.ref_utc_us,
-                    rate_ppb: fit.rate_ppb,
-                    uncertainty_us: fit.uncertainty_us,
-                    growth_ppb: fit.growth_ppb,
-                    time_uncertain: fit.time_uncertain,
-                });
-            let done = match batch_of_frame(row.get(1), row.get(2), row.get(3), fit) {
-                Ok(batch) => match writer.write(&[batch]).await?.pop() {
-                    Some(Outcome::Done(counts)) => counts.quarantined == 0,
-                    _ => false,
-                },
-                Err(_) => false,
-            };
-            if done {
-                out.taken += 1;
-                taken.push(row.get::<_, Uuid>(0));
-            } else {
-                out.refused += 1;
-            }
-        }
-        let now = crate::timestamp(clock.utc_us());
-        client.execute("UPDATE quarantine SET replayed_at = $2 WHERE id = ANY($1)", &[&taken, &now]).await?;
+    while let Some((next, replayed)) = replay_page(writer, pool, clock, which, after).await? {
+        after = next;
+        out.taken += replayed.taken;
+        out.refused += replayed.refused;
     }
+    Ok(out)
+}
+
+/// One page of a replay, of what comes after an id: gives the page's last id. `None`: there is nothing more.
+pub(crate) async fn replay_page(
+    writer: &Writer,
+    pool: &Pool,
+    clock: &dyn Clock,
+    which: Which<'_>,
+    after: Uuid,
+) -> Result<Option<(Uuid, Replayed)>, Error> {
+    let client = pool.get().await?;
+    let rows = client.query(WAITING, &[&after, &which.hardware_id, &which.reasons, &PAGE]).await?;
+    // Writing takes connections of its own.
+    drop(client);
+    let Some(last) = rows.last() else { return Ok(None) };
+    let mut taken: Vec<Uuid> = Vec::new();
+    let (mut batches, mut of) = (Vec::new(), Vec::new());
+    for row in &rows {
+        if row.get::<_, &str>(5) == "event" {
+            let Ok(event) = Event::decode(row.get::<_, &[u8]>(3)) else { continue };
+            let outcome = writer.write_events(&Events::of_one(row.get(1), event)).await?;
+            if is_taken(&outcome) {
+                taken.push(row.get(0));
+            }
+        } else if let Ok(batch) = batch_of_frame(row.get(1), row.get(2), row.get(3), fit_of(row)) {
+            batches.push(batch);
+            of.push(row.get::<_, Uuid>(0));
+        }
+    }
+    let outcomes = writer.write(&batches).await?;
+    taken.extend(of.iter().zip(&outcomes).filter(|(_, outcome)| is_taken(outcome)).map(|(id, _)| *id));
+    let client = pool.get().await?;
+    let now = crate::timestamp(clock.utc_us());
+    client.execute("UPDATE quarantine SET replayed_at = $2 WHERE id = ANY($1)", &[&taken, &now]).await?;
+    let replayed =
+        Replayed { taken: taken.len() as u64, refused: rows.len().saturating_sub(taken.len()) as u64 };
+    Ok(Some((last.get(0), replayed)))
+}
+
+fn is_taken(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Done(counts) if counts.quarantined == 0)
+}
+
+fn fit_of(row: &tokio_postgres::Row) -> Option<Fit> {
+    let fit: StoredFit = serde_json::from_value(row.get::<_, Option<serde_json::Value>>(4)?).ok()?;
+    Some(Fit {
+        ref_ticks: fit.ref_ticks,
+        ref_utc_us: fit.ref_utc_us,
+        rate_ppb: fit.rate_ppb,
+        uncertainty_us: fit.uncertainty_us,
+        growth_ppb: fit.growth_ppb,
+        time_uncertain: fit.time_uncertain,
+    })
 }

@@ -17,6 +17,7 @@ use kinara_protocol::frame::Epoch;
 use kinara_store::{Pool, Transaction};
 use uuid::Uuid;
 
+use crate::assign::order_of_names;
 use crate::batch::{Batch, Content, Wave};
 use crate::copy::{ReadingTemplate, Rows, pg_time};
 use crate::directory::Directory;
@@ -300,6 +301,7 @@ impl Writer {
         self.copy(&tx, rows).await?;
         ledger::update(&tx, &entries, now).await?;
         ledger::frame_times(&tx, &entries).await?;
+        name_first_frames(&tx, &new).await?;
         gaps::withdraw(&tx, &entries, now).await?;
         put_aside(&tx, &plan, batches, &directory, &mut counts, now).await?;
         gaps::record(&tx, findings, &entries, now).await?;
@@ -566,6 +568,39 @@ async fn put_aside(
         }
     }
     quarantine::keep(tx, &refused, now).await
+}
+
+/// Keeps the lowest frame stored for each assignment whose beginning is known only as a time.
+async fn name_first_frames(tx: &Transaction<'_>, new: &[Taken<'_>]) -> Result<(), Error> {
+    let mut firsts: BTreeMap<Uuid, (Epoch, u32)> = BTreeMap::new();
+    for taken in new.iter().filter(|taken| taken.assignment.from.frame.is_none()) {
+        // One that may have been taken before the boundary says nothing.
+        let uncertainty = i64::try_from(taken.frame.uncertainty_us).unwrap_or(i64::MAX);
+        if taken.frame.first_us < taken.assignment.from.time_us.saturating_add(uncertainty) {
+            continue;
+        }
+        let name = (taken.device.epoch, taken.frame.seq);
+        let is_lower = |than: (Epoch, u32)| order_of_names(name, than).is_some_and(std::cmp::Ordering::is_lt);
+        if taken.assignment.first.is_some_and(|first| !is_lower(first)) {
+            continue;
+        }
+        let first = firsts.entry(taken.assignment.id).or_insert(name);
+        if is_lower(*first) {
+            *first = name;
+        }
+    }
+    // In the order of their ids: two bridges do not wait for each other in a circle.
+    for (assignment, (epoch, seq)) in firsts {
+        let statement = tx
+            .prepare_cached(
+                "UPDATE device_assignments SET first_epoch = $2, first_seq = $3
+                 WHERE id = $1 AND (first_epoch IS NULL OR (first_epoch >> 32 = $2::int8 >> 32
+                   AND (first_epoch & 4294967295, first_seq) > ($2::int8 & 4294967295, $3::int8)))",
+            )
+            .await?;
+        tx.execute(&statement, &[&assignment, &(epoch.0 as i64), &i64::from(seq)]).await?;
+    }
+    Ok(())
 }
 
 /// Tells listeners, once a transaction and device, how far its readings are in.

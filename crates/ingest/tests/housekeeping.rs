@@ -36,6 +36,7 @@ fn event_batch(gateway: Uuid, events: Vec<Event>, gaps: Vec<Gap>) -> events::Eve
         sealed_at_us: NOW_US,
         events,
         gaps,
+        decisions: Vec::new(),
     };
     events::decode(&envelope::seal(&batch)).unwrap()
 }

@@ -4,6 +4,7 @@
 
 mod support;
 
+use kinara_ingest::quarantine::Which;
 use kinara_ingest::{Counts, Limits, Outcome, Writer, batch, quarantine};
 use kinara_protocol::channel::{ACCELERATION, ChannelId, HEART_RATE};
 use kinara_protocol::frame::{Epoch, FrameBuilder, Kind, MAX_FRAME, Ticks};
@@ -161,8 +162,14 @@ async fn a_frame_across_a_hand_over_known_as_a_time_is_quarantined_and_one_known
         ))
         .await;
     let writer = world.writer();
-    let replayed =
-        quarantine::replay(&writer, &world.pool, world.clock.as_ref(), Some("straddle")).await.unwrap();
+    let replayed = quarantine::replay(
+        &writer,
+        &world.pool,
+        world.clock.as_ref(),
+        Which { reasons: &["straddle"], ..Which::default() },
+    )
+    .await
+    .unwrap();
     assert_eq!(replayed, quarantine::Replayed { taken: 1, refused: 0 });
     assert_eq!(world.number(&of(USER)).await, 30);
     assert_eq!(world.quarantine().await, "none");
@@ -222,7 +229,8 @@ async fn a_frame_of_a_later_version_is_kept_for_a_later_program() {
     let kept = world.text("SELECT encode(payload, 'hex') FROM quarantine").await;
     assert_eq!(kept, hex::encode(frame));
     let writer = world.writer();
-    let replayed = quarantine::replay(&writer, &world.pool, world.clock.as_ref(), None).await.unwrap();
+    let replayed =
+        quarantine::replay(&writer, &world.pool, world.clock.as_ref(), Which::default()).await.unwrap();
     assert_eq!(replayed, quarantine::Replayed { taken: 0, refused: 1 });
 }
 
@@ -367,7 +375,8 @@ async fn one_bad_frame_stops_neither_its_batch_nor_the_others() {
     assert_eq!(world.ledger().await, "{[0,7),[8,10)}");
     world.run("DROP INDEX ts.one_seven").await;
     let writer = world.writer();
-    let replayed = quarantine::replay(&writer, &world.pool, world.clock.as_ref(), None).await.unwrap();
+    let replayed =
+        quarantine::replay(&writer, &world.pool, world.clock.as_ref(), Which::default()).await.unwrap();
     assert_eq!(replayed.taken, 1);
     assert_eq!(world.ledger().await, "{[0,10)}");
     assert_eq!(world.gaps().await, "none");

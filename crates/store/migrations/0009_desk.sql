@@ -176,7 +176,8 @@ ALTER TABLE device_assignments ADD COLUMN first_epoch int8, ADD COLUMN first_seq
   ADD CHECK ((first_epoch IS NULL) = (first_seq IS NULL));
 
 ALTER TABLE quarantine DROP CONSTRAINT quarantine_what_check,
-  ADD CONSTRAINT quarantine_what_check CHECK (what IN ('frame', 'event', 'payload', 'decision'));
+  ADD CONSTRAINT quarantine_what_check CHECK (what IN ('frame', 'event', 'payload', 'decision')),
+  ADD COLUMN tried_at timestamptz; -- a decision that waits for something: when it was last tried again
 
 -- Whoever changes what boxes are told says so; the bridges listen.
 CREATE FUNCTION roster_changed() RETURNS trigger

@@ -1,0 +1,187 @@
+//! Decisions that write a row: wearers, consents, bonds.
+
+use kinara_store::Transaction;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::content::{Consent, Content};
+use super::{Refusal, Speaker, Stop, reason};
+use crate::timestamp;
+
+/// The wearer that an id names in the clinic: one that was merged is whom they were merged into.
+pub(super) async fn wearer(tx: &Transaction<'_>, tenant: Uuid, user: Uuid) -> Result<Uuid, Stop> {
+    let statement = tx
+        .prepare_cached(
+            "SELECT coalesce(u.merged_into, u.id) FROM users u WHERE u.id = $1 AND u.tenant_id = $2
+             AND NOT EXISTS (SELECT FROM tombstones t WHERE t.tenant_id = $2
+                             AND t.user_id = coalesce(u.merged_into, u.id))",
+        )
+        .await?;
+    match tx.query_opt(&statement, &[&user, &tenant]).await? {
+        Some(row) => Ok(row.get(0)),
+        None => Err(Refusal::new(reason::UNKNOWN_WEARER, format!("the clinic has no wearer {user}")).into()),
+    }
+}
+
+pub(super) async fn wearer_added(
+    tx: &Transaction<'_>,
+    speaker: Speaker,
+    content: &Content,
+    user: Uuid,
+    name: &str,
+) -> Result<(), Stop> {
+    let statement = tx
+        .prepare_cached(
+            "INSERT INTO users (id, tenant_id, display_name, time_zone, provisional, added_by_gateway, created_at)
+             SELECT $1, t.id, $3, t.time_zone, true, $4, $5 FROM tenants t WHERE t.id = $2 ON CONFLICT DO NOTHING",
+        )
+        .await?;
+    let at = timestamp(content.at_us);
+    tx.execute(&statement, &[&user, &speaker.tenant, &name, &speaker.gateway, &at]).await?;
+    // There already: theirs, or an id that another clinic has, which is nobody here.
+    wearer(tx, speaker.tenant, user).await.map(|_| ())
+}
+
+pub(super) async fn consent_recorded(
+    tx: &Transaction<'_>,
+    speaker: Speaker,
+    content: &Content,
+    consent: &Consent,
+) -> Result<(), Stop> {
+    let user = wearer(tx, speaker.tenant, consent.user).await?;
+    let detail = json!({
+        "by": "box", "gateway_id": speaker.gateway, "decision_id": content.id, "language": consent.language,
+        "text_sha256": consent.text_sha256, "asked_by": consent.asked_by,
+    });
+    let statement = tx
+        .prepare_cached(
+            "INSERT INTO consents (id, tenant_id, user_id, version, given_at, detail)
+             VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
+        )
+        .await?;
+    let at = timestamp(content.at_us);
+    let new = tx
+        .execute(&statement, &[&consent.id, &speaker.tenant, &user, &consent.version, &at, &detail])
+        .await?;
+    if new == 0 {
+        known_consent(tx, speaker.tenant, user, consent.id).await?;
+    }
+    Ok(())
+}
+
+/// That a wearer gave this consent.
+pub(super) async fn known_consent(
+    tx: &Transaction<'_>,
+    tenant: Uuid,
+    user: Uuid,
+    consent: Uuid,
+) -> Result<(), Stop> {
+    let statement =
+        tx.prepare_cached("SELECT 1 FROM consents WHERE id = $1 AND tenant_id = $2 AND user_id = $3").await?;
+    if tx.query_opt(&statement, &[&consent, &tenant, &user]).await?.is_none() {
+        let detail = format!("the wearer has given no consent {consent}");
+        return Err(Refusal::new(reason::UNKNOWN_CONSENT, detail).into());
+    }
+    Ok(())
+}
+
+/// All that the wearer had agreed to by then is withdrawn from then on.
+pub(super) async fn consent_withdrawn(
+    tx: &Transaction<'_>,
+    speaker: Speaker,
+    content: &Content,
+    user: Uuid,
+) -> Result<(), Stop> {
+    let user = wearer(tx, speaker.tenant, user).await?;
+    let statement = tx
+        .prepare_cached(
+            "UPDATE consents SET withdrawn_at = $3 WHERE tenant_id = $1 AND user_id = $2 AND given_at <= $3
+               AND (withdrawn_at IS NULL OR withdrawn_at > $3)",
+        )
+        .await?;
+    tx.execute(&statement, &[&speaker.tenant, &user, &timestamp(content.at_us)]).await?;
+    Ok(())
+}
+
+/// The clinic's own row of a device, made where it has none.
+pub(super) async fn device(
+    tx: &Transaction<'_>,
+    tenant: Uuid,
+    hardware: &str,
+    name: Option<&str>,
+) -> Result<Uuid, Stop> {
+    let kinara = hardware.starts_with("kinara:");
+    let short = hardware.get(hardware.len().saturating_sub(4)..).unwrap_or(hardware);
+    let usual = format!("{} {short}", if kinara { "Kinara" } else { "Sensor" });
+    let statement = tx
+        .prepare_cached(
+            "INSERT INTO devices AS d (id, tenant_id, device_type, hardware_id, name)
+             VALUES ($1, $2, $3, $4, coalesce($5, $6))
+             ON CONFLICT (tenant_id, hardware_id) DO UPDATE SET name = coalesce($5, d.name, $6) RETURNING id",
+        )
+        .await?;
+    let kind = if kinara { "kinara" } else { "bluetooth" };
+    let row = tx.query_one(&statement, &[&Uuid::now_v7(), &tenant, &kind, &hardware, &name, &usual]).await?;
+    Ok(row.get(0))
+}
+
+pub(super) async fn paired(
+    tx: &Transaction<'_>,
+    speaker: Speaker,
+    content: &Content,
+    hardware: &str,
+    how: &str,
+    adapter: &[u8; 6],
+) -> Result<(), Stop> {
+    let at = timestamp(content.at_us);
+    device(tx, speaker.tenant, hardware, None).await?;
+    // A pairing that comes late says nothing of a bond that was made after it.
+    let newer = tx
+        .query_opt(
+            "SELECT 1 FROM bonds WHERE hardware_id = $1 AND gateway_id = $2 AND ended_at IS NULL AND since > $3",
+            &[&hardware, &speaker.gateway, &at],
+        )
+        .await?;
+    if newer.is_none() {
+        end_bond(tx, speaker, hardware, at).await?;
+        tx.execute(
+            "INSERT INTO bonds (id, tenant_id, gateway_id, hardware_id, adapter, how, since)
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            &[&Uuid::now_v7(), &speaker.tenant, &speaker.gateway, &hardware, &adapter.as_slice(), &how, &at],
+        )
+        .await?;
+    }
+    tx.execute(
+        "UPDATE introductions SET state = 'done', secret = NULL, settled_at = $3
+         WHERE hardware_id = $1 AND to_gateway = $2 AND state = 'open' AND asked_at <= $4::timestamptz + interval '1 hour'",
+        &[&hardware, &speaker.gateway, &speaker.now, &at],
+    )
+    .await?;
+    Ok(())
+}
+
+pub(super) async fn forgotten(
+    tx: &Transaction<'_>,
+    speaker: Speaker,
+    content: &Content,
+    hardware: &str,
+) -> Result<(), Stop> {
+    end_bond(tx, speaker, hardware, timestamp(content.at_us)).await
+}
+
+/// Ends the bond that the gateway had by then, and with it what was asked about it.
+async fn end_bond(
+    tx: &Transaction<'_>,
+    speaker: Speaker,
+    hardware: &str,
+    at: jiff::Timestamp,
+) -> Result<(), Stop> {
+    tx.execute(
+        "WITH gone AS (UPDATE bonds SET ended_at = $3
+                       WHERE hardware_id = $1 AND gateway_id = $2 AND ended_at IS NULL AND since <= $3 RETURNING id)
+         UPDATE revocations r SET settled_at = $4 FROM gone WHERE r.bond_id = gone.id AND r.settled_at IS NULL",
+        &[&hardware, &speaker.gateway, &at, &speaker.now],
+    )
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,214 @@
+//! What follows from decisions later, a bounded slice at a time: decisions that waited for something, frames that found
+//! their wearer after all, readings that are stored under the wrong one, secrets that are of no use any more.
+//!
+//! The promise: whatever changed an assignment (a box's decision, an operator's command, a page), the frames that had been
+//! refused for want of it go through the ordinary write again without anybody asking; the database marks the hardware in
+//! the same transaction. A slice that is interrupted is done again. Nothing here holds up the writers for longer than one
+//! page of frames or some days of one wearer's readings.
+
+use jiff::Timestamp;
+use kinara_clock::Clock;
+use kinara_protocol::envelope::Decision;
+use kinara_store::Pool;
+use prost::Message as _;
+use uuid::Uuid;
+
+use crate::decisions::{MAY_PASS, Verdict};
+use crate::quarantine::{self, Which};
+use crate::{Error, Writer, timestamp};
+
+/// How much is done at once.
+#[derive(Debug, Clone)]
+pub struct Bounds {
+    /// Decisions that are tried again.
+    pub decisions: i64,
+    /// Pages of refused frames and events, 500 each.
+    pub pages: u32,
+    /// Days of readings that are moved.
+    pub days: i32,
+    /// After a change, what had begun before it may still be written: so long things are looked at again, in seconds.
+    pub settle_s: i64,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { decisions: 100, pages: 4, days: 2, settle_s: 60 }
+    }
+}
+
+/// What was done.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Done {
+    /// Decisions carried out after all.
+    pub decisions: u64,
+    /// Frames and events taken after all.
+    pub taken: u64,
+    /// Rows that moved to the right wearer.
+    pub moved: u64,
+    /// Introductions and revocations that ended by their time.
+    pub expired: u64,
+}
+
+/// Why frames and events are refused for want of an assignment.
+const FOR_WANT_OF_ONE: [&str; 5] = ["no_assignment", "unsure", "straddle", "foreign_gateway", "order"];
+
+/// Does a slice of what is due.
+pub async fn keep(writer: &Writer, pool: &Pool, clock: &dyn Clock, bounds: &Bounds) -> Result<Done, Error> {
+    let now = timestamp(clock.utc_us());
+    let mut done = Done { decisions: decisions(writer, pool, now, bounds).await?, ..Done::default() };
+    done.taken = frames(writer, pool, clock, bounds).await?;
+    done.moved = moves(pool, now, bounds).await?;
+    done.expired = expire(pool, now).await?;
+    Ok(done)
+}
+
+/// Ever more seldom: the longer one waits, the longer until it is tried again.
+const WAITING: &str = "
+    SELECT id, gateway_id, payload, reason FROM quarantine
+    WHERE what = 'decision' AND replayed_at IS NULL AND gateway_id IS NOT NULL AND reason = ANY($1)
+      AND (tried_at IS NULL OR $2::timestamptz - tried_at > (tried_at - received_at) / 4)
+    ORDER BY tried_at NULLS FIRST, received_at LIMIT $3";
+
+async fn decisions(writer: &Writer, pool: &Pool, now: Timestamp, bounds: &Bounds) -> Result<u64, Error> {
+    let client = pool.get().await?;
+    let rows = client.query(WAITING, &[&MAY_PASS.as_slice(), &now, &bounds.decisions]).await?;
+    drop(client);
+    let mut waiting: Vec<(Uuid, Uuid, Decision, &str)> = rows
+        .iter()
+        .filter_map(|row| {
+            let decision = Decision::decode(row.get::<_, &[u8]>(2)).ok()?;
+            Some((row.get(0), row.get(1), decision, row.get(3)))
+        })
+        .collect();
+    // As they were made: a wearer is added before they are given a device.
+    waiting.sort_by(|a, b| (a.1, a.2.at_utc_us, &a.2.id).cmp(&(b.1, b.2.at_utc_us, &b.2.id)));
+    let mut carried_out = 0;
+    for (id, gateway, decision, why) in waiting {
+        let verdict = writer.decide(gateway, &decision, true).await?;
+        carried_out += u64::from(verdict == Verdict::Applied);
+        // Refused for another reason, it is in quarantine under that one now.
+        let over = !matches!(&verdict, Verdict::Refused(refusal) if refusal.reason == why);
+        let client = pool.get().await?;
+        client
+            .execute(
+                "UPDATE quarantine SET tried_at = $2, replayed_at = CASE WHEN $3 THEN $2::timestamptz END WHERE id = $1",
+                &[&id, &now, &over],
+            )
+            .await?;
+    }
+    Ok(carried_out)
+}
+
+async fn frames(writer: &Writer, pool: &Pool, clock: &dyn Clock, bounds: &Bounds) -> Result<u64, Error> {
+    let mut taken = 0;
+    let mut left = bounds.pages;
+    let marks = pool
+        .get()
+        .await?
+        .query(
+            "SELECT r.hardware, h.hardware_id, r.asked_at, r.upto FROM replays r JOIN hardware h ON h.id = r.hardware
+             ORDER BY r.asked_at LIMIT $1",
+            &[&i64::from(bounds.pages)],
+        )
+        .await?;
+    for mark in marks {
+        let (hardware, asked_at): (Uuid, Timestamp) = (mark.get(0), mark.get(2));
+        let which = Which { hardware_id: Some(mark.get(1)), reasons: &FOR_WANT_OF_ONE };
+        let mut upto: Uuid = mark.get(3);
+        let mut whole = false;
+        while left > 0 && !whole {
+            match quarantine::replay_page(writer, pool, clock, which, upto).await? {
+                Some((next, replayed)) => {
+                    (upto, left) = (next, left - 1);
+                    taken += replayed.taken;
+                }
+                None => whole = true,
+            }
+        }
+        // The mark's own time is the database's, and so is this comparison.
+        let client = pool.get().await?;
+        client
+            .execute(
+                "DELETE FROM replays WHERE $3 AND hardware = $1 AND asked_at = $2
+                   AND asked_at < clock_timestamp() - make_interval(secs => $4)",
+                &[&hardware, &asked_at, &whole, &(bounds.settle_s as f64)],
+            )
+            .await?;
+        let upto = if whole { Uuid::nil() } else { upto };
+        client
+            .execute(
+                "UPDATE replays SET upto = $3 WHERE hardware = $1 AND asked_at = $2 AND upto <> $3",
+                &[&hardware, &asked_at, &upto],
+            )
+            .await?;
+    }
+    Ok(taken)
+}
+
+async fn moves(pool: &Pool, now: Timestamp, bounds: &Bounds) -> Result<u64, Error> {
+    let client = pool.get().await?;
+    let due = client
+        .query(
+            "SELECT id, asked_at FROM moves WHERE settled_at IS NULL ORDER BY tried_at NULLS FIRST, asked_at LIMIT 4",
+            &[],
+        )
+        .await?;
+    let mut total = 0;
+    for row in due {
+        let (id, asked_at): (Uuid, Timestamp) = (row.get(0), row.get(1));
+        let moved: i64 = client.query_one("SELECT ts.move($1, $2)", &[&id, &bounds.days]).await?.get(0);
+        total += moved.unsigned_abs();
+        // What a writer had begun before may come a moment later.
+        let settled = moved == 0 && now.duration_since(asked_at).as_secs() > bounds.settle_s;
+        client
+            .execute(
+                "UPDATE moves SET tried_at = $2, settled_at = CASE WHEN $3 THEN $2::timestamptz END WHERE id = $1",
+                &[&id, &now, &settled],
+            )
+            .await?;
+    }
+    Ok(total)
+}
+
+async fn expire(pool: &Pool, now: Timestamp) -> Result<u64, Error> {
+    let client = pool.get().await?;
+    let introductions = client
+        .execute(
+            "UPDATE introductions SET state = 'expired', secret = NULL, settled_at = $1
+             WHERE state = 'open' AND expires_at <= $1",
+            &[&now],
+        )
+        .await?;
+    let revocations = client
+        .execute(
+            "UPDATE revocations SET settled_at = $1 WHERE settled_at IS NULL AND expires_at <= $1",
+            &[&now],
+        )
+        .await?;
+    Ok(introductions + revocations)
+}
+
+/// Takes note of a key that a gateway says it signs with. The first is trusted; `true`: this one waits for an operator.
+pub async fn note_key(
+    tx: &kinara_store::Transaction<'_>,
+    gateway: Uuid,
+    key: &[u8],
+    now: Timestamp,
+) -> Result<bool, Error> {
+    // A box that draws a key at every start fills no table.
+    const MOST: i64 = 8;
+    let statement = tx
+        .prepare_cached(
+            "WITH own AS (SELECT key, trusted_at, ended_at FROM gateway_keys WHERE gateway_id = $1),
+                  new AS (
+               INSERT INTO gateway_keys (gateway_id, tenant_id, key, seen_at, trusted_at)
+               SELECT g.id, g.tenant_id, $2, $3, CASE WHEN EXISTS (SELECT FROM own) THEN NULL ELSE $3::timestamptz END
+               FROM gateways g WHERE g.id = $1 AND NOT EXISTS (SELECT FROM own WHERE key = $2)
+                 AND (SELECT count(*) FROM own) < $4
+               ON CONFLICT DO NOTHING RETURNING trusted_at)
+             SELECT NOT EXISTS (SELECT FROM new WHERE trusted_at IS NOT NULL)
+               AND NOT EXISTS (SELECT FROM own WHERE key = $2 AND trusted_at IS NOT NULL AND ended_at IS NULL)",
+        )
+        .await?;
+    Ok(tx.query_one(&statement, &[&gateway, &key, &now, &MOST]).await?.get(0))
+}

@@ -1,0 +1,448 @@
+//! What people decided at a box.
+
+#![allow(clippy::unwrap_used, clippy::wildcard_imports)]
+
+mod support;
+
+use kinara_ingest::upkeep::{self, Bounds, Done};
+use kinara_ingest::{Counts, Name, Outcome, events};
+use kinara_protocol::envelope::{
+    self, Actor, Assigned, ConsentRecorded, ConsentWithdrawn, Decision, ENVELOPE_VERSION, Event, EventBatch,
+    Forgotten, FrameBoundary, Paired, Unassigned, WearerAdded, decision::What,
+};
+use ring::signature::{Ed25519KeyPair, KeyPair as _};
+use support::*;
+use uuid::Uuid;
+
+/// A device that nobody has had yet.
+const NEW: &str = "kinara:00000000000000b2";
+const PATIENT: Uuid = Uuid::from_u128(0x1001);
+const CONSENT: Uuid = Uuid::from_u128(0x1002);
+const ADAPTER: [u8; 6] = [1, 2, 3, 4, 5, 6];
+
+/// A box with its key.
+struct Desk {
+    gateway: Uuid,
+    key: Ed25519KeyPair,
+}
+
+impl Desk {
+    fn new(gateway: Uuid, seed: u8) -> Self {
+        Self { gateway, key: Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap() }
+    }
+
+    /// A box whose key is trusted.
+    async fn known(world: &World, gateway: Uuid, seed: u8) -> Self {
+        let desk = Self::new(gateway, seed);
+        assert!(!desk.says_its_key(world).await);
+        desk
+    }
+
+    /// Whether the key waits for an operator.
+    async fn says_its_key(&self, world: &World) -> bool {
+        let mut client = world.pool.get().await.unwrap();
+        let tx = client.transaction().await.unwrap();
+        let now = kinara_ingest::timestamp(NOW_US);
+        let key = self.key.public_key().as_ref();
+        let waits = upkeep::note_key(&tx, self.gateway, key, now).await.unwrap();
+        tx.commit().await.unwrap();
+        waits
+    }
+
+    /// A decision, so many seconds after the boot of the test's device.
+    fn decide(&self, second: i64, what: What) -> Decision {
+        let mut decision = Decision {
+            id: Uuid::new_v4().as_bytes().to_vec(),
+            at_utc_us: BOOT_US + second * 1_000_000,
+            uncertainty_us: 1_000,
+            actor: Some(Actor { kind: "staff".into(), name: "Nurse".into(), member_id: Vec::new() }),
+            what: Some(what),
+            signature: Vec::new(),
+        };
+        decision.signature = self.key.sign(&decision.signed_bytes(self.gateway)).as_ref().to_vec();
+        decision
+    }
+
+    async fn says(&self, world: &World, decisions: &[Decision]) -> Counts {
+        self.says_with(world, decisions, Vec::new()).await
+    }
+
+    async fn says_with(&self, world: &World, decisions: &[Decision], derived: Vec<Event>) -> Counts {
+        let batch = EventBatch {
+            version: ENVELOPE_VERSION,
+            name: Some(Name { gateway: self.gateway, buffer: 7, sequence: 0 }.into()),
+            sealed_at_us: NOW_US,
+            events: derived,
+            gaps: Vec::new(),
+            decisions: decisions.to_vec(),
+        };
+        let batch = events::decode(&envelope::seal(&batch)).unwrap();
+        match world.writer().write_events(&batch).await.unwrap() {
+            Outcome::Done(counts) => counts,
+            other @ Outcome::RetryAfter { .. } => panic!("{other:?}"),
+        }
+    }
+
+    /// A patient nobody knows yet, their consent, and the device on their chest.
+    fn takes_in(&self, second: i64, from: Option<FrameBoundary>) -> [Decision; 3] {
+        [
+            self.decide(second - 2, added(PATIENT)),
+            self.decide(second - 1, consents(CONSENT, PATIENT)),
+            self.decide(second, assigned(NEW, PATIENT, Some(CONSENT), from)),
+        ]
+    }
+}
+
+fn bytes(id: Uuid) -> Vec<u8> {
+    id.as_bytes().to_vec()
+}
+
+fn added(user: Uuid) -> What {
+    What::WearerAdded(WearerAdded { user_id: bytes(user), display_name: "New Patient".into() })
+}
+
+fn consents(consent: Uuid, user: Uuid) -> What {
+    What::ConsentRecorded(ConsentRecorded {
+        consent_id: bytes(consent),
+        user_id: bytes(user),
+        version: "2026-1".into(),
+        language: "hi".into(),
+        text_sha256: vec![3; 32],
+        asked_by: "Nurse".into(),
+    })
+}
+
+fn assigned(hardware: &str, user: Uuid, consent: Option<Uuid>, from: Option<FrameBoundary>) -> What {
+    What::Assigned(Assigned {
+        hardware_id: hardware.into(),
+        user_id: bytes(user),
+        consent_id: consent.map(bytes).unwrap_or_default(),
+        from,
+        device_name: String::new(),
+    })
+}
+
+fn unassigned(hardware: &str, to: Option<FrameBoundary>) -> What {
+    What::Unassigned(Unassigned { hardware_id: hardware.into(), to })
+}
+
+fn withdrawn(user: Uuid) -> What {
+    What::ConsentWithdrawn(ConsentWithdrawn { user_id: bytes(user) })
+}
+
+fn paired(how: &str) -> What {
+    What::Paired(Paired { hardware_id: NEW.into(), how: how.into(), bond: ADAPTER.to_vec() })
+}
+
+fn boundary(seq: u32) -> FrameBoundary {
+    FrameBoundary { epoch: EPOCH.0, seq }
+}
+
+fn stored(stored: u64) -> Counts {
+    Counts { stored, ..Counts::default() }
+}
+
+fn batch_from(gateway: Uuid, range: std::ops::Range<u32>) -> kinara_ingest::Batch {
+    let columns = columns_of(NEW, &seconds(range));
+    kinara_ingest::batch::from_envelope(envelope_of(gateway, 0, vec![columns])).unwrap()
+}
+
+async fn keep(world: &World) -> Done {
+    upkeep::keep(&world.writer(), &world.pool, world.clock.as_ref(), &Bounds::default()).await.unwrap()
+}
+
+async fn refusals(world: &World) -> String {
+    world
+        .text(
+            "SELECT coalesce(string_agg(reason, ' ' ORDER BY reason), 'none') FROM quarantine
+             WHERE what = 'decision' AND replayed_at IS NULL",
+        )
+        .await
+}
+
+async fn readings_of(world: &World, user: Uuid) -> i64 {
+    world.number(&format!("SELECT count(*) FROM ts.readings WHERE user_id = '{user}'")).await
+}
+
+#[tokio::test]
+async fn a_patient_taken_in_at_a_box_has_readings_at_once() {
+    let world = world().await;
+    let desk = Desk::known(&world, GATEWAY, 1).await;
+    let decisions = desk.takes_in(10, Some(boundary(10)));
+    let event = Event {
+        hardware_id: NEW.into(),
+        kind: "hot_flash".into(),
+        producer: "rule:sternal/1".into(),
+        epoch: EPOCH.0,
+        onset_ticks: 20_000,
+        grid_ms: 30_000,
+        onset_utc_us: BOOT_US + 20_000_000,
+        uncertainty_us: 5_000,
+        confidence: 0.5,
+        data_json: "{}".into(),
+        onset_seq: 20,
+        ..Event::default()
+    };
+    // The event is of the wearer whom the decisions beside it name.
+    assert_eq!(desk.says_with(&world, &decisions, vec![event]).await, stored(4));
+    let counts = world.write(&[batch_from(GATEWAY, 0..30)]).await;
+    assert_eq!(counts, [Counts { stored: 20, quarantined: 10, ..Counts::default() }]);
+    assert_eq!(readings_of(&world, PATIENT).await, 100);
+    let user =
+        "SELECT provisional || ' ' || display_name || ' ' || added_by_gateway FROM users WHERE provisional";
+    assert_eq!(world.text(user).await, format!("true New Patient {GATEWAY}"));
+    let consent =
+        format!("SELECT version || ' ' || (detail->>'asked_by') FROM consents WHERE id = '{CONSENT}'");
+    assert_eq!(world.text(&consent).await, "2026-1 Nurse");
+    assert_eq!(
+        world.text("SELECT user_id FROM devices WHERE hardware_id LIKE '%b2'").await,
+        PATIENT.to_string()
+    );
+    // Once, however often it comes.
+    assert_eq!(desk.says(&world, &decisions).await, Counts { duplicate: 3, ..Counts::default() });
+    assert_eq!(world.number("SELECT count(*) FROM decisions WHERE refused IS NULL").await, 3);
+    let kept =
+        "SELECT count(*) FROM decisions WHERE octet_length(signature) = 64 AND octet_length(payload) > 50";
+    assert_eq!(world.number(kept).await, 3);
+}
+
+#[tokio::test]
+async fn a_decision_counts_only_under_the_key_that_is_trusted_for_its_box() {
+    let world = world().await;
+    let desk = Desk::new(GATEWAY, 1);
+    let decisions = desk.takes_in(10, None);
+    let three = Counts { quarantined: 3, ..Counts::default() };
+    // Before the box has said its key nothing is known of it; nothing is lost either.
+    assert_eq!(desk.says(&world, &decisions).await, three);
+    assert_eq!(refusals(&world).await, "no_key no_key no_key");
+    assert!(!desk.says_its_key(&world).await, "the first key is trusted");
+    assert_eq!(keep(&world).await.decisions, 3);
+    assert_eq!(refusals(&world).await, "none");
+    // Another box's decisions under this one's name, and its own after they were changed.
+    let stranger = Desk::new(GATEWAY, 2);
+    let mut changed = desk.decide(20, withdrawn(PATIENT));
+    changed.at_utc_us += 1;
+    let forged = stranger.decide(21, unassigned(NEW, None));
+    let stolen = Desk::new(SECOND_GATEWAY, 1).decide(22, unassigned(NEW, None));
+    assert_eq!(desk.says(&world, &[changed, forged.clone(), stolen]).await, three);
+    assert_eq!(refusals(&world).await, "signature signature signature");
+    // A new key of the same box waits for an operator.
+    assert!(stranger.says_its_key(&world).await);
+    let waiting = stranger.decide(23, unassigned(NEW, None));
+    assert_eq!(stranger.says(&world, &[waiting]).await, Counts { quarantined: 1, ..Counts::default() });
+    assert_eq!(keep(&world).await.decisions, 0);
+    world
+        .run(
+            "UPDATE gateway_keys SET ended_at = now() WHERE trusted_at IS NOT NULL;
+             UPDATE gateway_keys SET trusted_at = now() WHERE ended_at IS NULL",
+        )
+        .await;
+    world.clock.advance_us(60_000_000);
+    assert_eq!(keep(&world).await.decisions, 1);
+    assert_eq!(world.number("SELECT count(*) FROM device_assignments WHERE valid_to IS NULL").await, 1);
+    assert_eq!(desk.says(&world, &[desk.decide(30, added(SECOND_USER))]).await.quarantined, 1);
+}
+
+#[tokio::test]
+async fn a_decision_touches_its_own_clinic_and_an_overlap_stands_in_nobodys_way() {
+    let world = world().await;
+    let ours = Desk::known(&world, GATEWAY, 1).await;
+    let theirs = Desk::known(&world, FOREIGN_GATEWAY, 2).await;
+    let others = Uuid::from_u128(0x2001);
+    // The device of the first clinic, wearers and consents of the first clinic: none of it is the second's.
+    let decisions = [
+        theirs.decide(1, added(others)),
+        theirs.decide(2, assigned(HARDWARE, others, None, None)),
+        theirs.decide(3, unassigned(HARDWARE, None)),
+        theirs.decide(4, assigned(NEW, USER, None, None)),
+        theirs.decide(5, assigned(NEW, others, Some(USER), None)),
+        theirs.decide(6, withdrawn(USER)),
+        theirs.decide(7, consents(USER, others)),
+        theirs.decide(8, added(USER)),
+        theirs.decide(9, assigned(NEW, others, None, Some(boundary(9)))),
+    ];
+    let counts = theirs.says(&world, &decisions).await;
+    assert_eq!(counts, Counts { stored: 2, quarantined: 7, ..Counts::default() });
+    assert_eq!(
+        refusals(&world).await,
+        "assigned_elsewhere assigned_elsewhere unknown_consent unknown_consent unknown_wearer unknown_wearer unknown_wearer"
+    );
+    let kept = format!(
+        "SELECT count(*) FROM device_assignments WHERE user_id = '{USER}' AND valid_to IS NULL AND tenant_id = '{TENANT}'"
+    );
+    assert_eq!(world.number(&kept).await, 1);
+    assert_eq!(world.number("SELECT count(*) FROM consents WHERE withdrawn_at IS NOT NULL").await, 0);
+    // And it is not taken from them either, at any time they hold it.
+    let late = ours.takes_in(500, Some(boundary(500)));
+    assert_eq!(ours.says(&world, &late).await, Counts { stored: 2, quarantined: 1, ..Counts::default() });
+    // Before they had it is another matter; it ends where theirs begins.
+    let before = ours.decide(5, assigned(NEW, PATIENT, Some(CONSENT), Some(boundary(5))));
+    assert_eq!(ours.says(&world, &[before]).await, stored(1));
+    let intervals =
+        "SELECT string_agg(from_seq || '-' || coalesce(to_seq::text, ''), ' ' ORDER BY valid_from)
+      FROM device_assignments WHERE from_seq IS NOT NULL";
+    assert_eq!(world.text(intervals).await, "5-9 9-");
+}
+
+#[tokio::test]
+async fn a_box_that_was_offline_for_days_is_heard_and_its_frames_are_taken_by_themselves() {
+    let world = world().await;
+    let desk = Desk::known(&world, GATEWAY, 1).await;
+    // Another gateway of the clinic brought the frames long before.
+    let counts = world.write(&[batch_from(SECOND_GATEWAY, 0..30)]).await;
+    assert_eq!(counts, [Counts { quarantined: 30, ..Counts::default() }]);
+    world.clock.advance_us(3 * 86_400_000_000);
+    // The first decision of the three comes last: the others wait for it.
+    let [wearer, consent, assignment] = desk.takes_in(10, Some(boundary(10)));
+    assert_eq!(desk.says(&world, &[assignment, consent]).await.quarantined, 2);
+    assert_eq!(keep(&world).await, Done::default());
+    assert_eq!(desk.says(&world, &[wearer]).await, stored(1));
+    world.clock.advance_us(3_600_000_000);
+    let done = keep(&world).await;
+    assert_eq!((done.decisions, done.taken), (2, 20));
+    assert_eq!(readings_of(&world, PATIENT).await, 100);
+    assert_eq!(world.ledger().await, "{[10,30)}");
+    // What was made before the wearer had it stays put aside, and nothing is taken twice.
+    assert_eq!(keep(&world).await.taken, 0);
+    assert_eq!(
+        world.number("SELECT count(*) FROM quarantine WHERE what = 'frame' AND replayed_at IS NULL").await,
+        10
+    );
+    assert_eq!(
+        world.number("SELECT count(*) FROM replays").await,
+        2,
+        "the marks stay until what had begun is over"
+    );
+    world.run("UPDATE replays SET asked_at = asked_at - interval '2 minutes'").await;
+    keep(&world).await;
+    assert_eq!(world.number("SELECT count(*) FROM replays").await, 0);
+}
+
+#[tokio::test]
+async fn a_hand_over_that_comes_late_takes_what_is_stored_with_it() {
+    let world = world().await;
+    let desk = Desk::known(&world, GATEWAY, 1).await;
+    assert_eq!(desk.says(&world, &desk.takes_in(0, Some(boundary(0)))).await, stored(3));
+    world.write(&[batch_from(SECOND_GATEWAY, 0..30)]).await;
+    assert_eq!(readings_of(&world, PATIENT).await, 150);
+    // It was given on at frame 20, and after that taken back.
+    let second = desk.decide(20, assigned(NEW, SECOND_USER, Some(SECOND_USER), Some(boundary(20))));
+    assert_eq!(
+        desk.says(&world, &[second, desk.decide(40, unassigned(NEW, Some(boundary(40))))]).await,
+        stored(2)
+    );
+    assert_eq!(keep(&world).await.moved, 50);
+    assert_eq!((readings_of(&world, PATIENT).await, readings_of(&world, SECOND_USER).await), (100, 50));
+    world.write(&[batch_from(GATEWAY, 30..50)]).await;
+    assert_eq!(readings_of(&world, SECOND_USER).await, 100);
+    world.clock.advance_us(120_000_000);
+    keep(&world).await;
+    assert_eq!(world.number("SELECT count(*) FROM moves WHERE settled_at IS NULL").await, 0);
+    let holder = "SELECT count(*) FROM devices WHERE hardware_id LIKE '%b2' AND user_id IS NOT NULL";
+    assert_eq!(world.number(holder).await, 0);
+}
+
+#[tokio::test]
+async fn what_is_measured_after_a_consent_was_withdrawn_is_not_stored() {
+    let world = world().await;
+    let desk = Desk::known(&world, GATEWAY, 1).await;
+    desk.says(&world, &desk.takes_in(0, Some(boundary(0)))).await;
+    desk.says(&world, &[desk.decide(10, withdrawn(PATIENT))]).await;
+    let counts = world.write(&[batch_from(GATEWAY, 0..20)]).await;
+    assert_eq!(counts, [Counts { stored: 10, discarded: 10, ..Counts::default() }]);
+    assert_eq!(world.gaps().await, "no_consent {[10,20)}");
+    // Given anew, for what comes from then on.
+    let again = Uuid::from_u128(0x1003);
+    let decisions = [
+        desk.decide(24, consents(again, PATIENT)),
+        desk.decide(25, assigned(NEW, PATIENT, Some(again), Some(boundary(25)))),
+    ];
+    assert_eq!(desk.says(&world, &decisions).await, stored(2));
+    let counts = world.write(&[batch_from(GATEWAY, 20..30)]).await;
+    assert_eq!(counts, [Counts { stored: 5, discarded: 5, ..Counts::default() }]);
+}
+
+#[tokio::test]
+async fn a_box_of_the_clinic_before_cannot_name_frames_of_the_clinic_after() {
+    let world = world().await;
+    let theirs = Desk::known(&world, FOREIGN_GATEWAY, 2).await;
+    let others = Uuid::from_u128(0x2001);
+    // Handed over by time alone: no box had a link.
+    world
+        .run(&format!("UPDATE device_assignments SET valid_to = to_timestamp({})", BOOT_US / 1_000_000 + 100))
+        .await;
+    let decisions = [
+        theirs.decide(199, added(others)),
+        theirs.decide(199, consents(CONSENT, others)),
+        theirs.decide(200, assigned(HARDWARE, others, Some(CONSENT), None)),
+    ];
+    assert_eq!(theirs.says(&world, &decisions).await, stored(3));
+    world.write(&[batch_of(GATEWAY, &seconds(50..60)), batch_of(FOREIGN_GATEWAY, &seconds(210..215))]).await;
+    assert_eq!(world.ledger().await, "{[50,60),[210,215)}");
+    // Numbers that the second clinic's frames will have, with times at which the first still had the device.
+    let forged: Vec<Vec<u8>> =
+        (215..220).map(|seq| frame_with(EPOCH, seq, u64::from(seq - 150) * 1_000, 700)).collect();
+    let counts = world.write(&[batch_of(GATEWAY, &forged)]).await;
+    assert_eq!(counts, [Counts { quarantined: 5, ..Counts::default() }]);
+    assert_eq!(world.quarantine().await, "order 215, order 216, order 217, order 218, order 219");
+    let counts = world.write(&[batch_of(FOREIGN_GATEWAY, &seconds(205..220))]).await;
+    assert_eq!(counts[0].stored, 10);
+    assert_eq!(readings_of(&world, others).await, 75);
+}
+
+#[tokio::test]
+async fn bonds_introductions_and_revocations_follow_what_boxes_say() {
+    let world = world().await;
+    let first = Desk::known(&world, GATEWAY, 1).await;
+    let second = Desk::known(&world, SECOND_GATEWAY, 2).await;
+    assert_eq!(first.says(&world, &[first.decide(1, paired("label"))]).await, stored(1));
+    let expires = NOW_US / 1_000_000 + 86_400;
+    world
+        .run(&format!(
+            "INSERT INTO introductions (tenant_id, hardware_id, from_gateway, to_gateway, secret, asked_at, expires_at)
+             VALUES ('{TENANT}', '{NEW}', '{GATEWAY}', '{SECOND_GATEWAY}', substring(sha256('k') for 16), to_timestamp({0}), to_timestamp({expires}))",
+            BOOT_US / 1_000_000
+        ))
+        .await;
+    assert_eq!(second.says(&world, &[second.decide(5, paired("introduction"))]).await, stored(1));
+    assert_eq!(world.text("SELECT state || ' ' || (secret IS NULL) FROM introductions").await, "done true");
+    assert_eq!(world.number("SELECT count(*) FROM bonds WHERE ended_at IS NULL").await, 2);
+    world
+        .run(&format!(
+            "INSERT INTO revocations (tenant_id, bond_id, hardware_id, gateway_id, adapter, expires_at)
+             SELECT tenant_id, id, hardware_id, gateway_id, adapter, to_timestamp({expires}) FROM bonds"
+        ))
+        .await;
+    // One box forgets, the other is paired anew: neither is to be taken off any more.
+    let forgotten = What::Forgotten(Forgotten { hardware_id: NEW.into() });
+    assert_eq!(first.says(&world, &[first.decide(10, forgotten)]).await, stored(1));
+    assert_eq!(second.says(&world, &[second.decide(10, paired("display"))]).await, stored(1));
+    assert_eq!(world.number("SELECT count(*) FROM revocations WHERE settled_at IS NULL").await, 0);
+    let left =
+        "SELECT string_agg(how || ' ' || encode(adapter, 'hex'), ',') FROM bonds WHERE ended_at IS NULL";
+    assert_eq!(world.text(left).await, "display 010203040506");
+}
+
+#[tokio::test]
+async fn a_decision_that_cannot_be_understood_is_kept_for_a_person() {
+    let world = world().await;
+    let desk = Desk::known(&world, GATEWAY, 1).await;
+    let mut empty = desk.decide(1, added(PATIENT));
+    empty.what = None;
+    empty.signature = desk.key.sign(&empty.signed_bytes(GATEWAY)).as_ref().to_vec();
+    let future = desk.decide(90 * 86_400, added(PATIENT));
+    let odd = [
+        desk.decide(1, What::WearerAdded(WearerAdded { user_id: vec![1], display_name: "x".into() })),
+        desk.decide(
+            2,
+            What::WearerAdded(WearerAdded { user_id: bytes(PATIENT), display_name: "a\0b".into() }),
+        ),
+        desk.decide(3, unassigned("", None)),
+        desk.decide(4, What::Paired(Paired { hardware_id: NEW.into(), how: "label".into(), bond: vec![1] })),
+        empty,
+        future,
+    ];
+    assert_eq!(desk.says(&world, &odd).await, Counts { quarantined: 6, ..Counts::default() });
+    assert_eq!(refusals(&world).await, "malformed malformed malformed malformed malformed timestamp");
+    assert_eq!(world.number("SELECT count(*) FROM decisions").await, 0);
+}
