@@ -185,6 +185,10 @@ class Town:
         peer.controller.forget()
         self.air.remove_controller(peer.controller)
 
+    async def do_notified(self, device):
+        """The notifications of a device since this was asked last: when, of which attribute, a digest of what."""
+        return {"notified": self.air.notified.pop(device, [])}
+
     async def do_status(self):
         def told(controller):
             advertiser = controller.le_legacy_advertiser

@@ -6,6 +6,7 @@ told to both ends."""
 
 import asyncio
 import time
+import zlib
 
 from bumble import hci, ll
 from bumble.controller import Controller, LegacyAdvertiser
@@ -15,6 +16,8 @@ SUCCESS = hci.HCI_ErrorCode.SUCCESS
 TIMEOUT = hci.HCI_ErrorCode.CONNECTION_TIMEOUT_ERROR
 NOT_ESTABLISHED = hci.HCI_ErrorCode.CONNECTION_FAILED_TO_BE_ESTABLISHED_ERROR
 NO_MORE_LINKS = hci.HCI_ErrorCode.CONNECTION_LIMIT_EXCEEDED_ERROR
+# The attribute protocol: its channel, a notification, and the request that subscribes.
+ATTRIBUTES, NOTIFICATION, WRITE = b"\4\0", 0x1B, 0x12
 # What is heard where nothing else was said, dBm.
 USUAL_RSSI = -55
 # A controller that filters duplicates has a small memory: the same is reported again after so long, seconds.
@@ -36,6 +39,7 @@ class Air(LocalLink):
         super().__init__()
         self.tell = tell
         self.strength = {}
+        self.notified = {}
 
     def rssi(self, one, other):
         """dBm between two, None out of range. Two boxes, or two wearables, do not care for each other."""
@@ -89,7 +93,19 @@ class Air(LocalLink):
         connection = sender.le_connections.get(destination)
         peer = connection and self.peer_of(connection)
         if peer:
+            self.watch(sender, peer, data)
             asyncio.get_running_loop().call_soon(peer.on_link_acl_data, connection.self_address, transport, data)
+
+    def watch(self, sender, receiver, data):
+        """Bumble's controllers encrypt nothing: what is said on the attribute channel can be counted from outside."""
+        if len(data) < 7 or data[2:4] != ATTRIBUTES:
+            return
+        if data[4] == NOTIFICATION:
+            self.notified.setdefault(sender.name, []).append(
+                (time.monotonic(), int.from_bytes(data[5:7], "little"), zlib.crc32(data[7:]))
+            )
+        elif data[4] == WRITE and bytes(data[7:]) in (b"\1\0", b"\2\0"):
+            self.tell(event="subscribed", device=receiver.name, peer=sender.name, handle=int.from_bytes(data[5:7], "little"))
 
     def send_ll_control_pdu(self, sender_address, receiver_address, packet):
         # The peer may have gone meanwhile: then nobody hears it.

@@ -24,11 +24,22 @@ pub struct Event {
     pub at: f64,
     /// To whom.
     pub device: String,
-    /// `link`, `box`, `address`, `paired`, `not_paired` or `measured`.
+    /// `link`, `box`, `address`, `subscribed`, `paired`, `not_paired` or `measured`.
     pub kind: String,
     /// All that was said about it.
     pub told: Value,
 }
+
+/// A notification, as it went over the air.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Deserialize)]
+pub struct Notified(
+    /// When, seconds of the host's CLOCK_MONOTONIC.
+    pub f64,
+    /// Of which attribute.
+    pub u16,
+    /// CRC-32 of what.
+    pub u32,
+);
 
 /// How an impostor pretends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,6 +180,13 @@ impl Air {
     /// Takes a sensor or an impostor away.
     pub fn remove(&self, name: &str) -> Result<()> {
         self.tell(&json!({"do": "remove", "name": name})).map(|_| ())
+    }
+
+    /// The notifications that a device sent since this was asked last.
+    pub fn notified(&self, device: &str) -> Result<Vec<Notified>> {
+        let mut answer = self.tell(&json!({"do": "notified", "device": device}))?;
+        serde_json::from_value(answer["notified"].take())
+            .map_err(|error| BedError::Air(format!("answered {error}")))
     }
 
     /// Everybody by name: `links` (with whom), `advertising`, `address`, `scanning`, `data` and `response` (hex).

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What the host wants done.
 #[derive(Debug, Serialize, Deserialize)]
@@ -69,9 +69,9 @@ pub enum Ask {
         mode: u32,
     },
     /// Set the clock.
-    Clock {
-        /// To this time, microseconds since 1970.
-        utc_us: i64,
+    Shift {
+        /// By so many microseconds.
+        by_us: i64,
     },
     /// Tell the clock's time.
     Now,
@@ -278,11 +278,10 @@ impl Hand {
         self.ask(Ask::Write { path: path.to_owned(), text: text.to_owned(), mode }, PATIENCE).map(|_| ())
     }
 
-    /// Sets the machine's clock to the host's. It comes to differ by half the time that this takes at most.
-    pub fn set_clock(&self) -> Result<Duration> {
-        let began = Instant::now();
-        self.ask(Ask::Clock { utc_us: utc_us() }, PATIENCE)?;
-        Ok(began.elapsed() / 2)
+    /// Sets the machine's clock to the host's, as well as can be told over this line.
+    pub fn set_clock(&self) -> Result<()> {
+        let (ahead_us, _) = self.clock_offset()?;
+        self.ask(Ask::Shift { by_us: -ahead_us }, PATIENCE).map(|_| ())
     }
 
     /// By how much the machine's clock is ahead of the host's, and how uncertain that is, microseconds.

@@ -19,12 +19,14 @@ pub mod h4;
 pub mod hand;
 pub mod image;
 pub mod machine;
+pub mod ward;
 pub mod wearable;
 
 pub use air::Air;
 pub use bed::Bed;
 pub use hand::Hand;
 pub use machine::{Boot, Machine};
+pub use ward::Ward;
 pub use wearable::Wearable;
 
 use kinara_clinic::ClinicError;

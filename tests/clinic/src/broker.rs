@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 const CONFIGURATION: &str = include_str!("../../../packaging/mosquitto/kinara.conf.in");
 const ACCESS: &str = include_str!("../../../packaging/mosquitto/kinara.acl");
 
+/// The names of its certificate: this machine's, and the one that QEMU's user network gives it in a virtual machine.
+const NAMES: [&str; 3] = ["localhost", "127.0.0.1", "10.0.2.2"];
+
 /// A Mosquitto that only speaks TLS 1.3 to whom the clinic's authority knows.
 #[derive(Debug)]
 pub struct Broker {
@@ -22,7 +25,7 @@ impl Broker {
     pub fn start(folder: &Path, logs: &Path, authority: &Authority, port: u16) -> Result<Self> {
         let program = program()?;
         folders::make(folder, 0o755)?;
-        authority.server("broker", &["localhost", "127.0.0.1"])?;
+        authority.server("broker", &NAMES)?;
         let access = folder.join("kinara.acl");
         folders::write(&access, ACCESS)?;
         let kept = folder.join("kept");

@@ -305,11 +305,7 @@ impl Clinic {
 
     /// Enrols a gateway and writes its configuration; it is not started yet.
     pub fn add_gateway(&mut self, tenant: &Tenant, plan: GatewayPlan) -> Result<usize> {
-        let id = self.records.gateway_id(&plan.name)?;
-        let args =
-            ["gateway", "add", "--tenant", &tenant.slug, "--id", &id.to_string(), "--name", &plan.name];
-        self.admin(&args, None)?;
-        let identity = self.gateway_identity(&plan.name, id)?;
+        let (id, identity) = self.enrol(tenant, &plan.name)?;
         let around = Surroundings {
             folder: &self.options.folder,
             logs: &self.logs,
@@ -323,6 +319,14 @@ impl Clinic {
         Ok(self.gateways.len() - 1)
     }
 
+    /// Makes a gateway known to the cloud, without a program: one that runs elsewhere.
+    pub fn enrol(&mut self, tenant: &Tenant, name: &str) -> Result<(Uuid, Identity)> {
+        let id = self.records.gateway_id(name)?;
+        let args = ["gateway", "add", "--tenant", &tenant.slug, "--id", &id.to_string(), "--name", name];
+        self.admin(&args, None)?;
+        Ok((id, self.gateway_identity(name, id)?))
+    }
+
     /// The certificate of a gateway.
     pub fn gateway_identity(&self, name: &str, id: Uuid) -> Result<Identity> {
         self.authority.client(&format!("gateway-{name}"), &id.to_string())
@@ -330,7 +334,7 @@ impl Clinic {
 
     /// Makes a wearable; it is not started yet, and no gateway knows it.
     pub fn add_wearable(&mut self, plan: WearablePlan) -> Result<usize> {
-        let program = self.program("kinara-wearable-sim")?;
+        let program = self.program(plan.air.program())?;
         let env = self.environment(false);
         let wearable = Wearable::new(plan, &self.options.folder, &self.logs, &self.air, program, env)?;
         self.wearables.push(wearable);

@@ -19,7 +19,7 @@ mod settle;
 mod stage;
 
 pub use settle::Patience;
-pub use stage::Stage;
+pub use stage::{AWAY_FRAME_AGE_S, LIVE_FRAME_AGE_S, Stage};
 
 use crate::Result;
 use crate::clinic::Options;

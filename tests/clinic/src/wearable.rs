@@ -13,6 +13,40 @@ use std::time::Duration;
 /// How long a wearable may take to answer on its control socket.
 const CONTROL_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What carries a wearable's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Air {
+    /// The clinic's folder of sockets: `kinara-wearable-sim`.
+    Virtual,
+    /// A Bluetooth controller that speaks H4 on this TCP port of 127.0.0.1: `kinara-wearable-ble`.
+    Bluetooth {
+        /// The port.
+        port: u16,
+    },
+}
+
+impl Air {
+    /// The program of a wearable on this air.
+    pub fn program(self) -> &'static str {
+        match self {
+            Self::Virtual => "kinara-wearable-sim",
+            Self::Bluetooth { .. } => "kinara-wearable-ble",
+        }
+    }
+
+    fn arguments(self, folder: &Path, control: &Path) -> Vec<String> {
+        match self {
+            Self::Virtual => vec!["--air".to_owned(), folder.display().to_string()],
+            Self::Bluetooth { port } => vec![
+                "--h4".to_owned(),
+                format!("127.0.0.1:{port}"),
+                "--control".to_owned(),
+                control.display().to_string(),
+            ],
+        }
+    }
+}
+
 /// What a wearable is to be.
 #[derive(Clone, Debug)]
 pub struct WearablePlan {
@@ -22,6 +56,8 @@ pub struct WearablePlan {
     pub name: String,
     /// The seed of its body, noise and crystal.
     pub seed: u64,
+    /// What carries its words.
+    pub air: Air,
     /// Further arguments of the simulator, for instance `["--prefill", "4h"]`.
     pub args: Vec<String>,
     /// Added to its environment.
@@ -31,7 +67,14 @@ pub struct WearablePlan {
 impl WearablePlan {
     /// A wearable of the reference plan.
     pub fn new(factory_id: u64, name: impl Into<String>, seed: u64) -> Self {
-        Self { factory_id, name: name.into(), seed, args: Vec::new(), env: Vec::new() }
+        Self { factory_id, name: name.into(), seed, air: Air::Virtual, args: Vec::new(), env: Vec::new() }
+    }
+
+    /// On this air.
+    #[must_use]
+    pub fn on(mut self, air: Air) -> Self {
+        self.air = air;
+        self
     }
 
     /// With further arguments of the simulator.
@@ -79,7 +122,7 @@ impl Wearable {
         let mut launch =
             Launch::new(format!("wearable {}", plan.name), program, logs.join(format!("wearable-{id}.log")))
                 .args(["--factory-id", &id, "--name", &plan.name, "--seed", &plan.seed.to_string()])
-                .args(["--air".to_owned(), air.display().to_string()])
+                .args(plan.air.arguments(air, &control))
                 .args(["--state".to_owned(), state.display().to_string()])
                 .args(["--label-secret", &label_secret])
                 .args(["--log".to_owned(), produced.display().to_string()])

@@ -15,6 +15,7 @@ use crate::oracle::evidence::{self, Allowance, Boundary};
 use crate::oracle::log::WearableLog;
 use crate::oracle::verdict::Verdict;
 use crate::process::pause;
+use crate::wearable::Air;
 use crate::{Assignment, Clinic, ClinicError, GatewayPlan, Result, Tenant, WearablePlan, Wearer};
 
 /// How uncertain a time sync may be on the virtual radio.
@@ -54,6 +55,7 @@ struct Member {
     plan: Vec<evidence::Assignment>,
     allowances: Vec<Allowance>,
     told_by_the_bridge: bool,
+    sync_bound_us: u64,
 }
 
 /// See the module.
@@ -171,6 +173,11 @@ impl Stage {
         self.clinic.add_gateway(&tenant, plan)
     }
 
+    /// The clinic in this place.
+    pub fn tenant(&self, tenant: usize) -> &Tenant {
+        &self.tenants[tenant]
+    }
+
     /// The gateway that serves a tenant's wearables in scenarios that do not care which.
     pub fn usual_gateway(&mut self, tenant: usize) -> Result<usize> {
         if let Some(gateway) = self.usual[tenant] {
@@ -206,11 +213,23 @@ impl Stage {
 
     /// The same, not started.
     pub fn new_wearable(&mut self, tenant: usize, gateways: &[usize], args: &[&str]) -> Result<usize> {
+        self.wearable_on(Air::Virtual, tenant, gateways, args)
+    }
+
+    /// The same on another air.
+    pub fn wearable_on(
+        &mut self,
+        air: Air,
+        tenant: usize,
+        gateways: &[usize],
+        args: &[&str],
+    ) -> Result<usize> {
         let number = self.clinic.wearables.len() as u64 + 1;
         let factory_id = (self.seed & 0xffff) << 16 | number;
         let seed = self.rng.random_range(1..1_000_000);
         let age = AWAY_FRAME_AGE_S.to_string();
         let plan = WearablePlan::new(factory_id, format!("{}-{number}", self.scenario), seed)
+            .on(air)
             .args(["--frame-age-offline-s", age.as_str()])
             .args(args.iter().copied());
         let wearable = self.clinic.add_wearable(plan)?;
@@ -229,6 +248,7 @@ impl Stage {
             }],
             allowances: Vec::new(),
             told_by_the_bridge: false,
+            sync_bound_us: SYNC_BOUND_US,
         });
         Ok(wearable)
     }
@@ -236,6 +256,11 @@ impl Stage {
     /// This wearable's gateway has its time from the bridge.
     pub fn told_by_the_bridge(&mut self, wearable: usize) {
         self.members[wearable].told_by_the_bridge = true;
+    }
+
+    /// A time sync with this wearable may be this uncertain.
+    pub fn sync_bound(&mut self, wearable: usize, bound: Duration) {
+        self.members[wearable].sync_bound_us = bound.as_micros() as u64;
     }
 
     /// The bridges hang for so many seconds: whoever asks them for the time then waits as long.
@@ -328,9 +353,9 @@ impl Stage {
                 plan: member.plan.clone(),
                 allowances: member.allowances.clone(),
                 sync_bound_us: if member.told_by_the_bridge {
-                    SYNC_BOUND_US + BRIDGE_CLOCK_US + self.stalled_us / 2
+                    member.sync_bound_us + BRIDGE_CLOCK_US + self.stalled_us / 2
                 } else {
-                    SYNC_BOUND_US
+                    member.sync_bound_us
                 },
             });
         }

@@ -2,7 +2,9 @@
 //!
 //! A request is one line of JSON with an `id`, which the answer repeats; answers come in any order.
 
+use kinara_bluetooth_bed::clock::utc_us;
 use kinara_bluetooth_bed::hand::{Answer, Ask, Done, Request};
+use rustix::time::{ClockId, Timespec, clock_settime};
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -135,11 +137,14 @@ fn act(ask: Ask, started: &Started) -> std::io::Result<Done> {
             file.set_permissions(std::fs::Permissions::from_mode(mode))?;
             Ok(Done::Flag(true))
         }
-        Ask::Clock { utc_us } => {
-            let text = format!("@{}.{:06}", utc_us / 1_000_000, utc_us % 1_000_000);
-            run_to_the_end(&["date".into(), "-s".into(), text], &[], Duration::from_secs(10))
+        Ask::Shift { by_us } => {
+            let to_us = utc_us() + by_us;
+            let time =
+                Timespec { tv_sec: to_us.div_euclid(1_000_000), tv_nsec: to_us.rem_euclid(1_000_000) * 1000 };
+            clock_settime(ClockId::Realtime, time)?;
+            Ok(Done::Flag(true))
         }
-        Ask::Now => Ok(Done::Number(kinara_bluetooth_bed::clock::utc_us())),
+        Ask::Now => Ok(Done::Number(utc_us())),
     }
 }
 
