@@ -6,6 +6,7 @@ use bytes::Bytes;
 use kinara_protocol::frame::{Body, Class, Epoch, FrameRef};
 use rusqlite::params;
 
+use super::damage::Damage;
 use super::engine::Engine;
 use super::piece;
 use super::{Appended, Outcome, StoreError};
@@ -14,6 +15,16 @@ use crate::align::timeline::Stamp;
 use crate::hardware::HardwareId;
 use crate::sabotage;
 use crate::status::Admission;
+
+/// What is here of a frame that was received before.
+enum Held {
+    /// It lies here unsealed, with this CRC.
+    Whole(u32),
+    /// It has gone into a batch.
+    Sealed,
+    /// It lay here, and cannot be read any more.
+    Damaged,
+}
 
 impl Engine {
     /// Stores what is new of these frames, in the running transaction.
@@ -79,8 +90,10 @@ impl Engine {
         let header = frame.header();
         let state = self.device(hardware)?.epochs.entry(header.epoch.0).or_default();
         let key = (device, header.epoch.0, header.seq);
-        if state.received.contains(header.seq) {
-            return self.double_or_collision(key, frame);
+        if state.received.contains(header.seq)
+            && let Some(outcome) = self.double_or_collision(key, frame)?
+        {
+            return Ok(outcome);
         }
         let refused = match *self.admission.borrow() {
             Admission::Everything => false,
@@ -97,18 +110,21 @@ impl Engine {
         Ok(Outcome::Stored)
     }
 
-    /// A frame whose identity is known: the same again, or another content under the same name.
+    /// A frame whose identity is known: the same again, or another content under the same name. `None` when the copy
+    /// stored here was damaged, and this one can take its place.
     fn double_or_collision(
         &mut self,
         key: (i64, u64, u32),
         frame: &FrameRef<'_>,
-    ) -> Result<Outcome, StoreError> {
+    ) -> Result<Option<Outcome>, StoreError> {
         let at_hand = match self.recent.get(&key) {
-            Some(crc) => Some(*crc),
-            None => self.stored_crc(key)?,
+            Some(crc) => Held::Whole(*crc),
+            None => self.stored_copy(key)?,
         };
-        if at_hand.is_none_or(|crc| crc == frame.crc()) {
-            return Ok(Outcome::Duplicate);
+        match at_hand {
+            Held::Whole(crc) if crc != frame.crc() => {}
+            Held::Whole(_) | Held::Sealed => return Ok(Some(Outcome::Duplicate)),
+            Held::Damaged => return Ok(None),
         }
         let (device, epoch, seq) = key;
         tracing::error!(
@@ -122,28 +138,35 @@ impl Engine {
                  VALUES (?1, ?2, ?3, ?4, 'collision', ?5, ?6)",
             )?
             .execute(params![device, epoch as i64, seq, frame.crc(), received, frame.bytes()])?;
-        Ok(Outcome::Collision)
+        Ok(Some(Outcome::Collision))
     }
 
-    /// The CRC of an unsealed frame.
-    fn stored_crc(&mut self, (device, epoch, seq): (i64, u64, u32)) -> Result<Option<u32>, StoreError> {
+    /// What there is of a frame that was received before.
+    fn stored_copy(&mut self, (device, epoch, seq): (i64, u64, u32)) -> Result<Held, StoreError> {
         let mut select = self.db.prepare_cached(
-            "SELECT form, body FROM pieces WHERE device = ?1 AND epoch = ?2 AND first_seq <= ?3 AND last_seq >= ?3",
+            "SELECT form, body, id FROM pieces WHERE device = ?1 AND epoch = ?2 AND first_seq <= ?3 AND last_seq >= ?3",
         )?;
         let mut rows = select.query(params![device, epoch as i64, seq])?;
-        let mut found: Option<u32> = None;
-        let mut seen = Vec::new();
+        let mut found = Held::Sealed;
+        let (mut seen, mut broken) = (Vec::new(), Vec::new());
         while let Some(row) = rows.next()? {
-            let bytes = piece::decode(row.get(0)?, row.get_ref(1)?.as_blob().unwrap_or_default())?;
-            for frame in piece::frames(&bytes)? {
-                seen.push((frame.header().seq, frame.crc()));
+            let bytes = piece::decode(row.get(0)?, row.get_ref(1)?.as_blob().unwrap_or_default());
+            match bytes.as_deref().map_err(Damage::clone).and_then(piece::frames) {
+                Ok(frames) => {
+                    seen.extend(frames.iter().map(|frame| (frame.header().seq, frame.crc())));
+                }
+                Err(damage) => broken.push((row.get(2)?, damage)),
             }
         }
         drop(rows);
         drop(select);
+        for (id, damage) in broken {
+            self.set_piece_aside(id, &damage)?;
+            found = Held::Damaged;
+        }
         for (other, crc) in seen {
             if other == seq {
-                found = Some(crc);
+                found = Held::Whole(crc);
             }
             self.remember_crc((device, epoch, other), crc);
         }

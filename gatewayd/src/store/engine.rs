@@ -12,6 +12,7 @@ use kinara_protocol::frame::{Body, Epoch, FrameRef};
 use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::watch;
 
+use super::damage::Damage;
 use super::outbox::Kind;
 use super::piece;
 use super::quota::Figures;
@@ -216,27 +217,39 @@ impl Engine {
         self.recent.clear();
         self.recent_order.clear();
         self.events_looked_at = 0;
+        let mut broken = Vec::new();
         let mut select = self.db.prepare("SELECT id, hardware FROM devices")?;
         let mut rows = select.query([])?;
         while let Some(row) = rows.next()? {
-            let (id, text): (i64, String) = (row.get(0)?, row.get(1)?);
-            let hardware =
-                HardwareId::parse(&text).map_err(|error| StoreError::Corrupt(error.to_string()))?;
-            self.hardware.insert(id, hardware.clone());
-            self.devices.insert(hardware, Device { id, ..Device::default() });
+            let id: i64 = row.get(0)?;
+            match HardwareId::parse(&String::from_utf8_lossy(row.get_ref(1)?.as_bytes().unwrap_or_default()))
+            {
+                Ok(hardware) => {
+                    self.hardware.insert(id, hardware.clone());
+                    self.devices.insert(hardware, Device { id, ..Device::default() });
+                }
+                Err(error) => broken.push((id, Damage(error.to_string()))),
+            }
         }
         drop(rows);
         drop(select);
         let mut devices = std::mem::take(&mut self.devices);
         let result = self.reload_epochs(&mut devices);
         self.devices = devices;
-        result?;
+        let broken_epochs = result?;
+        self.set_devices_aside(&broken)?;
+        self.set_epochs_aside(&broken_epochs)?;
         self.next_ordinal =
             self.db.query_row("SELECT coalesce(max(ordinal), 0) + 1 FROM batches", [], |row| row.get(0))?;
         self.recount()
     }
 
-    fn reload_epochs(&self, devices: &mut HashMap<HardwareId, Device>) -> Result<(), StoreError> {
+    /// Reads what is noted of epochs; gives those of which it cannot be read what was received.
+    fn reload_epochs(
+        &self,
+        devices: &mut HashMap<HardwareId, Device>,
+    ) -> Result<Vec<(HardwareId, Epoch, Damage)>, StoreError> {
+        let mut broken = Vec::new();
         let mut by_id: HashMap<i64, &mut Device> =
             devices.values_mut().map(|device| (device.id, device)).collect();
         let mut select = self.db.prepare(
@@ -257,12 +270,18 @@ impl Engine {
         let mut select = self.db.prepare("SELECT device, epoch, received, last_ticks, boot FROM epochs")?;
         let mut rows = select.query([])?;
         while let Some(row) = rows.next()? {
-            let Some(device) = by_id.get_mut(&row.get(0)?) else { continue };
+            let id: i64 = row.get(0)?;
+            let Some(device) = by_id.get_mut(&id) else { continue };
             let epoch = Epoch(row.get::<_, i64>(1)? as u64);
-            let received = SeqSet::from_bytes(&row.get::<_, Vec<u8>>(2)?)
-                .ok_or_else(|| StoreError::Corrupt(format!("received ranges of epoch {epoch}")))?;
+            let received = SeqSet::from_bytes(row.get_ref(2)?.as_blob().unwrap_or_default());
+            if received.is_none()
+                && let Some(hardware) = self.hardware.get(&id)
+            {
+                let damage = Damage("no ranges of received frames".to_owned());
+                broken.push((hardware.clone(), epoch, damage));
+            }
             let state = EpochState {
-                received,
+                received: received.unwrap_or_default(),
                 last_ticks: row.get::<_, i64>(3)? as u64,
                 boot: row.get(4)?,
                 dirty: false,
@@ -276,7 +295,7 @@ impl Engine {
             }
             device.epochs.insert(epoch.0, state);
         }
-        Ok(())
+        Ok(broken)
     }
 
     /// The in-memory state of a wearable, made on first sight.

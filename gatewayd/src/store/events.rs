@@ -9,6 +9,7 @@ use prost::Message;
 use rusqlite::params;
 
 use super::StoreError;
+use super::damage::Damage;
 use super::engine::Engine;
 use super::outbox::{Kind, Name};
 use super::ranges::SeqSet;
@@ -21,6 +22,8 @@ use crate::sabotage;
 const MOST: usize = 200;
 /// Rows looked at each time. What waits for its time may be more than this; the next look goes on behind them.
 const LOOKED_AT: i64 = 1_000;
+/// In place of a gap's ticks where they are not known.
+const NO_TICKS: i64 = -1;
 
 impl Engine {
     /// Puts an event into the outbox; false when its key is known.
@@ -63,9 +66,12 @@ impl Engine {
         hardware: &HardwareId,
         epoch: u64,
         seqs: &SeqSet,
-        ticks: (u64, u64),
+        ticks: Option<(u64, u64)>,
         reason: &str,
     ) -> Result<(), StoreError> {
+        if seqs.ranges().is_empty() {
+            return Ok(());
+        }
         let first = seqs.ranges().first().map_or(0, |range| range.0);
         let mut seq_ranges = Vec::new();
         let mut end = 0;
@@ -78,9 +84,9 @@ impl Engine {
             epoch,
             seq_ranges,
             reason: reason.to_owned(),
-            // Ticks until it is sealed; see `seal_events`.
-            from_utc_us: ticks.0 as i64,
-            to_utc_us: ticks.1 as i64,
+            // Ticks until it is sealed; see `stamped_gap`.
+            from_utc_us: ticks.map_or(NO_TICKS, |ticks| ticks.0 as i64),
+            to_utc_us: ticks.map_or(NO_TICKS, |ticks| ticks.1 as i64),
         };
         let key = format!("gap/{hardware}/{epoch:016x}/{first}/{reason}");
         self.db
@@ -103,34 +109,41 @@ impl Engine {
         )?;
         let mut rows = select.query([self.events_looked_at, LOOKED_AT])?;
         let (mut looked_at, mut last) = (0, self.events_looked_at);
-        let mut ids = Vec::new();
+        let (mut ids, mut broken) = (Vec::new(), Vec::new());
         let mut batch = EventBatch { version: ENVELOPE_VERSION, ..EventBatch::default() };
         while ids.len() < MOST
             && let Some(row) = rows.next()?
         {
             (looked_at, last) = (looked_at + 1, row.get(0)?);
             let body = row.get_ref(2)?.as_blob().unwrap_or_default();
-            let broken = |error: prost::DecodeError| StoreError::Corrupt(format!("an event: {error}"));
             let patient = self.is_patient(row.get(3)?);
-            if row.get::<_, i64>(1)? == 0 {
-                let event = envelope::Event::decode(body).map_err(broken)?;
-                let Some(event) = self.stamped_event(event, patient) else { continue };
-                batch.events.push(event);
+            let ready = if row.get::<_, i64>(1)? == 0 {
+                envelope::Event::decode(body)
+                    .map(|event| self.stamped_event(event, patient).map(|event| batch.events.push(event)))
             } else {
-                let gap = envelope::Gap::decode(body).map_err(broken)?;
-                let Some(gap) = self.stamped_gap(gap, patient) else { continue };
-                batch.gaps.push(gap);
+                envelope::Gap::decode(body)
+                    .map(|gap| self.stamped_gap(gap, patient).map(|gap| batch.gaps.push(gap)))
+            };
+            match ready {
+                Ok(Some(())) => ids.push(last),
+                Ok(None) => {}
+                Err(error) => broken.push((last, Damage(error.to_string()))),
             }
-            ids.push(last);
         }
         drop(rows);
         drop(select);
         let more = ids.len() == MOST || looked_at == LOOKED_AT;
         self.events_looked_at = if more { last } else { 0 };
-        if ids.is_empty() {
+        if ids.is_empty() && broken.is_empty() {
             return Ok(());
         }
         self.begin()?;
+        for (id, damage) in broken {
+            self.set_event_aside(id, &damage)?;
+        }
+        if ids.is_empty() {
+            return self.commit();
+        }
         let name = Name { kind: Kind::Event, buffer: self.buffer, sequence: self.name_sequence(Kind::Event) };
         batch.name = Some(self.wire_name(name));
         batch.sealed_at_us = self.utc_us();
@@ -163,10 +176,12 @@ impl Engine {
     /// The gap with times in place of ticks, 0 for times that will not be known; `None` while they may be.
     fn stamped_gap(&self, mut gap: envelope::Gap, patient: bool) -> Option<envelope::Gap> {
         let at = |ticks: i64| self.time_of(&gap.hardware_id, gap.epoch, ticks as u64, patient);
-        (gap.from_utc_us, gap.to_utc_us) = match (at(gap.from_utc_us), at(gap.to_utc_us)) {
-            (Some(from), Some(to)) => (from.0, to.0),
-            _ if patient => return None,
-            _ => (0, 0),
+        let has_ticks = gap.from_utc_us != NO_TICKS;
+        let times = has_ticks.then(|| at(gap.from_utc_us).zip(at(gap.to_utc_us))).flatten();
+        (gap.from_utc_us, gap.to_utc_us) = match times {
+            Some((from, to)) => (from.0, to.0),
+            None if has_ticks && patient => return None,
+            None => (0, 0),
         };
         Some(gap)
     }

@@ -4,14 +4,16 @@
 //! (`synchronous = FULL`), and it stays there until the bridge acknowledges, with name and digest, the batch it went
 //! out in. A frame is stored once, however often it comes; a frame with a known identity and other content is put
 //! aside and never takes the place of the first. Waveforms give way when the disk fills; scalars and events that
-//! were acknowledged to a wearable never do. A database that cannot be read is set aside and a new one begun,
-//! because a gateway that waits for a person loses more than it holds.
+//! were acknowledged to a wearable never do. A row that cannot be read is set aside alone; a database that SQLite
+//! itself cannot read is set aside whole and a new one begun, because a gateway that waits for a person loses more than
+//! it holds.
 //!
 //! SQLite lives on a thread of its own. Work comes in over a bounded queue and joins a transaction, which commits
 //! after [`Settings::group_commit`] or [`Settings::group_frames`], whichever is first; nobody hears of success before.
 
 mod append;
 mod clock;
+mod damage;
 mod engine;
 mod events;
 mod outbox;

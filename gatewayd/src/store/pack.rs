@@ -31,16 +31,24 @@ impl Engine {
 
     fn pack_one(&mut self, device: i64, epoch: Epoch, class: i64) -> Result<(), StoreError> {
         let mut select = self.db.prepare_cached(
-            "SELECT id, body, received_us, received_boot_us FROM pieces
+            "SELECT id, body FROM pieces
              WHERE device = ?1 AND epoch = ?2 AND class = ?3 AND form = 0 ORDER BY first_seq",
         )?;
         let mut rows = select.query(params![device, piece::epoch_to_sql(epoch), class])?;
-        let mut small: Vec<(i64, Vec<u8>, i64, i64)> = Vec::new();
+        let mut small: Vec<(i64, Vec<u8>)> = Vec::new();
+        let mut broken = Vec::new();
         while let Some(row) = rows.next()? {
-            small.push((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
+            let (id, body): (i64, Vec<u8>) = (row.get(0)?, row.get(1)?);
+            match piece::frames(&body) {
+                Ok(_) => small.push((id, body)),
+                Err(damage) => broken.push((id, damage)),
+            }
         }
         drop(rows);
         drop(select);
+        for (id, damage) in broken {
+            self.set_piece_aside(id, &damage)?;
+        }
         let mut rest = small.as_slice();
         while !rest.is_empty() {
             let mut bytes = 0;
@@ -55,7 +63,7 @@ impl Engine {
             let (now, later) = rest.split_at(fits);
             rest = later;
             let joined: Vec<u8> = now.iter().flat_map(|row| row.1.iter().copied()).collect();
-            let mut frames = piece::frames(&joined)?;
+            let mut frames = piece::frames(&joined).expect("each of the joined rows was read");
             frames.sort_by_key(|frame| frame.header().seq);
             let (form, body) = piece::encode(&frames);
             let (Some(first), Some(last), Some(oldest)) = (frames.first(), frames.last(), now.first()) else {

@@ -4,7 +4,7 @@ use kinara_protocol::columns;
 use kinara_protocol::envelope::{self, DeviceFrames};
 use kinara_protocol::frame::{Class, Epoch, FrameRef, MAX_FRAME};
 
-use super::StoreError;
+use super::damage::Damage;
 
 /// From this many frames on, columns and compression are worth their overhead.
 pub const COLUMNS_FROM: usize = 24;
@@ -40,11 +40,11 @@ pub fn encode(frames: &[FrameRef<'_>]) -> (i64, Vec<u8>) {
 }
 
 /// All frames of a row, one after the other, in the order of their seqs where they were so encoded.
-pub fn decode(form: i64, body: &[u8]) -> Result<Vec<u8>, StoreError> {
+pub fn decode(form: i64, body: &[u8]) -> Result<Vec<u8>, Damage> {
     if form == FORM_RAW {
         return Ok(body.to_vec());
     }
-    let broken = |what: String| StoreError::Corrupt(format!("a stored block of frames: {what}"));
+    let broken = |what: String| Damage(format!("a stored block of frames: {what}"));
     let frames: DeviceFrames = envelope::open(body).map_err(|error| broken(error.to_string()))?;
     let decoded = columns::decode(&frames).map_err(|error| broken(error.to_string()))?;
     let mut out = Vec::new();
@@ -60,16 +60,16 @@ pub fn decode(form: i64, body: &[u8]) -> Result<Vec<u8>, StoreError> {
 }
 
 /// Walks over frames that lie one after the other.
-pub fn frames(bytes: &[u8]) -> Result<Vec<FrameRef<'_>>, StoreError> {
+pub fn frames(bytes: &[u8]) -> Result<Vec<FrameRef<'_>>, Damage> {
     let mut out = Vec::new();
     let mut rest = bytes;
     while let Some(&[_, _, low, high]) = rest.first_chunk::<4>() {
         let len = usize::from(u16::from_le_bytes([low, high]));
         let parsed = rest.get(..len).and_then(|bytes| FrameRef::parse(bytes).ok());
-        out.push(parsed.ok_or_else(|| StoreError::Corrupt("a stored frame's CRC".to_owned()))?);
+        out.push(parsed.ok_or_else(|| Damage("a stored frame's CRC".to_owned()))?);
         rest = &rest[len..];
     }
-    if rest.is_empty() { Ok(out) } else { Err(StoreError::Corrupt("a torn row of frames".to_owned())) }
+    if rest.is_empty() { Ok(out) } else { Err(Damage("a torn row of frames".to_owned())) }
 }
 
 /// The last tick that a frame's samples reach.

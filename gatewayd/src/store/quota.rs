@@ -8,9 +8,10 @@ use std::collections::HashMap;
 
 use rusqlite::params;
 
+use super::damage::Damage;
 use super::engine::Engine;
 use super::ranges::SeqSet;
-use super::{StoreError, piece};
+use super::{StoreError, outbox, piece};
 use crate::status::{Admission, Buffer};
 
 /// How often figures are told and the disk is asked, in ticks of the store.
@@ -99,9 +100,7 @@ impl Engine {
         let mut select = self.db.prepare("SELECT frames FROM batches WHERE kind = 0")?;
         let mut rows = select.query([])?;
         while let Some(row) = rows.next()? {
-            let frames: HashMap<String, u64> = serde_json::from_str(&row.get::<_, String>(0)?)
-                .map_err(|error| StoreError::Corrupt(error.to_string()))?;
-            for (hardware, count) in frames {
+            for (hardware, count) in outbox::counts(&row.get::<_, String>(0)?) {
                 if let Ok(hardware) = crate::hardware::HardwareId::parse(&hardware)
                     && let Some(device) = self.devices.get_mut(&hardware)
                 {
@@ -212,16 +211,16 @@ impl Engine {
         )?;
         let mut rows =
             select.query(params![piece::class_number(kinara_protocol::frame::Class::Waveform), DROP_ROWS])?;
-        let mut dropped = Vec::new();
+        let (mut dropped, mut broken) = (Vec::new(), Vec::new());
         while let Some(row) = rows.next()? {
-            let bytes = piece::decode(row.get(3)?, row.get_ref(6)?.as_blob().unwrap_or_default())?;
-            let mut seqs = SeqSet::default();
-            let (mut first, mut last) = (u64::MAX, 0);
-            for frame in piece::frames(&bytes)? {
-                seqs.insert(frame.header().seq);
-                first = first.min(frame.header().ticks.0);
-                last = last.max(piece::last_ticks(&frame));
-            }
+            let read = piece::decode(row.get(3)?, row.get_ref(6)?.as_blob().unwrap_or_default());
+            let (seqs, ticks) = match read.and_then(|bytes| extent(&bytes)) {
+                Ok(extent) => extent,
+                Err(damage) => {
+                    broken.push((row.get::<_, i64>(0)?, damage));
+                    continue;
+                }
+            };
             dropped.push((
                 row.get::<_, i64>(0)?,
                 row.get::<_, i64>(1)?,
@@ -229,24 +228,27 @@ impl Engine {
                 row.get::<_, i64>(4)? as u64,
                 row.get::<_, i64>(5)? as u64,
                 seqs,
-                (first, last),
+                ticks,
             ));
         }
         drop(rows);
         drop(select);
-        if dropped.is_empty() {
+        if dropped.is_empty() && broken.is_empty() {
             return Ok(());
         }
         self.begin()?;
+        for (id, damage) in broken {
+            self.set_piece_aside(id, &damage)?;
+        }
         for (id, device, epoch, frames, bytes, seqs, ticks) in dropped {
             self.db.prepare_cached("DELETE FROM pieces WHERE id = ?1")?.execute([id])?;
             self.figures.unsealed_frames = self.figures.unsealed_frames.saturating_sub(frames);
             self.figures.unsealed_bytes = self.figures.unsealed_bytes.saturating_sub(bytes);
-            let hardware = self.hardware[&device].clone();
+            let Some(hardware) = self.hardware.get(&device).cloned() else { continue };
             if let Some(device) = self.devices.get_mut(&hardware) {
                 device.buffered = device.buffered.saturating_sub(frames);
             }
-            self.put_gap(&hardware, epoch, &seqs, ticks, "quota")?;
+            self.put_gap(&hardware, epoch, &seqs, Some(ticks), "quota")?;
         }
         self.commit()
     }
@@ -294,6 +296,16 @@ impl Engine {
                 format!("The cloud could not read {parked} batches; they are kept here. Tell support.")
             }),
         );
+        let damaged = self.damaged_rows()?;
+        self.board.alert(
+            "damaged",
+            (damaged > 0).then(|| {
+                format!(
+                    "{damaged} stored records could not be read any more and were set aside; readings may be \
+                     lost. Check the disk, and tell support."
+                )
+            }),
+        );
         Ok(())
     }
 
@@ -304,6 +316,7 @@ impl Engine {
             "DELETE FROM events WHERE body IS NULL AND id <= (SELECT max(id) FROM events) - ?1",
             [EVENT_KEYS],
         )?;
+        self.prune_damaged()?;
         self.db.execute(
             "DELETE FROM quarantine WHERE (SELECT count(*) FROM quarantine) > ?1
              AND received_us < (SELECT received_us FROM quarantine ORDER BY received_us DESC LIMIT 1 OFFSET ?1)",
@@ -323,4 +336,16 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// The numbers of frames, and the ticks from the first to the last of their samples.
+fn extent(bytes: &[u8]) -> Result<(SeqSet, (u64, u64)), Damage> {
+    let mut seqs = SeqSet::default();
+    let (mut first, mut last) = (u64::MAX, 0);
+    for frame in piece::frames(bytes)? {
+        seqs.insert(frame.header().seq);
+        first = first.min(frame.header().ticks.0);
+        last = last.max(piece::last_ticks(&frame));
+    }
+    Ok((seqs, (first, last)))
 }

@@ -64,6 +64,26 @@ impl SeqSet {
         }
     }
 
+    /// The numbers from `first` to `last` that are in the set; bounds outside of `u32` bound nothing.
+    #[must_use]
+    pub fn within(&self, first: i64, last: i64) -> Self {
+        let clip = |number: u32| i64::from(number).clamp(first, last) as u32;
+        let overlaps = |range: &&(u32, u32)| i64::from(range.0) <= last && i64::from(range.1) >= first;
+        let ranges = self.ranges.iter().filter(overlaps).map(|range| (clip(range.0), clip(range.1)));
+        Self { ranges: if first <= last { ranges.collect() } else { Vec::new() } }
+    }
+
+    /// The set without the numbers from `first` to `last`.
+    #[must_use]
+    pub fn without(&self, first: i64, last: i64) -> Self {
+        if first > last {
+            return self.clone();
+        }
+        let mut left = self.within(i64::MIN, first.saturating_sub(1));
+        left.ranges.extend(self.within(last.saturating_add(1), i64::MAX).ranges);
+        left
+    }
+
     /// The ranges, sorted.
     pub fn ranges(&self) -> &[(u32, u32)] {
         &self.ranges
@@ -144,6 +164,21 @@ mod tests {
             }
             prop_assert_eq!(at_once, single);
         }
+    }
+
+    #[test]
+    fn what_lies_within_bounds_is_cut_at_them() {
+        let mut set = SeqSet::default();
+        for (first, last) in [(0, 3), (6, 6), (9, u32::MAX)] {
+            set.insert_range(first, last);
+        }
+        assert_eq!(set.within(2, 10).ranges(), [(2, 3), (6, 6), (9, 10)]);
+        assert_eq!(set.within(7, 8).ranges(), []);
+        assert_eq!(set.within(10, 2).ranges(), []);
+        assert_eq!(set.within(i64::MIN, i64::MAX), set);
+        assert_eq!(set.without(2, 10).ranges(), [(0, 1), (11, u32::MAX)]);
+        assert_eq!(set.without(7, 8), set);
+        assert_eq!(set.without(i64::MIN, i64::MAX).ranges(), []);
     }
 
     #[test]

@@ -54,6 +54,12 @@ const STEPS: &[&str] = &["
 ", "
     -- Our boot time when it was put there, moved at each reboot as that of the pieces is.
     ALTER TABLE events ADD COLUMN put_boot_us INTEGER NOT NULL DEFAULT 0;
+", "
+    -- Rows that could not be read, as they were, for inspection. origin: the table they lay in.
+    CREATE TABLE damaged (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, origin TEXT NOT NULL, identity TEXT NOT NULL, why TEXT NOT NULL,
+        found_us INTEGER NOT NULL, body BLOB
+    );
 "];
 
 /// Opens or makes the database, and checks it.

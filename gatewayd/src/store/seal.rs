@@ -4,18 +4,17 @@
 //! unsealed or in exactly one batch.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 
 use kinara_protocol::columns::{self, run_lengths};
 use kinara_protocol::envelope::{self, Batch, DeviceFrames, ENVELOPE_VERSION, MAX_OPENED, MAX_SEALED};
 use kinara_protocol::frame::{Body, Epoch, FrameRef};
 use prost::Message;
 
+use super::damage::{Broken, Damage};
 use super::engine::Engine;
 use super::outbox::{Kind, Name};
 use super::{StoreError, piece};
 use crate::align::timeline::Stamp;
-use crate::hardware::HardwareId;
 use crate::pipeline::Fit;
 use crate::sabotage;
 
@@ -79,8 +78,8 @@ impl Engine {
         let mut limit = limit.max(1);
         loop {
             let (picked, broken) = self.pick(limit)?;
-            for id in broken {
-                self.set_row_aside(id)?;
+            for (id, damage) in broken {
+                self.set_piece_aside(id, &damage)?;
             }
             if picked.is_empty() {
                 return Ok(false);
@@ -94,7 +93,7 @@ impl Engine {
                 version: ENVELOPE_VERSION,
                 name: Some(self.wire_name(name)),
                 sealed_at_us: self.utc_us(),
-                devices: device_frames(&picked, |device| self.hardware[&device].to_string())?,
+                devices: device_frames(&picked, |device| self.hardware[&device].to_string()),
             };
             let payload = envelope::seal(&batch);
             if (payload.len() > MAX_SEALED || batch.encoded_len() > MAX_OPENED) && picked.len() > 1 {
@@ -125,20 +124,8 @@ impl Engine {
         Ok(())
     }
 
-    /// A row whose frames cannot be read any more goes into quarantine, and the others go on.
-    fn set_row_aside(&mut self, id: i64) -> Result<(), StoreError> {
-        tracing::error!(id, "a row of stored frames is damaged and was set aside; what it held is lost");
-        self.db.execute(
-            "INSERT OR IGNORE INTO quarantine (device, epoch, seq, crc, reason, received_us, frame)
-             SELECT device, epoch, first_seq, -id, 'damaged', received_us, body FROM pieces WHERE id = ?1",
-            [id],
-        )?;
-        self.db.execute("DELETE FROM pieces WHERE id = ?1", [id])?;
-        self.recount()
-    }
-
-    /// The oldest rows whose frames can all be stamped, up to `limit` frame bytes; and the ids of damaged rows.
-    fn pick(&self, limit: u64) -> Result<(Vec<Picked>, Vec<i64>), StoreError> {
+    /// The oldest rows whose frames can all be stamped, up to `limit` frame bytes; and the damaged ones.
+    fn pick(&self, limit: u64) -> Result<(Vec<Picked>, Broken), StoreError> {
         let now_us = self.utc_us();
         let mut select = self.db.prepare_cached(
             "SELECT id, device, epoch, form, frames, bytes, received_us, received_boot_us, body
@@ -153,17 +140,16 @@ impl Engine {
             if !picked.is_empty() && total + bytes > limit {
                 break;
             }
-            let body = row.get_ref(8)?.as_blob().map_err(|error| StoreError::Corrupt(error.to_string()))?;
-            let device: i64 = row.get(1)?;
-            let hardware = &self.hardware[&device];
+            let body = row.get_ref(8)?.as_blob().unwrap_or_default();
+            let (device, epoch): (i64, _) = (row.get(1)?, Epoch(row.get::<_, i64>(2)? as u64));
             let patient = self.is_patient(row.get(7)?);
             let read = piece::decode(row.get(3)?, body)
-                .and_then(|frames| Ok((self.stamps(hardware, &frames, now_us, patient)?, frames)));
+                .and_then(|frames| Ok((self.stamps((device, epoch), &frames, now_us, patient)?, frames)));
             let (fits, frames) = match read {
                 Ok((Some(fits), frames)) => (fits, frames),
                 Ok((None, _)) => continue,
-                Err(_) => {
-                    broken.push(row.get(0)?);
+                Err(damage) => {
+                    broken.push((row.get(0)?, damage));
                     continue;
                 }
             };
@@ -171,7 +157,7 @@ impl Engine {
             picked.push(Picked {
                 id: row.get(0)?,
                 device,
-                epoch: Epoch(row.get::<_, i64>(2)? as u64),
+                epoch,
                 frames,
                 count: row.get::<_, i64>(4)? as u64,
                 bytes,
@@ -188,15 +174,19 @@ impl Engine {
     /// The fit of each frame, or `None` when one of them has to wait.
     fn stamps(
         &self,
-        hardware: &HardwareId,
+        (device, epoch): (i64, Epoch),
         bytes: &[u8],
         now_us: i64,
         patient: bool,
-    ) -> Result<Option<Vec<(u32, Fit)>>, StoreError> {
-        let Some(device) = self.devices.get(hardware) else { return Ok(None) };
+    ) -> Result<Option<Vec<(u32, Fit)>>, Damage> {
+        let device = self.hardware.get(&device).and_then(|hardware| self.devices.get(hardware));
+        let device = device.ok_or_else(|| Damage("of a wearable that is not known".to_owned()))?;
         let mut fits = Vec::new();
         for frame in piece::frames(bytes)? {
             let header = frame.header();
+            if header.epoch != epoch {
+                return Err(Damage(format!("a frame of epoch {}", header.epoch)));
+            }
             let (first, last) = (header.ticks.0, piece::last_ticks(&frame));
             match device.timeline.stamp(header.epoch, first, last, now_us, patient) {
                 Stamp::Known(mut fit) => {
@@ -221,19 +211,15 @@ impl Engine {
 }
 
 /// Columns for each device and epoch of the picked rows, with their fits.
-fn device_frames(picked: &[Picked], name: impl Fn(i64) -> String) -> Result<Vec<DeviceFrames>, StoreError> {
+fn device_frames(picked: &[Picked], name: impl Fn(i64) -> String) -> Vec<DeviceFrames> {
     let mut groups: BTreeMap<(i64, u64), BTreeMap<u32, (FrameRef<'_>, Fit)>> = BTreeMap::new();
     for row in picked {
         let group = groups.entry((row.device, row.epoch.0)).or_default();
         let fits: BTreeMap<u32, Fit> = row.fits.iter().copied().collect();
-        for frame in piece::frames(&row.frames)? {
+        for frame in piece::frames(&row.frames).expect("it was read when it was picked") {
             let seq = frame.header().seq;
-            match group.entry(seq) {
-                Entry::Vacant(place) => place.insert((frame, fits[&seq])),
-                Entry::Occupied(_) => {
-                    return Err(StoreError::Corrupt(format!("frame {seq} is stored twice")));
-                }
-            };
+            // Twice only where a note of what was received has been lost; the first copy counts.
+            group.entry(seq).or_insert((frame, fits[&seq]));
         }
     }
     groups
@@ -241,9 +227,9 @@ fn device_frames(picked: &[Picked], name: impl Fn(i64) -> String) -> Result<Vec<
         .map(|((device, epoch), frames)| {
             let in_order = frames.values().map(|(frame, _)| *frame);
             let mut columns = columns::encode(&name(device), Epoch(epoch), in_order)
-                .map_err(|error| StoreError::Corrupt(error.to_string()))?;
+                .expect("frames of one epoch, each number once");
             attach_fits(&mut columns, frames.values());
-            Ok(columns)
+            columns
         })
         .collect()
 }

@@ -9,10 +9,9 @@ use kinara_gatewayd::align::source::Known;
 use kinara_gatewayd::hardware::HardwareId;
 use kinara_gatewayd::status::ClockSource;
 use kinara_gatewayd::store::{Kind, Settings, Store, database};
-use kinara_protocol::envelope::{self, Event, EventBatch, Gap};
 use kinara_protocol::frame::Epoch;
 
-use super::frames::{board, event, known, open, scalar, settings, synchronise, waveform};
+use super::frames::{board, event, known, open, scalar, sent, settings, synchronise, waveform};
 
 const EPOCH: Epoch = Epoch::new(7, 1);
 /// Nobody has made a time sync in it, and its follower is not known.
@@ -21,19 +20,6 @@ const HOUR_US: i64 = 3_600_000_000;
 
 fn hardware() -> HardwareId {
     HardwareId::kinara(0xa1)
-}
-
-/// Events and gaps that have gone out so far; the bridge acknowledges each batch.
-async fn sent(store: &Store, wait: Duration) -> (Vec<Event>, Vec<Gap>) {
-    tokio::time::sleep(wait).await;
-    let (mut events, mut gaps) = (Vec::new(), Vec::new());
-    for sealed in store.waiting(Kind::Event, Vec::new(), 100, usize::MAX).await.unwrap() {
-        let batch: EventBatch = envelope::open(&sealed.payload).unwrap();
-        events.extend(batch.events);
-        gaps.extend(batch.gaps);
-        assert!(store.acknowledged(sealed.name, sealed.sha256).await.unwrap());
-    }
-    (events, gaps)
 }
 
 async fn online(settings: Settings) -> Store {

@@ -14,7 +14,7 @@ use kinara_gatewayd::status::{Board, ClockSource, Snapshot};
 use kinara_gatewayd::store::{Kind, OwnSync, Sealed, Settings, Store};
 use kinara_protocol::channel::{ChannelId, HEART_RATE, PPG};
 use kinara_protocol::columns;
-use kinara_protocol::envelope::{self, Batch};
+use kinara_protocol::envelope::{self, Batch, Event, EventBatch, Gap};
 use kinara_protocol::frame::{Epoch, FrameBuilder, FrameRef, Kind as FrameKind, MAX_FRAME, Seq, Ticks};
 use kinara_protocol::topic::GatewayId;
 use uuid::Uuid;
@@ -154,4 +154,29 @@ pub async fn drain(store: &Store) -> BTreeMap<(String, u64, u32), Vec<u8>> {
             assert!(store.acknowledged(sealed.name, sealed.sha256).await.unwrap());
         }
     }
+}
+
+/// Events and gaps that have gone out after a while; the bridge acknowledges each batch.
+pub async fn sent(store: &Store, wait: Duration) -> (Vec<Event>, Vec<Gap>) {
+    tokio::time::sleep(wait).await;
+    let (mut events, mut gaps) = (Vec::new(), Vec::new());
+    for sealed in store.waiting(Kind::Event, Vec::new(), 100, usize::MAX).await.unwrap() {
+        let batch: EventBatch = envelope::open(&sealed.payload).unwrap();
+        events.extend(batch.events);
+        gaps.extend(batch.gaps);
+        assert!(store.acknowledged(sealed.name, sealed.sha256).await.unwrap());
+    }
+    (events, gaps)
+}
+
+/// The numbers of a gap.
+pub fn seqs_of(gap: &Gap) -> Vec<Seq> {
+    let mut seqs = Vec::new();
+    let mut end = 0;
+    for range in gap.seq_ranges.chunks(2) {
+        let first = end + range[0];
+        end = first + range[1];
+        seqs.extend(first..end);
+    }
+    seqs
 }

@@ -10,6 +10,7 @@ mod bridge;
 mod broker;
 mod clock;
 mod crash;
+mod damage;
 mod events;
 mod frames;
 mod line;
