@@ -6,7 +6,7 @@ use kinara_protocol::frame::{DeviceEvent, DeviceEventKind, Epoch, MAX_FRAME, Res
 use kinara_protocol::gatt::Characteristic;
 use kinara_protocol::status::Status;
 
-use crate::delivery::Delivery;
+use crate::delivery::{Delivery, Next};
 use crate::flash::Flash;
 use crate::framing::{FrameAge, Framing, SampleClass};
 use crate::log::{Log, Witness};
@@ -16,6 +16,8 @@ use crate::ring::{Identity, RingError};
 
 /// Replies that wait for the link. The gateway waits for one before it sends many more requests.
 const MAX_REPLIES: usize = 8;
+/// Damaged frames that are remembered as named. One more, and the oldest may be named twice.
+const MAX_NAMED: usize = 32;
 /// Below this the battery is low.
 const BATTERY_LOW_PERCENT: i32 = 15;
 /// From here on it is not low any more, so that a flickering reading gives one event.
@@ -94,6 +96,8 @@ pub struct App<F> {
     battery_low: bool,
     worn: Option<bool>,
     acknowledged_since: Option<Ticks>,
+    /// Damaged frames that were named in this boot.
+    named: Queue<Identity, MAX_NAMED>,
 }
 
 impl<F: Flash> App<F> {
@@ -123,6 +127,7 @@ impl<F: Flash> App<F> {
             battery_low: false,
             worn: None,
             acknowledged_since: None,
+            named: Queue::new(),
         })
     }
 
@@ -303,16 +308,36 @@ impl<F: Flash> App<F> {
             into[..bytes.len()].copy_from_slice(&bytes);
             return Ok(Some((Characteristic::Status, bytes.len())));
         }
-        let mut damaged: Option<Identity> = None;
-        let next = self.delivery.next(&mut self.log, into, |id| damaged = damaged.or(Some(id)))?;
-        if let Some(Identity { epoch, seq }) = damaged {
-            // Bits that flash has lost are a loss like any other: named, so that nobody waits for the frame.
-            witness.lost(epoch, seq, seq);
-            let kind = DeviceEventKind::Overflow { epoch, first_seq: seq, last_seq: seq };
-            self.log.event(DeviceEvent { ticks: now, kind }, witness)?;
-            self.delivery.notice_stored(&mut self.log);
+        loop {
+            match self.delivery.next(&mut self.log, into)? {
+                Next::Send(characteristic, len) => return Ok(Some((characteristic, len))),
+                Next::Damaged(id) => self.name_damaged(id, now, witness)?,
+                Next::Nothing => return Ok(None),
+            }
         }
-        Ok(next)
+    }
+
+    /// Bits that flash has lost are a loss like any other: named, so that nobody waits for the frame. Once is enough,
+    /// however often the gateway asks for the log again: what names it is in the log.
+    fn name_damaged(
+        &mut self,
+        id: Identity,
+        now: Ticks,
+        witness: &mut impl Witness,
+    ) -> Result<(), RingError<F::Error>> {
+        if self.named.iter().any(|named| *named == id) {
+            return Ok(());
+        }
+        if self.named.is_full() {
+            self.named.pop();
+        }
+        self.named.push(id).expect("a place was made");
+        let Identity { epoch, seq } = id;
+        witness.lost(epoch, seq, seq);
+        let kind = DeviceEventKind::Overflow { epoch, first_seq: seq, last_seq: seq };
+        self.log.event(DeviceEvent { ticks: now, kind }, witness)?;
+        self.delivery.notice_stored(&mut self.log);
+        Ok(())
     }
 
     /// What `status` says when read.

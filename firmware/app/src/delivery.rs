@@ -18,6 +18,17 @@ const MAX_STREAM: usize = 16;
 /// The largest window.
 pub const MAX_WINDOW: u8 = 100;
 
+/// What there is to do for a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Send this many bytes there.
+    Send(Characteristic, usize),
+    /// This frame's turn has come, and flash has not kept it.
+    Damaged(Identity),
+    /// Nothing now.
+    Nothing,
+}
+
 /// The state of one link's delivery.
 #[derive(Debug, Default)]
 pub struct Delivery {
@@ -122,35 +133,36 @@ impl Delivery {
         }
     }
 
-    /// The next frame to send: where, and its length in `into`. `damaged` is told of a frame that flash has not kept.
+    /// The next thing to do for the link.
     pub fn next<F: Flash>(
         &mut self,
         log: &mut Log<F>,
         into: &mut [u8; MAX_FRAME],
-        mut damaged: impl FnMut(Identity),
-    ) -> Result<Option<(Characteristic, usize)>, RingError<F::Error>> {
+    ) -> Result<Next, RingError<F::Error>> {
         self.notice_reclaimed(log)?;
         while let Some(at) = self.stream.pop() {
             let entry = log.ring().entry_at(at)?.filter(|entry| entry.at == at);
             if let Some(entry) = entry
                 && let Some(len) = read_whole(log, &entry, into)?
             {
-                return Ok(Some((Characteristic::Stream, len)));
+                return Ok(Next::Send(Characteristic::Stream, len));
             }
         }
-        while self.backlog_subscribed && self.in_flight < u32::from(self.window) {
-            let Some(cursor) = self.cursor else { break };
-            let Some(entry) = log.ring().entry_at(cursor)? else { break };
+        if self.backlog_subscribed
+            && self.in_flight < u32::from(self.window)
+            && let Some(cursor) = self.cursor
+            && let Some(entry) = log.ring().entry_at(cursor)?
+        {
             self.cursor = Some(entry.end);
             if entry.at >= log.ring().acknowledged() {
                 self.in_flight += 1;
             }
-            match read_whole(log, &entry, into)? {
-                Some(len) => return Ok(Some((Characteristic::Backlog, len))),
-                None => damaged(entry.id),
-            }
+            return Ok(match read_whole(log, &entry, into)? {
+                Some(len) => Next::Send(Characteristic::Backlog, len),
+                None => Next::Damaged(entry.id),
+            });
         }
-        Ok(None)
+        Ok(Next::Nothing)
     }
 
     fn notice_reclaimed<F: Flash>(&mut self, log: &mut Log<F>) -> Result<(), RingError<F::Error>> {

@@ -50,6 +50,11 @@ impl<T, const N: usize> Queue<T, N> {
         entry
     }
 
+    /// The entries, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        (0..self.len).filter_map(|place| self.slots[(self.first + place) % N].as_ref())
+    }
+
     /// Forgets everything.
     pub fn clear(&mut self) {
         while self.pop().is_some() {}
@@ -72,6 +77,7 @@ mod tests {
         for round in 0..5 {
             assert_eq!([queue.push(round), queue.push(round + 1), queue.push(round + 2)], [Ok(()); 3]);
             assert_eq!(queue.push(9), Err(9));
+            assert!(queue.iter().eq(&[round, round + 1, round + 2]));
             assert_eq!(
                 [queue.pop(), queue.pop(), queue.pop()],
                 [Some(round), Some(round + 1), Some(round + 2)]

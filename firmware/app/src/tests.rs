@@ -344,7 +344,7 @@ fn a_frame_that_flash_has_not_kept_is_named_and_passed_over() {
     }
     let epoch = app.epoch();
     let mut flash = app.into_flash();
-    let frame = frame_4(&flash.bytes, epoch.0);
+    let frame = frame_at(&flash.bytes, epoch.0, 4);
     flash.bytes[frame + 24] ^= 0x10;
     let mut app = boot(flash);
     let frames = drain(&mut app);
@@ -356,6 +356,40 @@ fn a_frame_that_flash_has_not_kept_is_named_and_passed_over() {
         _ => false,
     });
     assert!(named);
+}
+
+#[test]
+fn damaged_frames_are_each_named_once_however_often_the_log_is_asked_for_again() {
+    let mut app = fresh();
+    for tick in 0..10u64 {
+        app.sample(HEART_RATE, Ticks(tick * 1_000), &[700], &mut ()).unwrap();
+        app.close_frames(&mut ()).unwrap();
+    }
+    let epoch = app.epoch();
+    let mut flash = app.into_flash();
+    for seq in [4, 5] {
+        let frame = frame_at(&flash.bytes, epoch.0, seq);
+        flash.bytes[frame + 24] ^= 0x10;
+    }
+    let mut app = boot(flash);
+    link(&mut app, 100);
+    let mut named = BTreeMap::<u32, BTreeSet<Identity>>::new();
+    for _ in 0..3 {
+        for (_, frame) in sent(&mut app, 0) {
+            let Body::DeviceEvents(events) = FrameRef::parse(&frame).unwrap().body().unwrap() else {
+                continue;
+            };
+            for event in events.iter() {
+                if let DeviceEventKind::Overflow { first_seq, .. } = event.kind {
+                    named.entry(first_seq).or_default().insert(id_of(&frame));
+                }
+            }
+        }
+        let oldest = app.oldest().unwrap();
+        assert_eq!(ask(&mut app, Op::ResendFrom { epoch: oldest.epoch, seq: oldest.seq }, 0), Outcome::Ok);
+    }
+    assert_eq!(named.keys().copied().collect::<Vec<_>>(), [4, 5]);
+    assert!(named.values().all(|frames| frames.len() == 1), "{named:?}");
 }
 
 proptest! {
@@ -426,8 +460,8 @@ proptest! {
 }
 
 /// Where frame 4 of an epoch lies in flash.
-fn frame_4(flash: &[u8], epoch: u64) -> usize {
+fn frame_at(flash: &[u8], epoch: u64, seq: u32) -> usize {
     let mut identity = epoch.to_le_bytes().to_vec();
-    identity.extend(4u32.to_le_bytes());
+    identity.extend(seq.to_le_bytes());
     flash.windows(identity.len()).position(|window| window == identity).expect("it is stored") - 4
 }
