@@ -4,27 +4,24 @@
 //! bounded: a gateway that does not read its notifications fills its [`Outbox`], and then the wearable waits for
 //! [`Event::Room`]; a gateway that writes too fast waits in its socket.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use kinara_virtual_radio::{Decoder, FromWearable, Message, ToWearable};
 
-/// Connections at a time; one more is closed at once.
-const MAX_CONNECTIONS: usize = 32;
+use crate::commands;
+use crate::socket::{self, Slot, SocketError, spawn};
+
 /// Bytes that wait for a gateway to read them before the wearable waits.
 const OUTBOX_BYTES: usize = 16 * 1024;
 /// Events that wait for the wearable.
 const MAX_EVENTS: usize = 1_024;
-/// The longest command line.
-const MAX_COMMAND: u64 = 4_096;
-const STACK_BYTES: usize = 128 * 1024;
 /// A gateway that reads nothing for so long has lost the link.
 const SUPERVISION: Duration = Duration::from_secs(30);
 
@@ -100,65 +97,17 @@ impl Outbox {
     }
 }
 
-/// Why a socket could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum AirError {
-    /// Another process answers on it.
-    #[error("{0}: another wearable with this factory id is running")]
-    Taken(String),
-    /// The directory, the permissions, the length of the path.
-    #[error("cannot listen on {path}")]
-    Socket {
-        /// Which socket.
-        path: String,
-        /// Why.
-        source: io::Error,
-    },
-}
-
-fn listen(path: &Path) -> Result<UnixListener, AirError> {
-    let fail = |source| AirError::Socket { path: path.display().to_string(), source };
-    if UnixStream::connect(path).is_ok() {
-        return Err(AirError::Taken(path.display().to_string()));
-    }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail(error)),
-        _ => {}
-    }
-    UnixListener::bind(path).map_err(fail)
-}
-
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    thread::Builder::new().name(name.to_owned()).stack_size(STACK_BYTES).spawn(body).map(drop)
-}
-
 /// Opens both sockets. Events come out of the receiver for as long as the program runs.
-pub fn open(radio: &Path, control: &Path) -> Result<Receiver<Event>, AirError> {
+pub fn open(radio: &Path, control: &Path) -> Result<Receiver<Event>, SocketError> {
     let (events, receiver) = sync_channel(MAX_EVENTS);
-    let radio_listener = listen(radio)?;
-    let control_listener = listen(control)?;
-    let fail = |source| AirError::Socket { path: radio.display().to_string(), source };
+    let radio_listener = socket::listen(radio)?;
+    let control_listener = socket::listen(control)?;
+    let fail = |source| SocketError::Socket { path: radio.display().to_string(), source };
     let radio_events = events.clone();
     spawn("radio", move || accept_radio(&radio_listener, &radio_events)).map_err(fail)?;
-    spawn("control", move || accept_control(&control_listener, &events)).map_err(fail)?;
+    let ask = move |command, answers| events.send(Event::Command(command, answers)).is_ok();
+    commands::serve(control_listener, ask).map_err(fail)?;
     Ok(receiver)
-}
-
-/// Counts what is open; the count falls when the last holder is dropped.
-struct Slot(Arc<AtomicUsize>);
-
-impl Slot {
-    fn take(open: &Arc<AtomicUsize>) -> Option<Self> {
-        let taken = open.fetch_add(1, Ordering::SeqCst);
-        let slot = Self(Arc::clone(open));
-        (taken < MAX_CONNECTIONS).then_some(slot)
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
 }
 
 fn accept_radio(listener: &UnixListener, events: &SyncSender<Event>) {
@@ -238,44 +187,5 @@ fn write_all(shared: &Shared, mut stream: UnixStream, events: &SyncSender<Event>
             return;
         }
         batch.clear();
-    }
-}
-
-fn accept_control(listener: &UnixListener, events: &SyncSender<Event>) {
-    let open = Arc::new(AtomicUsize::new(0));
-    for stream in listener.incoming() {
-        let Some(slot) = Slot::take(&open) else { continue };
-        let Ok(stream) = stream else { continue };
-        let events = events.clone();
-        let _ = spawn("commands", move || {
-            let _slot = slot;
-            // The other end has gone away: so does this.
-            let _ = serve_control(&stream, &events);
-        });
-    }
-}
-
-fn serve_control(stream: &UnixStream, events: &SyncSender<Event>) -> io::Result<()> {
-    let mut lines = BufReader::new(stream);
-    let (answers, answered) = sync_channel(1);
-    loop {
-        let mut line = String::new();
-        if lines.by_ref().take(MAX_COMMAND).read_line(&mut line)? == 0 {
-            return Ok(());
-        }
-        let answer = match serde_json::from_str(&line) {
-            Err(error) => serde_json::json!({"ok": false, "error": format!("not a JSON object: {error}")}),
-            Ok(command) => {
-                if events.send(Event::Command(command, answers.clone())).is_err() {
-                    return Ok(());
-                }
-                match answered.recv() {
-                    Ok(answer) => answer,
-                    Err(_) => return Ok(()),
-                }
-            }
-        };
-        let mut writing = stream;
-        writing.write_all(format!("{answer}\n").as_bytes())?;
     }
 }

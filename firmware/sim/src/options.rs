@@ -1,8 +1,8 @@
-//! The command line.
+//! The command lines.
 
 use std::path::PathBuf;
 
-use clap::{Parser, ValueEnum};
+use clap::{Args, Parser, ValueEnum};
 use kinara_firmware_app::plan::Plan;
 use kinara_protocol::label::LabelSecret;
 
@@ -17,7 +17,65 @@ use crate::wearable::MIN_RING_KIB;
 /// a wearable does after a reset.
 #[derive(Debug, Parser)]
 #[command(name = "kinara-wearable-sim", version)]
-pub struct Options {
+pub struct VirtualOptions {
+    /// The wearable
+    #[command(flatten)]
+    pub wearable: WearableOptions,
+    /// The directory of the virtual air
+    #[arg(long, value_name = "DIR")]
+    pub air: PathBuf,
+    /// Who presses the pairing button
+    #[arg(long, value_enum, default_value_t = Button::Pressed)]
+    pub button: Button,
+}
+
+/// A simulated Kinara wearable on a real Bluetooth stack: the firmware's application and radio over a simulated body, on
+/// an HCI controller.
+///
+/// The controller is spoken to by H4 over TCP, and looked for again whenever it goes away. It listens on CONTROL for
+/// commands, and prints one line of JSON when it is ready. KINARA_CLOCK (origin_unix_us:rate) scales the body's time, not the radio's.
+/// SIGTERM ends it in order; killed, it starts again as a wearable does after a reset.
+#[derive(Debug, Parser)]
+#[command(name = "kinara-wearable-ble", version)]
+pub struct BluetoothOptions {
+    /// The wearable
+    #[command(flatten)]
+    pub wearable: WearableOptions,
+    /// The controller's H4 socket
+    #[arg(long, value_name = "HOST:PORT")]
+    pub h4: String,
+    /// The socket for commands
+    #[arg(long, value_name = "PATH")]
+    pub control: PathBuf,
+    /// Who presses the pairing button: "pressed" is somebody, while no gateway is bonded
+    #[arg(long, value_enum, default_value_t = Button::Pressed)]
+    pub button: Button,
+    /// It has a display, which shows a random passkey (in the answer to "status", and on standard output), and no label
+    #[arg(long)]
+    pub display: bool,
+    /// Who makes private addresses; "off" has the identity address on the air
+    #[arg(long, value_enum, default_value_t = PrivacyName::Controller)]
+    pub privacy: PrivacyName,
+    /// How long a private address serves
+    #[arg(long, value_name = "S", default_value_t = 900, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub address_life_s: u32,
+    /// With a new state: the identity address, a static random one; drawn without
+    #[arg(long, value_name = "ADDRESS", value_parser = identity_address)]
+    pub address: Option<[u8; 6]>,
+}
+
+/// Who makes private addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PrivacyName {
+    /// The controller.
+    Controller,
+    /// Nobody.
+    Off,
+}
+
+/// What every simulated wearable is told.
+#[derive(Debug, Args)]
+pub struct WearableOptions {
     /// The factory id, 16 hexadecimal digits
     #[arg(long, value_name = "HEX16", value_parser = factory_id)]
     pub factory_id: u64,
@@ -27,9 +85,6 @@ pub struct Options {
     /// Everything random about the body, the sensors and the crystal comes from it
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// The directory of the virtual air
-    #[arg(long, value_name = "DIR")]
-    pub air: PathBuf,
     /// The directory of its flash image and bonds
     #[arg(long, value_name = "DIR")]
     pub state: PathBuf,
@@ -67,9 +122,6 @@ pub struct Options {
     #[arg(long, value_name = "MIN", default_value_t = 0, allow_negative_numbers = true,
           value_parser = clap::value_parser!(i32).range(-840..=840))]
     pub utc_offset_min: i32,
-    /// Who presses the pairing button
-    #[arg(long, value_enum, default_value_t = Button::Pressed)]
-    pub button: Button,
 }
 
 /// The plans there are.
@@ -95,6 +147,17 @@ fn factory_id(text: &str) -> Result<u64, &'static str> {
         .then(|| u64::from_str_radix(text, 16).ok())
         .flatten()
         .ok_or("a factory id has 16 hexadecimal digits")
+}
+
+fn identity_address(text: &str) -> Result<[u8; 6], &'static str> {
+    const WRONG: &str = "an identity address is static and random: C0:00:00:00:00:01 to FF:FF:FF:FF:FF:FE";
+    let mut address = [0; 6];
+    let mut parts = text.split(':');
+    for byte in &mut address {
+        let part = parts.next().filter(|part| part.len() == 2).ok_or(WRONG)?;
+        *byte = u8::from_str_radix(part, 16).map_err(|_| WRONG)?;
+    }
+    if parts.next().is_none() && address[0] >= 0xc0 { Ok(address) } else { Err(WRONG) }
 }
 
 fn duration_us(text: &str) -> Result<i64, &'static str> {
@@ -153,16 +216,24 @@ mod tests {
         "ABCDEFGHIJKLMNOP",
     ];
 
-    fn parse(more: &[&str]) -> Result<Options, String> {
-        Options::try_parse_from(GOOD.iter().chain(more)).map_err(|error| error.to_string())
+    fn parse(more: &[&str]) -> Result<VirtualOptions, String> {
+        VirtualOptions::try_parse_from(GOOD.iter().chain(more)).map_err(|error| error.to_string())
     }
 
     #[test]
     fn times_are_read_with_their_units() {
-        let options = parse(&["--prefill", "4h", "--hot-flash-every", "5m"]).unwrap();
+        let options = parse(&["--prefill", "4h", "--hot-flash-every", "5m"]).unwrap().wearable;
         assert_eq!((options.prefill, options.hot_flash_every), (14_400_000_000, Some(300_000_000)));
         assert_eq!(duration_us("90"), Ok(90_000_000));
         assert_eq!(duration_us("1.5h"), Ok(5_400_000_000));
+    }
+
+    #[test]
+    fn an_identity_address_is_a_static_random_one() {
+        assert_eq!(identity_address("C0:00:00:00:00:01"), Ok([0xc0, 0, 0, 0, 0, 1]));
+        for wrong in ["40:00:00:00:00:01", "C0:00:00:00:00", "C0:00:00:00:00:01:02", "C0:0:00:00:00:01", ""] {
+            assert!(identity_address(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ use kinara_virtual_radio::{ATT_MTU, Advertisement, Characteristic, FromWearable,
 use serde_json::{Value, json};
 
 use crate::air::{Event, Outbox};
+use crate::commands;
 use crate::link::{Faults, Link};
 use crate::pairing::Pairing;
 use crate::wearable::{Wearable, WearableError};
@@ -27,7 +28,6 @@ const RSSI_DBM: i8 = -58;
 
 /// See the module's text.
 pub struct Station {
-    factory_id: u64,
     name: String,
     clock: Arc<dyn Clock>,
     wearable: Wearable,
@@ -39,15 +39,8 @@ pub struct Station {
 
 impl Station {
     /// A wearable that nobody is connected to.
-    pub fn new(
-        factory_id: u64,
-        name: String,
-        clock: Arc<dyn Clock>,
-        wearable: Wearable,
-        pairing: Pairing,
-    ) -> Self {
+    pub fn new(name: String, clock: Arc<dyn Clock>, wearable: Wearable, pairing: Pairing) -> Self {
         Self {
-            factory_id,
             name,
             clock,
             wearable,
@@ -56,11 +49,6 @@ impl Station {
             link: None,
             connections: HashMap::new(),
         }
-    }
-
-    /// The wearable.
-    pub fn wearable(&mut self) -> &mut Wearable {
-        &mut self.wearable
     }
 
     /// Lives until `ended` is set.
@@ -215,7 +203,7 @@ impl Station {
         }
         let (window_open, nonce) = self.pairing.scanned(gateway, now);
         outbox.send(&FromWearable::Advertisement(Advertisement {
-            factory_id: self.factory_id,
+            factory_id: self.wearable.factory_id(),
             name: if window_open { self.name.clone() } else { String::new() },
             rssi_dbm: RSSI_DBM,
             window_open,
@@ -309,7 +297,10 @@ impl Station {
 
     fn command(&mut self, command: &Value) -> Result<Value, WearableError> {
         let now = Instant::now();
-        let number = |key: &str| command.get(key).and_then(Value::as_u64).unwrap_or(1);
+        let number = |key| commands::number(command, key);
+        if let Some(answer) = commands::obey_about_body(&mut self.wearable, command, self.clock.utc_us())? {
+            return Ok(answer);
+        }
         let answer = match command.get("do").and_then(Value::as_str) {
             Some("status") => return self.report(),
             Some("drop") => {
@@ -317,9 +308,7 @@ impl Station {
                 json!({"ok": true})
             }
             Some("stall") => {
-                let seconds =
-                    command.get("seconds").and_then(Value::as_f64).unwrap_or(1.0).clamp(0.0, 3_600.0);
-                self.faults.stall(now + Duration::from_secs_f64(seconds));
+                self.faults.stall(now + Duration::from_secs_f64(commands::seconds(command)));
                 json!({"ok": true})
             }
             Some("reorder") => {
@@ -345,19 +334,6 @@ impl Station {
                 self.reset()?;
                 json!({"ok": true, "epoch": self.wearable.app().epoch().to_string()})
             }
-            Some("stop") => {
-                self.wearable.run_to(self.clock.utc_us())?;
-                self.wearable.stop()?;
-                return self.report();
-            }
-            Some("hot_flash") => {
-                self.wearable.body().start_hot_flash();
-                json!({"ok": true})
-            }
-            Some("wear") => {
-                self.wearable.body().set_worn(command.get("on").and_then(Value::as_bool).unwrap_or(true));
-                json!({"ok": true})
-            }
             Some("button") => {
                 self.pairing.press_button(now);
                 json!({"ok": true})
@@ -371,25 +347,9 @@ impl Station {
     }
 
     fn report(&mut self) -> Result<Value, WearableError> {
-        let utc_us = self.clock.utc_us();
-        let status = {
-            let ticks = self.wearable.ticks(utc_us);
-            self.wearable.app().status(ticks)?
-        };
-        Ok(json!({
-            "ok": true,
-            "factory_id": format!("{:016x}", self.factory_id),
-            "epoch": status.epoch.to_string(),
-            "next_seq": status.next_seq,
-            "oldest": {"epoch": status.oldest.0.to_string(), "seq": status.oldest.1},
-            "unacknowledged": status.stored_frames,
-            "worn": status.worn,
-            "battery_percent": status.battery_percent,
-            "produced": self.wearable.produced(),
-            "ticks": status.ticks.0,
-            "utc_us": utc_us,
-            "linked": self.link.as_ref().map(|link| link.gateway.clone()),
-        }))
+        let mut report = commands::report(&mut self.wearable, self.clock.utc_us())?;
+        report["linked"] = self.link.as_ref().map(|link| link.gateway.clone()).into();
+        Ok(report)
     }
 }
 

@@ -131,6 +131,16 @@ impl Wearable {
         (self.app.as_mut().expect("only reset() takes it, and puts it back"), &mut self.oracle)
     }
 
+    /// Who it is.
+    pub fn factory_id(&self) -> u64 {
+        self.settings.identity.factory_id
+    }
+
+    /// The firmware's version.
+    pub fn firmware(&self) -> [u8; 3] {
+        self.settings.identity.firmware
+    }
+
     /// The body, for commands.
     pub fn body(&mut self) -> &mut Body {
         self.signals.body()

@@ -1,5 +1,6 @@
-//! `kinara-wearable-sim`: one simulated wearable.
+//! What the programs have in common: arguments, signals, the clock, the wearable's start.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -9,16 +10,16 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use kinara_clock::{Clock, ScaledClock, SystemClock};
 use kinara_firmware_app::framing::FrameAge;
-use kinara_sim::body::BodySettings;
-use kinara_sim::options::Options;
-use kinara_sim::oracle::Oracle;
-use kinara_sim::pairing::Pairing;
-use kinara_sim::replay::Recording;
-use kinara_sim::station::Station;
-use kinara_sim::wearable::{Wearable, WearableSettings};
 
-fn main() -> ExitCode {
-    let options = match Options::try_parse() {
+use crate::body::BodySettings;
+use crate::options::WearableOptions;
+use crate::oracle::Oracle;
+use crate::replay::Recording;
+use crate::wearable::{Wearable, WearableSettings};
+
+/// Reads the arguments and runs; what goes wrong is one line on standard error.
+pub fn main<O: Parser>(name: &str, run: impl FnOnce(O) -> Result<()>) -> ExitCode {
+    let options = match O::try_parse_from(std::env::args_os().collect::<Vec<OsString>>()) {
         Ok(options) => options,
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             // Nobody may be there to read it.
@@ -29,20 +30,30 @@ fn main() -> ExitCode {
             let text = error.to_string();
             let message = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
             let line: Vec<&str> = message.split_whitespace().collect();
-            eprintln!("kinara-wearable-sim: {} (--help says more)", line.join(" "));
+            eprintln!("{name}: {} (--help says more)", line.join(" "));
             return ExitCode::from(2);
         }
     };
     match run(options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("kinara-wearable-sim: {error:#}");
+            eprintln!("{name}: {error:#}");
             ExitCode::FAILURE
         }
     }
 }
 
-fn clock(options: &Options) -> Result<Arc<dyn Clock>> {
+/// A flag that SIGTERM and SIGINT set.
+pub fn ended() -> Result<Arc<AtomicBool>> {
+    let ended = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+        signal_hook::flag::register(signal, Arc::clone(&ended)).context("signals")?;
+    }
+    Ok(ended)
+}
+
+/// The body's clock.
+pub fn clock(options: &WearableOptions) -> Result<Arc<dyn Clock>> {
     match options.speed {
         None => Ok(kinara_clock::from_env()?),
         Some(_) if std::env::var_os("KINARA_CLOCK").is_some() => {
@@ -52,25 +63,14 @@ fn clock(options: &Options) -> Result<Arc<dyn Clock>> {
     }
 }
 
-fn run(options: Options) -> Result<()> {
-    let ended = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
-        signal_hook::flag::register(signal, Arc::clone(&ended)).context("signals")?;
-    }
-    let clock = clock(&options)?;
+/// Starts the wearable. Its radio's sockets are open before: a second one of this id must not touch the first one's
+/// flash.
+pub fn start(options: &WearableOptions, now_us: i64) -> Result<Wearable> {
     let recording = options.replay.as_deref().map(Recording::open).transpose()?;
-    for dir in [&options.air, &options.state] {
-        std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
-    }
     let oracle = match &options.log {
         Some(path) => Oracle::open(path).with_context(|| path.display().to_string())?,
         None => Oracle::default(),
     };
-    // The sockets first: a second wearable of this id must not touch the first one's flash.
-    let radio = kinara_virtual_radio::socket_path(&options.air, options.factory_id);
-    let control = radio.with_extension("ctl");
-    let events = kinara_sim::air::open(&radio, &control)?;
-    let now_us = clock.utc_us();
     let settings = WearableSettings {
         factory_id: options.factory_id,
         body: BodySettings {
@@ -86,21 +86,5 @@ fn run(options: Options) -> Result<()> {
         recording,
         prefill_us: options.prefill,
     };
-    let wearable = Wearable::start(settings, &options.state, oracle, now_us)?;
-    let pairing = Pairing::open(options.label_secret, options.button, &options.state)
-        .with_context(|| options.state.display().to_string())?;
-    let mut station = Station::new(options.factory_id, options.name, clock, wearable, pairing);
-    let ready = serde_json::json!({
-        "ready": true,
-        "factory_id": format!("{:016x}", options.factory_id),
-        "epoch": station.wearable().app().epoch().to_string(),
-        "produced": station.wearable().produced(),
-    });
-    println!("{ready}");
-    station.run(&events, &ended)?;
-    for socket in [radio, control] {
-        // Somebody may have tidied up already.
-        let _ = std::fs::remove_file(socket);
-    }
-    Ok(())
+    Ok(Wearable::start(settings, &options.state, oracle, now_us)?)
 }
