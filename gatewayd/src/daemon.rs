@@ -17,6 +17,7 @@ use crate::infer;
 use crate::live::Newest;
 use crate::local;
 use crate::pipeline::FrameSink;
+use crate::radio::bluez::{self, BluezRadio};
 use crate::radio::manager::{self, Manager};
 use crate::radio::session;
 use crate::radio::virtual_radio::VirtualRadio;
@@ -105,6 +106,8 @@ fn session_settings(config: &Config) -> session::Settings {
         resend_after: Duration::from_millis(radio.resend_after_ms),
         silence: Duration::from_secs_f64(radio.silence_s),
         window: radio.window,
+        weak_rssi_dbm: radio.weak_rssi_dbm,
+        weak_after: Duration::from_secs_f64(radio.weak_after_s),
         store_retry: Duration::from_secs(1),
     }
 }
@@ -121,7 +124,7 @@ fn manager_settings(config: &Config) -> manager::Settings {
     }
 }
 
-fn radio(config: &Config) -> Arc<dyn Radio> {
+fn radio(config: &Config, bonds: &Arc<Bonds>) -> Arc<dyn Radio> {
     let section = &config.radio;
     match section.transport {
         crate::config::Transport::Virtual => Arc::new(VirtualRadio {
@@ -132,6 +135,9 @@ fn radio(config: &Config) -> Arc<dyn Radio> {
             scan_timeout: Duration::from_millis(section.scan_timeout_ms),
             timeout: Duration::from_secs_f64(section.request_timeout_s),
         }),
+        crate::config::Transport::Bluez => {
+            Arc::new(BluezRadio::new(bluez::Settings::from(section), bonds.clone()))
+        }
     }
 }
 
@@ -157,6 +163,7 @@ pub async fn run(
         uplink::tls::client(files, clock.clone(), last_saved_us)?;
     }
     let bonds = Bonds::open(&config.data_dir.join("bonds.json")).map_err(DaemonError::Bonds)?;
+    let bonds = Arc::new(bonds);
     let page = local::Server::bind(config.local.listen, &config.data_dir).await?;
     let (sink, frames) = FrameSink::new(config.infer.queue);
     let counts = Arc::new(infer::Counts::default());
@@ -211,8 +218,8 @@ pub async fn run(
         settings: session_settings(&config),
     };
     let manager = Manager {
-        radio: radio(&config),
-        bonds: Arc::new(bonds),
+        radio: radio(&config, &bonds),
+        bonds,
         wearables: wearables(&config),
         context,
         settings: manager_settings(&config),

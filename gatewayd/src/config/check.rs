@@ -122,6 +122,7 @@ pub(super) fn check(path: &Path, text: &str, config: &Config) -> Result<(), Conf
     checker.range("radio", "resync_min", radio.resync_min, (0.01, 1_440.0))?;
     checker.range("radio", "resend_after_ms", radio.resend_after_ms, (10, 60_000))?;
     checker.range("radio", "silence_s", radio.silence_s, (1.0, 600.0))?;
+    bluez(&checker, config)?;
     let clock = &config.clock;
     checker.range("clock", "poll_ms", clock.poll_ms, (100, 600_000))?;
     checker.range("clock", "timedate_timeout_ms", clock.timedate_timeout_ms, (10, 60_000))?;
@@ -141,6 +142,30 @@ pub(super) fn check(path: &Path, text: &str, config: &Config) -> Result<(), Conf
     checker.range("infer", "refractory_min", config.infer.refractory_min, (0.0, 1_440.0))?;
     checker.range("infer", "queue", config.infer.queue, (1, 1_000_000))?;
     wearables(&checker, config)
+}
+
+fn bluez(checker: &Checker<'_>, config: &Config) -> Result<(), ConfigError> {
+    let radio = &config.radio;
+    checker.range("radio", "weak_rssi_dbm", radio.weak_rssi_dbm, (-127, 0))?;
+    checker.range("radio", "weak_after_s", radio.weak_after_s, (0.0, 3_600.0))?;
+    checker.range("radio", "connect_tries", radio.connect_tries, (1, 10))?;
+    checker.range("radio", "connect_retry_ms", radio.connect_retry_ms, (10, 60_000))?;
+    for (key, seconds, most) in [
+        ("dbus_timeout_s", radio.dbus_timeout_s, 120.0),
+        ("connect_timeout_s", radio.connect_timeout_s, 120.0),
+        ("resolve_timeout_s", radio.resolve_timeout_s, 120.0),
+        ("disconnect_timeout_s", radio.disconnect_timeout_s, 60.0),
+        ("pair_timeout_s", radio.pair_timeout_s, 300.0),
+        ("key_timeout_s", radio.key_timeout_s, 60.0),
+        ("scan_on_s", radio.scan_on_s, 600.0),
+        ("near_s", radio.near_s, 86_400.0),
+        ("deaf_s", radio.deaf_s, 86_400.0),
+        ("reset_pause_s", radio.reset_pause_s, 86_400.0),
+    ] {
+        checker.range("radio", key, seconds, (0.5, most))?;
+    }
+    checker.range("radio", "scan_off_s", radio.scan_off_s, (0.0, 600.0))?;
+    checker.range("radio", "slots_relearn_min", radio.slots_relearn_min, (0.1, 1_440.0))
 }
 
 fn uplink(checker: &Checker<'_>, config: &Config) -> Result<(), ConfigError> {

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 pub use check::ConfigError;
-pub use sections::{Clock, Infer, Live, Local, Radio, StoreSection, Transport, Uplink, Wearable};
+pub use sections::{Clock, Infer, Live, Local, Radio, Sensor, StoreSection, Transport, Uplink, Wearable};
 
 /// The whole file.
 #[derive(Debug, Clone, Deserialize)]

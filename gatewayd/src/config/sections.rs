@@ -28,16 +28,30 @@ macro_rules! section {
 pub enum Transport {
     /// Wearables as processes on Unix sockets in `air_dir`.
     Virtual,
+    /// Bluetooth LE by BlueZ.
+    Bluez,
+}
+
+/// A kind of sensor of another maker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sensor {
+    /// Heart Rate, 0x180D.
+    HeartRate,
+    /// Health Thermometer, 0x1809.
+    HealthThermometer,
+    /// Pulse Oximeter, 0x1822.
+    PulseOximeter,
 }
 
 section! {
     /// `[radio]`
     Radio {
-        /// `virtual`. Default `virtual`.
+        /// `virtual` or `bluez`. Default `virtual`.
         transport: Transport = Transport::Virtual,
         /// The folder with the virtual wearables' sockets. Default `/run/kinara/air`.
         air_dir: PathBuf = PathBuf::from("/run/kinara/air"),
-        /// Links that an adapter holds at once, 1 to 1000. Default 64.
+        /// Links that an adapter holds at once, 1 to 1000; over BlueZ lowered when the controller refuses. Default 64.
         slots: usize = 64,
         /// Connections made at once, 1 to 100. Default 8.
         connecting: usize = 8,
@@ -63,6 +77,46 @@ section! {
         resend_after_ms: u64 = 1_000,
         /// After this much silence a wearable is asked whether it lives, seconds. Default 15.
         silence_s: f64 = 15.0,
+        /// A link this weak is given up so that a nearer gateway gets the wearable, dBm. Default -92.
+        weak_rssi_dbm: i16 = -92,
+        /// How long a link stays weak before that, seconds; 0 for never. Default 60.
+        weak_after_s: f64 = 60.0,
+        /// BlueZ: sensors of other makers that may be paired: `heart_rate`, `health_thermometer`, `pulse_oximeter`.
+        /// Default none.
+        sensors: Vec<Sensor> = Vec::new(),
+        /// BlueZ: the socket of `kinara-linkd`. Default `/run/kinara/linkd.sock`.
+        linkd_socket: PathBuf = PathBuf::from(kinara_linkd::client::SOCKET),
+        /// BlueZ: a bond counts only when `kinara-linkd` says that its key is an authenticated one of LE Secure
+        /// Connections. Default true.
+        require_key_proof: bool = true,
+        /// BlueZ: how long a call over D-Bus may take that has no limit of its own, seconds. Default 10.
+        dbus_timeout_s: f64 = 10.0,
+        /// BlueZ: how long one attempt to connect may take, seconds. Default 20.
+        connect_timeout_s: f64 = 20.0,
+        /// BlueZ: attempts to connect before others get their turn, 1 to 10. Default 3.
+        connect_tries: u32 = 3,
+        /// BlueZ: the pause between them, halved to one and a half times by chance, milliseconds. Default 500.
+        connect_retry_ms: u64 = 500,
+        /// BlueZ: how long the services of a connected device may take to appear, seconds. Default 15.
+        resolve_timeout_s: f64 = 15.0,
+        /// BlueZ: how long disconnecting may take, seconds. Default 5.
+        disconnect_timeout_s: f64 = 5.0,
+        /// BlueZ: how long a pairing may take, with the typing of a code, seconds. Default 60.
+        pair_timeout_s: f64 = 60.0,
+        /// BlueZ: how long the kernel's word about a new key may take, seconds. Default 3.
+        key_timeout_s: f64 = 3.0,
+        /// BlueZ: how long discovery runs at a time, seconds; from 10.24 on the kernel makes pauses. Default 9.
+        scan_on_s: f64 = 9.0,
+        /// BlueZ: how long it rests when no wearable is waited for, seconds. Default 6.
+        scan_off_s: f64 = 6.0,
+        /// BlueZ: a bonded wearable heard within this time must be near, seconds. Default 180.
+        near_s: f64 = 180.0,
+        /// BlueZ: silence after which an adapter with wearables near it is reset, seconds. Default 45.
+        deaf_s: f64 = 45.0,
+        /// BlueZ: the time between two such resets, seconds. Default 300.
+        reset_pause_s: f64 = 300.0,
+        /// BlueZ: after the controller refused a link one more is tried this much later, minutes. Default 10.
+        slots_relearn_min: f64 = 10.0,
     }
 }
 

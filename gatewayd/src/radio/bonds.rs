@@ -55,6 +55,12 @@ impl Bonds {
         self.lock().get(hardware.as_str()).cloned()
     }
 
+    /// All bonds there are.
+    pub fn all(&self) -> Vec<(HardwareId, Bond)> {
+        let bonds = self.lock();
+        bonds.iter().filter_map(|(text, bond)| Some((HardwareId::parse(text).ok()?, bond.clone()))).collect()
+    }
+
     /// Keeps a bond.
     pub fn put(&self, hardware: &HardwareId, bond: Bond) -> std::io::Result<()> {
         let mut bonds = self.lock();

@@ -2,16 +2,18 @@
 //!
 //! [`Radio`] and [`Link`] are the port: what a Bluetooth LE central does with the Kinara service, shaped after BlueZ
 //! (adapters as a list, a stream of advertisements, pairing with a passkey that is asked for, connection by bond).
-//! [`virtual_radio`] is the transport over Unix sockets. [`manager`] decides whom to serve, [`session`] serves one.
+//! [`virtual_radio`] is the transport over Unix sockets, [`bluez`] the real one. [`manager`] decides whom to serve, [`session`] serves one.
 //! What a third-party sensor offers goes by [`SensorConnection`].
 //!
 //! A wearable that hangs holds up nobody: each has a task of its own, and everything that waits for a wearable has a
 //! limit in time.
 
+pub mod bluez;
 mod bonds;
 mod cursor;
 pub mod manager;
 mod requests;
+pub mod sensor;
 pub mod session;
 pub mod virtual_radio;
 pub mod window;

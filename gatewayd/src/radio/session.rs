@@ -34,6 +34,8 @@ const TICK: Duration = Duration::from_millis(250);
 const MOST_PENDING: usize = 512;
 /// A change of our clock by this much calls for a new sync, microseconds.
 const CLOCK_MOVED_US: i64 = 20_000;
+/// How often the signal strength is asked for.
+const STRENGTH_EVERY: Duration = Duration::from_secs(5);
 /// A frame younger than this says that the log has been drained, microseconds.
 const CAUGHT_UP_US: i64 = 10_000_000;
 
@@ -75,6 +77,10 @@ pub struct Settings {
     pub window: u8,
     /// Pause before frames that could not be stored are tried again.
     pub store_retry: Duration,
+    /// A link weaker than this for `weak_after` is given up.
+    pub weak_rssi_dbm: i16,
+    /// Zero: never.
+    pub weak_after: Duration,
 }
 
 type Appending = BoxFuture<'static, (Vec<Bytes>, Result<Vec<Appended>, StoreError>)>;
@@ -97,6 +103,8 @@ struct Session<'a> {
     refused: Option<Admission>,
     hole_since: Option<Instant>,
     heard: Instant,
+    strength_asked: Instant,
+    weak_since: Option<Instant>,
     live: bool,
 }
 
@@ -139,6 +147,8 @@ pub async fn run(
         refused: None,
         hole_since: None,
         heard: Instant::now(),
+        strength_asked: Instant::now(),
+        weak_since: None,
         live: false,
     };
     session.greet();
@@ -417,7 +427,32 @@ impl Session<'_> {
         if since_sync_us > settings.resync.as_micros() as i64 {
             self.synchronise().await?;
         }
+        if self.strength_asked.elapsed() > STRENGTH_EVERY {
+            self.strength_asked = Instant::now();
+            self.judge_strength().await?;
+        }
         Ok(())
+    }
+
+    /// A link that stays weak is given up, so that a nearer gateway gets the wearable.
+    async fn judge_strength(&mut self) -> Result<(), RadioError> {
+        let Some(rssi_dbm) = self.requests.link().rssi_dbm().await else {
+            self.weak_since = None;
+            return Ok(());
+        };
+        self.context.board.device(&self.hardware, |device| device.rssi_dbm = Some(rssi_dbm));
+        let settings = &self.context.settings;
+        if rssi_dbm >= settings.weak_rssi_dbm || settings.weak_after.is_zero() {
+            self.weak_since = None;
+            return Ok(());
+        }
+        let since = *self.weak_since.get_or_insert_with(Instant::now);
+        if since.elapsed() < settings.weak_after {
+            return Ok(());
+        }
+        tracing::info!(hardware = %self.hardware, rssi_dbm, "the link stays weak; letting go of it");
+        self.requests.link().disconnect().await;
+        Err(RadioError::TooFar)
     }
 
     /// Asks again for what the store refused, once it takes it.
@@ -485,7 +520,7 @@ fn note_losses(cursor: &mut Cursor, body: Option<&Body<'_>>) {
 }
 
 /// A stored frame as inference wants it.
-fn stored(hardware: &HardwareId, frame: &FrameRef<'_>, fit: Option<Fit>) -> StoredFrame {
+pub(super) fn stored(hardware: &HardwareId, frame: &FrameRef<'_>, fit: Option<Fit>) -> StoredFrame {
     let header = frame.header();
     let mut samples: Vec<ChannelSamples> = Vec::new();
     let mut worn = None;
