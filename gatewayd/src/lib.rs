@@ -5,6 +5,7 @@
 
 pub mod align;
 pub mod config;
+pub mod ctl;
 pub mod daemon;
 pub mod desk;
 pub mod hardware;

@@ -1,3 +1,10 @@
-//! See the library.
+//! `kinaractl`: talks to kinara-gatewayd on this box.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use kinara_gatewayd::ctl;
+
+fn main() -> ExitCode {
+    ctl::run(ctl::Arguments::parse())
+}

@@ -1,0 +1,210 @@
+//! Answers for people, and for programs.
+
+use serde::Serialize;
+
+use crate::local::bus::wire;
+
+/// Prints an answer: as JSON, or as `text` has it.
+pub fn result<T: Serialize>(json: bool, answer: &T, text: impl FnOnce(&T) -> String) {
+    if json {
+        match serde_json::to_string(answer) {
+            Ok(line) => println!("{line}"),
+            Err(error) => eprintln!("kinaractl: cannot print this as JSON: {error}"),
+        }
+    } else {
+        println!("{}", text(answer).trim_end());
+    }
+}
+
+/// `kinaractl status`
+pub fn status(status: &wire::Status) -> String {
+    let cloud = if status.cloud_connected {
+        "reached".to_owned()
+    } else {
+        format!("not reached: {}", or(&status.cloud_trouble, "not tried yet"))
+    };
+    let clock = if status.clock_source == "unknown" {
+        "not known; readings wait for it".to_owned()
+    } else {
+        format!("by {}, ± {:.1} ms", status.clock_source, status.clock_uncertainty_us as f64 / 1e3)
+    };
+    let mut lines = vec![
+        format!("{} ({}), version {}", status.gateway_name, status.gateway_id, status.version),
+        format!("clinic   {}", or(&status.clinic_name, "not known yet")),
+        format!("devices  {} of {} connected", status.connected, status.devices),
+        format!(
+            "kept     {} frames, {} batches, {} events; {:.1} MiB, {:.1} GiB free{}",
+            status.frames,
+            status.batches,
+            status.events,
+            mib(status.bytes),
+            mib(status.disk_free_bytes) / 1024.0,
+            match status.admission.as_str() {
+                "no_waveforms" => "; no waveforms are taken",
+                "events_only" => "; only events are taken",
+                _ => "",
+            }
+        ),
+        format!("cloud    {cloud}"),
+        format!("clock    {clock}"),
+        format!("window   {}", status.window),
+    ];
+    lines.extend(status.alerts.iter().map(|alert| format!("! {}: {}", alert.subject, alert.text)));
+    lines.join("\n")
+}
+
+/// `kinaractl devices`
+pub fn devices(devices: &[wire::Device]) -> String {
+    if devices.is_empty() {
+        return "No devices. Pair one: kinaractl scan, then kinaractl pair NAME".to_owned();
+    }
+    let rows = devices.iter().map(|device| {
+        vec![
+            device.hardware.clone(),
+            or(&device.name, "-").to_owned(),
+            if device.stale { "stale: forget and pair again".to_owned() } else { device.link.clone() },
+            device.wearer_name.clone().unwrap_or_else(|| "-".to_owned()),
+            maybe(device.battery_percent, " %"),
+            maybe(device.rssi_dbm, " dBm"),
+            device.behind_frames.to_string(),
+            device.trouble.clone(),
+        ]
+    });
+    table(&["DEVICE", "NAME", "LINK", "WEARER", "BATTERY", "SIGNAL", "BEHIND", ""], rows)
+}
+
+/// `kinaractl scan`
+pub fn nearby(nearby: &[wire::Nearby]) -> String {
+    if nearby.is_empty() {
+        return "Nothing near can be paired. Press the wearable's button and scan again.".to_owned();
+    }
+    let rows = nearby.iter().map(|near| {
+        vec![
+            near.key.clone(),
+            or(&near.name, "-").to_owned(),
+            format!("{} dBm", near.rssi_dbm),
+            match near.offer.as_str() {
+                "label" => "by the code on its label".to_owned(),
+                "display" => "by the number it shows".to_owned(),
+                "introduction" => "by itself (introduced)".to_owned(),
+                _ => format!("{} sensor: --just-works", near.sensor.as_deref().unwrap_or("other")),
+            },
+        ]
+    });
+    table(&["KEY", "NAME", "SIGNAL", "PAIRS"], rows)
+}
+
+/// `kinaractl wearers`
+pub fn wearers(wearers: &[wire::Wearer], texts: &[wire::ConsentText]) -> String {
+    let rows = wearers.iter().map(|wearer| {
+        vec![
+            wearer.user.clone(),
+            wearer.display_name.clone(),
+            wearer.hardware.clone().unwrap_or_else(|| "-".to_owned()),
+            wearer.consent_version.clone().unwrap_or_else(|| "none".to_owned()),
+            if wearer.provisional { "not confirmed yet" } else { "" }.to_owned(),
+        ]
+    });
+    let mut parts = vec![table(&["WEARER", "NAME", "DEVICE", "CONSENT", ""], rows)];
+    parts.extend(
+        texts
+            .iter()
+            .map(|text| format!("Consent text {}, {}:\n{}\n", text.version, text.language, text.text)),
+    );
+    parts.join("\n")
+}
+
+/// `kinaractl window`
+pub fn window(window: &wire::Window) -> String {
+    match window.state.as_str() {
+        "open" => {
+            let wrong = if window.wrong_codes == 0 {
+                String::new()
+            } else {
+                format!(", {} of 3 wrong codes", window.wrong_codes)
+            };
+            format!("open for another {} s{wrong}", window.seconds_left.unwrap_or_default())
+        }
+        "pairing" if window.wants_passkey => {
+            "pairing; the device shows a number that has to be typed".to_owned()
+        }
+        "paired" => format!("paired {}", window.hardware.as_deref().unwrap_or_default()),
+        state => match &window.why {
+            Some(why) => format!("{state}: {} {}", why.text, why.advice),
+            None => state.to_owned(),
+        },
+    }
+}
+
+/// `kinaractl doctor`
+pub fn findings(findings: &[wire::Finding]) -> String {
+    let mut lines = Vec::new();
+    for found in findings {
+        let mark = match found.state.as_str() {
+            "ok" => "ok  ",
+            "warn" => "WARN",
+            "fail" => "FAIL",
+            _ => "-   ",
+        };
+        lines.push(format!("{mark} {:<12} {}", found.check, found.text));
+        if !found.advice.is_empty() {
+            lines.push(format!("                  → {}", found.advice));
+        }
+    }
+    lines.join("\n")
+}
+
+/// Columns as wide as they need to be.
+fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let mut lines = vec![head.iter().map(ToString::to_string).collect::<Vec<_>>()];
+    lines.extend(rows);
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let mut out = String::new();
+    for line in &lines {
+        let cells: Vec<String> =
+            line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}", width = *width)).collect();
+        out.push_str(cells.join("  ").trim_end());
+        out.push('\n');
+    }
+    out
+}
+
+fn or<'a>(text: &'a str, otherwise: &'a str) -> &'a str {
+    if text.is_empty() { otherwise } else { text }
+}
+
+fn maybe<T: ToString>(value: Option<T>, unit: &str) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string() + unit)
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_lines_up_and_a_finding_says_what_to_do() {
+        let near = wire::Nearby {
+            key: "1".to_owned(),
+            name: "K-3F2A".to_owned(),
+            rssi_dbm: -48,
+            offer: "label".to_owned(),
+            sensor: None,
+            seen_ms_ago: 10,
+            adapter: "hci0".to_owned(),
+        };
+        let shown = nearby(&[near]);
+        assert_eq!(shown, "KEY  NAME    SIGNAL   PAIRS\n1    K-3F2A  -48 dBm  by the code on its label\n");
+        let found = wire::Finding {
+            check: "clock".to_owned(),
+            state: "fail".to_owned(),
+            text: "not in step".to_owned(),
+            advice: "connect the box".to_owned(),
+        };
+        assert!(findings(&[found]).starts_with("FAIL clock        not in step\n"));
+    }
+}

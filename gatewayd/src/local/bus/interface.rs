@@ -1,0 +1,299 @@
+//! The interface: each method checks what it was given, names who asks, and hands on to the desk.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kinara_clock::Clock;
+use kinara_protocol::label::LabelSecret;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use uuid::Uuid;
+use zbus::fdo::DBusProxy;
+use zbus::message::Header;
+use zbus::object_server::SignalEmitter;
+use zbus::{Connection, interface};
+
+use super::account;
+use super::error::BusError;
+use super::wire;
+use crate::desk::{Actor, Code, ConsentGiven, Desk, Log, Wearer};
+use crate::hardware::HardwareId;
+use crate::radio::window::Window;
+
+/// Calls that are waited for at once.
+const MOST_CALLS: usize = 16;
+/// The longest text that any argument may be, bytes.
+const LONGEST: usize = 400;
+/// A loop that has not turned for this long is told of.
+const SILENT: Duration = Duration::from_secs(30);
+
+/// The object at [`super::PATH`].
+pub struct Gateway {
+    desk: Desk,
+    clock: Arc<dyn Clock>,
+    calls: Semaphore,
+}
+
+impl Gateway {
+    pub(super) fn new(desk: Desk, clock: Arc<dyn Clock>) -> Self {
+        Self { desk, clock, calls: Semaphore::new(MOST_CALLS) }
+    }
+
+    fn admit(&self) -> Result<SemaphorePermit<'_>, BusError> {
+        self.calls
+            .try_acquire()
+            .map_err(|_| BusError::new("busy", "The daemon works on as many calls as it takes. Try again."))
+    }
+
+    fn window_now(&self) -> Window {
+        self.desk.window().borrow().clone()
+    }
+}
+
+/// Org.kinara.Gateway1: what people do at the box.
+#[interface(name = "org.kinara.Gateway1")]
+impl Gateway {
+    /// How the box does.
+    fn status(&self) -> wire::Status {
+        let roster = self.desk.roster().borrow().clone();
+        wire::Status::of(&self.desk.board().now(), &roster, &self.window_now(), self.clock.as_ref())
+    }
+
+    /// The devices of this box.
+    fn devices(&self) -> Vec<wire::Device> {
+        self.desk.devices().into_iter().map(Into::into).collect()
+    }
+
+    /// Those who wear, or may.
+    fn wearers(&self) -> Vec<wire::Wearer> {
+        self.desk.roster().borrow().wearers.iter().map(Into::into).collect()
+    }
+
+    /// The texts that wearers are asked to agree to.
+    fn consent_texts(&self) -> Vec<wire::ConsentText> {
+        self.desk.roster().borrow().consent_texts.iter().map(Into::into).collect()
+    }
+
+    /// Where the pairing window stands.
+    fn window(&self) -> wire::Window {
+        wire::Window::of(&self.window_now(), self.clock.as_ref())
+    }
+
+    /// What is near and can be paired; nothing while the window is closed.
+    fn nearby(&self) -> Vec<wire::Nearby> {
+        match self.window_now() {
+            Window::Open { nearby, .. } => nearby.iter().map(Into::into).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Lets devices pair for some seconds.
+    async fn open_window(
+        &self,
+        seconds: u32,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<(), BusError> {
+        let _call = self.admit()?;
+        let by = actor(connection, &header).await?;
+        Ok(self.desk.open_window(&by, Duration::from_secs(seconds.into())).await?)
+    }
+
+    /// Ends that, and a pairing that is under way.
+    async fn close_window(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<(), BusError> {
+        let _call = self.admit()?;
+        let by = actor(connection, &header).await?;
+        self.desk.close_window(&by).await;
+        Ok(())
+    }
+
+    /// Pairs one of those near. `method` is `label` (with the code on the label), `display` (the number that the device
+    /// shows is asked for later, see `TypePasskey`) or `just_works` (a sensor of another maker, which proves nothing).
+    /// Answers when the device is bonded and has said who it is.
+    #[zbus(out_args("hardware"))]
+    async fn pair(
+        &self,
+        key: &str,
+        method: &str,
+        code: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<String, BusError> {
+        let _call = self.admit()?;
+        let code = match method {
+            "label" => Code::Label(label(code)?),
+            "display" => Code::Display,
+            "just_works" => Code::JustWorks,
+            _ => return Err(BusError::argument("The method is label, display or just_works.")),
+        };
+        let key = bounded(key, "the device's key")?;
+        let by = actor(connection, &header).await?;
+        Ok(self.desk.pair(&by, key, code).await?.to_string())
+    }
+
+    /// The six digits that the device shows.
+    async fn type_passkey(
+        &self,
+        passkey: u32,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<(), BusError> {
+        let _call = self.admit()?;
+        if passkey > 999_999 {
+            return Err(BusError::argument("The number has six digits."));
+        }
+        let by = actor(connection, &header).await?;
+        Ok(self.desk.type_passkey(&by, passkey).await?)
+    }
+
+    /// Gives a paired device to a wearer who agreed to a consent text of the roster. `wearer` is the id of somebody on the
+    /// roster, or empty for somebody new, who is then called `new_name`. With `accept_loss` the former wearer's readings
+    /// that are still on the device are given up. Answers with the wearer's id.
+    #[zbus(out_args("user"))]
+    #[allow(clippy::too_many_arguments, reason = "the signature on the bus")]
+    async fn bind(
+        &self,
+        hardware: &str,
+        wearer: &str,
+        new_name: &str,
+        consent_version: &str,
+        consent_language: &str,
+        asked_by: &str,
+        accept_loss: bool,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<String, BusError> {
+        let _call = self.admit()?;
+        let hardware = device(hardware)?;
+        let who = if wearer.is_empty() {
+            Wearer::Provisional { display_name: bounded(new_name, "the wearer's name")?.to_owned() }
+        } else {
+            let id = Uuid::try_parse(wearer).map_err(|_| BusError::argument("The wearer's id is a UUID."))?;
+            Wearer::Known(id)
+        };
+        let consent = self.consent(consent_version, consent_language, bounded(asked_by, "who asked")?)?;
+        let by = actor(connection, &header).await?;
+        let log = if accept_loss { Log::Format } else { Log::Drain };
+        Ok(self.desk.bind(&by, &hardware, who, consent, log).await?.to_string())
+    }
+
+    /// Takes a device from its wearer.
+    async fn unbind(
+        &self,
+        hardware: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<(), BusError> {
+        let _call = self.admit()?;
+        let hardware = device(hardware)?;
+        let by = actor(connection, &header).await?;
+        Ok(self.desk.unbind(&by, &hardware).await?)
+    }
+
+    /// Ends the bond with a device and takes it from its wearer.
+    async fn forget(
+        &self,
+        hardware: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<(), BusError> {
+        let _call = self.admit()?;
+        let hardware = device(hardware)?;
+        let by = actor(connection, &header).await?;
+        Ok(self.desk.forget(&by, &hardware).await?)
+    }
+
+    /// Has a connected device show itself.
+    async fn identify(
+        &self,
+        hardware: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<(), BusError> {
+        let _call = self.admit()?;
+        let hardware = device(hardware)?;
+        let by = actor(connection, &header).await?;
+        Ok(self.desk.identify(&by, &hardware).await?)
+    }
+
+    /// What only the daemon can see of its health, for `kinaractl doctor`.
+    fn checks(&self) -> Vec<wire::Finding> {
+        let board = self.desk.board();
+        let finding = |check: &str, state: &str, text: String, advice: &str| wire::Finding {
+            check: check.to_owned(),
+            state: state.to_owned(),
+            text,
+            advice: advice.to_owned(),
+        };
+        let silent = board.vitals().silent_for(SILENT);
+        let mut found = vec![if silent.is_empty() {
+            finding("loops", "ok", "all loops of the daemon turn".to_owned(), "")
+        } else {
+            let text = format!("these loops of the daemon do not turn: {}", silent.join(", "));
+            finding("loops", "fail", text, "systemd's watchdog starts it anew; if it stays, restart the box")
+        }];
+        for (subject, text) in board.now().alerts {
+            found.push(finding(&subject, "warn", text, ""));
+        }
+        found
+    }
+
+    /// The pairing window changed: `closed`, `open`, `pairing`, `paired` or `failed`. Ask `Window` for the rest.
+    #[zbus(signal)]
+    pub(super) async fn window_changed(emitter: &SignalEmitter<'_>, state: &str) -> zbus::Result<()>;
+}
+
+impl Gateway {
+    fn consent(&self, version: &str, language: &str, asked_by: &str) -> Result<ConsentGiven, BusError> {
+        let roster = self.desk.roster();
+        let roster = roster.borrow();
+        let text =
+            roster.consent_texts.iter().find(|text| text.version == version && text.language == language);
+        let text = text.ok_or_else(|| {
+            let there: Vec<String> = roster
+                .consent_texts
+                .iter()
+                .map(|text| format!("{} {}", text.version, text.language))
+                .collect();
+            let there = if there.is_empty() { "none yet".to_owned() } else { there.join(", ") };
+            BusError::new("other_consent_text", format!("There is no such consent text; there is: {there}."))
+        })?;
+        Ok(ConsentGiven {
+            version: text.version.clone(),
+            language: text.language.clone(),
+            text_sha256: text.sha256(),
+            asked_by: asked_by.to_owned(),
+        })
+    }
+}
+
+/// Who calls, by the bus's own word.
+async fn actor(connection: &Connection, header: &Header<'_>) -> Result<Actor, BusError> {
+    let unknown = || BusError::new("unknown_caller", "The bus does not say who is calling. Try again.");
+    let sender = header.sender().ok_or_else(unknown)?.to_owned();
+    let bus = DBusProxy::new(connection).await.map_err(|_| unknown())?;
+    let uid = bus.get_connection_unix_user(sender.into()).await.map_err(|_| unknown())?;
+    Ok(Actor::Operator { name: account::name(uid) })
+}
+
+fn bounded<'a>(text: &'a str, what: &str) -> Result<&'a str, BusError> {
+    if text.trim().is_empty() || text.len() > LONGEST {
+        return Err(BusError::argument(format!("Please give {what}, of at most {LONGEST} bytes.")));
+    }
+    Ok(text)
+}
+
+fn device(text: &str) -> Result<HardwareId, BusError> {
+    HardwareId::parse(bounded(text, "the device")?).map_err(|bad| BusError::argument(bad.to_string()))
+}
+
+fn label(code: &str) -> Result<LabelSecret, BusError> {
+    bounded(code, "the code on the label")?.parse().map_err(|_| {
+        BusError::argument(
+            "The code on the label has 16 characters (A to Z, 2 to 7). Compare it and try again.",
+        )
+    })
+}
