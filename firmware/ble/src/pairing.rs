@@ -327,3 +327,6 @@ impl<S: Storage, R: RngCore + CryptoRng> Pairing<S, R> {
         self.storage.save(memory.encode(&mut image))
     }
 }
+
+#[cfg(test)]
+mod tests;
