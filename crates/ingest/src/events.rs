@@ -327,6 +327,7 @@ async fn record_gaps(
         let reason = match gap.reason.as_str() {
             "quota" => "quota",
             "overflow" => "overflow",
+            "gateway_lost" => "gateway_lost",
             other => {
                 tracing::warn!(reason = other, gateway = %events.name.gateway, "a gap of a reason not known here");
                 continue;

@@ -1,11 +1,17 @@
 //! Housekeeping that no batch brings about: gaps that have become final, partitions, the quarantine's limits.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use kinara_clock::Clock;
-use kinara_store::Pool;
+use kinara_store::{Pool, Transaction};
+use uuid::Uuid;
 
-use crate::{Error, timestamp};
+use crate::gaps::{self, Candidate, Findings};
+use crate::plan::Key;
+use crate::seqs::SeqSet;
+use crate::{Error, ledger, timestamp};
 
 /// When things are done.
 #[derive(Debug, Clone)]
@@ -43,8 +49,8 @@ pub struct Swept {
 /// A gap that is `late` becomes `gateway_lost` when it stands still and either a gateway of a clinic that held the
 /// device in the gap's time lost its database after the gap began, or nobody can hold the frames any more: every
 /// gateway of every such clinic that is not retired reported lately that it has nothing left of this device, and one of
-/// them has a link to it with nothing left to fetch. (A retired gateway holds nothing, so retiring the last holder
-/// settles its gaps.)
+/// a clinic that held it then or has held it since has a link to it with nothing left to fetch. (A retired gateway holds
+/// nothing, so retiring the last holder settles its gaps.)
 const SETTLE: &str = "
     WITH held AS NOT MATERIALIZED (
       SELECT g.id AS gap, h.hardware_id, a.tenant_id, a.valid_from
@@ -65,48 +71,32 @@ const SETTLE: &str = "
               OR EXISTS (SELECT FROM jsonb_array_elements(w.state->'devices') d
                          WHERE d->>'hardware_id' = a.hardware_id AND (d->>'buffered_frames')::int8 > 0)))
           AND EXISTS (
-            SELECT FROM held a JOIN gateways w ON w.tenant_id = a.tenant_id
+            SELECT FROM device_assignments a JOIN hardware h ON h.id = a.hardware_id
+              JOIN gateways w ON w.tenant_id = a.tenant_id
               CROSS JOIN LATERAL jsonb_array_elements(w.state->'devices') d
-            WHERE a.gap = g.id AND w.retired_at IS NULL AND d->>'hardware_id' = a.hardware_id
+            WHERE a.hardware_id = g.hardware
+              AND tstzrange(a.valid_from, a.valid_to) && tstzrange(least(g.from_time, g.to_time), NULL)
+              AND w.retired_at IS NULL AND w.last_seen_at >= $3 AND d->>'hardware_id' = h.hardware_id
               AND (d->>'connected')::bool AND (d->>'backlog_frames')::int8 = 0)))";
 
-/// What goes leaves a gap, but for what another clinic's gateway brought: that one's word is not believed. The numbers
-/// that are told count as heard of, so that a frame of such a name that comes after all is taken out of its gap.
+/// What goes. What another clinic's gateway brought tells nothing: that one's word is not believed.
 const EXPIRE: &str = "
     WITH old AS (
       SELECT id FROM quarantine WHERE received_at < $1
       UNION ALL
       SELECT id FROM (SELECT id, row_number() OVER (PARTITION BY tenant_id ORDER BY received_at DESC) AS n
                       FROM quarantine) ranked WHERE n > $2
-      LIMIT 5000),
-    gone AS (DELETE FROM quarantine q USING old WHERE q.id = old.id
-             RETURNING q.what, q.hardware_id, q.epoch, q.seq, q.reason, q.replayed_at,
-               q.received_at),
-    told AS (
-      INSERT INTO gaps (hardware, epoch, seqs, reason, from_time, to_time, created_at, updated_at)
-      SELECT h.id, gone.epoch, range_agg(int8range(gone.seq, gone.seq + 1)) - coalesce((array_agg(l.seqs))[1], '{}'), 'expired',
-        min(gone.received_at), max(gone.received_at), $3, $3
-      FROM gone JOIN hardware h ON h.hardware_id = gone.hardware_id
-        LEFT JOIN ledger l ON l.hardware = h.id AND l.epoch = gone.epoch
-      WHERE gone.what = 'frame' AND gone.seq IS NOT NULL AND gone.replayed_at IS NULL
-        AND gone.reason <> 'foreign_gateway'
-      GROUP BY h.id, gone.epoch),
-    heard AS (
-      INSERT INTO ledger (hardware, epoch, highest, updated_at)
-      SELECT h.id, gone.epoch, max(gone.seq), $3
-      FROM gone JOIN hardware h ON h.hardware_id = gone.hardware_id
-      WHERE gone.what = 'frame' AND gone.seq IS NOT NULL AND gone.replayed_at IS NULL
-        AND gone.reason <> 'foreign_gateway'
-      GROUP BY h.id, gone.epoch ORDER BY h.id, gone.epoch
-      ON CONFLICT (hardware, epoch) DO UPDATE SET highest = greatest(ledger.highest, excluded.highest))
-    SELECT count(*) FROM gone";
+      LIMIT 5000)
+    DELETE FROM quarantine q USING old WHERE q.id = old.id
+    RETURNING (SELECT id FROM hardware h WHERE h.hardware_id = q.hardware_id), q.epoch, q.received_at,
+      CASE WHEN q.what = 'frame' AND q.replayed_at IS NULL AND q.reason <> 'foreign_gateway' THEN q.seq END";
 
 /// Does what is due.
 pub async fn sweep(pool: &Pool, clock: &dyn Clock, policy: &Policy) -> Result<Swept, Error> {
     let now_us = clock.utc_us();
     let now = timestamp(now_us);
     let ago = |duration: Duration| timestamp(now_us - duration.as_micros() as i64);
-    let client = pool.get().await?;
+    let mut client = pool.get().await?;
     client
         .query_one("SELECT ts.ensure_partitions($1, $2)", &[&now, &timestamp(now_us + 7 * 86_400_000_000)])
         .await?;
@@ -114,7 +104,48 @@ pub async fn sweep(pool: &Pool, clock: &dyn Clock, policy: &Policy) -> Result<Sw
     // One chunk a sweep: its lock is short, and closed chunks are rare.
     client.query_one("SELECT ts.compress_closed()", &[]).await?;
     let lost = client.execute(SETTLE, &[&now, &ago(policy.late_grace), &ago(policy.gateway_word)]).await?;
-    let expired: i64 =
-        client.query_one(EXPIRE, &[&ago(policy.quarantine_age), &policy.quarantine_rows, &now]).await?.get(0);
-    Ok(Swept { lost, expired: expired as u64 })
+    let tx = client.transaction().await?;
+    let expired = expire(&tx, ago(policy.quarantine_age), policy.quarantine_rows, now).await?;
+    tx.commit().await?;
+    Ok(Swept { lost, expired })
+}
+
+/// Frames that leave the quarantine leave a gap `expired`. Their numbers count as heard of, so that such a frame that
+/// comes after all is taken out of its gap, and so that a number below them which was never seen is `late`.
+async fn expire(
+    tx: &Transaction<'_>,
+    before: Timestamp,
+    most_rows: i64,
+    now: Timestamp,
+) -> Result<u64, Error> {
+    let rows = tx.query(EXPIRE, &[&before, &most_rows]).await?;
+    let mut told: BTreeMap<Key, Candidate> = BTreeMap::new();
+    for row in &rows {
+        let (Some(hardware), Some(epoch), Some(seq)) =
+            (row.get::<_, Option<Uuid>>(0), row.get::<_, Option<i64>>(1), row.get::<_, Option<i64>>(3))
+        else {
+            continue;
+        };
+        let key = Key { hardware, epoch };
+        let received_us = Some(row.get::<_, Timestamp>(2).as_microsecond());
+        let gap = told.entry(key).or_insert_with(|| Candidate {
+            key,
+            reason: "expired",
+            seqs: SeqSet::default(),
+            from_us: received_us,
+            to_us: received_us,
+            gateway: None,
+        });
+        gap.seqs.insert(seq as u64);
+        (gap.from_us, gap.to_us) = (gap.from_us.min(received_us), gap.to_us.max(received_us));
+    }
+    let mut entries = ledger::lock(tx, told.keys().copied()).await?;
+    for (key, gap) in &told {
+        entries.entry(*key).or_default().heard.add(&gap.seqs);
+    }
+    ledger::update(tx, &entries, now).await?;
+    let mut findings = Findings { candidates: told.into_values().collect(), ..Findings::default() };
+    findings.skipped(&entries);
+    gaps::record(tx, findings, &entries, now).await?;
+    Ok(rows.len() as u64)
 }

@@ -114,6 +114,22 @@ async fn a_gateways_quota_gap_is_recorded_less_what_is_stored() {
 }
 
 #[tokio::test]
+async fn what_a_gateway_says_it_lost_is_lost_until_it_comes() {
+    let world = world().await;
+    let gap = Gap {
+        hardware_id: HARDWARE.to_owned(),
+        epoch: EPOCH.0,
+        seq_ranges: vec![0, 5],
+        reason: "gateway_lost".to_owned(),
+        ..Gap::default()
+    };
+    write(&world, &event_batch(GATEWAY, Vec::new(), vec![gap])).await;
+    assert_eq!(world.gaps().await, "gateway_lost {[0,5)}");
+    world.write(&[batch_of(GATEWAY, &seconds(3..6))]).await;
+    assert_eq!(world.gaps().await, "gateway_lost {[0,3)}");
+}
+
+#[tokio::test]
 async fn a_clinic_that_held_a_device_once_cannot_tell_of_gaps_after_it() {
     let world = world().await;
     let second = |s: i64| (BOOT_US + s * 1_000_000) / 1_000_000;
@@ -211,6 +227,60 @@ async fn a_quarantine_beyond_its_limits_leaves_gaps() {
     let lost = "SELECT sum(upper(s) - lower(s)) FROM gaps, unnest(seqs) s WHERE reason = 'expired'";
     assert_eq!(world.number(lost).await, 4);
     assert_eq!(world.number("SELECT max(highest) FROM ledger").await, 3);
+}
+
+#[tokio::test]
+async fn a_number_never_seen_below_one_that_expires_is_late() {
+    let world = world().await;
+    world.write(&[batch_of(GATEWAY, &seconds(0..3))]).await;
+    // Of 3 and 4 nobody has heard anything, 7 is in quarantine still when 5, 6 and 8 expire.
+    let valid_to = |to: &str| format!("UPDATE device_assignments SET valid_to = {to}");
+    world.run(&valid_to(&format!("to_timestamp({})", BOOT_US / 1_000_000 + 5))).await;
+    world.write(&[batch_of(GATEWAY, &seconds(5..9))]).await;
+    world.run(&valid_to("NULL")).await;
+    world.run("UPDATE quarantine SET received_at = received_at - interval '100 days' WHERE seq <> 7").await;
+    let swept = sweep(&world.pool, world.clock.as_ref(), &Policy::default()).await.unwrap();
+    assert_eq!((swept.expired, world.gaps().await.as_str()), (3, "expired {[5,7),[8,9)}, late {[3,5)}"));
+    // Those that come after all are taken out of theirs.
+    world.write(&[batch_of(GATEWAY, &seconds(3..6))]).await;
+    assert_eq!(world.gaps().await, "expired {[6,7),[8,9)}");
+}
+
+#[tokio::test]
+async fn a_hole_of_a_device_that_has_moved_on_is_settled_by_a_link_of_its_new_clinic() {
+    let world = world().await;
+    world.write(&[batch_of(GATEWAY, &seconds(0..3))]).await;
+    world.write(&[batch_of(GATEWAY, &seconds(5..6))]).await;
+    world.clock.advance_us(20_000_000);
+    let now = NOW_US / 1_000_000 + 20;
+    let state = |connected: bool| {
+        format!(
+            "jsonb_build_object('online', true, 'parked_batches', 0, 'devices', jsonb_build_array(jsonb_build_object(
+               'hardware_id', '{HARDWARE}', 'buffered_frames', 0, 'backlog_frames', 0, 'connected', {connected})))"
+        )
+    };
+    world
+        .run(&format!(
+            "UPDATE gateways SET last_seen_at = to_timestamp({now}), state = {} WHERE tenant_id = '{TENANT}';
+             UPDATE gateways SET last_seen_at = to_timestamp({now}), state = {} WHERE id = '{FOREIGN_GATEWAY}'",
+            state(false),
+            state(true)
+        ))
+        .await;
+    // A link of a clinic that never held the device is nobody's word.
+    assert_eq!(settle(&world).await, 0);
+    world
+        .run(&format!(
+            "UPDATE device_assignments SET valid_to = to_timestamp({now} - 10);
+             INSERT INTO devices (id, tenant_id, hardware_id)
+               VALUES ('{FOREIGN_GATEWAY}', '{OTHER_TENANT}', '{HARDWARE}');
+             INSERT INTO device_assignments (hardware_id, tenant_id, user_id, device_id, valid_from)
+               VALUES ('{HARDWARE_ROW}', '{OTHER_TENANT}', '{FOREIGN_GATEWAY}', '{FOREIGN_GATEWAY}',
+                 to_timestamp({now} - 5))"
+        ))
+        .await;
+    assert_eq!(settle(&world).await, 1);
+    assert_eq!(world.gaps().await, "gateway_lost {[3,5)}");
 }
 
 #[tokio::test]
