@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use kinara_clock::Clock;
 use kinara_protocol::control::{Hello, Op, Outcome, PROTOCOL_VERSION};
-use kinara_protocol::frame::{Body, BootAnchor, Class, DeviceEventKind, Epoch, FrameRef};
+use kinara_protocol::frame::{Body, BootAnchor, DeviceEventKind, Epoch, FrameRef};
 use kinara_protocol::gatt::Characteristic;
 use kinara_protocol::status::Status;
 use tokio::sync::{broadcast, watch};
@@ -378,12 +378,8 @@ impl Session<'_> {
             let header = frame.header();
             let body = frame.body();
             if !appended.outcome.is_safe() {
-                // With a scalar among them, something can be had as soon as scalars are taken again.
-                let enough = match header.kind.class() {
-                    Class::Waveform => Admission::Everything,
-                    Class::Event | Class::Scalar => Admission::NoWaveforms,
-                };
-                self.refused = self.refused.max(Some(enough));
+                // Only at the hard limit is anything refused: below it waveforms are dropped, which is safe.
+                self.refused = Some(Admission::NoWaveforms);
                 continue;
             }
             self.safe.take(header.epoch, header.seq, boot_of(body.as_ref().ok()));

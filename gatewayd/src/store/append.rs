@@ -9,6 +9,7 @@ use rusqlite::params;
 use super::damage::Damage;
 use super::engine::Engine;
 use super::piece;
+use super::quota::Extent;
 use super::{Appended, Outcome, StoreError};
 use crate::align::fit::Anchor;
 use crate::align::timeline::Stamp;
@@ -36,6 +37,7 @@ impl Engine {
         let device = self.device(hardware)?.id;
         let mut outcomes = Vec::with_capacity(frames.len());
         let mut groups: BTreeMap<(u64, i64), Vec<FrameRef<'_>>> = BTreeMap::new();
+        let mut dropped: BTreeMap<u64, Extent> = BTreeMap::new();
         for bytes in frames {
             let Ok(frame) = FrameRef::parse(bytes) else {
                 outcomes.push(Outcome::Refused);
@@ -50,8 +52,13 @@ impl Engine {
                     groups.entry((header.epoch.0, class)).or_default().push(frame);
                 }
                 self.observe(hardware, device, &frame)?;
+            } else if outcome == Outcome::Dropped {
+                dropped.entry(frame.header().epoch.0).or_default().take(&frame);
             }
             outcomes.push(outcome);
+        }
+        for (epoch, extent) in dropped {
+            self.put_gap(hardware, epoch, &extent, "quota")?;
         }
         for ((epoch, class), mut group) in groups {
             group.sort_by_key(|frame| frame.header().seq);
@@ -95,19 +102,19 @@ impl Engine {
         {
             return Ok(outcome);
         }
-        let refused = match *self.admission.borrow() {
-            Admission::Everything => false,
-            Admission::NoWaveforms => header.kind.class() == Class::Waveform,
-            Admission::EventsOnly => header.kind.class() != Class::Event,
+        let outcome = match (*self.admission.borrow(), header.kind.class()) {
+            (Admission::EventsOnly, Class::Scalar | Class::Waveform) => return Ok(Outcome::Refused),
+            // Refused, it would keep the scalars behind it on the wearable.
+            (Admission::NoWaveforms, Class::Waveform) => Outcome::Dropped,
+            _ => Outcome::Stored,
         };
-        if refused {
-            return Ok(Outcome::Refused);
-        }
         let state = self.device(hardware)?.epochs.entry(header.epoch.0).or_default();
         state.received.insert(header.seq);
         state.dirty = true;
-        self.remember_crc(key, frame.crc());
-        Ok(Outcome::Stored)
+        if outcome == Outcome::Stored {
+            self.remember_crc(key, frame.crc());
+        }
+        Ok(outcome)
     }
 
     /// A frame whose identity is known: the same again, or another content under the same name. `None` when the copy

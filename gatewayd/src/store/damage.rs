@@ -11,6 +11,7 @@ use rusqlite::{OptionalExtension, params};
 use super::StoreError;
 use super::engine::Engine;
 use super::piece;
+use super::quota::Extent;
 use super::ranges::SeqSet;
 use crate::hardware::HardwareId;
 
@@ -50,7 +51,7 @@ impl Engine {
             let seqs = state.received.within(first, last);
             // Whoever still has them may bring them again.
             (state.received, state.dirty) = (state.received.without(first, last), true);
-            self.put_gap(&hardware, epoch.0, &seqs, None, "gateway_lost")?;
+            self.put_gap(&hardware, epoch.0, &Extent { seqs, ticks: None }, "gateway_lost")?;
         }
         self.recount()
     }

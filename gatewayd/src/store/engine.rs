@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::damage::Damage;
 use super::outbox::Kind;
 use super::piece;
-use super::quota::Figures;
+use super::quota::{Extent, Figures};
 use super::ranges::SeqSet;
 use super::{Settings, StoreError, schema, thread};
 use crate::align::fit::Anchor;
@@ -76,6 +76,8 @@ pub struct Engine {
     pub(super) counter: u64,
     /// The row of events that was looked at last for one that can go out.
     pub(super) events_looked_at: i64,
+    /// Gaps that wait for the cloud and may still grow, with their rows: by wearable, epoch and reason.
+    pub(super) open_gaps: HashMap<(HardwareId, u64, &'static str), (i64, Extent)>,
     alive_boot_us: i64,
     in_transaction: bool,
 }
@@ -150,6 +152,7 @@ impl Engine {
             recent_order: std::collections::VecDeque::new(),
             counter: 0,
             events_looked_at: 0,
+            open_gaps: HashMap::new(),
             alive_boot_us: 0,
             in_transaction: false,
         })
@@ -217,6 +220,7 @@ impl Engine {
         self.recent.clear();
         self.recent_order.clear();
         self.events_looked_at = 0;
+        self.open_gaps.clear();
         let mut broken = Vec::new();
         let mut select = self.db.prepare("SELECT id, hardware FROM devices")?;
         let mut rows = select.query([])?;

@@ -12,7 +12,7 @@ use super::StoreError;
 use super::damage::Damage;
 use super::engine::Engine;
 use super::outbox::{Kind, Name};
-use super::ranges::SeqSet;
+use super::quota::Extent;
 use crate::align::timeline::Stamp;
 use crate::hardware::HardwareId;
 use crate::pipeline::{Fit, NewEvent};
@@ -22,6 +22,8 @@ use crate::sabotage;
 const MOST: usize = 200;
 /// Rows looked at each time. What waits for its time may be more than this; the next look goes on behind them.
 const LOOKED_AT: i64 = 1_000;
+/// Ranges in one gap record; the next loss begins another.
+const GAP_RANGES: usize = 256;
 /// In place of a gap's ticks where they are not known.
 const NO_TICKS: i64 = -1;
 
@@ -60,40 +62,45 @@ impl Engine {
         Ok(inserted == 1)
     }
 
-    /// Records that frames will not come, in the running transaction.
+    /// Records that frames will not come, in the running transaction. Losses of one epoch that wait for the cloud with
+    /// each other are one gap.
     pub(super) fn put_gap(
         &mut self,
         hardware: &HardwareId,
         epoch: u64,
-        seqs: &SeqSet,
-        ticks: Option<(u64, u64)>,
-        reason: &str,
+        lost: &Extent,
+        reason: &'static str,
     ) -> Result<(), StoreError> {
-        if seqs.ranges().is_empty() {
-            return Ok(());
+        let Some(&(first, _)) = lost.seqs.ranges().first() else { return Ok(()) };
+        let key = (hardware.clone(), epoch, reason);
+        if let Some((id, mut extent)) = self.open_gaps.remove(&key)
+            && extent.seqs.ranges().len() < GAP_RANGES
+            && extent.ticks.is_some() == lost.ticks.is_some()
+        {
+            extent.join(lost);
+            let joined = self
+                .db
+                .prepare_cached(
+                    "UPDATE events SET body = ?2 WHERE id = ?1 AND buffer IS NULL AND body IS NOT NULL",
+                )?
+                .execute(params![id, gap(hardware, epoch, &extent, reason)])?;
+            if joined == 1 {
+                self.open_gaps.insert(key, (id, extent));
+                return Ok(());
+            }
         }
-        let first = seqs.ranges().first().map_or(0, |range| range.0);
-        let mut seq_ranges = Vec::new();
-        let mut end = 0;
-        for (from, to) in seqs.ranges() {
-            seq_ranges.extend([from - end, to - from + 1]);
-            end = to + 1;
-        }
-        let gap = envelope::Gap {
-            hardware_id: hardware.to_string(),
-            epoch,
-            seq_ranges,
-            reason: reason.to_owned(),
-            // Ticks until it is sealed; see `stamped_gap`.
-            from_utc_us: ticks.map_or(NO_TICKS, |ticks| ticks.0 as i64),
-            to_utc_us: ticks.map_or(NO_TICKS, |ticks| ticks.1 as i64),
-        };
-        let key = format!("gap/{hardware}/{epoch:016x}/{first}/{reason}");
-        self.db
+        let name = format!("gap/{hardware}/{epoch:016x}/{first}/{reason}");
+        let inserted = self
+            .db
             .prepare_cached(
                 "INSERT OR IGNORE INTO events (key, gap, body, put_boot_us) VALUES (?1, 1, ?2, ?3)",
             )?
-            .execute(params![key, gap.encode_to_vec(), self.clock.boottime_us()])?;
+            .execute(params![name, gap(hardware, epoch, lost, reason), self.clock.boottime_us()])?;
+        if inserted == 1 {
+            let mut extent = Extent::default();
+            extent.join(lost);
+            self.open_gaps.insert(key, (self.db.last_insert_rowid(), extent));
+        }
         Ok(())
     }
 
@@ -197,4 +204,23 @@ impl Engine {
             Stamp::Wait => None,
         }
     }
+}
+
+/// A gap as it waits: with ticks in place of times; see `stamped_gap`.
+fn gap(hardware: &HardwareId, epoch: u64, lost: &Extent, reason: &str) -> Vec<u8> {
+    let mut seq_ranges = Vec::new();
+    let mut end = 0;
+    for (from, to) in lost.seqs.ranges() {
+        seq_ranges.extend([from - end, to - from + 1]);
+        end = to + 1;
+    }
+    envelope::Gap {
+        hardware_id: hardware.to_string(),
+        epoch,
+        seq_ranges,
+        reason: reason.to_owned(),
+        from_utc_us: lost.ticks.map_or(NO_TICKS, |ticks| ticks.0 as i64),
+        to_utc_us: lost.ticks.map_or(NO_TICKS, |ticks| ticks.1 as i64),
+    }
+    .encode_to_vec()
 }

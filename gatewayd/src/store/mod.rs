@@ -88,6 +88,8 @@ pub enum Outcome {
     Duplicate,
     /// Its identity is taken by another content; this copy is in quarantine.
     Collision,
+    /// A waveform that is not kept, because the disk is nearly full. Its loss is on disk as a gap.
+    Dropped,
     /// Not taken: the disk is too full for its class. It must not be acknowledged.
     Refused,
 }

@@ -1,11 +1,12 @@
 //! How full the disk is, and what gives way.
 //!
-//! Below the soft limit everything is taken. From the soft limit on no waveforms are, and stored, unsealed ones are
-//! dropped, oldest first, each drop leaving a gap `quota`. From the hard limit on only events are. A reserve file
-//! keeps room for them; it is given up when the disk itself is full, whoever filled it.
+//! Below the soft limit everything is taken. From the soft limit on waveforms are dropped, those that come and those
+//! that are stored and unsealed, oldest first, each drop leaving a gap `quota`. From the hard limit on only events are
+//! taken. A reserve file keeps room for them; it is given up when the disk itself is full, whoever filled it.
 
 use std::collections::HashMap;
 
+use kinara_protocol::frame::{Class, FrameRef};
 use rusqlite::params;
 
 use super::damage::Damage;
@@ -209,12 +210,11 @@ impl Engine {
         let mut select = self.db.prepare_cached(
             "SELECT id, device, epoch, form, frames, bytes, body FROM pieces WHERE class = ?1 ORDER BY id LIMIT ?2",
         )?;
-        let mut rows =
-            select.query(params![piece::class_number(kinara_protocol::frame::Class::Waveform), DROP_ROWS])?;
+        let mut rows = select.query(params![piece::class_number(Class::Waveform), DROP_ROWS])?;
         let (mut dropped, mut broken) = (Vec::new(), Vec::new());
         while let Some(row) = rows.next()? {
             let read = piece::decode(row.get(3)?, row.get_ref(6)?.as_blob().unwrap_or_default());
-            let (seqs, ticks) = match read.and_then(|bytes| extent(&bytes)) {
+            let extent = match read.and_then(|bytes| Extent::of(&bytes)) {
                 Ok(extent) => extent,
                 Err(damage) => {
                     broken.push((row.get::<_, i64>(0)?, damage));
@@ -227,8 +227,7 @@ impl Engine {
                 row.get::<_, i64>(2)? as u64,
                 row.get::<_, i64>(4)? as u64,
                 row.get::<_, i64>(5)? as u64,
-                seqs,
-                ticks,
+                extent,
             ));
         }
         drop(rows);
@@ -240,7 +239,7 @@ impl Engine {
         for (id, damage) in broken {
             self.set_piece_aside(id, &damage)?;
         }
-        for (id, device, epoch, frames, bytes, seqs, ticks) in dropped {
+        for (id, device, epoch, frames, bytes, extent) in dropped {
             self.db.prepare_cached("DELETE FROM pieces WHERE id = ?1")?.execute([id])?;
             self.figures.unsealed_frames = self.figures.unsealed_frames.saturating_sub(frames);
             self.figures.unsealed_bytes = self.figures.unsealed_bytes.saturating_sub(bytes);
@@ -248,7 +247,7 @@ impl Engine {
             if let Some(device) = self.devices.get_mut(&hardware) {
                 device.buffered = device.buffered.saturating_sub(frames);
             }
-            self.put_gap(&hardware, epoch, &seqs, Some(ticks), "quota")?;
+            self.put_gap(&hardware, epoch, &extent, "quota")?;
         }
         self.commit()
     }
@@ -338,14 +337,43 @@ impl Engine {
     }
 }
 
-/// The numbers of frames, and the ticks from the first to the last of their samples.
-fn extent(bytes: &[u8]) -> Result<(SeqSet, (u64, u64)), Damage> {
-    let mut seqs = SeqSet::default();
-    let (mut first, mut last) = (u64::MAX, 0);
-    for frame in piece::frames(bytes)? {
-        seqs.insert(frame.header().seq);
-        first = first.min(frame.header().ticks.0);
-        last = last.max(piece::last_ticks(&frame));
+/// Which frames will not come.
+#[derive(Debug, Default)]
+pub(super) struct Extent {
+    /// Their numbers.
+    pub seqs: SeqSet,
+    /// From the first of their samples to the last, where it is known.
+    pub ticks: Option<(u64, u64)>,
+}
+
+impl Extent {
+    /// Of the frames in a row.
+    fn of(bytes: &[u8]) -> Result<Self, Damage> {
+        let mut extent = Self::default();
+        for frame in piece::frames(bytes)? {
+            extent.take(&frame);
+        }
+        Ok(extent)
     }
-    Ok((seqs, (first, last)))
+
+    /// This one, too.
+    pub fn take(&mut self, frame: &FrameRef<'_>) {
+        self.seqs.insert(frame.header().seq);
+        self.widen((frame.header().ticks.0, piece::last_ticks(frame)));
+    }
+
+    /// Those of another one, too.
+    pub fn join(&mut self, other: &Self) {
+        for (first, last) in other.seqs.ranges() {
+            self.seqs.insert_range(*first, *last);
+        }
+        if let Some(ticks) = other.ticks {
+            self.widen(ticks);
+        }
+    }
+
+    fn widen(&mut self, (first, last): (u64, u64)) {
+        let (from, to) = self.ticks.unwrap_or((first, last));
+        self.ticks = Some((from.min(first), to.max(last)));
+    }
 }

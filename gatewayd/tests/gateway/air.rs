@@ -2,15 +2,19 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use kinara_gatewayd::radio::{Connection, Link, LinkEvent, RadioError};
 use kinara_protocol::control::{Hello, MAX_MESSAGE, Op, Outcome, PROTOCOL_VERSION, Refusal, Reply, Request};
 use kinara_protocol::frame::{
-    BootAnchor, Epoch, FrameRef, MAX_FRAME, PreviousBoot, ResetReason, Seq, SyncAnchor, Ticks,
-    encode_boot_anchor, encode_sync_anchor,
+    BootAnchor, DeviceEvent, DeviceEventKind, Epoch, FrameRef, MAX_FRAME, PreviousBoot, ResetReason, Seq,
+    SyncAnchor, Ticks, encode_boot_anchor, encode_device_event, encode_sync_anchor,
 };
+use kinara_protocol::gatt;
 use kinara_protocol::label::LabelSecret;
 use kinara_protocol::status::Status;
 use kinara_virtual_radio::{
@@ -18,8 +22,9 @@ use kinara_virtual_radio::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
 
-use super::frames::scalar;
+use super::frames::{scalar, waveform};
 
 pub const SECRET: &str = "ABCDEFGHIJKLMNOP";
 
@@ -43,6 +48,9 @@ pub struct State {
     pub shuffles: bool,
     /// The link drops after so many notifications.
     pub drops_after: usize,
+    /// Flash has not kept these frames: they are never sent, and each is named as lost once.
+    pub damaged: HashSet<usize>,
+    named: HashSet<usize>,
     notified: usize,
     pub links: usize,
 }
@@ -72,6 +80,8 @@ impl Wearable {
             loses_every: 0,
             shuffles: false,
             drops_after: 0,
+            damaged: HashSet::new(),
+            named: HashSet::new(),
             notified: 0,
             links: 0,
         };
@@ -120,6 +130,41 @@ impl Wearable {
             let frame = scalar(state.epoch, state.next_seq);
             state.push(frame);
         }
+    }
+
+    /// More frames, every other one a waveform.
+    pub fn produce_waveforms(&self, frames: u32) {
+        let mut state = self.lock();
+        for _ in 0..frames {
+            let (epoch, seq) = (state.epoch, state.next_seq);
+            let frame = if seq.is_multiple_of(2) { waveform(epoch, seq) } else { scalar(epoch, seq) };
+            state.push(frame);
+        }
+    }
+
+    /// A link to it without any air between.
+    pub fn link(&self) -> Connection {
+        let (events, arriving) = mpsc::channel(64);
+        let window = Arc::new(AtomicUsize::new(0));
+        let (state, open, notify) = (self.state.clone(), window.clone(), events.clone());
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                let frames = match open.load(Ordering::SeqCst) {
+                    0 => Some(Vec::new()),
+                    window => state.lock().unwrap().notifications(window),
+                };
+                let Some(frames) = frames else { return };
+                for bytes in frames {
+                    let event = LinkEvent { characteristic: gatt::Characteristic::Backlog, bytes };
+                    if notify.send(event).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        let link = Direct { state: self.state.clone(), events, window };
+        Connection { link: Box::new(link), events: arriving }
     }
 
     /// Everything it ever logged.
@@ -197,6 +242,30 @@ impl State {
         }
     }
 
+    fn name_damaged(&mut self) {
+        if !self.named.insert(self.sent) {
+            return;
+        }
+        let (epoch, seq) = identity(&self.log[self.sent]);
+        let kind = DeviceEventKind::Overflow { epoch, first_seq: seq, last_seq: seq };
+        let mut out = [0; MAX_FRAME];
+        let event = DeviceEvent { ticks: self.ticks(), kind };
+        let len = encode_device_event(self.epoch, self.next_seq, &event, &mut out);
+        self.push(Bytes::copy_from_slice(&out[..len]));
+    }
+
+    fn status(&self) -> Status {
+        Status {
+            battery_percent: Some(77),
+            worn: Some(true),
+            epoch: self.epoch,
+            ticks: self.ticks(),
+            oldest: self.oldest(),
+            next_seq: self.next_seq,
+            stored_frames: (self.log.len() - self.acknowledged) as u32,
+        }
+    }
+
     /// The next notifications; `None` when the link is to drop.
     fn notifications(&mut self, window: usize) -> Option<Vec<Bytes>> {
         let end = self.log.len().min(self.acknowledged + window);
@@ -206,7 +275,9 @@ impl State {
             if self.drops_after > 0 && self.notified.is_multiple_of(self.drops_after) {
                 return None;
             }
-            if self.loses_every == 0 || !self.notified.is_multiple_of(self.loses_every) {
+            if self.damaged.contains(&self.sent) {
+                self.name_damaged();
+            } else if self.loses_every == 0 || !self.notified.is_multiple_of(self.loses_every) {
                 out.push(self.log[self.sent].clone());
             }
             self.sent += 1;
@@ -221,6 +292,49 @@ impl State {
 fn identity(frame: &Bytes) -> (Epoch, Seq) {
     let header = FrameRef::parse(frame).unwrap().header();
     (header.epoch, header.seq)
+}
+
+/// The gateway's end of [`Wearable::link`].
+struct Direct {
+    state: Arc<Mutex<State>>,
+    events: mpsc::Sender<LinkEvent>,
+    window: Arc<AtomicUsize>,
+}
+
+impl Link for Direct {
+    fn write_control<'a>(&'a mut self, bytes: &'a [u8]) -> BoxFuture<'a, Result<(), RadioError>> {
+        let request = Request::decode(bytes).unwrap().unwrap();
+        if let Op::StartBacklog { window } = request.op {
+            self.window.store(usize::from(window), Ordering::SeqCst);
+        }
+        let outcome = self.state.lock().unwrap().answer(request.op);
+        let mut reply = [0; MAX_MESSAGE];
+        let bytes = Bytes::copy_from_slice(Reply { id: request.id, outcome }.encode(&mut reply));
+        let event = LinkEvent { characteristic: gatt::Characteristic::Control, bytes };
+        let events = self.events.clone();
+        Box::pin(async move {
+            // Nobody waits for the reply while this waits for room.
+            tokio::spawn(async move { events.send(event).await });
+            Ok(())
+        })
+    }
+
+    fn subscribe(&mut self, _: gatt::Characteristic) -> BoxFuture<'_, Result<(), RadioError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn read_status(&mut self) -> BoxFuture<'_, Result<Bytes, RadioError>> {
+        let status = self.state.lock().unwrap().status().encode();
+        Box::pin(std::future::ready(Ok(Bytes::copy_from_slice(&status))))
+    }
+
+    fn rssi_dbm(&mut self) -> BoxFuture<'_, Option<i16>> {
+        Box::pin(std::future::ready(None))
+    }
+
+    fn disconnect(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 async fn serve(state: &Mutex<State>, mut socket: UnixStream) {
@@ -285,16 +399,7 @@ async fn serve(state: &Mutex<State>, mut socket: UnixStream) {
                 }
                 ToWearable::Subscribe { .. } => FromWearable::Subscribed.encode(&mut out),
                 ToWearable::ReadStatus => {
-                    let status = Status {
-                        battery_percent: Some(77),
-                        worn: Some(true),
-                        epoch: state.epoch,
-                        ticks: state.ticks(),
-                        oldest: state.oldest(),
-                        next_seq: state.next_seq,
-                        stored_frames: (state.log.len() - state.acknowledged) as u32,
-                    };
-                    FromWearable::Status { bytes: status.encode().to_vec() }.encode(&mut out);
+                    FromWearable::Status { bytes: state.status().encode().to_vec() }.encode(&mut out);
                 }
                 ToWearable::Disconnect => {
                     if linked {

@@ -40,9 +40,13 @@ pub fn scalar(epoch: Epoch, seq: Seq) -> Bytes {
 }
 
 pub fn waveform(epoch: Epoch, seq: Seq) -> Bytes {
+    noise(FrameKind::Waveform, epoch, seq)
+}
+
+/// A frame that no compression makes small.
+pub fn noise(kind: FrameKind, epoch: Epoch, seq: Seq) -> Bytes {
     let mut builder = FrameBuilder::new();
-    builder.begin(FrameKind::Waveform, epoch, Ticks(u64::from(seq) * 1_000));
-    // Noise, so that it takes room.
+    builder.begin(kind, epoch, Ticks(u64::from(seq) * 1_000));
     for index in 0..60u32 {
         let mut noise = (seq.wrapping_mul(60) + index + 1).wrapping_mul(2_654_435_761);
         noise ^= noise >> 16;

@@ -14,4 +14,5 @@ mod damage;
 mod events;
 mod frames;
 mod line;
+mod session;
 mod store;

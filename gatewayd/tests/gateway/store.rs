@@ -166,9 +166,11 @@ async fn at_the_soft_limit_waveforms_give_way_with_a_gap_and_at_the_hard_limit_o
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert!(seq < 100_000);
     }
-    assert_eq!(put(&store, vec![waveform(EPOCH, seq)]).await, [Outcome::Refused]);
-    assert_eq!(put(&store, vec![scalar(EPOCH, seq)]).await, [Outcome::Stored]);
-    taken.push(seq);
+    assert_eq!(put(&store, vec![waveform(EPOCH, seq)]).await, [Outcome::Dropped]);
+    assert_eq!(put(&store, vec![waveform(EPOCH, seq)]).await, [Outcome::Duplicate]);
+    assert_eq!(put(&store, vec![scalar(EPOCH, seq + 1)]).await, [Outcome::Stored]);
+    taken.push(seq + 1);
+    waveforms += 1;
     tokio::time::sleep(Duration::from_millis(800)).await;
     store.set_online(true).await.unwrap();
     tokio::time::sleep(Duration::from_millis(800)).await;

@@ -1,0 +1,153 @@
+//! One session with one wearable, over a store that is full or a log that is damaged.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kinara_clock::SystemClock;
+use kinara_gatewayd::hardware::HardwareId;
+use kinara_gatewayd::live::Newest;
+use kinara_gatewayd::pipeline::FrameSink;
+use kinara_gatewayd::radio::session::{self, Context};
+use kinara_gatewayd::status::Admission;
+use kinara_gatewayd::store::{Settings, Store};
+use kinara_protocol::frame::{Epoch, FrameRef, Kind as FrameKind};
+use tokio::sync::{broadcast, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::air::{Wearable, air};
+use super::frames::{board, drain, known, noise, open, sent, seqs_of, settings, synchronise};
+
+const WEARABLE: u64 = 0xa1;
+const EPOCH: Epoch = Epoch::new(WEARABLE as u32, 1);
+
+struct Session {
+    task: JoinHandle<()>,
+    stop: CancellationToken,
+}
+
+impl Session {
+    fn start(store: &Store, wearable: &Wearable) -> Self {
+        let settings = session::Settings {
+            request_timeout: Duration::from_secs(10),
+            probes: 2,
+            resync: Duration::from_mins(10),
+            resend_after: Duration::from_millis(100),
+            silence: Duration::from_secs(10),
+            window: 100,
+            store_retry: Duration::from_millis(100),
+            weak_rssi_dbm: -127,
+            weak_after: Duration::from_mins(10),
+        };
+        let (knows, known) = watch::channel(Some(known()));
+        let context = Context {
+            store: store.clone(),
+            clock: Arc::new(SystemClock),
+            known,
+            board: board(),
+            sink: FrameSink::new(10_000).0,
+            newest: Newest::default(),
+            identify: broadcast::channel(1).0,
+            settings,
+        };
+        let stop = CancellationToken::new();
+        let (connection, cancel) = (wearable.link(), stop.clone());
+        let task = tokio::spawn(async move {
+            session::run(&context, HardwareId::kinara(WEARABLE), connection, &cancel).await.unwrap();
+            // Gone before, it would have ended the session.
+            drop(knows);
+        });
+        Self { task, stop }
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.task.await.unwrap();
+    }
+}
+
+async fn drained(wearable: &Wearable) {
+    let start = Instant::now();
+    while !wearable.is_drained() {
+        assert!(start.elapsed() < Duration::from_secs(30), "it may not forget its log");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn wearable(dir: &Path, frames: u32) -> Wearable {
+    Wearable::start(&air(dir), WEARABLE, frames)
+}
+
+#[tokio::test]
+async fn scalars_behind_a_waveform_come_although_the_disk_is_nearly_full() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(Settings { soft_limit: 1, ..settings(&dir.path().join("data")) });
+    let wearable = wearable(dir.path(), 0);
+    wearable.produce_waveforms(200);
+    let session = Session::start(&store, &wearable);
+    drained(&wearable).await;
+    session.stop().await;
+    let log = wearable.log();
+    let seqs = |kind: FrameKind| {
+        let headers = log.iter().map(|frame| FrameRef::parse(frame).unwrap().header());
+        headers.filter(|header| header.kind == kind).map(|header| header.seq).collect::<Vec<_>>()
+    };
+    store.clock_is(Some(known())).await.unwrap();
+    store.set_online(true).await.unwrap();
+    let (_, gaps) = sent(&store, Duration::from_secs(1)).await;
+    assert!(gaps.iter().all(|gap| gap.reason == "quota" && gap.from_utc_us > 0), "{gaps:?}");
+    let mut dropped: Vec<u32> = gaps.iter().flat_map(seqs_of).collect();
+    dropped.sort_unstable();
+    assert_eq!(dropped, seqs(FrameKind::Waveform));
+    let frames = drain(&store).await;
+    for seq in seqs(FrameKind::Scalar) {
+        assert!(frames.contains_key(&(HardwareId::kinara(WEARABLE).to_string(), EPOCH.0, seq)), "{seq}");
+    }
+    store.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_full_disk_refused_is_asked_for_again_when_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let store =
+        open(Settings { soft_limit: 300 << 10, hard_limit: 400 << 10, ..settings(&dir.path().join("data")) });
+    let other = HardwareId::kinara(0xb2);
+    synchronise(&store, &other, EPOCH).await;
+    let admission = store.admission();
+    let mut seq = 0;
+    while *admission.borrow() != Admission::EventsOnly {
+        let frames = (seq..seq + 50).map(|seq| noise(FrameKind::Scalar, EPOCH, seq)).collect();
+        store.append(other.clone(), frames).await.unwrap();
+        seq += 50;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let wearable = wearable(dir.path(), 300);
+    let session = Session::start(&store, &wearable);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!wearable.is_drained() && *admission.borrow() == Admission::EventsOnly);
+    let mut frames = drain(&store).await;
+    drained(&wearable).await;
+    session.stop().await;
+    frames.extend(drain(&store).await);
+    let mine = frames.keys().filter(|(hardware, ..)| *hardware != other.to_string()).count();
+    assert_eq!(mine, wearable.log().len());
+    store.stop().await;
+}
+
+#[tokio::test]
+async fn a_frame_that_the_wearable_has_lost_keeps_nothing_behind_it_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(settings(&dir.path().join("data")));
+    let wearable = wearable(dir.path(), 50);
+    wearable.lock().damaged.insert(20);
+    let session = Session::start(&store, &wearable);
+    drained(&wearable).await;
+    wearable.produce(10);
+    drained(&wearable).await;
+    session.stop().await;
+    let frames = drain(&store).await;
+    assert_eq!(frames.len(), wearable.log().len() - 1);
+    assert!(!frames.contains_key(&(HardwareId::kinara(WEARABLE).to_string(), EPOCH.0, 20)));
+    store.stop().await;
+}
