@@ -139,6 +139,7 @@ pub(super) fn check(path: &Path, text: &str, config: &Config) -> Result<(), Conf
     checker.range("store", "reserve_mib", store.reserve_mib, (1, 4_096))?;
     uplink(&checker, config)?;
     checker.range("live", "every_ms", config.live.every_ms, (200, 60_000))?;
+    checker.range("local", "idle_logout_min", config.local.idle_logout_min, (0.05, 720.0))?;
     checker.range("infer", "refractory_min", config.infer.refractory_min, (0.0, 1_440.0))?;
     checker.range("infer", "queue", config.infer.queue, (1, 1_000_000))?;
     wearables(&checker, config)

@@ -237,7 +237,12 @@ section! {
 section! {
     /// `[local]`
     Local {
-        /// Where the local page listens; `data_dir/local.addr` tells the port when it is 0. Default 127.0.0.1:8080.
+        /// Where the status page, `/metrics` and `/healthz` listen; `data_dir/local.addr` tells the port when it is 0. Default 127.0.0.1:8080.
         listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8080)),
+        /// Where the box's own page for the clinic's people listens (HTTPS, with logins); `data_dir/page.addr` tells
+        /// the port when it is 0. Default 0.0.0.0:8443.
+        page_listen: SocketAddr = SocketAddr::from(([0, 0, 0, 0], 8443)),
+        /// A login at the box's page ends after this time without use, minutes. Default 10.
+        idle_logout_min: f64 = 10.0,
     }
 }

@@ -7,6 +7,7 @@
 //!
 //! `/` the page, `/metrics` Prometheus text, `/healthz` 200 or 503 with the reasons as JSON.
 
+pub mod box_page;
 pub mod bus;
 mod health;
 mod metrics;

@@ -37,6 +37,7 @@ impl Daemon {
              [uplink]\nhost = \"127.0.0.1\"\nport = {port}\ntls = false\nack_timeout_s = 0.5\nack_timeout_max_s = 2\n\
              seal_after_s = 0.3\nbackoff_ms = 300\n\
              [clock]\ntrust_system = true\n[infer]\nenabled = false\n[local]\nlisten = \"127.0.0.1:0\"\n\
+             page_listen = \"127.0.0.1:0\"\n\
              [radio]\nair_dir = \"{air}\"\nrequest_timeout_s = 1\nresend_after_ms = 100\nscan_every_ms = 50\n\
              {extra}\n{bound}",
             data = dir.join("data").display(),

@@ -1,0 +1,258 @@
+//! The box's own page: where the people of a clinic pair wearables and see how they do, with or without the internet.
+//!
+//! The promise: whoever does something here is known. Nothing is shown of a wearer, and nothing is changed, without a
+//! person's own PIN; there is no default password; every action is in the audit by person; what a form changes comes from this
+//! page and no other (cookies that no other site can use, a proof in every form, the sender's origin, the name the box
+//! was called by). Everything works without a script and without anything from elsewhere.
+//!
+//! [`tls`] the box's key, [`server`] the listener and its limits, [`setup`] the first person, [`staff`], [`pin`] and
+//! [`lockout`] who they are, [`session`] and [`secret`] that it is still them, [`visit`] the request so far, [`pages`] what
+//! they see, [`words`] in which language. It acts through the [`Desk`] alone.
+
+mod audit;
+mod form;
+mod keep;
+mod lockout;
+mod pages;
+mod photo;
+mod pin;
+mod secret;
+mod server;
+mod session;
+mod setup;
+mod staff;
+mod tls;
+mod visit;
+mod words;
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use kinara_clock::Clock;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use audit::{Action, Audit, Entry};
+use lockout::{Client, Lockout};
+use pages::pairing::Attempt;
+use pin::Pin;
+use secret::Secret;
+use session::Sessions;
+use setup::Setup;
+use staff::{Person, Staff};
+use tls::Identity;
+use visit::Visit;
+
+use crate::desk::Desk;
+
+/// The file in the data folder that holds the bound address.
+pub const PAGE_ADDRESS_FILE: &str = "page.addr";
+/// The pause before a port that is taken is tried again.
+const BIND_AGAIN: Duration = Duration::from_secs(15);
+/// How long a login waits for others' PINs to be checked.
+const QUEUE_FOR_PIN: Duration = Duration::from_secs(10);
+
+/// Why there is no box page.
+#[derive(Debug, thiserror::Error)]
+pub enum BoxPageError {
+    /// Its key.
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
+    /// Its files.
+    #[error("the box's page cannot use {path}: {source}; check that data_dir may be written")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// How the page behaves.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// A login ends after this time without use.
+    pub idle_logout: Duration,
+    /// The box's name.
+    pub name: String,
+    /// Where its files are.
+    pub data_dir: PathBuf,
+}
+
+/// Everything the pages use.
+struct Front {
+    settings: Settings,
+    desk: Desk,
+    clock: Arc<dyn Clock>,
+    identity: Identity,
+    secret: Secret,
+    audit: Audit,
+    staff: Mutex<Staff>,
+    setup: Mutex<Setup>,
+    sessions: Mutex<Sessions>,
+    lockout: Mutex<Lockout>,
+    /// The pairing that each person has begun last.
+    attempts: Mutex<HashMap<Uuid, Attempt>>,
+    /// One PIN is checked at a time (19 MiB each).
+    one_pin: Semaphore,
+    /// One photo is looked at a time (up to 140 MiB each).
+    one_photo: Arc<Semaphore>,
+}
+
+/// The page, ready to run.
+pub struct BoxPage(Arc<Front>);
+
+/// Why a PIN was not accepted.
+enum PinRefused {
+    Wrong,
+    Locked { wait_s: u64 },
+    Busy,
+}
+
+impl BoxPage {
+    /// Reads what is kept, and makes what is not there yet.
+    pub fn open(settings: Settings, desk: Desk, clock: Arc<dyn Clock>) -> Result<Self, BoxPageError> {
+        let dir = settings.data_dir.clone();
+        let file = |name: &str| {
+            let path = dir.join(name);
+            move |source| BoxPageError::File { path, source }
+        };
+        let idle_us = i64::try_from(settings.idle_logout.as_micros()).unwrap_or(i64::MAX);
+        let front = Front {
+            identity: Identity::open(&dir, &settings.name)?,
+            secret: Secret::open(&dir, &mut rand::rng()).map_err(file("page.secret"))?,
+            audit: Audit::open(&dir).map_err(file("audit.jsonl"))?,
+            staff: Mutex::new(Staff::open(&dir).map_err(file("staff.json"))?),
+            setup: Mutex::new(Setup::open(&dir)),
+            sessions: Mutex::new(Sessions::new(idle_us)),
+            lockout: Mutex::default(),
+            attempts: Mutex::default(),
+            one_pin: Semaphore::new(1),
+            one_photo: Arc::new(Semaphore::new(1)),
+            settings,
+            desk,
+            clock,
+        };
+        Ok(Self(Arc::new(front)))
+    }
+
+    /// Answers until `stop`. A port that is taken is said and tried again: readings do not wait for the page.
+    pub async fn run(self, stop: CancellationToken) {
+        let front = self.0;
+        let listener = tokio::select! {
+            () = stop.cancelled() => return,
+            listener = front.bind() => listener,
+        };
+        front.announce();
+        let router = pages::router(front.clone());
+        server::serve(listener, front.identity.config.clone(), router, stop).await;
+    }
+}
+
+impl Front {
+    async fn bind(&self) -> TcpListener {
+        let address = self.settings.listen;
+        loop {
+            let bound = match TcpListener::bind(address).await {
+                Ok(listener) => write_address(&self.settings.data_dir, &listener).map(|()| listener),
+                Err(error) => Err(error),
+            };
+            match bound {
+                Ok(listener) => {
+                    self.desk.board().alert("page", None);
+                    return listener;
+                }
+                Err(error) => {
+                    tracing::warn!(%address, %error, "the box's page cannot listen; it is tried again");
+                    let text = format!("The box's page cannot listen on {address}: {error}. Free the port.");
+                    self.desk.board().alert("page", Some(text));
+                    tokio::time::sleep(BIND_AGAIN).await;
+                }
+            }
+        }
+    }
+
+    /// Says where the page is and, while nobody can log in, with which code it is set up.
+    fn announce(&self) {
+        let fingerprint = &self.identity.fingerprint;
+        let port =
+            std::fs::read_to_string(self.settings.data_dir.join(PAGE_ADDRESS_FILE)).unwrap_or_default();
+        let at = port.trim();
+        tracing::info!(page = format!("https://{at}"), fingerprint, "the box's page answers");
+        if self.set_up() {
+            return;
+        }
+        match lock(&self.setup).code(&mut rand::rng()) {
+            Ok(code) => tracing::info!(
+                code,
+                fingerprint,
+                "first set-up: open the box's page, compare the certificate's SHA-256 fingerprint, type this code"
+            ),
+            Err(error) => {
+                tracing::error!(%error, "no set-up code could be made; check the disk and start again")
+            }
+        }
+    }
+
+    /// Whether somebody can log in.
+    fn set_up(&self) -> bool {
+        !self.people().is_empty()
+    }
+
+    fn people(&self) -> Vec<Person> {
+        lock(&self.staff).all(&self.desk.roster().borrow())
+    }
+
+    fn person(&self, id: Uuid) -> Option<Person> {
+        lock(&self.staff).find(&self.desk.roster().borrow(), id)
+    }
+
+    /// Checks a PIN, as often as the lockout lets it be tried.
+    async fn check_pin(&self, id: Uuid, typed: &str, client: Client) -> Result<(), PinRefused> {
+        let waiting = tokio::time::timeout(QUEUE_FOR_PIN, self.one_pin.acquire()).await;
+        let Ok(Ok(_one)) = waiting else { return Err(PinRefused::Busy) };
+        let now_us = self.clock.boottime_us();
+        lock(&self.lockout)
+            .begin(id, client, now_us)
+            .map_err(|locked| PinRefused::Locked { wait_s: locked.wait_s })?;
+        let Some(person) = self.person(id) else { return Err(PinRefused::Wrong) };
+        let Ok(pin) = Pin::parse(typed) else { return Err(PinRefused::Wrong) };
+        let checked = tokio::task::spawn_blocking(move || pin.matches(&person.verifier)).await;
+        if !checked.unwrap_or(false) {
+            return Err(PinRefused::Wrong);
+        }
+        lock(&self.lockout).succeeded(id, client);
+        Ok(())
+    }
+
+    /// Writes what a person did, or tried.
+    async fn did(&self, who: &str, visit: &Visit, action: Action, subject: &str, failure: &str) {
+        let entry = Entry {
+            utc_us: self.clock.utc_us(),
+            who: who.to_owned(),
+            from: visit.peer.to_string(),
+            action,
+            subject: subject.to_owned(),
+            failure: failure.to_owned(),
+        };
+        self.audit.record(entry).await;
+    }
+}
+
+/// What one of the page's own tables holds stays whole even when a task that held it has panicked.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write_address(data_dir: &Path, listener: &TcpListener) -> io::Result<()> {
+    let address = listener.local_addr()?;
+    keep::private(&data_dir.join(PAGE_ADDRESS_FILE), format!("{address}\n").as_bytes())
+}

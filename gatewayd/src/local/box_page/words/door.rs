@@ -1,0 +1,87 @@
+//! Set-up, login, staff, audit, help.
+
+super::words! {
+/// Set-up, login, staff, audit, help.
+Door {
+    setup_title: "Set up this box" / "इस बॉक्स को चालू करें";
+    setup_fingerprint: "First compare the certificate's fingerprint that your browser shows (SHA-256) with the one that the box prints beside its set-up code. They must be the same:" / "पहले मिलाएँ: आपका ब्राउज़र प्रमाणपत्र का जो फ़िंगरप्रिंट (SHA-256) दिखाता है, वह वही होना चाहिए जो बॉक्स सेट-अप कोड के साथ छापता है:";
+    setup_code: "Set-up code" / "सेट-अप कोड";
+    setup_code_hint: "12 letters and digits, from the box's log or from `kinaractl status`." / "12 अक्षर और अंक, बॉक्स के लॉग में या `kinaractl status` से।";
+    setup_name: "Your name" / "आपका नाम";
+    setup_pin: "Choose a PIN of 6 digits" / "6 अंकों का PIN चुनें";
+    pin_again: "The PIN again" / "PIN फिर से";
+    setup_done: "Set up" / "चालू करें";
+    setup_wrong_code: "This is not the set-up code. It works once only; the box's log has the present one." / "यह सेट-अप कोड नहीं है। यह एक ही बार चलता है; नया कोड बॉक्स के लॉग में है।";
+    pin_not_six: "A PIN has 6 digits." / "PIN में 6 अंक होते हैं।";
+    pin_too_easy: "This PIN is too easy to guess. Do not use 123456, 111111 or the like." / "यह PIN आसानी से पता चल सकता है। 123456, 111111 जैसा PIN न रखें।";
+    pins_differ: "The two PINs are not the same." / "दोनों PIN एक जैसे नहीं हैं।";
+    name_bad: "A name has 1 to 60 characters." / "नाम में 1 से 60 अक्षर होते हैं।";
+    name_taken: "There is already somebody with this name." / "इस नाम का कोई पहले से है।";
+    staff_full: "The box cannot keep more people. Remove somebody who has left." / "बॉक्स और लोग नहीं रख सकता। जो जा चुके हैं उन्हें हटाएँ।";
+    staff_last: "You are the last person who can log in. Add somebody else first." / "लॉग-इन कर सकने वाले आप अंतिम व्यक्ति हैं। पहले किसी और को जोड़ें।";
+    staff_unknown: "The box does not keep this person. People from the clinic's list are changed in the dashboard." / "यह व्यक्ति बॉक्स की सूची में नहीं है। क्लिनिक की सूची के लोग डैशबोर्ड में बदले जाते हैं।";
+    login_title: "Log in" / "लॉग-इन करें";
+    login_who: "Who are you?" / "आप कौन हैं?";
+    login_choose: "Choose your name" / "अपना नाम चुनें";
+    pin: "PIN" / "PIN";
+    pin_hint: "6 digits" / "6 अंक";
+    log_in: "Log in" / "लॉग-इन करें";
+    login_wrong: "Name and PIN do not belong together. Try again." / "नाम और PIN मेल नहीं खाते। फिर कोशिश करें।";
+    login_locked: "Too many wrong PINs for this person here. Wait {} s, or use a device on which you have logged in before." / "यहाँ इस व्यक्ति के लिए बहुत बार ग़लत PIN डाला गया। {} सेकंड रुकें, या वह उपकरण लें जिस पर आप पहले लॉग-इन कर चुके हैं।";
+    login_ended: "You were logged out because nobody used the page. Log in to go on." / "पृष्ठ का उपयोग न होने से आप बाहर हो गए। आगे बढ़ने के लिए लॉग-इन करें।";
+    staff_title: "Staff" / "कर्मचारी";
+    staff_intro: "Everybody has a PIN of their own, so that the box knows who did what." / "हर व्यक्ति का अपना PIN होता है, ताकि बॉक्स जान सके कि किसने क्या किया।";
+    staff_here: "added at this box" / "इसी बॉक्स पर जोड़े गए";
+    staff_cloud: "from the clinic's list" / "क्लिनिक की सूची से";
+    staff_you: "you" / "आप";
+    staff_add: "Add somebody" / "किसी को जोड़ें";
+    staff_name: "Name" / "नाम";
+    staff_pin: "Their PIN (6 digits)" / "उनका PIN (6 अंक)";
+    staff_add_do: "Add" / "जोड़ें";
+    staff_remove: "Remove {}" / "{} को हटाएँ";
+    staff_pin_title: "Change your PIN" / "अपना PIN बदलें";
+    staff_old_pin: "Your PIN now" / "आपका अभी का PIN";
+    staff_new_pin: "New PIN (6 digits)" / "नया PIN (6 अंक)";
+    staff_pin_do: "Change" / "बदलें";
+    staff_own_pin: "Your own PIN, to confirm" / "पुष्टि के लिए आपका अपना PIN";
+    staff_pin_cloud: "Your PIN comes from the clinic's list: change it in the dashboard." / "आपका PIN क्लिनिक की सूची से आता है: उसे डैशबोर्ड में बदलें।";
+    staff_added: "{} can log in now." / "{} अब लॉग-इन कर सकते हैं।";
+    staff_removed: "{} can no longer log in." / "{} अब लॉग-इन नहीं कर सकते।";
+    staff_pin_changed: "Your PIN is changed. Log in with the new one." / "आपका PIN बदल गया। नए PIN से लॉग-इन करें।";
+    audit_title: "Who did what" / "किसने क्या किया";
+    audit_intro: "The newest {} entries, newest first. Nobody can change or delete them here." / "नवीनतम {} प्रविष्टियाँ, सबसे नई पहले। यहाँ इन्हें कोई बदल या मिटा नहीं सकता।";
+    audit_none: "Nothing was done yet." / "अभी तक कुछ नहीं किया गया।";
+    audit_when: "When (UTC)" / "कब (UTC)";
+    audit_who: "Who" / "किसने";
+    audit_what: "What" / "क्या";
+    audit_result: "Result" / "परिणाम";
+    audit_done: "done" / "हो गया";
+    audit_from: "from {}" / "{} से";
+    did_set_up: "Set up the box" / "बॉक्स चालू किया";
+    did_log_in: "Log in" / "लॉग-इन";
+    did_log_out: "Log out" / "लॉग-आउट";
+    did_open_window: "Open the pairing window" / "जोड़ने की खिड़की खोली";
+    did_close_window: "Close the pairing window" / "जोड़ने की खिड़की बंद की";
+    did_pair: "Pair" / "यंत्र जोड़ा";
+    did_bind: "Give to a wearer" / "पहनने वाले को दिया";
+    did_unbind: "Take back" / "वापस लिया";
+    did_withdraw: "Consent withdrawn" / "सहमति वापस ली गई";
+    did_forget: "Forget" / "यंत्र भुलाया";
+    did_identify: "Make it blink" / "चमकाया";
+    did_add_staff: "Add to the staff" / "कर्मचारी जोड़ा";
+    did_remove_staff: "Remove from the staff" / "कर्मचारी हटाया";
+    did_change_pin: "Change the PIN" / "PIN बदला";
+    help_title: "Help" / "सहायता";
+    help_pair_q: "How do I pair a wearable?" / "यंत्र कैसे जोड़ूँ?";
+    help_pair_a: "Choose “Pair a wearable”, hold the wearable near the box, press its button until it blinks, and follow the steps. It takes about a minute." / "“नया यंत्र जोड़ें” चुनें, यंत्र को बॉक्स के पास रखें, उसका बटन तब तक दबाएँ जब तक वह चमके, और चरणों का पालन करें। लगभग एक मिनट लगता है।";
+    help_away_q: "A wearable is shown as away. Are readings lost?" / "यंत्र “दूर” दिखता है। क्या माप खो गए?";
+    help_away_a: "No. It keeps its readings and hands them over when it is near the box again. Charge it if its battery is low." / "नहीं। यंत्र अपने माप सँभालकर रखता है और बॉक्स के पास आने पर सौंप देता है। बैटरी कम हो तो चार्ज करें।";
+    help_cloud_q: "The internet is down. What do I do?" / "इंटरनेट बंद है। क्या करूँ?";
+    help_cloud_a: "Nothing. The box keeps every reading and sends them later. You can go on pairing wearables." / "कुछ नहीं। बॉक्स हर माप रखता है और बाद में भेजता है। आप यंत्र जोड़ना जारी रख सकते हैं।";
+    help_stale_q: "“Forget and pair again”?" / "“भुलाएँ और फिर जोड़ें”?";
+    help_stale_a: "The wearable was reset or paired elsewhere. Open it in the list, choose “Forget”, then pair it like a new one." / "यंत्र रीसेट हुआ या कहीं और जोड़ा गया। सूची में उसे खोलें, “भुलाएँ” चुनें, फिर नए की तरह जोड़ें।";
+    help_pin_q: "Somebody has forgotten their PIN." / "कोई अपना PIN भूल गया।";
+    help_pin_a: "A colleague removes the person under “Staff” and adds them again with a new PIN. Those from the clinic's list get a new PIN in the dashboard." / "कोई सहकर्मी “कर्मचारी” में उस व्यक्ति को हटाकर नए PIN के साथ फिर जोड़े। क्लिनिक की सूची वालों को नया PIN डैशबोर्ड में मिलता है।";
+    help_fingerprint: "This box's certificate (SHA-256):" / "इस बॉक्स का प्रमाणपत्र (SHA-256):";
+}
+}

@@ -1,0 +1,82 @@
+//! Pairing.
+
+super::words! {
+/// Pairing.
+Pairing {
+    title: "Pair a wearable" / "नया यंत्र जोड़ें";
+    step: "Step {} of 5" / "चरण {}, कुल 5";
+    begin: "You need the wearable, its label, and the person who will wear it." / "आपके पास यंत्र, उसका लेबल, और उसे पहनने वाला व्यक्ति होना चाहिए।";
+    begin_window: "Open the window" / "खिड़की खोलें";
+    begin_window_hint: "For 2 minutes the box looks for new wearables. It closes by itself." / "2 मिनट तक बॉक्स नए यंत्र खोजता है। फिर अपने-आप बंद हो जाता है।";
+    begin_button: "Now press the wearable's button until it blinks." / "अब यंत्र का बटन तब तक दबाएँ जब तक वह चमके।";
+    nearby: "Which one is it?" / "यह कौन-सा है?";
+    nearby_none: "No wearable is heard yet. Hold it near the box and press its button until it blinks." / "अभी कोई यंत्र नहीं मिला। उसे बॉक्स के पास रखें और बटन तब तक दबाएँ जब तक वह चमके।";
+    closes_in: "The window closes in {} s." / "खिड़की {} सेकंड में बंद होगी।";
+    wrong_codes: "{} of 3 wrong codes: the third closes the window." / "3 में से {} ग़लत कोड: तीसरे पर खिड़की बंद हो जाएगी।";
+    close: "Close the window" / "खिड़की बंद करें";
+    sensor: "sensor of another maker" / "दूसरी कंपनी का सेंसर";
+    introduced: "being introduced by the clinic; nothing to do" / "क्लिनिक द्वारा जोड़ा जा रहा है; कुछ नहीं करना है";
+    has_display: "has a display" / "स्क्रीन वाला";
+    code_title: "Show that you hold {}" / "दिखाएँ कि {} आपके पास है";
+    code_photo: "Take a photo of its label" / "इसके लेबल की फ़ोटो लें";
+    code_photo_hint: "The square code must fill a good part of the picture." / "चौकोर कोड फ़ोटो में बड़ा दिखना चाहिए।";
+    code_photo_do: "Send the photo" / "फ़ोटो भेजें";
+    code_or: "or" / "या";
+    code_type: "Type the code on its label" / "इसके लेबल का कोड लिखें";
+    code_type_hint: "16 letters and digits. Spaces and small letters do not matter." / "16 अक्षर और अंक। खाली जगह और छोटे अक्षर चलेंगे।";
+    code_type_do: "Pair" / "जोड़ें";
+    display_intro: "This wearable will show 6 digits. Type them here as soon as you see them." / "यह यंत्र 6 अंक दिखाएगा। दिखते ही यहाँ लिखें।";
+    display_do: "Begin" / "शुरू करें";
+    display_type: "The 6 digits that the wearable shows" / "यंत्र जो 6 अंक दिखाता है";
+    display_bad: "Type the 6 digits." / "6 अंक लिखें।";
+    sensor_intro: "This sensor of another maker cannot prove what it is. Pair it only if no other such sensor is near, and you hold it in your hand." / "दूसरी कंपनी का यह सेंसर अपनी पहचान साबित नहीं कर सकता। इसे तभी जोड़ें जब ऐसा कोई और सेंसर पास न हो और यह आपके हाथ में हो।";
+    sensor_confirm: "I hold {} in my hand and pair it without proof." / "{} मेरे हाथ में है और मैं इसे बिना प्रमाण के जोड़ रहा/रही हूँ।";
+    sensor_do: "Pair without proof" / "बिना प्रमाण जोड़ें";
+    sensor_unticked: "Tick the box if you hold the sensor in your hand." / "सेंसर आपके हाथ में हो तो बॉक्स पर निशान लगाएँ।";
+    label_bad: "These are not the 16 characters of a label (A to Z and 2 to 7). Compare them with the label." / "ये लेबल के 16 अक्षर नहीं हैं (A से Z और 2 से 7)। लेबल से मिलाएँ।";
+    photo_none: "No square code can be seen in the picture. Go nearer, in good light, and hold still; or type the code." / "फ़ोटो में चौकोर कोड नहीं दिखा। पास जाकर, अच्छी रोशनी में, बिना हिले फ़ोटो लें; या कोड लिखें।";
+    photo_other: "The square code in the picture is not that of a wearable's label." / "फ़ोटो का चौकोर कोड किसी यंत्र के लेबल का नहीं है।";
+    photo_bad: "This is not a JPEG or PNG picture, or it is damaged. Take it again, or type the code." / "यह JPEG या PNG फ़ोटो नहीं है या ख़राब है। फिर से लें, या कोड लिखें।";
+    photo_large: "The picture is too large. Take it with a smaller size, or type the code." / "फ़ोटो बहुत बड़ी है। छोटे आकार में लें, या कोड लिखें।";
+    gone: "This wearable is not heard any more. Press its button again." / "यह यंत्र अब नहीं मिल रहा। उसका बटन फिर दबाएँ।";
+    working: "Pairing. This takes a few seconds." / "जोड़ा जा रहा है। कुछ सेकंड लगेंगे।";
+    keep_near: "Keep the wearable near the box." / "यंत्र को बॉक्स के पास रखें।";
+    failed: "It is not paired" / "यह नहीं जुड़ा";
+    what_to_do: "What to do" / "क्या करें";
+    again: "Try again" / "फिर कोशिश करें";
+    forget_again: "Go to this wearable" / "इस यंत्र पर जाएँ";
+    paired: "{} is paired." / "{} जुड़ गया।";
+    wearer_title: "Who will wear it?" / "इसे कौन पहनेगा?";
+    wearer_known: "Somebody on the clinic's list" / "क्लिनिक की सूची में से";
+    wearer_choose: "Choose a name" / "नाम चुनें";
+    wearer_none: "The clinic's list is empty, or has not come yet." / "क्लिनिक की सूची खाली है या अभी नहीं आई।";
+    wearer_has: "wears {}" / "{} पहनते हैं";
+    wearer_new: "Somebody new" / "कोई नया व्यक्ति";
+    wearer_new_hint: "As the clinic calls them. The clinic confirms it later." / "जैसा क्लिनिक उन्हें बुलाता है। क्लिनिक बाद में पुष्टि करेगा।";
+    wearer_new_name: "Name" / "नाम";
+    provisional: "not yet confirmed" / "पुष्टि बाकी";
+    wearer_missing: "Choose a name from the list, or type a new one." / "सूची से नाम चुनें या नया नाम लिखें।";
+    consent_title: "Does {} agree?" / "क्या {} सहमत हैं?";
+    consent_read: "Read this with the wearer:" / "इसे पहनने वाले के साथ पढ़ें:";
+    consent_version: "Version {}" / "संस्करण {}";
+    consent_asked_by: "Who asked?" / "किसने पूछा?";
+    consent_yes: "{} has read it or had it read out, and agrees." / "{} ने इसे पढ़ा या सुना है, और सहमत हैं।";
+    consent_do: "Save and begin" / "सहेजें और शुरू करें";
+    consent_unticked: "Tick the box if the wearer agrees. Without consent nothing may be measured." / "पहनने वाला सहमत हो तो बॉक्स पर निशान लगाएँ। बिना सहमति कुछ नहीं मापा जा सकता।";
+    consent_no_asker: "Say who asked the wearer." / "लिखें कि पहनने वाले से किसने पूछा।";
+    consent_none: "The box has no consent text yet. It comes from the clinic's dashboard: connect the box to the internet once, then go on from the wearable's page." / "बॉक्स के पास अभी सहमति का पाठ नहीं है। वह क्लिनिक के डैशबोर्ड से आता है: बॉक्स को एक बार इंटरनेट से जोड़ें, फिर यंत्र के पृष्ठ से आगे बढ़ें।";
+    drain: "The wearable still holds readings of the person who wore it before. Keep it near the box until they are fetched, then try again." / "यंत्र पर अभी पिछले पहनने वाले के माप हैं। उनके आने तक यंत्र को बॉक्स के पास रखें, फिर कोशिश करें।";
+    format_confirm: "These readings may be lost. I accept it." / "ये माप खो सकते हैं। मुझे मंज़ूर है।";
+    format_do: "Go on without them" / "उनके बिना आगे बढ़ें";
+    live_title: "Live signal" / "लाइव सिग्नल";
+    live_wait: "Waiting for the first reading. Put the wearable on the body." / "पहले माप का इंतज़ार है। यंत्र शरीर पर पहनाएँ।";
+    live_on: "Readings arrive. You are done." / "माप आ रहे हैं। काम पूरा हुआ।";
+    live_waited: "{} s so far; the first one comes within a minute." / "अब तक {} सेकंड; पहला माप एक मिनट में आता है।";
+    live_late: "Nothing has come for a minute. Is the wearable on the body, charged, and near the box?" / "एक मिनट से कुछ नहीं आया। क्या यंत्र शरीर पर है, चार्ज है और बॉक्स के पास है?";
+    heart_rate: "Heart rate" / "हृदय गति";
+    skin_temperature: "Skin temperature" / "त्वचा का तापमान";
+    eda: "Skin conductance" / "त्वचा चालकता";
+    spo2: "Blood oxygen" / "रक्त ऑक्सीजन";
+    done: "Done" / "पूरा हुआ";
+}
+}
