@@ -178,13 +178,12 @@ where
                 continue;
             };
             self.radio.wearable.happened(Happening::Advertises { in_window: offering.is_some() });
-            let until = self.change_at(now);
-            match select3(advertiser.accept(), self.radio.controls.command(), Timer::at(until)).await {
+            let changed = self.changed(now);
+            match select3(advertiser.accept(), self.radio.controls.command(), changed).await {
                 Either3::First(Ok(connection)) => {
                     let served = link::serve(self.stack, self.server, self.radio, connection, offering).await;
                     if served.authenticated {
                         self.last_link.set(Instant::now());
-                        self.radio.pairing.borrow_mut().disconnected(self.last_link.get());
                     }
                     mirror_bonds(self.stack, &self.radio.pairing.borrow());
                 }
@@ -209,11 +208,14 @@ where
         offering.is_some() || now < self.last_link.get() + EAGER
     }
 
-    /// When something else is to be advertised.
-    fn change_at(&self, now: Instant) -> Instant {
+    /// Waits until something else is to be advertised than at `now`.
+    async fn changed(&self, now: Instant) {
         let window = self.radio.pairing.borrow().changes_at(now);
         let eager = Some(self.last_link.get() + EAGER).filter(|&end| now < end);
-        [window, eager].into_iter().flatten().min().unwrap_or(Instant::MAX)
+        match [window, eager].into_iter().flatten().min() {
+            Some(at) => Timer::at(at).await,
+            None => core::future::pending().await,
+        }
     }
 
     async fn advertise(
