@@ -6,7 +6,7 @@ use core::convert::Infallible;
 use bt_hci::cmd::le::{LeReadLocalSupportedFeatures, LeSetScanResponseData};
 use bt_hci::controller::ControllerCmdSync;
 use embassy_futures::select::{Either, Either3, select, select3};
-use embassy_time::{Duration, Instant, Timer};
+use embassy_time::{Duration, Instant, TimeoutError, Timer, with_timeout};
 use kinara_protocol::advert::AdvertisingData;
 use rand_core::{CryptoRng, RngCore};
 use trouble_host::prelude::*;
@@ -25,6 +25,9 @@ const EAGER_INTERVAL: (Duration, Duration) = (Duration::from_millis(100), Durati
 const PATIENT_INTERVAL: (Duration, Duration) = (Duration::from_millis(500), Duration::from_millis(600));
 /// How long a lost link is waited for at short intervals.
 const EAGER: Duration = Duration::from_secs(60);
+/// A controller that does not take an advertisement within this time takes nothing any more. A healthy one needs some
+/// milliseconds, and the end of the command under way.
+const CONTROLLER_PATIENCE: Duration = Duration::from_secs(30);
 /// After an advertisement that the controller refused.
 const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 
@@ -64,7 +67,8 @@ pub struct Radio<'a, W, S, R> {
     pub settings: &'a Settings<'a>,
 }
 
-/// Runs until the controller fails; the platform brings up another one and calls again.
+/// Runs until the controller fails, or answers nothing any more (`Error::Timeout`); the platform resets it and calls
+/// again.
 pub async fn run<C, W, S, R>(
     controller: C,
     resources: &mut Resources,
@@ -99,7 +103,7 @@ where
     match select(runner.run(), living).await {
         Either::First(Ok(())) => Err(BleHostError::BleHost(Error::Other)),
         Either::First(Err(error)) => Err(error),
-        Either::Second(never) => match never {},
+        Either::Second(()) => Err(BleHostError::BleHost(Error::Timeout)),
     }
 }
 
@@ -167,15 +171,20 @@ where
     S: Storage,
     R: RngCore + CryptoRng,
 {
-    async fn live(&self) -> Infallible {
+    /// Lives until the controller takes nothing any more.
+    async fn live(&self) {
         loop {
             let now = Instant::now();
             let offering = self.radio.pairing.borrow().offering(now);
             self.prepare_passkey(offering);
-            let Ok(advertiser) = self.advertise(offering, now).await else {
-                // The controller refused it: a link that is just ending has its slot.
-                Timer::after(REFUSED_PAUSE).await;
-                continue;
+            let advertiser = match with_timeout(CONTROLLER_PATIENCE, self.advertise(offering, now)).await {
+                Ok(Ok(advertiser)) => advertiser,
+                Ok(Err(_)) => {
+                    // The controller refused it: a link that is just ending has its slot.
+                    Timer::after(REFUSED_PAUSE).await;
+                    continue;
+                }
+                Err(TimeoutError) => return,
             };
             self.radio.wearable.happened(Happening::Advertises { in_window: offering.is_some() });
             let changed = self.changed(now);
