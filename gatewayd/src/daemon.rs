@@ -12,16 +12,22 @@ use tokio_util::sync::CancellationToken;
 
 use crate::align::source;
 use crate::config::Config;
+use crate::decisions::{Decisions, KeyError, SigningKey};
+use crate::desk::{self, Desk};
+use crate::devices::Devices;
 use crate::hardware::HardwareId;
 use crate::infer;
 use crate::live::Newest;
 use crate::local;
 use crate::pipeline::FrameSink;
 use crate::radio::bluez::{self, BluezRadio};
-use crate::radio::manager::{self, Manager};
+use crate::radio::links::Links;
+use crate::radio::manager::{self, Adapters, Manager};
 use crate::radio::session;
 use crate::radio::virtual_radio::VirtualRadio;
+use crate::radio::window::PairingWindow;
 use crate::radio::{Bonds, Radio};
+use crate::roster::Book;
 use crate::status::{Board, Snapshot};
 use crate::store::{self, Store, StoreError};
 use crate::uplink;
@@ -36,9 +42,12 @@ pub enum DaemonError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The bonds file.
-    #[error("the bonds of this gateway cannot be read: {0}")]
-    Bonds(std::io::Error),
+    /// The files with devices and people.
+    #[error("what this box knows of devices and people cannot be read: {0}; check the data folder")]
+    Files(std::io::Error),
+    /// The box's own key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// The local page.
     #[error(transparent)]
     Local(#[from] local::LocalError),
@@ -146,7 +155,7 @@ pub async fn run(
     config: Config,
     clock: Arc<dyn Clock>,
     stop: CancellationToken,
-    ready: impl FnOnce(Board),
+    ready: impl FnOnce(Desk),
 ) -> Result<(), DaemonError> {
     let board = Board::new(Snapshot {
         gateway_id: config.gateway_id.to_string(),
@@ -162,8 +171,9 @@ pub async fn run(
         // Better now than at every attempt to connect.
         uplink::tls::client(files, clock.clone(), last_saved_us)?;
     }
-    let bonds = Bonds::open(&config.data_dir.join("bonds.json")).map_err(DaemonError::Bonds)?;
-    let bonds = Arc::new(bonds);
+    let devices = Arc::new(Devices::open(&config.data_dir).map_err(DaemonError::Files)?);
+    let book = Arc::new(Book::open(&config.data_dir, devices.clone()).map_err(DaemonError::Files)?);
+    let signing = SigningKey::open(&config.data_dir)?;
     let page = local::Server::bind(config.local.listen, &config.data_dir).await?;
     let (sink, frames) = FrameSink::new(config.infer.queue);
     let counts = Arc::new(infer::Counts::default());
@@ -195,6 +205,26 @@ pub async fn run(
     } else {
         drop(frames);
     }
+    let gateway = GatewayId(config.gateway_id);
+    let decisions =
+        Decisions::new(store.clone(), signing, gateway, clock.clone(), knows.clone(), last_saved_us);
+    let labels = wearables(&config);
+    let radio = radio(&config, &Arc::new(Bonds::new(devices.clone())));
+    let (window, links) = (PairingWindow::new(clock.clone()), Links::default());
+    let adapters = Arc::new(Adapters::default());
+    let desk = Desk::new(desk::Parts {
+        board: board.clone(),
+        store: store.clone(),
+        devices: devices.clone(),
+        labelled: labels.keys().cloned().collect(),
+        book: book.clone(),
+        decisions: decisions.clone(),
+        window: window.clone(),
+        links: links.clone(),
+        radio: radio.clone(),
+        adapters: adapters.clone(),
+    });
+    parts.spawn(desk.clone().run(stop.clone()));
     let sources = local::Sources {
         board: board.clone(),
         inference: counts,
@@ -218,11 +248,16 @@ pub async fn run(
         settings: session_settings(&config),
     };
     let manager = Manager {
-        radio: radio(&config, &bonds),
-        bonds,
-        wearables: wearables(&config),
+        radio,
+        devices,
+        labels,
+        introductions: book.introductions(),
+        decisions: decisions.clone(),
+        window,
+        links,
         context,
         settings: manager_settings(&config),
+        adapters,
     };
     let mut radios = JoinSet::new();
     radios.spawn(manager.run(stop.clone()));
@@ -235,10 +270,12 @@ pub async fn run(
         newest,
         bridge_time: Arc::new(bridge_time),
         identify,
+        desk: desk.clone(),
+        signing_key: decisions.signing_key(),
         floor_us: last_saved_us,
     };
     last.spawn(uplink::run(uplink, uplinking.clone()));
-    ready(board);
+    ready(desk);
 
     stop.cancelled().await;
     tracing::info!("stopping");

@@ -19,6 +19,11 @@ impl HardwareId {
         Self(format!("kinara:{factory_id:016x}").into())
     }
 
+    /// The id of another maker's sensor with this identity address, most significant byte first.
+    pub fn sensor(address: [u8; 6]) -> Self {
+        Self(format!("bt:{}", crate::devices::address_text(address)).into())
+    }
+
     /// Reads either form. Hexadecimal digits of a factory id are brought to lower case.
     pub fn parse(text: &str) -> Result<Self, BadHardwareId> {
         let bad = || BadHardwareId(text.to_owned());

@@ -50,8 +50,8 @@ fn main() -> anyhow::Result<()> {
             stopper.cancel();
         });
         let attended = stop.clone();
-        daemon::run(config, clock, stop, move |board| {
-            tokio::spawn(service::attend(board, attended));
+        daemon::run(config, clock, stop, move |desk| {
+            tokio::spawn(service::attend(desk.board().clone(), attended));
         })
         .await?;
         Ok(())

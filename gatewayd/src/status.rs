@@ -71,6 +71,19 @@ pub struct Device {
     pub trouble: String,
 }
 
+/// A radio adapter.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Adapter {
+    /// Its address, `AA:BB:CC:DD:EE:FF`: what wearables know this box by.
+    pub address: String,
+    /// Whether it can be used.
+    pub powered: bool,
+    /// Links that it can hold, as far as learnt.
+    pub slots: usize,
+    /// Links that it holds.
+    pub links: usize,
+}
+
 /// What the store holds.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Buffer {
@@ -180,6 +193,8 @@ pub struct Snapshot {
     pub started_us: i64,
     /// Wearables, by hardware id.
     pub devices: BTreeMap<HardwareId, Device>,
+    /// Radio adapters, by name (`hci0`).
+    pub adapters: BTreeMap<String, Adapter>,
     /// The store.
     pub buffer: Buffer,
     /// The clock.
@@ -211,6 +226,11 @@ impl Board {
     /// Changes one wearable's entry.
     pub fn device(&self, hardware: &HardwareId, change: impl FnOnce(&mut Device)) {
         self.sender.send_modify(|snapshot| change(snapshot.devices.entry(hardware.clone()).or_default()));
+    }
+
+    /// Takes a wearable off the board.
+    pub fn remove_device(&self, hardware: &HardwareId) {
+        self.update(|snapshot| snapshot.devices.remove(hardware).is_some());
     }
 
     /// Raises an alert, or takes it away when `text` is `None`.

@@ -1,7 +1,7 @@
 //! One link, from connection to disconnection.
 //!
 //! A stranger is turned away at once outside of all windows, and anybody who has not become an authenticated gateway
-//! within [`PATIENCE`] or [`BONDED_PATIENCE`]. While a label window is open, a bonded gateway that comes back is turned away until its end: a
+//! within [`PATIENCE`]. While a label window is open, a bonded gateway that comes back is turned away until its end: a
 //! person stands there who wants to pair another one, and there is one link.
 //!
 //! What the application has to send goes out as fast as the host's queue takes it, replies beside frames: a reply waits
@@ -28,10 +28,8 @@ use crate::radio::{Capable, Radio, from_host, mirror_bonds, peer};
 use crate::service::{MessageValue, Server};
 use crate::{BondRequest, Happening, Wearable};
 
-/// How long a link may stay without being authenticated, in a window: a person types a display's passkey.
+/// How long a link may stay without being authenticated. A person who types a display's passkey is in it.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-/// And outside of all windows, where a gateway has its bond at hand.
-pub const BONDED_PATIENCE: Duration = Duration::from_secs(30);
 /// Connection parameters asked for: the interval is one that several links of one gateway can share, and the
 /// supervision timeout one that survives a body between the two.
 const PARAMETERS: RequestedConnParams = RequestedConnParams {
@@ -104,15 +102,13 @@ where
         replies: Channel::new(),
     };
     let end = if welcome && bondable.is_ok() { link.live().await } else { End::TurnAway };
-    let authenticated = link.gateway.get().is_some();
-    // Before the farewell: it takes a while, and a passkey that was used up is used up now.
-    drop(link);
+    link.wind_up();
     if end == End::TurnAway {
         radio.wearable.happened(Happening::TurnedAway);
         farewell(&gatt).await;
     }
     radio.wearable.happened(Happening::Disconnected);
-    Served { authenticated }
+    Served { authenticated: link.gateway.get().is_some() }
 }
 
 /// Ends a link and waits for the controller's word, so that its slot is free for the next one.
@@ -122,13 +118,7 @@ async fn farewell(gatt: &Gatt<'_, '_>) {
     select(gone, Timer::after(FAREWELL)).await;
 }
 
-/// A link. However it ends, also with the controller in the middle of it, dropping it does what an end entails.
-struct Link<'a, 's, 'r, 'c, 'v, C, W, S, R>
-where
-    W: Wearable,
-    S: Storage,
-    R: RngCore + CryptoRng,
-{
+struct Link<'a, 's, 'r, 'c, 'v, C, W, S, R> {
     stack: &'a Stack<'s, C, DefaultPacketPool>,
     server: &'a Server<'v>,
     radio: &'a Radio<'r, W, S, R>,
@@ -167,10 +157,24 @@ where
         }
     }
 
+    /// The link is over, or shall be.
+    fn wind_up(&self) {
+        if self.attempting.get() {
+            self.radio.pairing.borrow_mut().attempt_failed(Instant::now());
+            self.radio.wearable.happened(Happening::AttemptFailed);
+        }
+        if self.radio.pairing.borrow().has_display() {
+            self.radio.wearable.show_passkey(None);
+        }
+        if self.gateway.get().is_some() {
+            self.radio.wearable.disconnected();
+        }
+    }
+
     /// Waits for a reason to end the link from here: nobody has paired, or its bond is gone.
     async fn dismissed(&self) {
         let patience = async {
-            Timer::after(if self.offering.is_some() { PATIENCE } else { BONDED_PATIENCE }).await;
+            Timer::after(PATIENCE).await;
             if self.gateway.get().is_some() {
                 core::future::pending::<()>().await;
             }
@@ -178,17 +182,9 @@ where
         select(patience, self.left.wait()).await;
     }
 
-    /// Waits for a command that ends the link. A button that is pressed in the middle of an attempt changes nothing:
-    /// somebody is impatient.
     async fn commanded(&self) {
-        loop {
-            match self.radio.controls.command().await {
-                Command::DropLink => return,
-                Command::PressButton if self.attempting.get() => {}
-                Command::PressButton => {
-                    return self.radio.pairing.borrow_mut().press_button(Instant::now());
-                }
-            }
+        if self.radio.controls.command().await == Command::PressButton {
+            self.radio.pairing.borrow_mut().press_button(Instant::now());
         }
     }
 
@@ -413,29 +409,6 @@ where
                 told = level;
                 notify(&self.server.battery, self.gatt, &[level.unwrap_or(0)]).await;
             }
-        }
-    }
-}
-
-impl<C, W, S, R> Drop for Link<'_, '_, '_, '_, '_, C, W, S, R>
-where
-    W: Wearable,
-    S: Storage,
-    R: RngCore + CryptoRng,
-{
-    fn drop(&mut self) {
-        let now = Instant::now();
-        let mut pairing = self.radio.pairing.borrow_mut();
-        if self.attempting.get() {
-            pairing.attempt_failed(now);
-            self.radio.wearable.happened(Happening::AttemptFailed);
-        }
-        if pairing.has_display() {
-            self.radio.wearable.show_passkey(None);
-        }
-        if self.gateway.get().is_some() {
-            pairing.disconnected(now);
-            self.radio.wearable.disconnected();
         }
     }
 }

@@ -1,278 +1,248 @@
 //! What people do at the box, whichever way they come: by its page or by `kinaractl`.
+//!
+//! The promise: what a person decides here is on disk, signed, before the call returns, and goes to the cloud whenever
+//! it can be reached; nothing is paired outside a window that a person opened, nor any other device than the one they
+//! chose; and whatever does not work says why, and what to do.
 
+mod cloud;
+mod error;
+mod handover;
+mod view;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
+use kinara_protocol::control::{Op, Outcome};
 use kinara_protocol::label::LabelSecret;
 use tokio::sync::watch;
-use uuid::Uuid;
 
+use crate::decisions::{Decisions, What};
+use crate::devices::{Devices, How};
 use crate::hardware::HardwareId;
-use crate::roster::Roster;
-use crate::status::{Board, Link};
+use crate::radio::links::Links;
+use crate::radio::manager::Adapters;
+use crate::radio::window::{PairingWindow, Passkey};
+use crate::radio::{AdapterId, Offer, Radio};
+use crate::roster::{Book, Roster};
+use crate::status::Board;
+use crate::store::Store;
 
+pub use crate::decisions::Actor;
 pub use crate::radio::window::{Nearby, Why, Window};
+pub use error::DeskError;
+pub use handover::{ConsentGiven, Log, Wearer};
+pub use view::DeviceView;
 
 /// The longest that a pairing window stays open.
 pub const LONGEST_WINDOW: Duration = Duration::from_mins(5);
-
-/// Who does it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Actor {
-    /// Somebody at the box's page.
-    Staff {
-        /// Name.
-        name: String,
-        /// The cloud's member; none when the box alone knows the person.
-        member: Option<Uuid>,
-    },
-    /// Somebody with a shell.
-    Operator {
-        /// Their account.
-        name: String,
-    },
-}
+/// How long a connected wearable may take to answer.
+const ANSWER: Duration = Duration::from_secs(10);
+/// Nobody connects to a forgotten device for this long, so that both sides have done.
+const AFTER_FORGETTING: Duration = Duration::from_secs(3);
 
 /// What a person shows that they hold the device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Code {
     /// The code on the wearable's label.
     Label(LabelSecret),
-    /// The wearable shows a number: [`Desk::type_passkey`] when the window asks for it.
+    /// The device shows a number: [`Desk::type_passkey`] when the window asks for it.
     Display,
     /// Nothing: a sensor of another maker that can do no better, asked for by name.
     JustWorks,
 }
 
-/// Who is to wear it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wearer {
-    /// Somebody of the roster.
-    Known(Uuid),
-    /// Somebody new, until the cloud confirms.
-    Provisional {
-        /// As the clinic calls them.
-        display_name: String,
-    },
+/// What the desk works with.
+pub struct Parts {
+    /// The status board.
+    pub board: Board,
+    /// Frames, and the outbox.
+    pub store: Store,
+    /// Bonds and bindings.
+    pub devices: Arc<Devices>,
+    /// Wearables whose label came with the configuration.
+    pub labelled: BTreeSet<HardwareId>,
+    /// The roster.
+    pub book: Arc<Book>,
+    /// Where decisions are recorded.
+    pub decisions: Decisions,
+    /// The pairing window.
+    pub window: PairingWindow,
+    /// Who is connected.
+    pub links: Links,
+    /// The transport.
+    pub radio: Arc<dyn Radio>,
+    /// Its adapters.
+    pub adapters: Arc<Adapters>,
 }
 
-/// What the wearer agreed to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConsentGiven {
-    /// Version of the text.
-    pub version: String,
-    /// Language of the text that was shown.
-    pub language: String,
-    /// SHA-256 of the text that was shown.
-    pub text_sha256: [u8; 32],
-    /// Who asked.
-    pub asked_by: String,
-}
-
-/// What becomes of the former wearer's readings that are still on the wearable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Log {
-    /// They are fetched first; until then the device cannot be given to another.
-    #[default]
-    Drain,
-    /// A person accepted that they are lost.
-    Format,
-}
-
-/// A device, for people.
-#[derive(Debug, Clone, PartialEq)]
-pub struct DeviceView {
-    /// Which.
-    pub hardware: HardwareId,
-    /// The name it advertised.
-    pub name: String,
-    /// The link.
-    pub link: Link,
-    /// Whether this box has a bond with it.
-    pub bonded: bool,
-    /// One side has forgotten the bond: forget it and pair it again.
-    pub stale: bool,
-    /// Its label came with the configuration file.
-    pub configured: bool,
-    /// Who wears it, by this box.
-    pub wearer: Option<(Uuid, String)>,
-    /// Battery in percent.
-    pub battery_percent: Option<u8>,
-    /// Whether it is worn.
-    pub worn: Option<bool>,
-    /// Signal strength.
-    pub rssi_dbm: Option<i16>,
-    /// Firmware.
-    pub firmware: String,
-    /// Frames still on the wearable.
-    pub behind_frames: u64,
-    /// Frames on this box that the cloud has not confirmed.
-    pub buffered_frames: u64,
-    /// UTC of the last frame, microseconds; 0 for never.
-    pub last_frame_us: i64,
-    /// Why there is no link, and what to do; empty when all is well.
-    pub trouble: String,
-}
-
-/// Why the desk did not do it.
-#[derive(Debug, thiserror::Error)]
-pub enum DeskError {
-    /// Pairing failed.
-    #[error("{} {}", .0.text(), .0.advice())]
-    Pairing(Why),
-    /// No window is open.
-    #[error("The pairing window is closed. Open it first.")]
-    NotOpen,
-    /// Another pairing is under way.
-    #[error("A device is being paired already. Wait for it to end, or close the window.")]
-    Busy,
-    /// It has not been heard lately.
-    #[error("This device is not near any more. Press its button and wait until it is shown again.")]
-    NotNear,
-    /// The code does not go with the device.
-    #[error("This device cannot be paired in that way. {0}")]
-    OtherCode(&'static str),
-    /// Nothing waits for a number.
-    #[error("No wearable waits for its number. Start the pairing first.")]
-    NoPasskeyWanted,
-    /// Too long.
-    #[error("A pairing window lasts at most 5 minutes.")]
-    TooLong,
-    /// The box does not know this device.
-    #[error("This box does not know {0}. Pair it first.")]
-    UnknownDevice(HardwareId),
-    /// The roster does not hold this person.
-    #[error("The roster holds nobody with this id. Choose a wearer from the list.")]
-    UnknownWearer(Uuid),
-    /// The name cannot be used.
-    #[error("A name has 1 to 100 characters.")]
-    BadName,
-    /// The text that was shown is not one of those offered.
-    #[error("This is not the consent text in force. Show the present one and ask again.")]
-    OtherConsentText,
-    /// The device holds readings of its former wearer.
-    #[error(
-        "The wearable still holds {frames} frames of its former wearer. \
-         Keep it near until they have been fetched, or accept that they are lost."
-    )]
-    NotDrained {
-        /// How many.
-        frames: u64,
-    },
-    /// The link is needed.
-    #[error("{0} is not connected. Bring it near the box and wait until it is shown as connected.")]
-    NotConnected(HardwareId),
-    /// The wearable said no.
-    #[error("The wearable did not do it: {0}. Try again; if it stays, restart the wearable.")]
-    Wearable(String),
-    /// Nothing could be kept.
-    #[error("The box could not keep this: {0}. Check its disk with `kinaractl doctor`.")]
-    NotKept(String),
-    /// The daemon is stopping.
-    #[error("The box is stopping. Try again in a minute.")]
-    Stopped,
-}
-
-impl DeskError {
-    /// A word for programs.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Pairing(why) => why.code(),
-            Self::NotOpen => "not_open",
-            Self::Busy => "busy",
-            Self::NotNear => "not_near",
-            Self::OtherCode(_) => "other_code",
-            Self::NoPasskeyWanted => "no_passkey_wanted",
-            Self::TooLong => "too_long",
-            Self::UnknownDevice(_) => "unknown_device",
-            Self::UnknownWearer(_) => "unknown_wearer",
-            Self::BadName => "bad_name",
-            Self::OtherConsentText => "other_consent_text",
-            Self::NotDrained { .. } => "not_drained",
-            Self::NotConnected(_) => "not_connected",
-            Self::Wearable(_) => "wearable",
-            Self::NotKept(_) => "not_kept",
-            Self::Stopped => "stopped",
-        }
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parts").finish_non_exhaustive()
     }
 }
 
 /// The desk; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Desk {
-    board: Board,
-    window: watch::Receiver<Window>,
-    roster: watch::Receiver<Roster>,
+    inner: Arc<Parts>,
 }
 
-#[allow(clippy::unused_async, clippy::unused_self, reason = "their work lands next")]
 impl Desk {
+    /// A desk over these parts.
+    pub fn new(parts: Parts) -> Self {
+        Self { inner: Arc::new(parts) }
+    }
+
     /// Lets devices pair for a while. An open window lasts from now on again.
-    pub async fn open_window(&self, _by: &Actor, _lasts: Duration) -> Result<(), DeskError> {
-        Err(DeskError::Stopped)
+    #[allow(clippy::unused_async, reason = "the callers' side does not change when a radio has to be asked")]
+    pub async fn open_window(&self, by: &Actor, lasts: Duration) -> Result<(), DeskError> {
+        if lasts > LONGEST_WINDOW {
+            return Err(DeskError::TooLong);
+        }
+        tracing::info!(by = by.name(), ?lasts, "the pairing window is opened");
+        Ok(self.inner.window.open(lasts)?)
     }
 
     /// Ends it, and the pairing that is under way.
-    pub async fn close_window(&self, _by: &Actor) {}
+    #[allow(clippy::unused_async, reason = "as for opening it")]
+    pub async fn close_window(&self, by: &Actor) {
+        tracing::info!(by = by.name(), "the pairing window is closed");
+        self.inner.window.close(None);
+    }
 
     /// Where the window stands.
     pub fn window(&self) -> watch::Receiver<Window> {
-        self.window.clone()
+        self.inner.window.watch()
     }
 
-    /// Pairs the chosen device; returns when it is bonded and has said who it is.
-    pub async fn pair(&self, _by: &Actor, _key: &str, _code: Code) -> Result<HardwareId, DeskError> {
-        Err(DeskError::Stopped)
+    /// Pairs the chosen device; returns when it is bonded and has said who it is. It goes on when the caller does not
+    /// wait for it.
+    pub async fn pair(&self, by: &Actor, key: &str, code: Code) -> Result<HardwareId, DeskError> {
+        let window = &self.inner.window;
+        let offer = window.offer(key)?.offer;
+        let how = match (offer, &code) {
+            (Some(Offer::Label { .. }), Code::Label(_)) => How::Label,
+            (Some(Offer::Display | Offer::Sensor(_)), Code::Display) => How::Display,
+            (Some(Offer::Sensor(_)), Code::JustWorks) => How::JustWorks,
+            (Some(Offer::Label { .. }), _) => {
+                return Err(DeskError::OtherCode("Type the code on its label."));
+            }
+            (Some(Offer::Display), _) => return Err(DeskError::OtherCode("It shows a number itself.")),
+            (Some(Offer::Sensor(_)), _) => {
+                return Err(DeskError::OtherCode("A sensor of another maker has no Kinara label."));
+            }
+            (Some(Offer::Introduction { .. }) | None, _) => {
+                return Err(DeskError::OtherCode("It waits for a box that it has been told of."));
+            }
+        };
+        tracing::info!(by = by.name(), key, how = how.as_str(), "pairing");
+        let typed = window.clone();
+        let answer = window.begin(key, how, move |sighting| match (code, &sighting.offer) {
+            (Code::Label(secret), Some(Offer::Label { nonce })) => {
+                Some(Passkey::Known(secret.passkey(nonce)))
+            }
+            (Code::JustWorks, _) => None,
+            _ => Some(Passkey::Typed(typed)),
+        })?;
+        let (desk, by) = (self.clone(), by.clone());
+        let pairing = tokio::spawn(async move {
+            let paired = match answer.await {
+                Ok(Ok(paired)) => Ok(paired),
+                Ok(Err(error)) => Err(Why::from(&error)),
+                Err(_) => Err(Why::Radio("the adapter has gone".to_owned())),
+            };
+            let shown = paired.as_ref().map(|(hardware, _)| hardware.clone()).map_err(Clone::clone);
+            desk.inner.window.ended(&shown);
+            let (hardware, adapter) = paired.map_err(DeskError::Pairing)?;
+            desk.inner.book.tell();
+            desk.record(&by, vec![What::Paired { hardware: hardware.clone(), how, adapter }]).await?;
+            Ok(hardware)
+        });
+        pairing.await.map_err(|_| DeskError::Stopped)?
     }
 
-    /// The number that the wearable shows.
-    pub async fn type_passkey(&self, _by: &Actor, _passkey: u32) -> Result<(), DeskError> {
-        Err(DeskError::Stopped)
-    }
-
-    /// Gives a paired device to a wearer who agreed; gives who that is.
-    pub async fn bind(
-        &self,
-        _by: &Actor,
-        _hardware: &HardwareId,
-        _wearer: Wearer,
-        _consent: ConsentGiven,
-        _log: Log,
-    ) -> Result<Uuid, DeskError> {
-        Err(DeskError::Stopped)
-    }
-
-    /// Takes a device from its wearer.
-    pub async fn unbind(&self, _by: &Actor, _hardware: &HardwareId) -> Result<(), DeskError> {
-        Err(DeskError::Stopped)
-    }
-
-    /// A wearer does not agree any more: from now on nothing of them is kept.
-    pub async fn withdraw_consent(&self, _by: &Actor, _user: Uuid) -> Result<(), DeskError> {
-        Err(DeskError::Stopped)
+    /// The number that the device shows.
+    #[allow(clippy::unused_async, reason = "as for opening the window")]
+    pub async fn type_passkey(&self, by: &Actor, passkey: u32) -> Result<(), DeskError> {
+        tracing::info!(by = by.name(), "the number of a display is typed");
+        self.inner.window.type_passkey(passkey).then_some(()).ok_or(DeskError::NoPasskeyWanted)
     }
 
     /// Ends the bond with a device, on both sides where it is connected, and takes it from its wearer.
-    pub async fn forget(&self, _by: &Actor, _hardware: &HardwareId) -> Result<(), DeskError> {
-        Err(DeskError::Stopped)
+    pub async fn forget(&self, by: &Actor, hardware: &HardwareId) -> Result<(), DeskError> {
+        let device = self.known(hardware)?;
+        let mut what = Vec::new();
+        if device.worn_by.is_some() {
+            what.push(What::Unassigned { hardware: hardware.clone(), to: self.boundary(hardware).await });
+        }
+        what.push(What::Forgotten { hardware: hardware.clone() });
+        self.record(by, what).await?;
+        if let Some(bonded) = &device.bonded {
+            if let Some(bond) = bonded.adapter {
+                self.revoke_here(hardware, bond).await;
+            }
+            self.inner.links.let_go(hardware, AFTER_FORGETTING);
+            if let Some(adapter) = self.adapter_of(bonded.adapter)
+                && let Err(error) = self.inner.radio.forget(&adapter, &bonded.bond).await
+            {
+                tracing::warn!(%hardware, %error, "the adapter keeps the bond");
+            }
+        }
+        self.inner
+            .devices
+            .change(|contents| contents.devices.remove(hardware))
+            .map_err(DeskError::not_kept)?;
+        self.inner.book.tell();
+        if !self.inner.labelled.contains(hardware) {
+            self.inner.board.remove_device(hardware);
+        }
+        Ok(())
+    }
+
+    /// Has the wearable itself forget us, if it is connected; a wearable that cannot is asked to by its button.
+    async fn revoke_here(&self, hardware: &HardwareId, bond: [u8; 6]) {
+        if !self.inner.links.is_connected(hardware) {
+            return;
+        }
+        match self.inner.links.ask(hardware, Op::Revoke { bond }, ANSWER).await {
+            Ok(Outcome::Ok) => {}
+            other => {
+                tracing::info!(%hardware, ?other, "the wearable keeps the bond; a reset of it clears it")
+            }
+        }
     }
 
     /// Has a connected wearable show itself.
-    pub async fn identify(&self, _by: &Actor, _hardware: &HardwareId) -> Result<(), DeskError> {
-        Err(DeskError::Stopped)
+    pub async fn identify(&self, by: &Actor, hardware: &HardwareId) -> Result<(), DeskError> {
+        tracing::info!(by = by.name(), %hardware, "identify");
+        match self.inner.links.ask(hardware, Op::Identify, ANSWER).await {
+            Ok(Outcome::Ok) => Ok(()),
+            Ok(other) => Err(DeskError::Wearable(format!("{other:?}"))),
+            Err(error) => Err(DeskError::of_the_device(hardware, &error)),
+        }
     }
 
     /// Wearers, staff and consent texts.
     pub fn roster(&self) -> watch::Receiver<Roster> {
-        self.roster.clone()
+        self.inner.book.roster()
     }
 
     /// The status board.
     pub fn board(&self) -> &Board {
-        &self.board
+        &self.inner.board
     }
 
-    /// The devices of this box.
-    pub fn devices(&self) -> Vec<DeviceView> {
-        Vec::new()
+    fn known(&self, hardware: &HardwareId) -> Result<crate::devices::Device, DeskError> {
+        self.inner.devices.get(hardware).ok_or_else(|| DeskError::UnknownDevice(hardware.clone()))
+    }
+
+    /// The adapter with this address; the only one, where a bond does not say.
+    fn adapter_of(&self, address: Option<[u8; 6]>) -> Option<AdapterId> {
+        self.inner.adapters.with_address(address)
+    }
+
+    async fn record(&self, by: &Actor, what: Vec<What>) -> Result<Vec<uuid::Uuid>, DeskError> {
+        self.inner.decisions.record(by, what).await.map_err(DeskError::not_kept)
     }
 }

@@ -8,13 +8,16 @@
 //! A wearable that hangs holds up nobody: each has a task of its own, and everything that waits for a wearable has a
 //! limit in time.
 
+mod attempt;
 pub mod bluez;
 mod bonds;
 mod cursor;
+pub mod links;
 pub mod manager;
 mod requests;
 pub mod sensor;
 pub mod session;
+mod turns;
 pub mod virtual_radio;
 pub mod window;
 
@@ -163,7 +166,7 @@ pub trait Radio: Send + Sync {
     /// Whether the adapter takes part in pairings at all: while a person has a window open.
     fn pairable<'a>(&'a self, adapter: &'a AdapterId, on: bool) -> BoxFuture<'a, Result<(), RadioError>>;
 
-    /// Pairs; the bond is for later connections. Leaves no link behind.
+    /// Pairs; the bond is for later connections. Leaves no link behind. Dropped before its end, it is called off.
     fn pair<'a>(
         &'a self,
         adapter: &'a AdapterId,

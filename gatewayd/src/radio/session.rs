@@ -16,9 +16,9 @@ use kinara_protocol::gatt::Characteristic;
 use kinara_protocol::status::Status;
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::cursor::Cursor;
+use super::links::{Claim, Order};
 use super::requests::Requests;
 use super::{Connection, LinkEvent, RadioError};
 use crate::align::source::Known;
@@ -108,13 +108,21 @@ struct Session<'a> {
     live: bool,
 }
 
-/// Serves a connected wearable until the link ends or `cancel` says so.
-pub async fn run(
-    context: &Context,
-    hardware: HardwareId,
-    connection: Connection,
-    cancel: &CancellationToken,
-) -> Result<(), RadioError> {
+/// A wearable that has said who it is.
+pub struct Greeted {
+    requests: Requests,
+    hello: Hello,
+}
+
+impl Greeted {
+    /// Which it is.
+    pub fn hardware(&self) -> HardwareId {
+        HardwareId::kinara(self.hello.factory_id)
+    }
+}
+
+/// Asks a connected wearable who it is.
+pub async fn greet(context: &Context, connection: Connection) -> Result<Greeted, RadioError> {
     let mut requests = Requests::new(connection, context.settings.request_timeout);
     for characteristic in
         [Characteristic::Control, Characteristic::Status, Characteristic::Stream, Characteristic::Backlog]
@@ -130,9 +138,16 @@ pub async fn run(
             hello.protocol
         )));
     }
-    if hardware.factory_id() != Some(hello.factory_id) {
-        return Err(RadioError::Nonsense(format!("it is {:016x}, not {hardware}", hello.factory_id)));
+    Ok(Greeted { requests, hello })
+}
+
+/// Serves a wearable until the link ends or the claim is cancelled.
+pub async fn run(context: &Context, greeted: Greeted, claim: &mut Claim) -> Result<(), RadioError> {
+    let hardware = greeted.hardware();
+    if hardware != *claim.hardware() {
+        return Err(RadioError::Nonsense(format!("it is {hardware}, not {}", claim.hardware())));
     }
+    let Greeted { requests, hello } = greeted;
     let mut session = Session {
         context,
         hardware,
@@ -152,7 +167,7 @@ pub async fn run(
         live: false,
     };
     session.greet();
-    let result = session.serve(cancel).await;
+    let result = session.serve(claim).await;
     if result.is_ok() {
         session.requests.link().disconnect().await;
     }
@@ -173,13 +188,14 @@ impl Session<'_> {
         });
     }
 
-    async fn serve(&mut self, cancel: &CancellationToken) -> Result<(), RadioError> {
+    async fn serve(&mut self, claim: &mut Claim) -> Result<(), RadioError> {
         self.synchronise().await?;
         let status = self.requests.link().read_status().await?;
         self.take_status(&status);
         let window = self.context.settings.window;
         self.expect_ok(Op::StreamOn).await?;
         self.expect_ok(Op::StartBacklog { window }).await?;
+        claim.greeted();
         let mut known = self.context.known.clone();
         let mut admission = self.context.store.admission();
         let mut identify = self.context.identify.subscribe();
@@ -195,7 +211,8 @@ impl Session<'_> {
                 appending = Some(self.append());
             }
             tokio::select! {
-                () = cancel.cancelled() => return Ok(()),
+                () = claim.cancel.cancelled() => return Ok(()),
+                Some(order) = claim.orders.recv() => self.obey(order).await?,
                 event = self.requests.next(), if self.pending.len() < MOST_PENDING => {
                     let event = event.ok_or_else(|| RadioError::Gone("the link was lost".to_owned()))?;
                     self.take_event(&event);
@@ -234,6 +251,14 @@ impl Session<'_> {
                 _ = tick.tick() => self.look_after().await?,
             }
         }
+    }
+
+    /// Asks the wearable for somebody else, who may have gone meanwhile.
+    async fn obey(&mut self, order: Order) -> Result<(), RadioError> {
+        let answer = self.requests.ask(order.op).await;
+        let failed = answer.as_ref().err().cloned();
+        drop(order.reply.send(answer));
+        failed.map_or(Ok(()), Err)
     }
 
     async fn expect_ok(&mut self, op: Op) -> Result<(), RadioError> {

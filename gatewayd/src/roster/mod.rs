@@ -3,9 +3,19 @@
 //! It comes from the cloud and is kept on disk, so that the box works without it. Wearers added at the box stand beside
 //! them until the cloud's roster holds them.
 
+mod book;
+mod texts;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+
+use kinara_protocol::label::IntroductionSecret;
 use uuid::Uuid;
 
 use crate::hardware::HardwareId;
+
+pub use book::{Book, ConsentHere, People};
+pub use texts::BUILT_IN_VERSION;
 
 /// The roster as it stands now.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -34,7 +44,7 @@ pub struct WearerEntry {
     /// Added here, not yet confirmed by the cloud.
     pub provisional: bool,
     /// What they wear, by this box or the cloud.
-    pub hardware: Option<HardwareId>,
+    pub hardware: Vec<HardwareId>,
     /// The version of the consent in force; none when it was never given, or withdrawn.
     pub consent_version: Option<String>,
 }
@@ -67,4 +77,38 @@ impl ConsentText {
         use sha2::{Digest, Sha256};
         Sha256::digest(self.text.as_bytes()).into()
     }
+}
+
+/// Another box of the clinic is to get to know a wearable without a person.
+#[derive(Debug, Clone)]
+pub struct Introduction {
+    /// The cloud's.
+    pub id: Uuid,
+    /// The wearable.
+    pub hardware: HardwareId,
+    /// For one use.
+    pub secret: IntroductionSecret,
+    /// UTC until which it counts, microseconds.
+    pub expires_us: i64,
+    /// This box has a bond and lets the other one in; otherwise it is the other one.
+    pub admits: bool,
+    /// Attempts that failed since the daemon started.
+    pub failures: Arc<AtomicU32>,
+}
+
+impl PartialEq for Introduction {
+    fn eq(&self, other: &Self) -> bool {
+        (self.id, &self.hardware, self.expires_us, self.admits)
+            == (other.id, &other.hardware, other.expires_us, other.admits)
+            && self.secret == other.secret
+    }
+}
+
+/// A gateway is to be taken off a wearable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revocation {
+    /// The wearable.
+    pub hardware: HardwareId,
+    /// The adapter's address by which the wearable knows that gateway.
+    pub adapter: [u8; 6],
 }

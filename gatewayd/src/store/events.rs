@@ -1,18 +1,21 @@
-//! The event outbox: what inference found, and what the store had to drop. First in line, once each.
+//! The event outbox: what inference found, what the store had to drop, and what people decided. First in line, once
+//! each. A damaged row is set aside and holds up nobody.
 //!
 //! What has no time yet waits for an anchor as long as a frame does, and stands in nobody's way meanwhile. After that
 //! it goes with the interval that is known of its epoch, or without a time: what to think of it is the cloud's.
 
 use kinara_protocol::envelope::{self, ENVELOPE_VERSION, EventBatch};
-use kinara_protocol::frame::Epoch;
+use kinara_protocol::frame::{Epoch, Seq};
 use prost::Message;
 use rusqlite::params;
+use uuid::Uuid;
 
 use super::StoreError;
 use super::damage::Damage;
 use super::engine::Engine;
 use super::outbox::{Kind, Name};
 use super::quota::Extent;
+use super::ranges::SeqSet;
 use crate::align::timeline::Stamp;
 use crate::hardware::HardwareId;
 use crate::pipeline::{Fit, NewEvent};
@@ -26,6 +29,11 @@ const LOOKED_AT: i64 = 1_000;
 const GAP_RANGES: usize = 256;
 /// In place of a gap's ticks where they are not known.
 const NO_TICKS: i64 = -1;
+
+// What a row is: its column `gap`.
+const EVENT: i64 = 0;
+const GAP: i64 = 1;
+const DECISION: i64 = 2;
 
 impl Engine {
     /// Puts an event into the outbox; false when its key is known.
@@ -104,6 +112,49 @@ impl Engine {
         Ok(())
     }
 
+    /// Puts decisions into the outbox, in their order; they are signed already.
+    pub(super) fn put_decisions(&mut self, decisions: &[(Uuid, Vec<u8>)]) -> Result<(), StoreError> {
+        for (id, body) in decisions {
+            self.db
+                .prepare_cached("INSERT INTO events (key, gap, body, put_boot_us) VALUES (?1, ?2, ?3, ?4)")?
+                .execute(params![decision_key(*id), DECISION, body, self.clock.boottime_us()])?;
+        }
+        Ok(())
+    }
+
+    /// Whether a decision has not been acknowledged yet.
+    pub(super) fn decision_waits(&self, id: Uuid) -> Result<bool, StoreError> {
+        let mut select =
+            self.db.prepare_cached("SELECT 1 FROM events WHERE key = ?1 AND body IS NOT NULL")?;
+        Ok(select.exists([decision_key(id)])?)
+    }
+
+    /// Records that what the wearable still holds of an epoch will not come: from `oldest` on, below `next`. A person
+    /// accepted it.
+    pub(super) fn give_up(
+        &mut self,
+        hardware: &HardwareId,
+        epoch: Epoch,
+        oldest: Seq,
+        next: Seq,
+        ticks: u64,
+    ) -> Result<(), StoreError> {
+        let device = self.devices.get(hardware).and_then(|device| device.epochs.get(&epoch.0));
+        let (received, from_ticks) =
+            device.map(|state| (state.received.clone(), state.last_ticks.min(ticks))).unwrap_or_default();
+        let mut held = SeqSet::default();
+        if oldest < next {
+            held.insert_range(oldest, next - 1);
+        }
+        let lost = received
+            .ranges()
+            .iter()
+            .fold(held, |lost, (from, to)| lost.without(i64::from(*from), i64::from(*to)));
+        // To the cloud it is what a log does that nobody drains: it is overwritten.
+        let lost = Extent { seqs: lost, ticks: Some((from_ticks, ticks)) };
+        self.put_gap(hardware, epoch.0, &lost, "overflow")
+    }
+
     /// Seals the events and gaps that have a time, or have waited for one long enough. Runs in a transaction of its
     /// own.
     pub(super) fn seal_events(&mut self) -> Result<(), StoreError> {
@@ -124,12 +175,12 @@ impl Engine {
             (looked_at, last) = (looked_at + 1, row.get(0)?);
             let body = row.get_ref(2)?.as_blob().unwrap_or_default();
             let patient = self.is_patient(row.get(3)?);
-            let ready = if row.get::<_, i64>(1)? == 0 {
-                envelope::Event::decode(body)
-                    .map(|event| self.stamped_event(event, patient).map(|event| batch.events.push(event)))
-            } else {
-                envelope::Gap::decode(body)
-                    .map(|gap| self.stamped_gap(gap, patient).map(|gap| batch.gaps.push(gap)))
+            let ready = match row.get::<_, i64>(1)? {
+                EVENT => envelope::Event::decode(body)
+                    .map(|event| self.stamped_event(event, patient).map(|event| batch.events.push(event))),
+                GAP => envelope::Gap::decode(body)
+                    .map(|gap| self.stamped_gap(gap, patient).map(|gap| batch.gaps.push(gap))),
+                _ => envelope::Decision::decode(body).map(|decision| Some(batch.decisions.push(decision))),
             };
             match ready {
                 Ok(Some(())) => ids.push(last),
@@ -223,4 +274,8 @@ fn gap(hardware: &HardwareId, epoch: u64, lost: &Extent, reason: &str) -> Vec<u8
         to_utc_us: lost.ticks.map_or(NO_TICKS, |ticks| ticks.1 as i64),
     }
     .encode_to_vec()
+}
+
+fn decision_key(id: Uuid) -> String {
+    format!("decision/{id}")
 }

@@ -34,6 +34,7 @@ use kinara_clock::Clock;
 use kinara_protocol::frame::{Epoch, Seq};
 use kinara_protocol::topic::GatewayId;
 use tokio::sync::{mpsc, oneshot, watch};
+use uuid::Uuid;
 
 use crate::align::fit::Anchor;
 use crate::align::source::Known;
@@ -227,6 +228,28 @@ impl Store {
     /// Puts an event into the outbox; false when it was there (or sent) already.
     pub async fn put_event(&self, event: NewEvent) -> Result<bool, StoreError> {
         self.write(usize::MAX, move |engine| engine.put_event(&event)).await
+    }
+
+    /// Puts signed decisions into the outbox, all or none; on return they are on disk.
+    pub async fn put_decisions(&self, decisions: Vec<(Uuid, Vec<u8>)>) -> Result<(), StoreError> {
+        self.write(usize::MAX, move |engine| engine.put_decisions(&decisions)).await
+    }
+
+    /// Whether a decision has not been acknowledged by the bridge yet.
+    pub async fn decision_waits(&self, id: Uuid) -> Result<bool, StoreError> {
+        self.read(move |engine| engine.decision_waits(id)).await?
+    }
+
+    /// Records that frames of an epoch, from `oldest` on and below `next`, will not come, except for those that are
+    /// here: their log is to be formatted at `ticks`.
+    pub async fn give_up(
+        &self,
+        hardware: HardwareId,
+        epoch: Epoch,
+        (oldest, next): (Seq, Seq),
+        ticks: u64,
+    ) -> Result<(), StoreError> {
+        self.write(usize::MAX, move |engine| engine.give_up(&hardware, epoch, oldest, next, ticks)).await
     }
 
     /// Whether the bridge can be reached: batches are sealed only then.

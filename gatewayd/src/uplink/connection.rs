@@ -46,6 +46,8 @@ pub struct Connection<'a> {
     context: &'a Context,
     client: AsyncClient,
     incoming: mpsc::Receiver<Incoming>,
+    /// What came before the subscription was confirmed.
+    early: Vec<Publish>,
     poller: AbortHandle,
     identity: Identity,
     window: Window,
@@ -93,11 +95,15 @@ impl<'a> Connection<'a> {
         })
         .abort_handle();
         let opened = timeout(settings.connect_timeout, subscribe(context, &client, &mut incoming)).await;
-        if let Err(error) = opened.unwrap_or(Err(UplinkError::Timeout("connect"))) {
-            poller.abort();
-            return Err(error);
-        }
+        let early = match opened.unwrap_or(Err(UplinkError::Timeout("connect"))) {
+            Ok(early) => early,
+            Err(error) => {
+                poller.abort();
+                return Err(error);
+            }
+        };
         Ok(Self {
+            early,
             context,
             client,
             incoming,
@@ -124,6 +130,9 @@ impl<'a> Connection<'a> {
         let mut state_sent = Instant::now();
         self.context.store.set_online(true).await?;
         self.fill().await?;
+        for publish in std::mem::take(&mut self.early) {
+            self.take(&publish).await?;
+        }
         loop {
             tokio::select! {
                 () = cancel.cancelled() => {
@@ -332,6 +341,15 @@ impl<'a> Connection<'a> {
             );
             return Ok(());
         }
+        match self.context.desk.take_config(config).await {
+            Ok(true) => {}
+            Ok(false) => return Ok(()),
+            Err(error) => {
+                // It is retained, and comes again with the next connection.
+                tracing::warn!(%error, version = config.config_version, "the configuration was not kept");
+                return Ok(());
+            }
+        }
         self.live_by_config = config.live_always;
         self.config_version = config.config_version;
         self.context.store.set_note(CONFIG_VERSION, config.config_version as i64).await?;
@@ -395,7 +413,8 @@ async fn subscribe(
     context: &Context,
     client: &AsyncClient,
     incoming: &mut mpsc::Receiver<Incoming>,
-) -> Result<(), UplinkError> {
+) -> Result<Vec<Publish>, UplinkError> {
+    let mut early = Vec::new();
     loop {
         match incoming.recv().await {
             Some(Incoming::Connected) => {
@@ -403,10 +422,14 @@ async fn subscribe(
                     .map(|leaf| Filter::new(topic::of(context.settings.gateway, leaf), QoS::AtLeastOnce));
                 client.subscribe_many(filters).await.map_err(|_| UplinkError::Closed)?;
             }
-            Some(Incoming::Subscribed(true)) => return Ok(()),
+            Some(Incoming::Subscribed(true)) => return Ok(early),
             Some(Incoming::Subscribed(false)) => return Err(UplinkError::Subscription),
-            // A retained configuration may come before the confirmation; it comes again with the next connection.
-            Some(Incoming::Message(_)) => {}
+            // A retained configuration may come before the confirmation.
+            Some(Incoming::Message(publish)) => {
+                if early.len() < INCOMING {
+                    early.push(publish);
+                }
+            }
             Some(Incoming::Ended(error)) => return Err(error),
             None => return Err(UplinkError::Closed),
         }

@@ -1,10 +1,11 @@
 //! What is said on MQTT, as types: `state` from the board, names and answers from the wire.
 
-use kinara_protocol::envelope::{self, Ack, DeviceState, ENVELOPE_VERSION, State};
+use kinara_protocol::envelope::{self, Ack, AdapterState, DeviceState, ENVELOPE_VERSION, State};
 use rumqttc::v5::mqttbytes::v5::PublishProperties;
 
 use super::Context;
-use crate::status::{Admission, ClockSource, Snapshot};
+use crate::devices::parse_address;
+use crate::status::{Adapter, Admission, ClockSource, Snapshot};
 use crate::store::{Kind, Name};
 
 /// The MQTT user properties that name a batch even when its payload cannot be read.
@@ -100,6 +101,16 @@ pub fn state(
         sent_at_us: known.map_or_else(|| context.clock.utc_us(), |known| known.utc_us(boot_us)),
         config_version,
         notes: snapshot.alerts.values().cloned().collect(),
-        ..State::default()
+        signing_key: context.signing_key.to_vec(),
+        adapters: snapshot.adapters.iter().map(adapter_state).collect(),
+    }
+}
+
+fn adapter_state((name, adapter): (&String, &Adapter)) -> AdapterState {
+    AdapterState {
+        name: name.clone(),
+        address: parse_address(&adapter.address).map(|address| address.to_vec()).unwrap_or_default(),
+        slots: u32::try_from(adapter.slots).unwrap_or(u32::MAX),
+        links: u32::try_from(adapter.links).unwrap_or(u32::MAX),
     }
 }

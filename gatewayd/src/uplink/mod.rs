@@ -21,6 +21,7 @@ use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::align::source::{BridgeTime, Known};
+use crate::desk::Desk;
 use crate::hardware::HardwareId;
 use crate::live::Newest;
 use crate::status::Board;
@@ -95,6 +96,10 @@ pub struct Context {
     pub bridge_time: Arc<watch::Sender<Option<BridgeTime>>>,
     /// Wearables that should show themselves.
     pub identify: broadcast::Sender<HardwareId>,
+    /// Who takes configurations.
+    pub desk: Desk,
+    /// The public half of the key that decisions are signed with.
+    pub signing_key: [u8; 32],
     /// Certificates are not judged by a time before this, microseconds.
     pub floor_us: i64,
 }

@@ -53,6 +53,12 @@ pub struct State {
     named: HashSet<usize>,
     notified: usize,
     pub links: usize,
+    /// A person has pressed its button.
+    pub window_open: bool,
+    /// Nothing of its log leaves it.
+    pub holds_back: bool,
+    /// It starts again: the link drops.
+    resets: bool,
 }
 
 /// A wearable; dropping it takes it off the air.
@@ -84,6 +90,9 @@ impl Wearable {
             named: HashSet::new(),
             notified: 0,
             links: 0,
+            window_open: true,
+            holds_back: false,
+            resets: false,
         };
         let wearable = Self { state: Arc::new(Mutex::new(state)) };
         wearable.boot();
@@ -172,6 +181,11 @@ impl Wearable {
         self.lock().log.clone()
     }
 
+    /// Whether it knows no gateway.
+    pub fn has_no_bonds(&self) -> bool {
+        self.lock().bonds.is_empty()
+    }
+
     /// Whether it may forget all of it.
     pub fn is_drained(&self) -> bool {
         let state = self.lock();
@@ -238,6 +252,21 @@ impl State {
                 self.sent = self.acknowledged;
                 Outcome::Ok
             }
+            Op::Format => {
+                (self.log, self.acknowledged, self.sent) = (Vec::new(), 0, 0);
+                self.epoch = Epoch::new(self.epoch.log_id() + 1, 0);
+                self.next_seq = 0;
+                let mut out = [0; MAX_FRAME];
+                let anchor = BootAnchor { reason: ResetReason::PowerOn, previous: None };
+                let len = encode_boot_anchor(self.epoch, 0, Ticks(0), &anchor, &mut out);
+                self.push(Bytes::copy_from_slice(&out[..len]));
+                (self.resets, self.holds_back) = (true, false);
+                Outcome::Ok
+            }
+            Op::Revoke { .. } => {
+                self.bonds.clear();
+                Outcome::Ok
+            }
             _ => Outcome::Ok,
         }
     }
@@ -268,7 +297,7 @@ impl State {
 
     /// The next notifications; `None` when the link is to drop.
     fn notifications(&mut self, window: usize) -> Option<Vec<Bytes>> {
-        let end = self.log.len().min(self.acknowledged + window);
+        let end = if self.holds_back { 0 } else { self.log.len().min(self.acknowledged + window) };
         let mut out = Vec::new();
         while self.sent < end && out.len() < 30 {
             self.notified += 1;
@@ -349,7 +378,7 @@ async fn serve(state: &Mutex<State>, mut socket: UnixStream) {
             Ok(Ok(count)) => decoder.feed(&buffer[..count]),
             Err(_) => {}
         }
-        let mut out = Vec::new();
+        let (mut out, mut resets) = (Vec::new(), false);
         while let Some(message) = decoder.next::<ToWearable>().unwrap() {
             let mut state = state.lock().unwrap();
             match message {
@@ -357,14 +386,21 @@ async fn serve(state: &Mutex<State>, mut socket: UnixStream) {
                     factory_id: state.factory_id,
                     name: "test".to_owned(),
                     rssi_dbm: -50,
-                    window_open: true,
+                    window_open: state.window_open,
                     nonce: [state.nonce; 8],
                     connectable: !state.linked,
                 })
                 .encode(&mut out),
                 ToWearable::Connect { bond, .. } => {
-                    if state.linked || bond.is_some_and(|bond| !state.bonds.contains(&bond)) {
-                        FromWearable::Refused { reason: "no".to_owned() }.encode(&mut out);
+                    let refusal = if state.linked {
+                        Some("linked")
+                    } else if bond.is_some_and(|bond| !state.bonds.contains(&bond)) {
+                        Some("this bond is not known here; pair again")
+                    } else {
+                        None
+                    };
+                    if let Some(reason) = refusal {
+                        FromWearable::Refused { reason: reason.to_owned() }.encode(&mut out);
                     } else {
                         (state.linked, linked) = (true, true);
                         state.links += 1;
@@ -378,7 +414,8 @@ async fn serve(state: &Mutex<State>, mut socket: UnixStream) {
                         state.bonds.insert(bond);
                         FromWearable::Paired { bond }.encode(&mut out);
                     } else {
-                        FromWearable::Refused { reason: "wrong code".to_owned() }.encode(&mut out);
+                        let reason = "the passkey is wrong, or the pairing window is closed".to_owned();
+                        FromWearable::Refused { reason }.encode(&mut out);
                     }
                     state.nonce += 1;
                 }
@@ -414,13 +451,14 @@ async fn serve(state: &Mutex<State>, mut socket: UnixStream) {
             if state.hangs {
                 continue;
             }
+            resets = std::mem::take(&mut state.resets);
             let Some(frames) = state.notifications(window) else { break };
             for bytes in frames {
                 let bytes = bytes.to_vec();
                 FromWearable::Notify { characteristic: Characteristic::Backlog, bytes }.encode(&mut out);
             }
         }
-        if socket.write_all(&out).await.is_err() {
+        if socket.write_all(&out).await.is_err() || resets {
             break;
         }
     }

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kinara_protocol::envelope::{
-    self, Ack, Batch, Done, ENVELOPE_VERSION, EventBatch, PROPERTY_BUFFER, PROPERTY_SEQUENCE, Refused,
-    RetryAfter, State, ack,
+    self, Ack, Batch, Decision, Done, ENVELOPE_VERSION, EventBatch, Gap, PROPERTY_BUFFER, PROPERTY_SEQUENCE,
+    Refused, RetryAfter, State, ack,
 };
 use kinara_protocol::topic::{self, Leaf};
 use rumqttc::v5::mqttbytes::QoS;
@@ -26,6 +26,9 @@ pub enum Mood {
     RetryAfterOneSecond,
 }
 
+/// Marks the sequence of an event batch: they have a sequence of their own.
+const EVENTS: u64 = 1 << 63;
+
 #[derive(Debug, Default)]
 pub struct Seen {
     pub mood: Mood,
@@ -35,6 +38,8 @@ pub struct Seen {
     /// How often each batch was published, by name.
     pub batches: HashMap<(u64, u64), u32>,
     pub events: usize,
+    pub gaps: Vec<Gap>,
+    pub decisions: Vec<Decision>,
     pub live: usize,
     pub states: Vec<State>,
 }
@@ -112,7 +117,14 @@ fn take(seen: &Mutex<Seen>, publish: &Publish) -> Option<Ack> {
         Leaf::Event => {
             let batch: EventBatch = envelope::open(&publish.payload).unwrap();
             seen.events += batch.events.len();
-            batch.name.unwrap()
+            let name = batch.name.unwrap();
+            let times = seen.batches.entry((name.buffer, name.sequence | EVENTS)).or_default();
+            *times += 1;
+            if *times == 1 {
+                seen.gaps.extend(batch.gaps);
+                seen.decisions.extend(batch.decisions);
+            }
+            name
         }
         Leaf::State => {
             seen.states.push(envelope::open(&publish.payload).unwrap());

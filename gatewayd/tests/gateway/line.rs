@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use kinara_clock::SystemClock;
 use kinara_gatewayd::config::Config;
 use kinara_gatewayd::daemon;
+use kinara_gatewayd::desk::Desk;
 use kinara_gatewayd::status::Board;
 use kinara_protocol::frame::FrameRef;
 use tokio::sync::oneshot;
@@ -18,14 +19,15 @@ use super::bridge::{Bridge, Mood};
 use super::broker::Broker;
 use super::frames::GATEWAY;
 
-struct Daemon {
+pub struct Daemon {
     stop: CancellationToken,
     task: JoinHandle<()>,
-    board: Board,
+    pub board: Board,
+    pub desk: Desk,
 }
 
 impl Daemon {
-    async fn start(dir: &Path, port: u16, wearables: &[u64], extra: &str) -> Self {
+    pub async fn start(dir: &Path, port: u16, wearables: &[u64], extra: &str) -> Self {
         let mut bound = String::new();
         for id in wearables {
             let section = format!("hardware_id = \"kinara:{id:016x}\"\nlabel_secret = \"{SECRET}\"\n");
@@ -45,26 +47,26 @@ impl Daemon {
         );
         let config = Config::parse(Path::new("test.toml"), &text).unwrap();
         let stop = CancellationToken::new();
-        let (ready, board) = oneshot::channel();
+        let (ready, desk) = oneshot::channel();
         let stopper = stop.clone();
         let task = tokio::spawn(async move {
-            daemon::run(config, Arc::new(SystemClock), stopper, |board| {
-                ready.send(board).unwrap();
+            daemon::run(config, Arc::new(SystemClock), stopper, |desk| {
+                ready.send(desk).unwrap();
             })
             .await
             .unwrap();
         });
-        let board = board.await.unwrap();
-        Self { stop, task, board }
+        let desk = desk.await.unwrap();
+        Self { stop, task, board: desk.board().clone(), desk }
     }
 
-    async fn stop(self) {
+    pub async fn stop(self) {
         self.stop.cancel();
         self.task.await.unwrap();
     }
 }
 
-async fn until(what: &str, mut done: impl FnMut() -> bool) {
+pub async fn until(what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
         assert!(start.elapsed() < Duration::from_mins(1), "{what} did not happen");
@@ -73,7 +75,7 @@ async fn until(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 /// The bridge has exactly what the wearable logged, byte for byte.
-fn all_there(bridge: &Bridge, wearable: &Wearable) -> bool {
+pub fn all_there(bridge: &Bridge, wearable: &Wearable) -> bool {
     let seen = bridge.lock();
     let hardware = format!("kinara:{:016x}", wearable.lock().factory_id);
     wearable.log().iter().all(|frame| {

@@ -11,6 +11,7 @@ mod broker;
 mod clock;
 mod crash;
 mod damage;
+mod desk;
 mod events;
 mod frames;
 mod line;

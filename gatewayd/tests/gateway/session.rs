@@ -8,6 +8,8 @@ use kinara_clock::SystemClock;
 use kinara_gatewayd::hardware::HardwareId;
 use kinara_gatewayd::live::Newest;
 use kinara_gatewayd::pipeline::FrameSink;
+use kinara_gatewayd::radio::AdapterId;
+use kinara_gatewayd::radio::links::Links;
 use kinara_gatewayd::radio::session::{self, Context};
 use kinara_gatewayd::status::Admission;
 use kinara_gatewayd::store::{Settings, Store};
@@ -52,9 +54,13 @@ impl Session {
             settings,
         };
         let stop = CancellationToken::new();
-        let (connection, cancel) = (wearable.link(), stop.clone());
+        let connection = wearable.link();
+        let adapter = AdapterId("test0".to_owned());
+        let claim = Links::default().claim(&HardwareId::kinara(WEARABLE), &adapter, &stop);
+        let mut claim = claim.expect("nobody else has it");
         let task = tokio::spawn(async move {
-            session::run(&context, HardwareId::kinara(WEARABLE), connection, &cancel).await.unwrap();
+            let greeted = session::greet(&context, connection).await.unwrap();
+            session::run(&context, greeted, &mut claim).await.unwrap();
             // Gone before, it would have ended the session.
             drop(knows);
         });

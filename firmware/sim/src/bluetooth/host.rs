@@ -32,8 +32,7 @@ pub struct Host<'a> {
     controls: &'a Controls,
     has_display: bool,
     requests: RefCell<VecDeque<BondRequest>>,
-    /// Advertising; not before there is a controller, and not while anybody is connected.
-    is_waiting: Cell<bool>,
+    radio_is_up: Cell<bool>,
     gateway: Cell<Option<Peer>>,
     passkey: Cell<Option<u32>>,
     stalled_until: Cell<Option<Instant>>,
@@ -58,7 +57,7 @@ impl<'a> Host<'a> {
             controls,
             has_display,
             requests: RefCell::default(),
-            is_waiting: Cell::new(false),
+            radio_is_up: Cell::new(false),
             gateway: Cell::new(None),
             passkey: Cell::new(None),
             stalled_until: Cell::new(None),
@@ -94,9 +93,9 @@ impl<'a> Host<'a> {
         self.wearable.borrow().next_step_us()
     }
 
-    /// Whether it advertises, and nobody is connected.
-    pub fn is_waiting(&self) -> bool {
-        self.is_waiting.get()
+    /// Whether there is a controller, and it has advertised.
+    pub fn radio_is_up(&self) -> bool {
+        self.radio_is_up.get()
     }
 
     /// Whether a gateway has the link.
@@ -149,9 +148,12 @@ impl<'a> Host<'a> {
         self.stalled_until.set(Some(Instant::now() + lasts));
     }
 
-    /// The controller is gone.
+    /// The controller is gone, and a link with it.
     pub fn radio_lost(&self) {
-        self.is_waiting.set(false);
+        self.radio_is_up.set(false);
+        if self.is_linked() {
+            kinara_firmware_ble::Wearable::disconnected(self);
+        }
     }
 
     /// See [`commands::obey_about_body`].
@@ -266,13 +268,10 @@ impl kinara_firmware_ble::Wearable for Host<'_> {
                 eprintln!("radio: an attempt to pair failed");
             }
             Happening::Advertises { in_window } => {
-                self.is_waiting.set(true);
+                self.radio_is_up.set(true);
                 eprintln!("radio: advertises{}", if in_window { " in a window" } else { "" });
             }
-            Happening::Connected(peer) => {
-                self.is_waiting.set(false);
-                eprintln!("radio: {} connected", written(peer.address));
-            }
+            Happening::Connected(peer) => eprintln!("radio: {} connected", written(peer.address)),
             Happening::Paired(peer) => eprintln!("radio: {} paired", written(peer.address)),
             Happening::NotStored => eprintln!("radio: a bond could not be stored, and does not count"),
             Happening::TurnedAway => eprintln!("radio: the link is ended from here"),

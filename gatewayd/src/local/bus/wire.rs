@@ -317,7 +317,7 @@ impl From<&roster::WearerEntry> for Wearer {
             display_name: entry.display_name.clone(),
             external_id: entry.external_id.clone(),
             provisional: entry.provisional,
-            hardware: entry.hardware.as_ref().map(ToString::to_string),
+            hardware: entry.hardware.first().map(ToString::to_string),
             consent_version: entry.consent_version.clone(),
         }
     }

@@ -77,7 +77,7 @@ fn described(words: &Words, one: &WearerEntry) -> String {
     if one.provisional {
         text = format!("{text} · {}", words.pairing.provisional);
     }
-    if let Some(hardware) = &one.hardware {
+    for hardware in &one.hardware {
         text = format!("{text} · {}", fill(words.pairing.wearer_has, &[hardware]));
     }
     text

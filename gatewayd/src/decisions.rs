@@ -1,0 +1,355 @@
+//! What people decided at this box, on its way to the cloud.
+//!
+//! The promise: a decision is on disk when [`Decisions::record`] returns, all of one call or none; it is signed by this
+//! box, and stays until the bridge has acknowledged it.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use kinara_clock::Clock;
+use kinara_protocol::envelope::{self, Decision, FrameBoundary, decision};
+use kinara_protocol::topic::GatewayId;
+use prost::Message;
+use ring::rand::SystemRandom;
+use ring::signature::{Ed25519KeyPair, KeyPair};
+use tokio::sync::watch;
+use uuid::{NoContext, Timestamp, Uuid};
+
+use crate::align::source::{BUILD_DATE_US, Known};
+use crate::devices::{How, set_aside, write_through};
+use crate::hardware::HardwareId;
+use crate::store::{Store, StoreError};
+
+/// The private key, in the data folder.
+const KEY_FILE: &str = "identity.key";
+/// What is signed begins with this, so that no other signature of this key can be taken for a decision's.
+const DOMAIN: &[u8] = b"kinara decision 1\0";
+/// The uncertainty of a time while the box does not know what time it is: ten years.
+const UNKNOWN_TIME_US: u64 = 10 * 365 * 86_400 * 1_000_000;
+
+/// Who does something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Actor {
+    /// Somebody at the box's page.
+    Staff {
+        /// Name.
+        name: String,
+        /// The cloud's member; none when the box alone knows the person.
+        member: Option<Uuid>,
+    },
+    /// Somebody with a shell.
+    Operator {
+        /// Their account.
+        name: String,
+    },
+    /// The box itself, as the cloud's configuration told it.
+    Box,
+}
+
+impl Actor {
+    /// For people.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Staff { name, .. } | Self::Operator { name } => name,
+            Self::Box => "this box",
+        }
+    }
+
+    fn on_the_wire(&self) -> envelope::Actor {
+        let (kind, member) = match self {
+            Self::Staff { member, .. } => ("staff", *member),
+            Self::Operator { .. } => ("operator", None),
+            Self::Box => ("gateway", None),
+        };
+        envelope::Actor {
+            kind: kind.to_owned(),
+            name: self.name().to_owned(),
+            member_id: member.map(|member| member.as_bytes().to_vec()).unwrap_or_default(),
+        }
+    }
+}
+
+/// The first frame on the later side of a hand-over: epoch and seq.
+pub type Boundary = (u64, u32);
+
+/// What was decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum What {
+    /// Somebody new, until the cloud confirms.
+    WearerAdded {
+        /// Drawn here.
+        user: Uuid,
+        /// As the clinic calls them.
+        display_name: String,
+    },
+    /// A wearer agreed.
+    ConsentRecorded {
+        /// Drawn here.
+        consent: Uuid,
+        /// The wearer.
+        user: Uuid,
+        /// Version of the text.
+        version: String,
+        /// Its language.
+        language: String,
+        /// SHA-256 of the text that was shown.
+        text_sha256: [u8; 32],
+        /// Who asked.
+        asked_by: String,
+    },
+    /// A wearer does not agree any more.
+    ConsentWithdrawn {
+        /// The wearer.
+        user: Uuid,
+    },
+    /// A device is worn by somebody.
+    Assigned {
+        /// The device.
+        hardware: HardwareId,
+        /// The wearer.
+        user: Uuid,
+        /// The consent it rests on.
+        consent: Uuid,
+        /// The first frame that is theirs, where it could be asked.
+        from: Option<Boundary>,
+        /// The device's name, for people.
+        device_name: String,
+    },
+    /// It is worn by nobody.
+    Unassigned {
+        /// The device.
+        hardware: HardwareId,
+        /// The first frame that is nobody's.
+        to: Option<Boundary>,
+    },
+    /// This box has a bond with it.
+    Paired {
+        /// The device.
+        hardware: HardwareId,
+        /// How it came about.
+        how: How,
+        /// The adapter's address, by which the device knows this box.
+        adapter: [u8; 6],
+    },
+    /// This box has no bond with it any more.
+    Forgotten {
+        /// The device.
+        hardware: HardwareId,
+    },
+}
+
+/// Where decisions are recorded; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Decisions {
+    store: Store,
+    key: Arc<SigningKey>,
+    gateway: GatewayId,
+    clock: Arc<dyn Clock>,
+    known: watch::Receiver<Option<Known>>,
+    floor_us: i64,
+}
+
+impl Decisions {
+    /// For this box. It is surely later than `floor_us`.
+    pub fn new(
+        store: Store,
+        key: SigningKey,
+        gateway: GatewayId,
+        clock: Arc<dyn Clock>,
+        known: watch::Receiver<Option<Known>>,
+        floor_us: i64,
+    ) -> Self {
+        Self { store, key: Arc::new(key), gateway, clock, known, floor_us: floor_us.max(BUILD_DATE_US) }
+    }
+
+    /// The public half of the key.
+    pub fn signing_key(&self) -> [u8; 32] {
+        self.key.public()
+    }
+
+    /// UTC and how far off it may be, both in microseconds.
+    pub fn now(&self) -> (i64, u64) {
+        let boot_us = self.clock.boottime_us();
+        match *self.known.borrow() {
+            Some(known) => (known.utc_us(boot_us), known.uncertainty_us_at(boot_us)),
+            None => (self.clock.utc_us().max(self.floor_us), UNKNOWN_TIME_US),
+        }
+    }
+
+    /// A new id, in the order of time.
+    pub fn new_id(&self) -> Uuid {
+        let now = self.now().0.max(0) as u64;
+        let nanos = (now % 1_000_000 * 1_000) as u32;
+        Uuid::new_v7(Timestamp::from_unix(NoContext, now / 1_000_000, nanos))
+    }
+
+    /// Signs and keeps what was decided at once; on return it is on disk. Gives the ids in the same order.
+    pub async fn record(&self, by: &Actor, what: Vec<What>) -> Result<Vec<Uuid>, StoreError> {
+        let (at_utc_us, uncertainty_us) = self.now();
+        let mut ids = Vec::new();
+        let mut signed = Vec::new();
+        for what in what {
+            let id = self.new_id();
+            tracing::info!(%id, by = by.name(), ?what, "decided");
+            let decision = Decision {
+                id: id.as_bytes().to_vec(),
+                at_utc_us,
+                uncertainty_us,
+                actor: Some(by.on_the_wire()),
+                what: Some(what.on_the_wire()),
+                signature: Vec::new(),
+            };
+            signed.push((id, self.key.sign(self.gateway, decision).encode_to_vec()));
+            ids.push(id);
+        }
+        self.store.put_decisions(signed).await?;
+        Ok(ids)
+    }
+
+    /// Whether the cloud has not confirmed this decision yet.
+    pub async fn is_waiting(&self, id: Uuid) -> Result<bool, StoreError> {
+        self.store.decision_waits(id).await
+    }
+}
+
+impl What {
+    fn on_the_wire(self) -> decision::What {
+        let boundary = |at: Option<Boundary>| at.map(|(epoch, seq)| FrameBoundary { epoch, seq });
+        let bytes = |id: Uuid| id.as_bytes().to_vec();
+        match self {
+            Self::WearerAdded { user, display_name } => {
+                decision::What::WearerAdded(envelope::WearerAdded { user_id: bytes(user), display_name })
+            }
+            Self::ConsentRecorded { consent, user, version, language, text_sha256, asked_by } => {
+                decision::What::ConsentRecorded(envelope::ConsentRecorded {
+                    consent_id: bytes(consent),
+                    user_id: bytes(user),
+                    version,
+                    language,
+                    text_sha256: text_sha256.to_vec(),
+                    asked_by,
+                })
+            }
+            Self::ConsentWithdrawn { user } => {
+                decision::What::ConsentWithdrawn(envelope::ConsentWithdrawn { user_id: bytes(user) })
+            }
+            Self::Assigned { hardware, user, consent, from, device_name } => {
+                decision::What::Assigned(envelope::Assigned {
+                    hardware_id: hardware.to_string(),
+                    user_id: bytes(user),
+                    consent_id: bytes(consent),
+                    from: boundary(from),
+                    device_name,
+                })
+            }
+            Self::Unassigned { hardware, to } => decision::What::Unassigned(envelope::Unassigned {
+                hardware_id: hardware.to_string(),
+                to: boundary(to),
+            }),
+            Self::Paired { hardware, how, adapter } => decision::What::Paired(envelope::Paired {
+                hardware_id: hardware.to_string(),
+                how: how.as_str().to_owned(),
+                bond: adapter.to_vec(),
+            }),
+            Self::Forgotten { hardware } => {
+                decision::What::Forgotten(envelope::Forgotten { hardware_id: hardware.to_string() })
+            }
+        }
+    }
+}
+
+/// Why there is no key.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// The file system.
+    #[error("the box's own key cannot be read or written: {0}; check the data folder")]
+    Io(#[from] io::Error),
+    /// The machine has no randomness.
+    #[error("no key could be made")]
+    Random,
+}
+
+/// The key that this box signs with.
+#[derive(Debug)]
+pub struct SigningKey {
+    pair: Ed25519KeyPair,
+}
+
+impl SigningKey {
+    /// Reads it from the data folder, or makes it there. One that cannot be read is set aside; the cloud hears of the
+    /// new one with the next `state`.
+    pub fn open(data_dir: &Path) -> Result<Self, KeyError> {
+        let path = data_dir.join(KEY_FILE);
+        match std::fs::read(&path) {
+            Ok(bytes) => match Ed25519KeyPair::from_pkcs8(&bytes) {
+                Ok(pair) => return Ok(Self { pair }),
+                Err(error) => set_aside(&path, &error)?,
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
+        let made = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|_| KeyError::Random)?;
+        let pair = Ed25519KeyPair::from_pkcs8(made.as_ref()).map_err(|_| KeyError::Random)?;
+        write_through(&path, made.as_ref())?;
+        Ok(Self { pair })
+    }
+
+    /// The public half.
+    pub fn public(&self) -> [u8; 32] {
+        let mut public = [0; 32];
+        public.copy_from_slice(self.pair.public_key().as_ref());
+        public
+    }
+
+    fn sign(&self, gateway: GatewayId, mut decision: Decision) -> Decision {
+        decision.signature.clear();
+        let signature = self.pair.sign(&signed_text(gateway, &decision));
+        decision.signature = signature.as_ref().to_vec();
+        decision
+    }
+}
+
+/// What the signature of a decision is over. `decision` has none.
+fn signed_text(gateway: GatewayId, decision: &Decision) -> Vec<u8> {
+    [DOMAIN, gateway.0.as_bytes(), &decision.encode_to_vec()].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ring::signature::{ED25519, UnparsedPublicKey};
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn the_boxs_key_is_made_once_and_only_its_user_can_read_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = SigningKey::open(dir.path()).unwrap().public();
+        assert_eq!(SigningKey::open(dir.path()).unwrap().public(), first);
+        let file = dir.path().join("identity.key");
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        std::fs::write(&file, "torn").unwrap();
+        assert_ne!(SigningKey::open(dir.path()).unwrap().public(), first, "a new one, the old one set aside");
+        assert!(dir.path().join("identity.broken").exists());
+    }
+
+    #[test]
+    fn a_signature_holds_for_one_decision_of_one_box() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = SigningKey::open(dir.path()).unwrap();
+        let gateway = GatewayId(Uuid::from_u128(1));
+        let hardware = HardwareId::kinara(7);
+        let decision = Decision {
+            id: vec![1; 16],
+            what: Some(What::Forgotten { hardware }.on_the_wire()),
+            ..Decision::default()
+        };
+        let signed = key.sign(gateway, decision.clone());
+        let public = UnparsedPublicKey::new(&ED25519, key.public());
+        public.verify(&signed_text(gateway, &decision), &signed.signature).unwrap();
+        let elsewhere = signed_text(GatewayId(Uuid::from_u128(2)), &decision);
+        public.verify(&elsewhere, &signed.signature).unwrap_err();
+        let other = Decision { at_utc_us: 1, ..decision };
+        public.verify(&signed_text(gateway, &other), &signed.signature).unwrap_err();
+    }
+}

@@ -1,0 +1,115 @@
+//! Why the desk did not do it: for people a sentence with an advice, for programs a word.
+
+use uuid::Uuid;
+
+use crate::hardware::HardwareId;
+use crate::radio::RadioError;
+use crate::radio::window::{NotBegun, Why};
+
+/// Why the desk did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum DeskError {
+    /// Pairing failed.
+    #[error("{} {}", .0.text(), .0.advice())]
+    Pairing(Why),
+    /// No window is open.
+    #[error("The pairing window is closed. Open it first.")]
+    NotOpen,
+    /// Another pairing is under way.
+    #[error("A device is being paired already. Wait for it to end, or close the window.")]
+    Busy,
+    /// It has not been heard lately.
+    #[error("This device is not near any more. Press its button and wait until it is shown again.")]
+    NotNear,
+    /// The code does not go with the device.
+    #[error("This device cannot be paired in that way. {0}")]
+    OtherCode(&'static str),
+    /// Nothing waits for a number.
+    #[error("No wearable waits for its number. Start the pairing first.")]
+    NoPasskeyWanted,
+    /// Too long.
+    #[error("A pairing window lasts at most 5 minutes.")]
+    TooLong,
+    /// The box does not know this device.
+    #[error("This box does not know {0}. Pair it first.")]
+    UnknownDevice(HardwareId),
+    /// The roster does not hold this person.
+    #[error("The roster holds nobody with this id. Choose a wearer from the list.")]
+    UnknownWearer(Uuid),
+    /// The name cannot be used.
+    #[error("A name has 1 to 100 characters.")]
+    BadName,
+    /// The text that was shown is not one of those offered.
+    #[error("This is not the consent text in force. Show the present one and ask again.")]
+    OtherConsentText,
+    /// The device holds readings of its former wearer.
+    #[error(
+        "The wearable still holds {frames} frames of its former wearer. \
+         Keep it near until they have been fetched, or accept that they are lost."
+    )]
+    NotDrained {
+        /// How many.
+        frames: u64,
+    },
+    /// The link is needed.
+    #[error("{0} is not connected. Bring it near the box and wait until it is shown as connected.")]
+    NotConnected(HardwareId),
+    /// The wearable said no.
+    #[error("The wearable did not do it: {0}. Try again; if it stays, restart the wearable.")]
+    Wearable(String),
+    /// Nothing could be kept.
+    #[error("The box could not keep this: {0}. Check its disk with `kinaractl doctor`.")]
+    NotKept(String),
+    /// The daemon is stopping.
+    #[error("The box is stopping. Try again in a minute.")]
+    Stopped,
+}
+
+impl DeskError {
+    /// A word for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Pairing(why) => why.code(),
+            Self::NotOpen => "not_open",
+            Self::Busy => "busy",
+            Self::NotNear => "not_near",
+            Self::OtherCode(_) => "other_code",
+            Self::NoPasskeyWanted => "no_passkey_wanted",
+            Self::TooLong => "too_long",
+            Self::UnknownDevice(_) => "unknown_device",
+            Self::UnknownWearer(_) => "unknown_wearer",
+            Self::BadName => "bad_name",
+            Self::OtherConsentText => "other_consent_text",
+            Self::NotDrained { .. } => "not_drained",
+            Self::NotConnected(_) => "not_connected",
+            Self::Wearable(_) => "wearable",
+            Self::NotKept(_) => "not_kept",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+impl From<NotBegun> for DeskError {
+    fn from(why: NotBegun) -> Self {
+        match why {
+            NotBegun::NotOpen => Self::NotOpen,
+            NotBegun::Busy => Self::Busy,
+            NotBegun::NotNear => Self::NotNear,
+        }
+    }
+}
+
+impl DeskError {
+    /// What could not be kept on disk.
+    pub(super) fn not_kept(error: impl std::fmt::Display) -> Self {
+        Self::NotKept(error.to_string())
+    }
+
+    /// What a connected device answered, or that it is not connected any more.
+    pub(super) fn of_the_device(hardware: &HardwareId, error: &RadioError) -> Self {
+        match error {
+            RadioError::Gone(_) | RadioError::Timeout(_) => Self::NotConnected(hardware.clone()),
+            other => Self::Wearable(other.to_string()),
+        }
+    }
+}

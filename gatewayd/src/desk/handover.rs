@@ -1,0 +1,321 @@
+//! Who wears what: a device gets a wearer who agreed, gets another one, or none.
+//!
+//! Where the device is connected, the boundary between two wearers is a frame: the open ones are closed, and the next
+//! one is the first on the later side. A new wearer starts when the log of the one before has been fetched, or was
+//! formatted by a person who accepted that loss, which is recorded as a gap.
+
+use std::time::Duration;
+
+use kinara_protocol::control::{Hello, Op, Outcome};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{ANSWER, Actor, Desk, DeskError};
+use crate::decisions::{Boundary, What};
+use crate::devices::Binding;
+use crate::hardware::HardwareId;
+use crate::roster::ConsentHere;
+
+/// The longest name of a wearer.
+const LONGEST_NAME: usize = 100;
+/// How long a device that was just paired may take until it is connected.
+const CONNECTED: Duration = Duration::from_secs(20);
+/// How long a wearable may take to start again with a new log and to connect.
+const FORMATTED: Duration = Duration::from_mins(1);
+/// How often that is looked at.
+const POLL: Duration = Duration::from_millis(100);
+
+/// Who is to wear it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wearer {
+    /// Somebody of the roster.
+    Known(Uuid),
+    /// Somebody new, until the cloud confirms.
+    Provisional {
+        /// As the clinic calls them.
+        display_name: String,
+    },
+}
+
+/// What the wearer agreed to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsentGiven {
+    /// Version of the text.
+    pub version: String,
+    /// Language of the text that was shown.
+    pub language: String,
+    /// SHA-256 of the text that was shown.
+    pub text_sha256: [u8; 32],
+    /// Who asked.
+    pub asked_by: String,
+}
+
+/// What becomes of the former wearer's readings that are still on the wearable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Log {
+    /// They are fetched first; until then the device cannot be given to another.
+    #[default]
+    Drain,
+    /// A person accepted that they are lost.
+    Format,
+}
+
+impl Desk {
+    /// Gives a paired device to a wearer who agreed; gives who that is.
+    pub async fn bind(
+        &self,
+        by: &Actor,
+        hardware: &HardwareId,
+        wearer: Wearer,
+        consent: ConsentGiven,
+        log: Log,
+    ) -> Result<Uuid, DeskError> {
+        let device = self.known(hardware)?;
+        if device.bonded.is_none() {
+            return Err(DeskError::UnknownDevice(hardware.clone()));
+        }
+        self.check_consent(&consent)?;
+        let (user, added) = self.check_wearer(wearer)?;
+        let former = self.worn_by(hardware);
+        let another = former.is_some_and(|former| former != user);
+        let from = self.boundary_of_hand_over(hardware, another, log).await?;
+
+        let consent_id = self.inner.decisions.new_id();
+        let mut what = Vec::new();
+        if let Some(display_name) = &added {
+            what.push(What::WearerAdded { user, display_name: display_name.clone() });
+        }
+        what.push(What::ConsentRecorded {
+            consent: consent_id,
+            user,
+            version: consent.version.clone(),
+            language: consent.language,
+            text_sha256: consent.text_sha256,
+            asked_by: consent.asked_by,
+        });
+        if another {
+            what.push(What::Unassigned { hardware: hardware.clone(), to: from });
+        }
+        what.push(What::Assigned {
+            hardware: hardware.clone(),
+            user,
+            consent: consent_id,
+            from,
+            device_name: device.name,
+        });
+        let ids = self.record(by, what).await?;
+        let decision = ids.last().copied().expect("at least the assignment was recorded");
+        let binding = Binding { user, consent: consent_id, decision, since_us: self.inner.decisions.now().0 };
+        self.set_wearer(hardware, Some(binding))?;
+        let given = ConsentHere { id: consent_id, version: consent.version };
+        self.inner
+            .book
+            .decide(|people| {
+                people.added.extend(added.map(|name| (user, name)));
+                people.consents.insert(user, given);
+                people.withdrawn.remove(&user);
+            })
+            .map_err(DeskError::not_kept)?;
+        Ok(user)
+    }
+
+    /// Takes a device from its wearer.
+    pub async fn unbind(&self, by: &Actor, hardware: &HardwareId) -> Result<(), DeskError> {
+        self.known(hardware)?;
+        if self.worn_by(hardware).is_none() {
+            return Ok(());
+        }
+        let to = self.boundary(hardware).await;
+        self.record(by, vec![What::Unassigned { hardware: hardware.clone(), to }]).await?;
+        self.set_wearer(hardware, None)?;
+        self.inner.book.tell();
+        Ok(())
+    }
+
+    /// A wearer does not agree any more: from now on nothing of them is kept.
+    pub async fn withdraw_consent(&self, by: &Actor, user: Uuid) -> Result<(), DeskError> {
+        if !self.roster().borrow().wearers.iter().any(|wearer| wearer.user == user) {
+            return Err(DeskError::UnknownWearer(user));
+        }
+        self.record(by, vec![What::ConsentWithdrawn { user }]).await?;
+        self.inner
+            .book
+            .decide(|people| {
+                people.consents.remove(&user);
+                people.withdrawn.insert(user);
+            })
+            .map_err(DeskError::not_kept)
+    }
+
+    fn check_consent(&self, consent: &ConsentGiven) -> Result<(), DeskError> {
+        let roster = self.roster();
+        let offered = roster.borrow().consent_texts.iter().any(|text| {
+            text.version == consent.version
+                && text.language == consent.language
+                && text.sha256() == consent.text_sha256
+        });
+        offered.then_some(()).ok_or(DeskError::OtherConsentText)
+    }
+
+    /// The wearer's id, and the name of a new one.
+    fn check_wearer(&self, wearer: Wearer) -> Result<(Uuid, Option<String>), DeskError> {
+        match wearer {
+            Wearer::Known(user) => {
+                let roster = self.roster();
+                let known = roster.borrow().wearers.iter().any(|wearer| wearer.user == user);
+                known.then_some((user, None)).ok_or(DeskError::UnknownWearer(user))
+            }
+            Wearer::Provisional { display_name } => {
+                let name = display_name.trim();
+                let fits = (1..=LONGEST_NAME).contains(&name.chars().count());
+                if !fits || name.chars().any(char::is_control) {
+                    return Err(DeskError::BadName);
+                }
+                Ok((self.inner.decisions.new_id(), Some(name.to_owned())))
+            }
+        }
+    }
+
+    fn worn_by(&self, hardware: &HardwareId) -> Option<Uuid> {
+        let roster = self.roster();
+        let roster = roster.borrow();
+        let mut wearers = roster.wearers.iter();
+        wearers.find(|wearer| wearer.hardware.contains(hardware)).map(|wearer| wearer.user)
+    }
+
+    fn set_wearer(&self, hardware: &HardwareId, worn_by: Option<Binding>) -> Result<(), DeskError> {
+        self.inner
+            .devices
+            .change(|contents| {
+                if let Some(device) = contents.devices.get_mut(hardware) {
+                    device.worn_by = worn_by;
+                }
+            })
+            .map_err(DeskError::not_kept)
+    }
+
+    /// The boundary for a new wearer. A sensor of another maker has no log and no frames of its own: the time decides.
+    async fn boundary_of_hand_over(
+        &self,
+        hardware: &HardwareId,
+        another: bool,
+        log: Log,
+    ) -> Result<Option<Boundary>, DeskError> {
+        if hardware.factory_id().is_none() {
+            return Ok(None);
+        }
+        self.wait_connected(hardware, CONNECTED).await?;
+        if log == Log::Format {
+            return self.format(hardware).await.map(Some);
+        }
+        let (boundary, hello) = self.close_frame(hardware).await?;
+        // What was in the open frames may still be on its way.
+        if another && hello.stored_frames > 0 {
+            let fetched = self.wait_drained(hardware, boundary).await;
+            if let Err(frames) = fetched {
+                return Err(DeskError::NotDrained { frames });
+            }
+        }
+        Ok(Some(boundary))
+    }
+
+    /// The boundary where the device is connected; else the time decides.
+    pub(super) async fn boundary(&self, hardware: &HardwareId) -> Option<Boundary> {
+        if hardware.factory_id().is_none() || !self.inner.links.is_connected(hardware) {
+            return None;
+        }
+        match self.close_frame(hardware).await {
+            Ok((boundary, _)) => Some(boundary),
+            Err(error) => {
+                tracing::info!(%hardware, %error, "the time alone decides at this hand-over");
+                None
+            }
+        }
+    }
+
+    async fn close_frame(&self, hardware: &HardwareId) -> Result<(Boundary, Hello), DeskError> {
+        match self.ask(hardware, Op::CloseFrame).await? {
+            Outcome::Ok => {}
+            other => return Err(DeskError::Wearable(format!("{other:?} to closing its frames"))),
+        }
+        let hello = self.hello(hardware).await?;
+        Ok(((hello.epoch.0, hello.next_seq), hello))
+    }
+
+    async fn hello(&self, hardware: &HardwareId) -> Result<Hello, DeskError> {
+        match self.ask(hardware, Op::Hello).await? {
+            Outcome::Hello(hello) => Ok(hello),
+            other => Err(DeskError::Wearable(format!("{other:?} to a hello"))),
+        }
+    }
+
+    async fn ask(&self, hardware: &HardwareId, op: Op) -> Result<Outcome, DeskError> {
+        let answer = self.inner.links.ask(hardware, op, ANSWER).await;
+        answer.map_err(|error| DeskError::of_the_device(hardware, &error))
+    }
+
+    /// Has the wearable begin a new log; what it held and is not here is given up. Gives the first frame of the new one.
+    async fn format(&self, hardware: &HardwareId) -> Result<Boundary, DeskError> {
+        let (_, hello) = self.close_frame(hardware).await?;
+        let (oldest_epoch, oldest_seq) = hello.oldest;
+        let first = if oldest_epoch == hello.epoch { oldest_seq } else { 0 };
+        let mut given_up = vec![(hello.epoch, first, hello.next_seq)];
+        if oldest_epoch.0 + 1 == hello.epoch.0 {
+            // The epoch before it reaches as far as the rest of what is stored.
+            let older = hello.stored_frames.saturating_sub(hello.next_seq);
+            given_up.push((oldest_epoch, oldest_seq, oldest_seq.saturating_add(older)));
+        }
+        for (epoch, from, to) in given_up.into_iter().filter(|(_, from, to)| from < to) {
+            self.inner
+                .store
+                .give_up(hardware.clone(), epoch, (from, to), hello.ticks.0)
+                .await
+                .map_err(DeskError::not_kept)?;
+        }
+        tracing::warn!(%hardware, frames = hello.stored_frames, "its log is formatted; a person accepted the loss");
+        match self.ask(hardware, Op::Format).await? {
+            Outcome::Ok => {}
+            other => return Err(DeskError::Wearable(format!("{other:?} to formatting its log"))),
+        }
+        let deadline = Instant::now() + FORMATTED;
+        loop {
+            if let Ok(now) = self.hello(hardware).await
+                && now.epoch.log_id() != hello.epoch.log_id()
+            {
+                return Ok((now.epoch.0, 0));
+            }
+            if Instant::now() > deadline {
+                return Err(DeskError::NotConnected(hardware.clone()));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    async fn wait_connected(&self, hardware: &HardwareId, limit: Duration) -> Result<(), DeskError> {
+        let deadline = Instant::now() + limit;
+        while !self.inner.links.is_connected(hardware) {
+            if Instant::now() > deadline {
+                return Err(DeskError::NotConnected(hardware.clone()));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
+    }
+
+    /// Waits a little until everything before the boundary has been fetched; otherwise tells how much has not.
+    async fn wait_drained(&self, hardware: &HardwareId, boundary: Boundary) -> Result<(), u64> {
+        let deadline = Instant::now() + ANSWER;
+        loop {
+            let hello = self.hello(hardware).await.map_err(|_| 0u64)?;
+            let (epoch, seq) = hello.oldest;
+            let passed = (epoch.0, seq) >= boundary;
+            if passed || hello.stored_frames == 0 {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(u64::from(hello.stored_frames));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+}

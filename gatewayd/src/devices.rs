@@ -1,0 +1,416 @@
+//! The devices of this box: bonds, and who wears what.
+//!
+//! The promise: what a call here has changed is on disk when it returns, in one file that only this user can read, and
+//! a call that fails has changed nothing. The file is not in the database: a database that has to be set aside must not
+//! cost the pairings. A file that cannot be read is set aside itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::hardware::HardwareId;
+
+/// Where it is in the data folder.
+const FILE: &str = "devices.json";
+/// Its predecessor: bonds alone, key by hardware.
+const BONDS_FILE: &str = "bonds.json";
+/// The version this program writes.
+const VERSION: u32 = 1;
+
+/// What the transport needs to connect again. For BlueZ, which keeps the keys itself, where and whom: `"<adapter
+/// address> <identity address> <public|random>"`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Bond(pub Vec<u8>);
+
+impl Bond {
+    /// The identity address of the other side, where the transport's bond names it.
+    pub fn identity(&self) -> Option<[u8; 6]> {
+        parse_address(std::str::from_utf8(&self.0).ok()?.split(' ').nth(1)?)
+    }
+}
+
+impl std::fmt::Debug for Bond {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Bond(…)")
+    }
+}
+
+/// How a bond came about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum How {
+    /// With the code on the label.
+    Label,
+    /// With the number on the display.
+    Display,
+    /// Another gateway of the clinic introduced this one.
+    Introduction,
+    /// Without proof: a sensor of another maker.
+    JustWorks,
+}
+
+impl How {
+    /// As decisions name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Label => "label",
+            Self::Display => "display",
+            Self::Introduction => "introduction",
+            Self::JustWorks => "just_works",
+        }
+    }
+}
+
+/// A bond that this box holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bonded {
+    /// For the transport.
+    pub bond: Bond,
+    /// The address of the adapter that made it: no other one can use it. `None` for one of an older version, which had
+    /// one adapter.
+    pub adapter: Option<[u8; 6]>,
+    /// How it came about.
+    pub how: How,
+    /// One side has forgotten it; a person has to forget it here as well and pair again.
+    pub stale: bool,
+}
+
+/// Who wears a device, as this box was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Binding {
+    /// The wearer.
+    pub user: Uuid,
+    /// The consent it rests on.
+    pub consent: Uuid,
+    /// The decision that says so.
+    pub decision: Uuid,
+    /// UTC since when, microseconds.
+    pub since_us: i64,
+}
+
+/// One device.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Device {
+    /// The name it advertised in its window.
+    pub name: String,
+    /// The bond.
+    pub bonded: Option<Bonded>,
+    /// Who wears it.
+    pub worn_by: Option<Binding>,
+}
+
+/// Everything in the file.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Contents {
+    /// By hardware.
+    pub devices: BTreeMap<HardwareId, Device>,
+    /// Introductions that have served, or have failed for good.
+    pub introduced: BTreeSet<Uuid>,
+    /// Revocations that have been carried out, as `hardware/address`.
+    pub revoked: BTreeSet<String>,
+}
+
+/// The file.
+#[derive(Debug)]
+pub struct Devices {
+    path: PathBuf,
+    contents: Mutex<Contents>,
+    changed: watch::Sender<u64>,
+}
+
+impl Devices {
+    /// Reads the file of a data folder. One that cannot be read is set aside, and the devices have to be paired again.
+    pub fn open(data_dir: &Path) -> io::Result<Self> {
+        let path = data_dir.join(FILE);
+        let contents = match std::fs::read(&path) {
+            Ok(bytes) => Some(match decode(&bytes) {
+                Ok(contents) => contents,
+                Err(error) => {
+                    set_aside(&path, &error)?;
+                    Contents::default()
+                }
+            }),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        let is_new = contents.is_none();
+        let devices =
+            Self { path, contents: Mutex::new(contents.unwrap_or_default()), changed: watch::channel(0).0 };
+        if is_new {
+            devices.take_over_bonds(&data_dir.join(BONDS_FILE))?;
+        }
+        Ok(devices)
+    }
+
+    /// The bonds of an older version become devices, once.
+    fn take_over_bonds(&self, old: &Path) -> io::Result<()> {
+        let bytes = match std::fs::read(old) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let bonds: BTreeMap<String, String> = match serde_json::from_slice(&bytes) {
+            Ok(bonds) => bonds,
+            Err(error) => return set_aside(old, &error),
+        };
+        self.change(|contents| {
+            for (hardware, key) in &bonds {
+                let (Ok(hardware), Ok(key)) = (HardwareId::parse(hardware), hex::decode(key)) else {
+                    continue;
+                };
+                let bonded = Bonded { bond: Bond(key), adapter: None, how: How::Label, stale: false };
+                contents.devices.entry(hardware).or_default().bonded = Some(bonded);
+            }
+        })?;
+        tracing::info!(bonds = bonds.len(), "the bonds of an older version are taken over");
+        std::fs::remove_file(old)
+    }
+
+    /// Everything, as it is now.
+    pub fn now(&self) -> Contents {
+        self.lock().clone()
+    }
+
+    /// One device.
+    pub fn get(&self, hardware: &HardwareId) -> Option<Device> {
+        self.lock().devices.get(hardware).cloned()
+    }
+
+    /// Its bond, whatever its state.
+    pub fn bonded(&self, hardware: &HardwareId) -> Option<Bonded> {
+        self.lock().devices.get(hardware)?.bonded.clone()
+    }
+
+    /// Changes the file; on an error nothing has changed.
+    pub fn change<T>(&self, change: impl FnOnce(&mut Contents) -> T) -> io::Result<T> {
+        let mut contents = self.lock();
+        let mut next = contents.clone();
+        let value = change(&mut next);
+        if next != *contents {
+            self.save(&next)?;
+            *contents = next;
+            drop(contents);
+            self.changed.send_modify(|count| *count += 1);
+        }
+        Ok(value)
+    }
+
+    /// Wakes when something has changed.
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Contents> {
+        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn save(&self, contents: &Contents) -> io::Result<()> {
+        write_through(&self.path, &encode(contents)?)
+    }
+}
+
+/// Replaces a file whole: on return the new one is on disk, before that the old one is. Only its owner can read it.
+pub fn write_through(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&new, path)?;
+    let Some(folder) = path.parent() else { return Ok(()) };
+    File::open(folder)?.sync_all()
+}
+
+/// Moves a file that cannot be read out of the way.
+pub fn set_aside(path: &Path, error: &dyn std::fmt::Display) -> io::Result<()> {
+    let aside = path.with_extension("broken");
+    std::fs::rename(path, &aside)?;
+    tracing::error!(
+        %error, file = %path.display(), aside = %aside.display(),
+        "a file cannot be read and was set aside; what it held is not known any more"
+    );
+    Ok(())
+}
+
+/// `AA:BB:CC:DD:EE:FF`.
+pub fn address_text(address: [u8; 6]) -> String {
+    address.map(|byte| format!("{byte:02X}")).join(":")
+}
+
+/// The address in this text.
+pub fn parse_address(text: &str) -> Option<[u8; 6]> {
+    let mut parts = text.split(':');
+    let mut address = [0; 6];
+    for byte in &mut address {
+        let part =
+            parts.next().filter(|part| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit()))?;
+        *byte = u8::from_str_radix(part, 16).ok()?;
+    }
+    parts.next().is_none().then_some(address)
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OnDisk {
+    version: u32,
+    devices: BTreeMap<String, DeviceOnDisk>,
+    #[serde(default)]
+    introduced: BTreeSet<Uuid>,
+    #[serde(default)]
+    revoked: BTreeSet<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DeviceOnDisk {
+    #[serde(default)]
+    name: String,
+    bond: Option<BondOnDisk>,
+    worn_by: Option<Binding>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BondOnDisk {
+    key: String,
+    adapter: Option<String>,
+    how: How,
+    #[serde(default)]
+    stale: bool,
+}
+
+/// Why a file is not one of ours.
+#[derive(Debug, thiserror::Error)]
+enum NotOurs {
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    #[error("it is of version {0}, newer than this program")]
+    Newer(u32),
+    #[error("{0:?} is no device of this kind")]
+    Device(String),
+}
+
+fn decode(bytes: &[u8]) -> Result<Contents, NotOurs> {
+    let file: OnDisk = serde_json::from_slice(bytes)?;
+    if file.version > VERSION {
+        return Err(NotOurs::Newer(file.version));
+    }
+    let mut contents =
+        Contents { devices: BTreeMap::new(), introduced: file.introduced, revoked: file.revoked };
+    for (text, device) in file.devices {
+        let bad = || NotOurs::Device(text.clone());
+        let hardware = HardwareId::parse(&text).map_err(|_| bad())?;
+        let bonded = match device.bond {
+            None => None,
+            Some(bond) => Some(Bonded {
+                bond: Bond(hex::decode(&bond.key).map_err(|_| bad())?),
+                adapter: match &bond.adapter {
+                    None => None,
+                    Some(address) => Some(parse_address(address).ok_or_else(bad)?),
+                },
+                how: bond.how,
+                stale: bond.stale,
+            }),
+        };
+        let device = Device { name: device.name, bonded, worn_by: device.worn_by };
+        contents.devices.insert(hardware, device);
+    }
+    Ok(contents)
+}
+
+fn encode(contents: &Contents) -> io::Result<Vec<u8>> {
+    let devices = contents.devices.iter().map(|(hardware, device)| {
+        let bond = device.bonded.as_ref().map(|bonded| BondOnDisk {
+            key: hex::encode(&bonded.bond.0),
+            adapter: bonded.adapter.map(address_text),
+            how: bonded.how,
+            stale: bonded.stale,
+        });
+        let device = DeviceOnDisk { name: device.name.clone(), bond, worn_by: device.worn_by };
+        (hardware.to_string(), device)
+    });
+    let file = OnDisk {
+        version: VERSION,
+        devices: devices.collect(),
+        introduced: contents.introduced.clone(),
+        revoked: contents.revoked.clone(),
+    };
+    Ok(serde_json::to_vec_pretty(&file)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bonded(key: u8) -> Bonded {
+        let adapter = Some([0xc0, 1, 2, 3, 4, 5]);
+        Bonded { bond: Bond(vec![key; 16]), adapter, how: How::Display, stale: true }
+    }
+
+    #[test]
+    fn devices_outlive_the_program_with_everything_that_is_known_of_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let hardware = HardwareId::kinara(7);
+        let devices = Devices::open(dir.path()).unwrap();
+        let id = Uuid::from_u128;
+        devices
+            .change(|contents| {
+                let device = contents.devices.entry(hardware.clone()).or_default();
+                device.name = "K-0007".to_owned();
+                device.bonded = Some(bonded(1));
+                device.worn_by = Some(Binding { user: id(1), consent: id(2), decision: id(3), since_us: 4 });
+                contents.introduced.insert(id(5));
+                contents.revoked.insert("x/y".to_owned());
+            })
+            .unwrap();
+        assert_eq!(Devices::open(dir.path()).unwrap().now(), devices.now());
+        assert_eq!(devices.bonded(&hardware), Some(bonded(1)));
+    }
+
+    #[test]
+    fn a_broken_file_is_set_aside_and_the_box_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("devices.json"), "{torn").unwrap();
+        assert_eq!(Devices::open(dir.path()).unwrap().now(), Contents::default());
+        assert!(dir.path().join("devices.broken").exists());
+    }
+
+    #[test]
+    fn the_bonds_of_an_older_version_are_taken_over_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = dir.path().join("bonds.json");
+        std::fs::write(&old, r#"{"kinara:0000000000000007": "0102"}"#).unwrap();
+        let hardware = HardwareId::kinara(7);
+        for _ in 0..2 {
+            let found = Devices::open(dir.path()).unwrap().bonded(&hardware).unwrap();
+            assert_eq!((found.bond, found.adapter), (Bond(vec![1, 2]), None));
+        }
+        assert!(!old.exists());
+    }
+
+    #[test]
+    fn a_change_that_cannot_be_saved_has_not_happened() {
+        let dir = tempfile::tempdir().unwrap();
+        let devices = Devices::open(dir.path()).unwrap();
+        // The place of the new file is taken by a folder.
+        std::fs::create_dir(dir.path().join("devices.new")).unwrap();
+        let before = devices.now();
+        devices.change(|contents| contents.revoked.insert("x".to_owned())).unwrap_err();
+        assert_eq!(devices.now(), before);
+    }
+
+    #[test]
+    fn an_address_comes_back_from_its_text_and_nothing_else_is_one() {
+        let address = [0xc0, 0, 1, 2, 3, 0xff];
+        assert_eq!(parse_address(&address_text(address)), Some(address));
+        for text in ["", "C0:00:01:02:03", "C0:00:01:02:03:FF:00", "C0:00:01:02:03:+F"] {
+            assert_eq!(parse_address(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,383 @@
+//! One attempt: pair if need be, connect, ask who it is, and serve it.
+
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::links::Claim;
+use super::manager::Manager;
+use super::sensor;
+use super::session::{self, Greeted};
+use super::turns::Ended;
+use super::window::{Chosen, Passkey};
+use super::{AdapterId, Agreement, Offer, RadioError, Sighting};
+use crate::decisions::{Actor, What};
+use crate::devices::{Bond, Bonded, How};
+use crate::hardware::HardwareId;
+use crate::roster::Introduction;
+use crate::status::Link as LinkState;
+
+/// Devices that one link is planned to serve in turn. Beyond it a wearable would wait too long for its turn.
+const DEVICES_PER_SLOT: usize = 8;
+/// How long a pairing waits for a link that another wearable has to give up.
+const ROOM: Duration = Duration::from_secs(10);
+/// Tries to connect after a pairing: the wearable has to advertise again first.
+const FIRST_CONNECTIONS: u32 = 4;
+/// Pause between them.
+const FIRST_CONNECTION_PAUSE: Duration = Duration::from_secs(1);
+/// Wrong codes after which an introduction is given up: each one tells a listener something about the passkey.
+const INTRODUCTION_FAILURES: u32 = 5;
+
+impl Manager {
+    /// Serves a device that is due.
+    pub(super) async fn attempt(
+        &self,
+        adapter: &AdapterId,
+        mut claim: Claim,
+        sighting: &Sighting,
+        connecting: &Semaphore,
+    ) -> Result<(), RadioError> {
+        let hardware = claim.hardware().clone();
+        if hardware.factory_id().is_none() {
+            return self.attend_sensor(adapter, &claim, sighting, connecting).await;
+        }
+        let connection = {
+            let Ok(_permit) = connecting.acquire().await else { return Ok(()) };
+            if claim.cancel.is_cancelled() {
+                return Ok(());
+            }
+            let bond = match self.devices.bonded(&hardware) {
+                Some(bonded) => bonded.bond,
+                None => self.pair_by_itself(adapter, &hardware, sighting).await?,
+            };
+            self.context.board.device(&hardware, |device| device.link = LinkState::Connecting);
+            match self.radio.connect(adapter, sighting, &bond).await {
+                Ok(connection) => connection,
+                Err(error) => {
+                    return Err(self.not_connected(adapter, &hardware, sighting, &bond, error).await);
+                }
+            }
+        };
+        let greeted = session::greet(&self.context, connection).await?;
+        if greeted.hardware() != hardware {
+            // The bond is another wearable's, which showed this one's name.
+            self.drop_bond(adapter, &hardware).await;
+        } else if self.devices.bonded(&hardware).is_some_and(|bonded| bonded.stale) {
+            self.mark_stale(&hardware, false);
+        }
+        session::run(&self.context, greeted, &mut claim).await
+    }
+
+    /// Serves a sensor of another maker.
+    async fn attend_sensor(
+        &self,
+        adapter: &AdapterId,
+        claim: &Claim,
+        sighting: &Sighting,
+        connecting: &Semaphore,
+    ) -> Result<(), RadioError> {
+        let hardware = claim.hardware();
+        let connection = {
+            let Ok(_permit) = connecting.acquire().await else { return Ok(()) };
+            let Some(bonded) = self.devices.bonded(hardware) else { return Err(RadioError::WindowClosed) };
+            if claim.cancel.is_cancelled() {
+                return Ok(());
+            }
+            self.context.board.device(hardware, |device| device.link = LinkState::Connecting);
+            match self.radio.connect_sensor(adapter, sighting, &bonded.bond).await {
+                Ok(connection) => connection,
+                Err(error) => {
+                    return Err(self.not_connected(adapter, hardware, sighting, &bonded.bond, error).await);
+                }
+            }
+        };
+        sensor::run(&self.context, hardware.clone(), connection, &claim.cancel).await
+    }
+
+    /// What follows of a connection that did not come about.
+    async fn not_connected(
+        &self,
+        adapter: &AdapterId,
+        hardware: &HardwareId,
+        sighting: &Sighting,
+        bond: &Bond,
+        error: RadioError,
+    ) -> RadioError {
+        let in_window = matches!(sighting.offer, Some(Offer::Label { .. }));
+        match &error {
+            RadioError::Refused(_) | RadioError::StaleBond
+                if in_window && self.labels.contains_key(hardware) =>
+            {
+                // It has been reset and somebody opened its window: pair again at the next sighting.
+                tracing::info!(%hardware, %error, "the wearable does not know us any more");
+                self.drop_bond(adapter, hardware).await;
+            }
+            RadioError::StaleBond => {
+                tracing::warn!(%hardware, "the wearable does not know us any more; a person has to forget it and pair again");
+                self.mark_stale(hardware, true);
+            }
+            RadioError::NotAuthenticated(_) => {
+                tracing::warn!(%hardware, %error, "a bond that proves nothing is dropped");
+                if self.devices.bonded(hardware).is_some_and(|bonded| bonded.bond == *bond) {
+                    self.drop_bond(adapter, hardware).await;
+                }
+            }
+            _ => {}
+        }
+        error
+    }
+
+    /// Pairs without a person: with a label of the configuration, or by introduction.
+    async fn pair_by_itself(
+        &self,
+        adapter: &AdapterId,
+        hardware: &HardwareId,
+        sighting: &Sighting,
+    ) -> Result<Bond, RadioError> {
+        let (passkey, how, introduction) = match (&sighting.offer, self.introduction(sighting)) {
+            (Some(Offer::Introduction { nonce, .. }), Some(introduction)) => {
+                (introduction.secret.passkey(nonce), How::Introduction, Some(introduction))
+            }
+            (Some(Offer::Label { nonce }), _) => {
+                let secret = self.labels.get(hardware).ok_or(RadioError::WindowClosed)?;
+                (secret.passkey(nonce), How::Label, None)
+            }
+            _ => return Err(RadioError::WindowClosed),
+        };
+        self.context.board.device(hardware, |device| device.link = LinkState::Pairing);
+        let provider = Box::new(move || -> BoxFuture<'static, Option<u32>> {
+            Box::pin(std::future::ready(Some(passkey)))
+        });
+        let open_for_it = !self.window.is_open();
+        if open_for_it {
+            self.radio.pairable(adapter, true).await?;
+        }
+        let paired = self.radio.pair(adapter, sighting, Agreement::Passkey(provider)).await;
+        if open_for_it && !self.window.is_open() {
+            self.radio.pairable(adapter, false).await?;
+        }
+        let bond = match (paired, &introduction) {
+            (Ok(bond), _) => bond,
+            (Err(error), Some(introduction)) => {
+                self.introduction_failed(introduction, &error);
+                return Err(error);
+            }
+            (Err(error), None) => return Err(error),
+        };
+        tracing::info!(%hardware, how = how.as_str(), "paired");
+        if let Some(introduction) = &introduction {
+            let address = self.address(adapter);
+            let paired = What::Paired { hardware: hardware.clone(), how, adapter: address };
+            self.decisions
+                .record(&Actor::Box, vec![paired])
+                .await
+                .map_err(|error| RadioError::Adapter(format!("the decision was not kept: {error}")))?;
+            self.keep(adapter, hardware, &sighting.name, &bond, how, Some(introduction.id))?;
+        } else {
+            self.keep(adapter, hardware, &sighting.name, &bond, how, None)?;
+        }
+        Ok(bond)
+    }
+
+    fn introduction_failed(&self, introduction: &Introduction, error: &RadioError) {
+        let failures = introduction.failures.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
+        tracing::warn!(hardware = %introduction.hardware, %error, failures, "an introduction did not lead to a bond");
+        if *error == RadioError::WrongCode && failures >= INTRODUCTION_FAILURES {
+            tracing::error!(hardware = %introduction.hardware, "the introduction is given up; introduce the box again");
+            let id = introduction.id;
+            if let Err(error) = self.devices.change(|contents| contents.introduced.insert(id)) {
+                tracing::warn!(%error, "that it was given up is not kept");
+            }
+        }
+    }
+
+    /// Pairs what a person chose, and serves it.
+    pub(super) async fn pair_chosen(
+        &self,
+        adapter: &AdapterId,
+        chosen: Chosen,
+        parent: &CancellationToken,
+    ) -> Ended {
+        let began = Instant::now();
+        let Chosen { sighting, how, passkey, cancel, reply } = chosen;
+        let (hardware, greeted) = match self.bond_chosen(adapter, &sighting, how, passkey, &cancel).await {
+            Ok(bonded) => bonded,
+            Err(error) => {
+                tracing::info!(name = sighting.name, %error, "not paired");
+                // The person may have gone.
+                drop(reply.send(Err(error.clone())));
+                return Ended { hardware: None, result: Err(error), lasted: began.elapsed() };
+            }
+        };
+        tracing::info!(%hardware, how = how.as_str(), "paired");
+        let claim = self.links.claim(&hardware, adapter, parent);
+        drop(reply.send(Ok((hardware.clone(), self.address(adapter)))));
+        let result = match (claim, greeted) {
+            (Some(mut claim), Some(greeted)) => session::run(&self.context, greeted, &mut claim).await,
+            // It is served like any other from its next advertisement on.
+            _ => Ok(()),
+        };
+        Ended { hardware: Some(hardware), result, lasted: began.elapsed() }
+    }
+
+    async fn bond_chosen(
+        &self,
+        adapter: &AdapterId,
+        sighting: &Sighting,
+        how: How,
+        passkey: Option<Passkey>,
+        cancel: &CancellationToken,
+    ) -> Result<(HardwareId, Option<Greeted>), RadioError> {
+        self.make_room(adapter).await?;
+        let agreement =
+            passkey.map_or(Agreement::JustWorks, |passkey| Agreement::Passkey(passkey.provider()));
+        let bond = tokio::select! {
+            () = cancel.cancelled() => return Err(RadioError::WindowClosed),
+            bond = self.radio.pair(adapter, sighting, agreement) => bond?,
+        };
+        if matches!(sighting.offer, Some(Offer::Sensor(_))) {
+            let identity =
+                bond.identity().ok_or_else(|| RadioError::Nonsense("a bond without address".to_owned()))?;
+            let hardware = HardwareId::sensor(identity);
+            self.keep(adapter, &hardware, &sighting.name, &bond, how, None)?;
+            return Ok((hardware, None));
+        }
+        match self.first_greeting(adapter, sighting, &bond).await {
+            Ok(greeted) => {
+                let hardware = greeted.hardware();
+                self.keep(adapter, &hardware, &sighting.name, &bond, how, None)?;
+                Ok((hardware, Some(greeted)))
+            }
+            Err(error) => {
+                // Nobody knows whose it is: it must not stay.
+                if let Err(error) = self.radio.forget(adapter, &bond).await {
+                    tracing::warn!(%error, "a bond that came to nothing was not dropped");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Asks a wearable that was just paired who it is.
+    async fn first_greeting(
+        &self,
+        adapter: &AdapterId,
+        sighting: &Sighting,
+        bond: &Bond,
+    ) -> Result<Greeted, RadioError> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let greeted = match self.radio.connect(adapter, sighting, bond).await {
+                Ok(connection) => session::greet(&self.context, connection).await,
+                Err(error) => Err(error),
+            };
+            match greeted {
+                Err(error) if tries < FIRST_CONNECTIONS && error != RadioError::StaleBond => {
+                    tracing::debug!(%error, tries, "not connected after the pairing");
+                    tokio::time::sleep(FIRST_CONNECTION_PAUSE).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Frees a link for a pairing, by ending the longest turn; refuses where one more device would be one too many.
+    async fn make_room(&self, adapter: &AdapterId) -> Result<(), RadioError> {
+        let slots = self.slots(adapter);
+        let planned = slots * DEVICES_PER_SLOT;
+        let address = self.address(adapter);
+        let bonded = self.devices.now().devices.into_values().filter_map(|device| device.bonded);
+        let bonded = bonded.filter(|bonded| bonded.adapter.is_none_or(|made_by| made_by == address)).count();
+        if bonded >= planned {
+            return Err(RadioError::OutOfSlots(format!("{bonded} devices share {slots} links already")));
+        }
+        let deadline = Instant::now() + ROOM;
+        loop {
+            let held = self.links.of(adapter);
+            if held.len() < slots {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(RadioError::OutOfSlots(format!("all {slots} links are in use")));
+            }
+            if !held.iter().any(|link| link.cancel.is_cancelled())
+                && let Some(longest) = held.iter().min_by_key(|link| link.since)
+            {
+                longest.cancel.cancel();
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Keeps a bond; the introduction that it came of has served.
+    fn keep(
+        &self,
+        adapter: &AdapterId,
+        hardware: &HardwareId,
+        name: &str,
+        bond: &Bond,
+        how: How,
+        introduction: Option<Uuid>,
+    ) -> Result<(), RadioError> {
+        let made_by = self.adapters.get(adapter).map(|adapter| adapter.address);
+        self.devices
+            .change(|contents| {
+                let device = contents.devices.entry(hardware.clone()).or_default();
+                name.clone_into(&mut device.name);
+                device.bonded = Some(Bonded { bond: bond.clone(), adapter: made_by, how, stale: false });
+                contents.introduced.extend(introduction);
+            })
+            .map_err(|error| RadioError::Adapter(format!("the bond was not kept: {error}")))
+    }
+
+    async fn drop_bond(&self, adapter: &AdapterId, hardware: &HardwareId) {
+        let Some(bonded) = self.devices.bonded(hardware) else { return };
+        if let Err(error) = self.radio.forget(adapter, &bonded.bond).await {
+            tracing::warn!(%hardware, %error, "the adapter keeps the bond");
+        }
+        let dropped = self.devices.change(|contents| {
+            if let Some(device) = contents.devices.get_mut(hardware) {
+                device.bonded = None;
+            }
+        });
+        if let Err(error) = dropped {
+            tracing::warn!(%hardware, %error, "the bond stays in the file");
+        }
+    }
+
+    fn mark_stale(&self, hardware: &HardwareId, stale: bool) {
+        let marked = self.devices.change(|contents| {
+            if let Some(bonded) = contents.devices.get_mut(hardware).and_then(|device| device.bonded.as_mut())
+            {
+                bonded.stale = stale;
+            }
+        });
+        if let Err(error) = marked {
+            tracing::warn!(%hardware, %error, "whether the bond is stale is not kept");
+        }
+    }
+
+    fn address(&self, adapter: &AdapterId) -> [u8; 6] {
+        self.adapters.get(adapter).map(|adapter| adapter.address).unwrap_or_default()
+    }
+
+    /// The introduction that this sighting answers, if it is still of use.
+    pub(super) fn introduction(&self, sighting: &Sighting) -> Option<Introduction> {
+        let Some(Offer::Introduction { nonce, tag }) = &sighting.offer else { return None };
+        let now_us = self.decisions.now().0;
+        let used = self.devices.now().introduced;
+        let introductions = self.introductions.borrow();
+        let mut fitting = introductions.iter().filter(|introduction| {
+            !introduction.admits
+                && introduction.expires_us > now_us
+                && !used.contains(&introduction.id)
+                && introduction.secret.tag(nonce) == *tag
+        });
+        fitting.next().cloned()
+    }
+}

@@ -1,0 +1,278 @@
+//! One adapter: what it hears, who is due for a link, and whose turn is over.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::Rng;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::manager::Manager;
+use super::window::Chosen;
+use super::{AdapterId, Offer, RadioError, Sighting};
+use crate::hardware::HardwareId;
+use crate::status::Link as LinkState;
+
+/// How often candidates are looked through.
+const TICK: Duration = Duration::from_millis(200);
+/// An advertisement counts for this long.
+const SIGHTING: Duration = Duration::from_secs(3);
+/// A link that lasted this long has been good: the next failure starts with a short pause again.
+const GOOD_LINK: Duration = Duration::from_secs(10);
+/// One that does not know us any more is tried this seldom: a person has to act, but may have done so at its side.
+const STALE_PAUSE: Duration = Duration::from_mins(10);
+/// How long the adapter may take to open or close itself for pairing.
+const PAIRABLE: Duration = Duration::from_secs(5);
+
+/// What an adapter remembers of a device.
+#[derive(Default)]
+struct Peer {
+    sighting: Option<(Sighting, Instant)>,
+    failures: u32,
+    not_before: Option<Instant>,
+    served: Option<Instant>,
+}
+
+/// How a link ended. A pairing that failed before anybody knew with whom has no device.
+pub(super) struct Ended {
+    pub(super) hardware: Option<HardwareId>,
+    pub(super) result: Result<(), RadioError>,
+    pub(super) lasted: Duration,
+}
+
+/// The state of one adapter's loop.
+struct Turns<'a> {
+    manager: &'a Arc<Manager>,
+    adapter: &'a AdapterId,
+    peers: HashMap<HardwareId, Peer>,
+    sessions: JoinSet<Ended>,
+    connecting: Arc<Semaphore>,
+    cancel: &'a CancellationToken,
+    pairable: Option<bool>,
+}
+
+impl Manager {
+    /// Serves on one adapter until it fails or `cancel`.
+    pub(super) async fn serve(self: &Arc<Self>, adapter: &AdapterId, cancel: &CancellationToken) {
+        let mut sightings = match self.radio.scan(adapter).await {
+            Ok(sightings) => sightings,
+            Err(error) => {
+                tracing::warn!(%adapter, %error, "cannot scan");
+                return;
+            }
+        };
+        // One pairing at a time, whatever the number of adapters.
+        let (sender, mut chosen) = mpsc::channel(1);
+        self.window.join(adapter, sender);
+        let mut turns = Turns {
+            manager: self,
+            adapter,
+            peers: HashMap::new(),
+            sessions: JoinSet::new(),
+            connecting: Arc::new(Semaphore::new(self.settings.connecting)),
+            cancel,
+            pairable: None,
+        };
+        turns.run(&mut sightings, &mut chosen).await;
+        self.window.leave(adapter);
+        for held in self.links.of(adapter) {
+            held.cancel.cancel();
+        }
+        while let Some(ended) = turns.sessions.join_next().await {
+            if let Ok(ended) = ended {
+                turns.ended(ended);
+            }
+        }
+    }
+}
+
+impl Turns<'_> {
+    async fn run(&mut self, sightings: &mut mpsc::Receiver<Sighting>, chosen: &mut mpsc::Receiver<Chosen>) {
+        let mut tick = tokio::time::interval(TICK);
+        let pulse = self.manager.context.board.vitals().pulse(format!("radio {}", self.adapter));
+        loop {
+            pulse.beat();
+            tokio::select! {
+                () = self.cancel.cancelled() => return,
+                sighting = sightings.recv() => {
+                    let Some(sighting) = sighting else { return };
+                    self.see(sighting);
+                    continue;
+                }
+                Some(chosen) = chosen.recv() => {
+                    // The adapter has to take part before the pairing begins.
+                    self.follow_window().await;
+                    let (manager, adapter) = (self.manager.clone(), self.adapter.clone());
+                    let cancel = self.cancel.clone();
+                    self.sessions.spawn(async move { manager.pair_chosen(&adapter, chosen, &cancel).await });
+                }
+                Some(ended) = self.sessions.join_next() => {
+                    if let Ok(ended) = ended {
+                        self.ended(ended);
+                    }
+                }
+                _ = tick.tick() => {
+                    self.manager.window.look_after();
+                    self.follow_window().await;
+                }
+            }
+            self.start_due();
+        }
+    }
+
+    /// The adapter takes part in pairings while the window is open, and only then.
+    async fn follow_window(&mut self) {
+        let open = self.manager.window.is_open();
+        if self.pairable == Some(open) {
+            return;
+        }
+        let set = self.manager.radio.pairable(self.adapter, open);
+        match tokio::time::timeout(PAIRABLE, set).await.unwrap_or(Err(RadioError::Timeout("pairable"))) {
+            Ok(()) => self.pairable = Some(open),
+            Err(error) => {
+                tracing::warn!(adapter = %self.adapter, %error, open, "cannot open or close for pairing")
+            }
+        }
+    }
+
+    fn see(&mut self, sighting: Sighting) {
+        let manager = self.manager;
+        let Some(hardware) = manager.whose(&sighting) else {
+            manager.window.note(self.adapter, &sighting);
+            return;
+        };
+        manager.context.board.device(&hardware, |device| {
+            device.rssi_dbm = Some(sighting.rssi_dbm);
+            if !sighting.name.is_empty() {
+                device.name.clone_from(&sighting.name);
+            }
+        });
+        self.peers.entry(hardware).or_default().sighting = Some((sighting, Instant::now()));
+    }
+
+    /// Connects to whoever is due, as far as there are links; ends a turn when there are none.
+    fn start_due(&mut self) {
+        let manager = self.manager;
+        let now = Instant::now();
+        let mut due: Vec<(Option<Instant>, HardwareId, Sighting)> = self
+            .peers
+            .iter()
+            .filter(|(hardware, peer)| {
+                peer.not_before.is_none_or(|at| at <= now) && !manager.links.is_taken(hardware)
+            })
+            .filter_map(|(hardware, peer)| {
+                let (sighting, seen) = peer.sighting.as_ref()?;
+                let wanted = sighting.connectable
+                    && seen.elapsed() < SIGHTING
+                    && manager.can_serve(self.adapter, hardware, sighting);
+                wanted.then(|| (peer.served, hardware.clone(), sighting.clone()))
+            })
+            .collect();
+        // Who was served longest ago, or never, comes first.
+        due.sort_by_key(|(served, ..)| *served);
+        for (_, hardware, sighting) in due {
+            let held = manager.links.of(self.adapter);
+            if held.len() >= manager.slots(self.adapter) {
+                let over = held.iter().any(|link| link.cancel.is_cancelled());
+                let longest = held.iter().min_by_key(|link| link.since);
+                if let Some(longest) = longest
+                    && !over
+                    && longest.since.elapsed() >= manager.settings.turn
+                {
+                    longest.cancel.cancel();
+                }
+                return;
+            }
+            let Some(claim) = manager.links.claim(&hardware, self.adapter, self.cancel) else { continue };
+            let (manager, adapter, connecting) =
+                (manager.clone(), self.adapter.clone(), self.connecting.clone());
+            self.sessions.spawn(async move {
+                let result = manager.attempt(&adapter, claim, &sighting, &connecting).await;
+                Ended { hardware: Some(hardware), result, lasted: now.elapsed() }
+            });
+        }
+    }
+
+    fn ended(&mut self, ended: Ended) {
+        let Some(hardware) = ended.hardware else { return };
+        let (settings, result) = (&self.manager.settings, &ended.result);
+        let peer = self.peers.entry(hardware.clone()).or_default();
+        peer.served = Some(Instant::now());
+        peer.sighting = None;
+        let good = ended.lasted >= GOOD_LINK || result.is_ok();
+        peer.failures = if good { 0 } else { peer.failures.saturating_add(1) };
+        let most = match result {
+            Err(RadioError::StaleBond) => STALE_PAUSE,
+            _ => settings.backoff.saturating_mul(1 << peer.failures.min(16)).min(settings.backoff_most),
+        };
+        let pause = most.mul_f64(rand::rng().random_range(0.5..1.0));
+        peer.not_before = Some(Instant::now() + pause);
+        match result {
+            Ok(()) => tracing::info!(%hardware, "link closed"),
+            Err(error) => tracing::info!(%hardware, %error, retry_in = ?pause, "link ended"),
+        }
+        if self.manager.labels.contains_key(&hardware) || self.manager.devices.get(&hardware).is_some() {
+            self.manager.context.board.device(&hardware, |device| {
+                device.link = LinkState::Away;
+                device.trouble = result.as_ref().err().map(ToString::to_string).unwrap_or_default();
+            });
+        } else {
+            // Forgotten while it was connected, or never let in.
+            self.manager.context.board.remove_device(&hardware);
+        }
+    }
+}
+
+impl Manager {
+    /// Which of the devices to be served this is: by its bond, by an introduction, or by a configured label.
+    fn whose(&self, sighting: &Sighting) -> Option<HardwareId> {
+        if let Some(hardware) = &sighting.hardware {
+            let ours = self.labels.contains_key(hardware) || self.devices.bonded(hardware).is_some();
+            return ours.then(|| hardware.clone());
+        }
+        match &sighting.offer {
+            Some(Offer::Introduction { .. }) => {
+                self.introduction(sighting).map(|introduction| introduction.hardware)
+            }
+            Some(Offer::Label { .. }) => self.labelled(&sighting.name),
+            _ => None,
+        }
+    }
+
+    /// The one wearable with a configured label and without a bond that shows this name in its window: `K-` and the
+    /// last four digits of its factory id. Its label's secret then proves who it is.
+    fn labelled(&self, name: &str) -> Option<HardwareId> {
+        let digits = name.strip_prefix("K-")?.to_ascii_lowercase();
+        let mut fitting = self.labels.keys().filter(|hardware| {
+            digits.len() == 4
+                && hardware.as_str().ends_with(&digits)
+                && self.devices.bonded(hardware).is_none()
+        });
+        let only = fitting.next()?.clone();
+        fitting.next().is_none().then_some(only)
+    }
+
+    /// Whether this adapter can do something for it now.
+    fn can_serve(&self, adapter: &AdapterId, hardware: &HardwareId, sighting: &Sighting) -> bool {
+        match self.devices.bonded(hardware) {
+            Some(bonded) => {
+                let address = self.adapters.get(adapter).map(|adapter| adapter.address);
+                bonded.adapter.is_none() || bonded.adapter == address
+            }
+            None => {
+                let labelled =
+                    matches!(sighting.offer, Some(Offer::Label { .. })) && self.labels.contains_key(hardware);
+                labelled || self.introduction(sighting).is_some()
+            }
+        }
+    }
+
+    /// Links that an adapter may hold.
+    pub(super) fn slots(&self, adapter: &AdapterId) -> usize {
+        let learnt = self.adapters.get(adapter).map_or(usize::MAX, |adapter| adapter.slots);
+        learnt.min(self.settings.slots).max(1)
+    }
+}

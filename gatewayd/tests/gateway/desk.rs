@@ -1,0 +1,270 @@
+//! What people do at the box, over the virtual radio and a real broker: pairing, binding, forgetting, and what the
+//! cloud hears of it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use kinara_gatewayd::desk::{Actor, Code, ConsentGiven, Desk, DeskError, Log, Wearer, Why, Window};
+use kinara_gatewayd::hardware::HardwareId;
+use kinara_protocol::envelope::{self, Config, Decision, RosterEntry, Staff, decision};
+use kinara_protocol::topic::{self, Leaf};
+use prost::Message;
+use ring::signature::{ED25519, UnparsedPublicKey};
+use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::mqttbytes::v5::Packet;
+use rumqttc::v5::{AsyncClient, Event, MqttOptions};
+use uuid::Uuid;
+
+use super::air::{SECRET, Wearable, air};
+use super::bridge::Bridge;
+use super::broker::Broker;
+use super::frames::GATEWAY;
+use super::line::{Daemon, all_there, until};
+
+const MINUTE: Duration = Duration::from_mins(1);
+const WRONG: &str = "BBBBBBBBBBBBBBBB";
+
+fn nurse() -> Actor {
+    Actor::Staff { name: "Meera".to_owned(), member: Some(Uuid::from_u128(5)) }
+}
+
+fn label(text: &str) -> Code {
+    Code::Label(text.parse().unwrap())
+}
+
+/// Waits until something is near, and gives its key.
+async fn nearby(desk: &Desk) -> String {
+    let mut window = desk.window();
+    let near = window.wait_for(|window| matches!(window, Window::Open { nearby, .. } if !nearby.is_empty()));
+    let shown = tokio::time::timeout(Duration::from_secs(20), near).await.unwrap().unwrap().clone();
+    let Window::Open { nearby, .. } = shown else { unreachable!() };
+    nearby[0].key.clone()
+}
+
+async fn pair(desk: &Desk) -> HardwareId {
+    desk.open_window(&nurse(), MINUTE).await.unwrap();
+    let key = nearby(desk).await;
+    desk.pair(&nurse(), &key, label(SECRET)).await.unwrap()
+}
+
+fn agreed(desk: &Desk) -> ConsentGiven {
+    let text = desk.roster().borrow().consent_texts[0].clone();
+    ConsentGiven {
+        text_sha256: text.sha256(),
+        version: text.version,
+        language: text.language,
+        asked_by: "Meera".to_owned(),
+    }
+}
+
+fn named(name: &str) -> Wearer {
+    Wearer::Provisional { display_name: name.to_owned() }
+}
+
+/// The kinds of decisions that the bridge has, each with a good signature.
+fn decided(bridge: &Bridge) -> Vec<&'static str> {
+    let seen = bridge.lock();
+    let key = seen.states.iter().rev().find(|state| !state.signing_key.is_empty());
+    let Some(key) = key.map(|state| state.signing_key.clone()) else { return Vec::new() };
+    let kind = |decision: &Decision| {
+        let unsigned = Decision { signature: Vec::new(), ..decision.clone() };
+        let text =
+            [b"kinara decision 1\0", GATEWAY.0.as_bytes().as_slice(), &unsigned.encode_to_vec()].concat();
+        UnparsedPublicKey::new(&ED25519, &key).verify(&text, &decision.signature).unwrap();
+        match decision.what.as_ref().unwrap() {
+            decision::What::WearerAdded(_) => "added",
+            decision::What::ConsentRecorded(_) => "consent",
+            decision::What::ConsentWithdrawn(_) => "withdrawn",
+            decision::What::Assigned(_) => "assigned",
+            decision::What::Unassigned(_) => "unassigned",
+            decision::What::Paired(_) => "paired",
+            decision::What::Forgotten(_) => "forgotten",
+        }
+    };
+    seen.decisions.iter().map(kind).collect()
+}
+
+/// The cloud publishes a configuration, retained.
+async fn publish(port: u16, config: &Config) {
+    let (client, mut events) = AsyncClient::new(MqttOptions::new("cloud", "127.0.0.1", port), 8);
+    let topic = topic::of(GATEWAY, Leaf::Config);
+    client.publish(topic, QoS::AtLeastOnce, true, envelope::seal(config)).await.unwrap();
+    while !matches!(events.poll().await.unwrap(), Event::Incoming(Packet::PubAck(_))) {}
+}
+
+async fn start(dir: &Path, port: u16) -> Daemon {
+    Daemon::start(dir, port, &[], "").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_wizard_brings_a_new_wearables_readings_to_the_cloud_with_who_wears_it_and_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path());
+    let bridge = Bridge::start(broker.port);
+    let wearable = Wearable::start(&air(dir.path()), 0xa1, 30);
+    let daemon = start(dir.path(), broker.port).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(wearable.lock().links, 0, "outside the window nobody touches it");
+
+    let hardware = pair(&daemon.desk).await;
+    assert_eq!(hardware, HardwareId::kinara(0xa1));
+    assert!(matches!(*daemon.desk.window().borrow(), Window::Paired { .. }));
+    let user =
+        daemon.desk.bind(&nurse(), &hardware, named("Asha"), agreed(&daemon.desk), Log::Drain).await.unwrap();
+    let view = daemon.desk.devices()[0].clone();
+    assert_eq!((view.wearer, view.bonded), (Some((user, "Asha".to_owned())), true));
+    until("the bridge has its log", || all_there(&bridge, &wearable)).await;
+    until("and what was decided", || decided(&bridge) == ["paired", "added", "consent", "assigned"]).await;
+    let assigned = bridge.lock().decisions[3].clone();
+    let Some(decision::What::Assigned(assigned)) = assigned.what else { panic!("{assigned:?}") };
+    let from = assigned.from.unwrap();
+    let epoch = u64::from(0xa1u32) << 32 | 1;
+    assert_eq!(from.epoch, epoch);
+    assert!(from.seq >= 31, "what was logged before is not hers: {}", from.seq);
+    daemon.stop().await;
+
+    // Another life of the daemon, with no broker: bond and wearer are still there.
+    drop(broker);
+    let daemon = start(dir.path(), 1).await;
+    wearable.produce(5);
+    until("it is served again", || wearable.is_drained()).await;
+    assert_eq!(daemon.desk.devices()[0].wearer, Some((user, "Asha".to_owned())));
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_wrong_codes_close_the_window_and_each_says_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let wearable = Wearable::start(&air(dir.path()), 0xa2, 1);
+    let daemon = start(dir.path(), 1).await;
+    let desk = &daemon.desk;
+    let not_open = desk.pair(&nurse(), "any", label(SECRET)).await.unwrap_err();
+    assert_eq!(not_open.code(), "not_open");
+    desk.open_window(&nurse(), MINUTE).await.unwrap();
+    assert_eq!(desk.pair(&nurse(), "any", label(SECRET)).await.unwrap_err().code(), "not_near");
+    for _ in 0..3 {
+        let key = nearby(desk).await;
+        assert_eq!(desk.pair(&nurse(), &key, Code::JustWorks).await.unwrap_err().code(), "other_code");
+        let error = desk.pair(&nurse(), &key, label(WRONG)).await.unwrap_err();
+        assert!(matches!(error, DeskError::Pairing(Why::WrongCode)), "{error}");
+        assert!(error.to_string().contains("Compare the 16 characters"), "{error}");
+    }
+    assert_eq!(*desk.window().borrow(), Window::Closed { why: Some(Why::TooManyWrongCodes) });
+    assert_eq!(desk.pair(&nurse(), "any", label(SECRET)).await.unwrap_err().code(), "not_open");
+    assert!(wearable.lock().links >= 3 && desk.devices().is_empty());
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_forgotten_wearable_is_left_alone_by_both_sides_until_somebody_pairs_it_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path());
+    let bridge = Bridge::start(broker.port);
+    let wearable = Wearable::start(&air(dir.path()), 0xa3, 10);
+    let daemon = start(dir.path(), broker.port).await;
+    let desk = &daemon.desk;
+    let hardware = pair(desk).await;
+    desk.bind(&nurse(), &hardware, named("Asha"), agreed(desk), Log::Drain).await.unwrap();
+    until("its log is drained", || wearable.is_drained()).await;
+    desk.forget(&nurse(), &hardware).await.unwrap();
+    assert_eq!(desk.forget(&nurse(), &hardware).await.unwrap_err().code(), "unknown_device");
+    assert!(wearable.has_no_bonds() && desk.devices().is_empty());
+    let links = wearable.lock().links;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(wearable.lock().links, links, "nobody connects to it");
+    until("the cloud hears of it", || decided(&bridge).ends_with(&["unassigned", "forgotten"])).await;
+    assert_eq!(pair(desk).await, hardware);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_wearer_waits_for_the_log_of_the_one_before_or_somebody_accepts_its_loss() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path());
+    let bridge = Bridge::start(broker.port);
+    let wearable = Wearable::start(&air(dir.path()), 0xa4, 10);
+    let daemon = start(dir.path(), broker.port).await;
+    let desk = &daemon.desk;
+    let hardware = pair(desk).await;
+    let asha = desk.bind(&nurse(), &hardware, named("Asha"), agreed(desk), Log::Drain).await.unwrap();
+    until("her log is drained", || wearable.is_drained()).await;
+
+    wearable.lock().holds_back = true;
+    wearable.produce(20);
+    let error = desk.bind(&nurse(), &hardware, named("Bela"), agreed(desk), Log::Drain).await.unwrap_err();
+    assert!(matches!(error, DeskError::NotDrained { frames: 20.. }), "{error}");
+    assert_eq!(desk.devices()[0].wearer.as_ref().unwrap().0, asha);
+
+    let bela = desk.bind(&nurse(), &hardware, named("Bela"), agreed(desk), Log::Format).await.unwrap();
+    assert_eq!(desk.devices()[0].wearer.as_ref().unwrap().0, bela);
+    until("what was lost has a gap", || {
+        let seen = bridge.lock();
+        seen.gaps.iter().any(|gap| gap.hardware_id == hardware.as_str() && gap.reason == "overflow")
+    })
+    .await;
+    until("the cloud hears of both", || {
+        decided(&bridge).ends_with(&["added", "consent", "unassigned", "assigned"])
+    })
+    .await;
+    let last = bridge.lock().decisions.last().unwrap().clone();
+    let Some(decision::What::Assigned(assigned)) = last.what else { panic!("{last:?}") };
+    let from = assigned.from.unwrap();
+    assert_eq!((from.epoch >> 32, from.seq), (0xa5, 0), "the new log is all hers");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_clouds_roster_is_there_without_the_cloud_and_what_it_revokes_is_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut broker = Broker::start(dir.path());
+    let bridge = Bridge::start(broker.port);
+    let wearable = Wearable::start(&air(dir.path()), 0xa6, 5);
+    let asha = Uuid::from_u128(7);
+    let mut config = Config {
+        version: 1,
+        config_version: 3,
+        clinic_name: "North".to_owned(),
+        roster: vec![RosterEntry {
+            user_id: asha.as_bytes().to_vec(),
+            display_name: "Asha".to_owned(),
+            ..RosterEntry::default()
+        }],
+        staff: vec![Staff {
+            member_id: vec![5; 16],
+            name: "Meera".to_owned(),
+            pin_verifier: "$argon2id$…".to_owned(),
+        }],
+        ..Config::default()
+    };
+    publish(broker.port, &config).await;
+    let daemon = start(dir.path(), broker.port).await;
+    until("the roster is there", || daemon.desk.roster().borrow().version == 3).await;
+    daemon.stop().await;
+
+    broker.kill();
+    let daemon = start(dir.path(), broker.port).await;
+    let roster = daemon.desk.roster().borrow().clone();
+    assert_eq!((roster.clinic_name.as_str(), roster.staff.len()), ("North", 1));
+    let hardware = pair(&daemon.desk).await;
+    let given = agreed(&daemon.desk);
+    let nobody = Wearer::Known(Uuid::from_u128(8));
+    let error = daemon.desk.bind(&nurse(), &hardware, nobody, given.clone(), Log::Drain).await.unwrap_err();
+    assert_eq!(error.code(), "unknown_wearer");
+    let other_text = ConsentGiven { text_sha256: [0; 32], ..given.clone() };
+    let error = daemon.desk.bind(&nurse(), &hardware, Wearer::Known(asha), other_text, Log::Drain).await;
+    assert_eq!(error.unwrap_err().code(), "other_consent_text");
+    daemon.desk.bind(&nurse(), &hardware, Wearer::Known(asha), given, Log::Drain).await.unwrap();
+
+    broker.start_again();
+    until("what was decided offline goes up", || decided(&bridge) == ["paired", "consent", "assigned"]).await;
+    let adapter =
+        bridge.lock().states.iter().rev().find_map(|state| state.adapters.first().cloned()).unwrap();
+    config.config_version = 4;
+    config.revocations =
+        vec![envelope::Revocation { hardware_id: hardware.to_string(), bond: adapter.address }];
+    publish(broker.port, &config).await;
+    until("this box has been taken off", || wearable.has_no_bonds() && daemon.desk.devices().is_empty())
+        .await;
+    until("and says so", || decided(&bridge).ends_with(&["unassigned", "forgotten"])).await;
+    daemon.stop().await;
+}
