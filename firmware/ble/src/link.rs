@@ -1,7 +1,7 @@
 //! One link, from connection to disconnection.
 //!
 //! A stranger is turned away at once outside of all windows, and anybody who has not become an authenticated gateway
-//! within [`PATIENCE`]. While a label window is open, a bonded gateway that comes back is turned away until its end: a
+//! within [`PATIENCE`] or [`BONDED_PATIENCE`]. While a label window is open, a bonded gateway that comes back is turned away until its end: a
 //! person stands there who wants to pair another one, and there is one link.
 //!
 //! What the application has to send goes out as fast as the host's queue takes it, replies beside frames: a reply waits
@@ -28,8 +28,10 @@ use crate::radio::{Capable, Radio, from_host, mirror_bonds, peer};
 use crate::service::{MessageValue, Server};
 use crate::{BondRequest, Happening, Wearable};
 
-/// How long a link may stay without being authenticated. A person who types a display's passkey is in it.
+/// How long a link may stay without being authenticated, in a window: a person types a display's passkey.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+/// And outside of all windows, where a gateway has its bond at hand.
+pub const BONDED_PATIENCE: Duration = Duration::from_secs(30);
 /// Connection parameters asked for: the interval is one that several links of one gateway can share, and the
 /// supervision timeout one that survives a body between the two.
 const PARAMETERS: RequestedConnParams = RequestedConnParams {
@@ -102,13 +104,15 @@ where
         replies: Channel::new(),
     };
     let end = if welcome && bondable.is_ok() { link.live().await } else { End::TurnAway };
-    link.wind_up();
+    let authenticated = link.gateway.get().is_some();
+    // Before the farewell: it takes a while, and a passkey that was used up is used up now.
+    drop(link);
     if end == End::TurnAway {
         radio.wearable.happened(Happening::TurnedAway);
         farewell(&gatt).await;
     }
     radio.wearable.happened(Happening::Disconnected);
-    Served { authenticated: link.gateway.get().is_some() }
+    Served { authenticated }
 }
 
 /// Ends a link and waits for the controller's word, so that its slot is free for the next one.
@@ -118,7 +122,13 @@ async fn farewell(gatt: &Gatt<'_, '_>) {
     select(gone, Timer::after(FAREWELL)).await;
 }
 
-struct Link<'a, 's, 'r, 'c, 'v, C, W, S, R> {
+/// A link. However it ends, also with the controller in the middle of it, dropping it does what an end entails.
+struct Link<'a, 's, 'r, 'c, 'v, C, W, S, R>
+where
+    W: Wearable,
+    S: Storage,
+    R: RngCore + CryptoRng,
+{
     stack: &'a Stack<'s, C, DefaultPacketPool>,
     server: &'a Server<'v>,
     radio: &'a Radio<'r, W, S, R>,
@@ -157,24 +167,10 @@ where
         }
     }
 
-    /// The link is over, or shall be.
-    fn wind_up(&self) {
-        if self.attempting.get() {
-            self.radio.pairing.borrow_mut().attempt_failed(Instant::now());
-            self.radio.wearable.happened(Happening::AttemptFailed);
-        }
-        if self.radio.pairing.borrow().has_display() {
-            self.radio.wearable.show_passkey(None);
-        }
-        if self.gateway.get().is_some() {
-            self.radio.wearable.disconnected();
-        }
-    }
-
     /// Waits for a reason to end the link from here: nobody has paired, or its bond is gone.
     async fn dismissed(&self) {
         let patience = async {
-            Timer::after(PATIENCE).await;
+            Timer::after(if self.offering.is_some() { PATIENCE } else { BONDED_PATIENCE }).await;
             if self.gateway.get().is_some() {
                 core::future::pending::<()>().await;
             }
@@ -182,9 +178,17 @@ where
         select(patience, self.left.wait()).await;
     }
 
+    /// Waits for a command that ends the link. A button that is pressed in the middle of an attempt changes nothing:
+    /// somebody is impatient.
     async fn commanded(&self) {
-        if self.radio.controls.command().await == Command::PressButton {
-            self.radio.pairing.borrow_mut().press_button(Instant::now());
+        loop {
+            match self.radio.controls.command().await {
+                Command::DropLink => return,
+                Command::PressButton if self.attempting.get() => {}
+                Command::PressButton => {
+                    return self.radio.pairing.borrow_mut().press_button(Instant::now());
+                }
+            }
         }
     }
 
@@ -250,6 +254,7 @@ where
             return Some(End::TurnAway);
         };
         self.attempting.set(false);
+        self.hide_passkey();
         let bond = from_host(bond);
         let kept = self.radio.pairing.borrow_mut().paired(bond, offering.offer, Instant::now());
         if kept.is_err() {
@@ -260,6 +265,12 @@ where
         self.radio.wearable.happened(Happening::Paired(bond.peer));
         self.welcome(bond.peer);
         None
+    }
+
+    fn hide_passkey(&self) {
+        if self.radio.pairing.borrow().has_display() {
+            self.radio.wearable.show_passkey(None);
+        }
     }
 
     fn welcome(&self, gateway: Peer) {
@@ -409,6 +420,29 @@ where
                 told = level;
                 notify(&self.server.battery, self.gatt, &[level.unwrap_or(0)]).await;
             }
+        }
+    }
+}
+
+impl<C, W, S, R> Drop for Link<'_, '_, '_, '_, '_, C, W, S, R>
+where
+    W: Wearable,
+    S: Storage,
+    R: RngCore + CryptoRng,
+{
+    fn drop(&mut self) {
+        let now = Instant::now();
+        let mut pairing = self.radio.pairing.borrow_mut();
+        if self.attempting.get() {
+            pairing.attempt_failed(now);
+            if pairing.has_display() {
+                self.radio.wearable.show_passkey(None);
+            }
+            self.radio.wearable.happened(Happening::AttemptFailed);
+        }
+        if self.gateway.get().is_some() {
+            pairing.disconnected(now);
+            self.radio.wearable.disconnected();
         }
     }
 }

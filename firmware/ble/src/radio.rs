@@ -6,7 +6,7 @@ use core::convert::Infallible;
 use bt_hci::cmd::le::{LeReadLocalSupportedFeatures, LeSetScanResponseData};
 use bt_hci::controller::ControllerCmdSync;
 use embassy_futures::select::{Either, Either3, select, select3};
-use embassy_time::{Duration, Instant, Timer};
+use embassy_time::{Duration, Instant, TimeoutError, Timer, with_timeout};
 use kinara_protocol::advert::AdvertisingData;
 use rand_core::{CryptoRng, RngCore};
 use trouble_host::prelude::*;
@@ -25,6 +25,9 @@ const EAGER_INTERVAL: (Duration, Duration) = (Duration::from_millis(100), Durati
 const PATIENT_INTERVAL: (Duration, Duration) = (Duration::from_millis(500), Duration::from_millis(600));
 /// How long a lost link is waited for at short intervals.
 const EAGER: Duration = Duration::from_secs(60);
+/// A controller that does not start or take an advertisement within this time takes nothing any more. A healthy one needs some
+/// milliseconds, and the end of the command under way.
+const CONTROLLER_PATIENCE: Duration = Duration::from_secs(30);
 /// After an advertisement that the controller refused.
 const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 
@@ -64,7 +67,8 @@ pub struct Radio<'a, W, S, R> {
     pub settings: &'a Settings<'a>,
 }
 
-/// Runs until the controller fails; the platform brings up another one and calls again.
+/// Runs until the controller fails, or answers nothing any more (`Error::Timeout`); the platform resets it and calls
+/// again.
 pub async fn run<C, W, S, R>(
     controller: C,
     resources: &mut Resources,
@@ -93,13 +97,15 @@ where
     let server = Server::new(&radio.settings.nameplate, &mut values);
     let mut runner = stack.runner();
     let living = async {
-        startup.ended().await;
-        Life { stack: &stack, server: &server, radio, last_link: Cell::new(Instant::now()) }.live().await
+        if with_timeout(CONTROLLER_PATIENCE, startup.ended()).await.is_err() {
+            return;
+        }
+        Life { stack: &stack, server: &server, radio, last_link: Cell::new(Instant::now()) }.live().await;
     };
     match select(runner.run(), living).await {
         Either::First(Ok(())) => Err(BleHostError::BleHost(Error::Other)),
         Either::First(Err(error)) => Err(error),
-        Either::Second(never) => match never {},
+        Either::Second(()) => Err(BleHostError::BleHost(Error::Timeout)),
     }
 }
 
@@ -167,24 +173,28 @@ where
     S: Storage,
     R: RngCore + CryptoRng,
 {
-    async fn live(&self) -> Infallible {
+    /// Lives until the controller takes nothing any more.
+    async fn live(&self) {
         loop {
             let now = Instant::now();
             let offering = self.radio.pairing.borrow().offering(now);
             self.prepare_passkey(offering);
-            let Ok(advertiser) = self.advertise(offering, now).await else {
-                // The controller refused it: a link that is just ending has its slot.
-                Timer::after(REFUSED_PAUSE).await;
-                continue;
+            let advertiser = match with_timeout(CONTROLLER_PATIENCE, self.advertise(offering, now)).await {
+                Ok(Ok(advertiser)) => advertiser,
+                Ok(Err(_)) => {
+                    // The controller refused it: a link that is just ending has its slot.
+                    Timer::after(REFUSED_PAUSE).await;
+                    continue;
+                }
+                Err(TimeoutError) => return,
             };
             self.radio.wearable.happened(Happening::Advertises { in_window: offering.is_some() });
-            let until = self.change_at(now);
-            match select3(advertiser.accept(), self.radio.controls.command(), Timer::at(until)).await {
+            let changed = self.changed(now);
+            match select3(advertiser.accept(), self.radio.controls.command(), changed).await {
                 Either3::First(Ok(connection)) => {
                     let served = link::serve(self.stack, self.server, self.radio, connection, offering).await;
                     if served.authenticated {
                         self.last_link.set(Instant::now());
-                        self.radio.pairing.borrow_mut().disconnected(self.last_link.get());
                     }
                     mirror_bonds(self.stack, &self.radio.pairing.borrow());
                 }
@@ -209,11 +219,14 @@ where
         offering.is_some() || now < self.last_link.get() + EAGER
     }
 
-    /// When something else is to be advertised.
-    fn change_at(&self, now: Instant) -> Instant {
+    /// Waits until something else is to be advertised than at `now`.
+    async fn changed(&self, now: Instant) {
         let window = self.radio.pairing.borrow().changes_at(now);
         let eager = Some(self.last_link.get() + EAGER).filter(|&end| now < end);
-        [window, eager].into_iter().flatten().min().unwrap_or(Instant::MAX)
+        match [window, eager].into_iter().flatten().min() {
+            Some(at) => Timer::at(at).await,
+            None => core::future::pending().await,
+        }
     }
 
     async fn advertise(

@@ -311,8 +311,13 @@ class WearableController(BedController):
                 self.rotate()
         return status(SUCCESS)
 
-    def on_hci_le_remove_device_from_resolving_list_command(self, _command):
-        return status(SUCCESS)
+    def on_hci_le_remove_device_from_resolving_list_command(self, command):
+        # Bumble does not know this command for one that is answered by its completion: its host would wait for good.
+        self.send_hci_packet(
+            hci.HCI_Command_Complete_Event(
+                num_hci_command_packets=1, command_opcode=command.op_code, return_parameters=status(SUCCESS)
+            )
+        )
 
     def on_hci_le_set_resolvable_private_address_timeout_command(self, command):
         done = super().on_hci_le_set_resolvable_private_address_timeout_command(command)

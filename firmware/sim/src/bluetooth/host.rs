@@ -32,7 +32,8 @@ pub struct Host<'a> {
     controls: &'a Controls,
     has_display: bool,
     requests: RefCell<VecDeque<BondRequest>>,
-    radio_is_up: Cell<bool>,
+    /// Advertising; not before there is a controller, and not while anybody is connected.
+    is_waiting: Cell<bool>,
     gateway: Cell<Option<Peer>>,
     passkey: Cell<Option<u32>>,
     stalled_until: Cell<Option<Instant>>,
@@ -57,7 +58,7 @@ impl<'a> Host<'a> {
             controls,
             has_display,
             requests: RefCell::default(),
-            radio_is_up: Cell::new(false),
+            is_waiting: Cell::new(false),
             gateway: Cell::new(None),
             passkey: Cell::new(None),
             stalled_until: Cell::new(None),
@@ -93,9 +94,9 @@ impl<'a> Host<'a> {
         self.wearable.borrow().next_step_us()
     }
 
-    /// Whether there is a controller, and it has advertised.
-    pub fn radio_is_up(&self) -> bool {
-        self.radio_is_up.get()
+    /// Whether it advertises, and nobody is connected.
+    pub fn is_waiting(&self) -> bool {
+        self.is_waiting.get()
     }
 
     /// Whether a gateway has the link.
@@ -148,12 +149,9 @@ impl<'a> Host<'a> {
         self.stalled_until.set(Some(Instant::now() + lasts));
     }
 
-    /// The controller is gone, and a link with it.
+    /// The controller is gone.
     pub fn radio_lost(&self) {
-        self.radio_is_up.set(false);
-        if self.is_linked() {
-            kinara_firmware_ble::Wearable::disconnected(self);
-        }
+        self.is_waiting.set(false);
     }
 
     /// See [`commands::obey_about_body`].
@@ -268,10 +266,13 @@ impl kinara_firmware_ble::Wearable for Host<'_> {
                 eprintln!("radio: an attempt to pair failed");
             }
             Happening::Advertises { in_window } => {
-                self.radio_is_up.set(true);
+                self.is_waiting.set(true);
                 eprintln!("radio: advertises{}", if in_window { " in a window" } else { "" });
             }
-            Happening::Connected(peer) => eprintln!("radio: {} connected", written(peer.address)),
+            Happening::Connected(peer) => {
+                self.is_waiting.set(false);
+                eprintln!("radio: {} connected", written(peer.address));
+            }
             Happening::Paired(peer) => eprintln!("radio: {} paired", written(peer.address)),
             Happening::NotStored => eprintln!("radio: a bond could not be stored, and does not count"),
             Happening::TurnedAway => eprintln!("radio: the link is ended from here"),

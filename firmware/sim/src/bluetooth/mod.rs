@@ -143,7 +143,7 @@ impl Life<'_> {
     fn step(&self) -> Result<(), WearableError> {
         self.host.step()?;
         if self.options.button == Button::Pressed
-            && self.host.radio_is_up()
+            && self.host.is_waiting()
             && !self.host.is_paused()
             && self.pairing.borrow().bonds().is_empty()
             && !self.pairing.borrow().label_window_is_open(Instant::now())
