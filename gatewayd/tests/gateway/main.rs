@@ -8,6 +8,7 @@
 mod air;
 mod bridge;
 mod broker;
+mod bus;
 mod clock;
 mod crash;
 mod damage;
@@ -17,3 +18,4 @@ mod frames;
 mod line;
 mod session;
 mod store;
+mod watchdog;
