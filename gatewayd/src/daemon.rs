@@ -225,6 +225,7 @@ pub async fn run(
         adapters: adapters.clone(),
     });
     parts.spawn(desk.clone().run(stop.clone()));
+    parts.spawn(local::bus::run(desk.clone(), clock.clone(), stop.clone()));
     let sources = local::Sources {
         board: board.clone(),
         inference: counts,

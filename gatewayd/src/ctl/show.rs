@@ -100,7 +100,7 @@ pub fn wearers(wearers: &[wire::Wearer], texts: &[wire::ConsentText]) -> String 
         vec![
             wearer.user.clone(),
             wearer.display_name.clone(),
-            wearer.hardware.clone().unwrap_or_else(|| "-".to_owned()),
+            if wearer.hardware.is_empty() { "-".to_owned() } else { wearer.hardware.join(" ") },
             wearer.consent_version.clone().unwrap_or_else(|| "none".to_owned()),
             if wearer.provisional { "not confirmed yet" } else { "" }.to_owned(),
         ]

@@ -83,7 +83,9 @@ async fn examine(path: &Path) -> Vec<Finding> {
             found.extend(bluetooth::bluetoothd(bus).await);
             found.extend(bluetooth::policy(bus).await);
         }
-        found.push(bluetooth::linkd(Path::new(kinara_linkd::client::SOCKET)).await);
+        let socket = config.as_ref().map(|config| config.radio.linkd_socket.clone());
+        let socket = socket.unwrap_or_else(|| kinara_linkd::client::SOCKET.into());
+        found.push(bluetooth::linkd(&socket).await);
     } else {
         found.push(skip("adapter", "the configuration has the virtual radio"));
     }

@@ -305,7 +305,7 @@ pub struct Wearer {
     /// Added here, not yet confirmed by the cloud.
     pub provisional: bool,
     /// What they wear.
-    pub hardware: Option<String>,
+    pub hardware: Vec<String>,
     /// The version of the consent in force.
     pub consent_version: Option<String>,
 }
@@ -317,7 +317,7 @@ impl From<&roster::WearerEntry> for Wearer {
             display_name: entry.display_name.clone(),
             external_id: entry.external_id.clone(),
             provisional: entry.provisional,
-            hardware: entry.hardware.first().map(ToString::to_string),
+            hardware: entry.hardware.iter().map(ToString::to_string).collect(),
             consent_version: entry.consent_version.clone(),
         }
     }
