@@ -9,43 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::mpsc;
 
+pub use kinara_protocol::envelope::Fit;
+
 use crate::hardware::HardwareId;
-
-/// How an epoch's ticks turn into UTC near one frame.
-///
-/// `utc_us(t) = ref_utc_us + (t - ref_ticks) * 1000 * (1 + rate_ppb * 1e-9)`, known to within
-/// `uncertainty_us + growth_ppb * 1e-9 * |t - ref_ticks| * 1000`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fit {
-    /// The tick (milliseconds since the wearable's boot) at which the fit is anchored.
-    pub ref_ticks: u64,
-    /// UTC at that tick, in microseconds.
-    pub ref_utc_us: i64,
-    /// How much faster UTC runs than the wearable's crystal, in parts per 10⁹.
-    pub rate_ppb: i64,
-    /// Uncertainty at the anchor, in microseconds.
-    pub uncertainty_us: u64,
-    /// Growth of the uncertainty with the distance from the anchor, in parts per 10⁹.
-    pub growth_ppb: u64,
-    /// The epoch had no anchor: the time is an interval between neighbours, and stays out of aggregates.
-    pub time_uncertain: bool,
-}
-
-impl Fit {
-    /// UTC in microseconds at a tick.
-    pub fn utc_us(&self, ticks: u64) -> i64 {
-        let delta_ms = i128::from(ticks) - i128::from(self.ref_ticks);
-        let delta_us = delta_ms * 1000;
-        let drift_us = delta_us * i128::from(self.rate_ppb) / 1_000_000_000;
-        (i128::from(self.ref_utc_us) + delta_us + drift_us) as i64
-    }
-
-    /// Uncertainty in microseconds at a tick.
-    pub fn uncertainty_us_at(&self, ticks: u64) -> u64 {
-        let distance_us = u128::from(ticks.abs_diff(self.ref_ticks)) * 1000;
-        self.uncertainty_us + (distance_us * u128::from(self.growth_ppb) / 1_000_000_000) as u64
-    }
-}
 
 /// All samples of one channel in a frame, in the order of their ticks.
 #[derive(Debug, Clone, PartialEq, Eq)]

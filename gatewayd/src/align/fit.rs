@@ -8,9 +8,9 @@
 use crate::pipeline::Fit;
 
 /// Growth of the uncertainty between two anchors.
-pub const INSIDE_PPB: u64 = 5_000;
+pub const INSIDE_PPB: u32 = 5_000;
 /// Growth of the uncertainty beyond the first or last anchor.
-pub const OUTSIDE_PPB: u64 = 45_000;
+pub const OUTSIDE_PPB: u32 = 45_000;
 /// What no crystal does: two anchors that ask for more contradict each other.
 const IMPOSSIBLE_PPB: i128 = 100_000;
 /// A slope is used for extrapolation when its own error is below this.
@@ -57,16 +57,16 @@ pub fn believable(anchors: &[Anchor]) -> Vec<Anchor> {
     kept
 }
 
-fn rate_ppb(from: &Anchor, to: &Anchor) -> i64 {
+fn rate_ppb(from: &Anchor, to: &Anchor) -> i32 {
     let distance_us = (i128::from(to.ticks) - i128::from(from.ticks)) * 1000;
     if distance_us <= 0 {
         return 0;
     }
-    (from.lead_us(to).0 * 1_000_000_000 / distance_us) as i64
+    (from.lead_us(to).0 * 1_000_000_000 / distance_us).clamp(i32::MIN.into(), i32::MAX.into()) as i32
 }
 
 /// The slope to extrapolate with: over the longest stretch, when it is known better than the crystal is.
-fn outside_rate(anchors: &[Anchor]) -> i64 {
+fn outside_rate(anchors: &[Anchor]) -> i32 {
     let (Some(first), Some(last)) = (anchors.first(), anchors.last()) else { return 0 };
     let distance_us = (i128::from(last.ticks) - i128::from(first.ticks)) * 1000;
     let doubt = first.lead_us(last).1;
@@ -149,8 +149,8 @@ mod tests {
                 for ticks in [first, first + length] {
                     let error = fit.utc_us(ticks).abs_diff(crystal.utc_us(ticks));
                     prop_assert!(
-                        error <= fit.uncertainty_us_at(ticks) + 2,
-                        "off by {error} µs at {ticks}, said {}", fit.uncertainty_us_at(ticks)
+                        error <= fit.uncertainty_at(ticks) + 2,
+                        "off by {error} µs at {ticks}, said {}", fit.uncertainty_at(ticks)
                     );
                 }
             }
@@ -170,7 +170,7 @@ mod tests {
             let kept = believable(&anchors);
             prop_assert_eq!(kept.len(), late.len());
             let fit = fit(&kept, at, at).unwrap();
-            prop_assert!(fit.utc_us(at).abs_diff(crystal.utc_us(at)) <= fit.uncertainty_us_at(at) + 2);
+            prop_assert!(fit.utc_us(at).abs_diff(crystal.utc_us(at)) <= fit.uncertainty_at(at) + 2);
         }
     }
 
@@ -185,6 +185,6 @@ mod tests {
             |ticks, error| Anchor { ticks, utc_us: ticks as i64 * 1000 + error, uncertainty_us: 9_000 };
         let anchors = [anchor(1_000, -9_000), anchor(2_000, 9_000)];
         let fit = fit(&anchors, 1_500, 62_000).unwrap();
-        assert!(fit.utc_us(62_000).abs_diff(62_000_000) <= fit.uncertainty_us_at(62_000));
+        assert!(fit.utc_us(62_000).abs_diff(62_000_000) <= fit.uncertainty_at(62_000));
     }
 }

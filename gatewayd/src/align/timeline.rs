@@ -145,7 +145,7 @@ impl Timeline {
             && let Some(fit) = fit(&time.believed, previous.last_ticks.0, previous.last_ticks.0)
         {
             let ticks = previous.last_ticks.0;
-            return Some(fit.utc_us(ticks) - fit.uncertainty_us_at(ticks) as i64);
+            return Some(fit.utc_us(ticks) - fit.uncertainty_at(ticks) as i64);
         }
         if depth > 1_000 {
             return None;
@@ -171,7 +171,7 @@ fn anchor_of(sync: &SyncAnchor) -> Anchor {
 /// When an epoch with anchors began, at the latest.
 fn begin_of(time: &EpochTime) -> Option<i64> {
     let fit = fit(&time.believed, 0, 0)?;
-    Some(fit.utc_us(0) + fit.uncertainty_us_at(0) as i64)
+    Some(fit.utc_us(0) + fit.uncertainty_at(0) as i64)
 }
 
 /// How long `ticks` last at most or at least, in microseconds.
@@ -265,7 +265,7 @@ mod tests {
             prop_assert!(fit.time_uncertain);
             let ticks = (lengths[which] as f64 * at) as u64;
             let truth = begins[which] + scale(ticks);
-            prop_assert!(fit.utc_us(ticks).abs_diff(truth) <= fit.uncertainty_us_at(ticks));
+            prop_assert!(fit.utc_us(ticks).abs_diff(truth) <= fit.uncertainty_at(ticks));
         }
     }
 
@@ -277,7 +277,7 @@ mod tests {
         assert_eq!(line.stamp(epoch, 0, 1_000, START, true), Stamp::Wait);
         let Stamp::Known(fit) = line.stamp(epoch, 0, 1_000, START, false) else { panic!("should be known") };
         assert!(fit.time_uncertain);
-        let end = fit.utc_us(90_000) + fit.uncertainty_us_at(90_000) as i64;
+        let end = fit.utc_us(90_000) + fit.uncertainty_at(90_000) as i64;
         assert!(end >= START - 1_000_000);
     }
 }

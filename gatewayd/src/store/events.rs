@@ -55,7 +55,7 @@ impl Engine {
             onset_ticks: event.onset_ticks,
             grid_ms: grid as u32,
             onset_utc_us: event.fit.map_or(0, |fit| fit.utc_us(event.onset_ticks)),
-            uncertainty_us: event.fit.map_or(0, |fit| fit.uncertainty_us_at(event.onset_ticks)),
+            uncertainty_us: event.fit.map_or(0, |fit| fit.uncertainty_at(event.onset_ticks)),
             severity: event.severity.clone(),
             confidence: event.confidence,
             data_json: event.data.to_string(),
@@ -250,7 +250,7 @@ impl Engine {
             Stamp::Known(fit) => {
                 let shift = if sabotage::is(sabotage::Kind::ShiftClock) { 1_000_000 } else { 0 };
                 let fit = Fit { ref_utc_us: fit.ref_utc_us + shift, ..fit };
-                Some((fit.utc_us(ticks), fit.uncertainty_us_at(ticks)))
+                Some((fit.utc_us(ticks), fit.uncertainty_at(ticks)))
             }
             Stamp::Wait => None,
         }

@@ -239,8 +239,8 @@ fn attach_fits<'a>(columns: &mut DeviceFrames, frames: impl Iterator<Item = &'a 
     let mut samples = Vec::new();
     let mut others = Vec::new();
     for (frame, fit) in frames {
-        let at = columns.fits.iter().rposition(|known| *known == wire_fit(fit)).unwrap_or_else(|| {
-            columns.fits.push(wire_fit(fit));
+        let at = columns.fits.iter().rposition(|known| known == fit).unwrap_or_else(|| {
+            columns.fits.push(*fit);
             columns.fits.len() - 1
         });
         match frame.body() {
@@ -249,15 +249,4 @@ fn attach_fits<'a>(columns: &mut DeviceFrames, frames: impl Iterator<Item = &'a 
         }
     }
     columns.fit_of = run_lengths(samples.into_iter().chain(others));
-}
-
-fn wire_fit(fit: &Fit) -> envelope::Fit {
-    envelope::Fit {
-        ref_ticks: fit.ref_ticks,
-        ref_utc_us: fit.ref_utc_us,
-        rate_ppb: fit.rate_ppb.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32,
-        uncertainty_us: fit.uncertainty_us,
-        growth_ppb: fit.growth_ppb as u32,
-        time_uncertain: fit.time_uncertain,
-    }
 }

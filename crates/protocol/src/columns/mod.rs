@@ -1,5 +1,5 @@
-//! Frames of one device and epoch by columns ([`DeviceFrames`](crate::envelope::DeviceFrames)): what the gateway's database keeps and what a batch
-//! carries.
+//! Frames of one device and epoch by columns ([`DeviceFrames`](crate::envelope::DeviceFrames)): what the gateway's
+//! database keeps and what a batch carries.
 //!
 //! The promise: nothing is lost. [`decode`] of what [`encode`] made gives every frame back, and
 //! [`Decoded::rebuild`] its very bytes, which its CRC proves. Frames that are not samples, and frames that this program
