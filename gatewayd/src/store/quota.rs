@@ -38,6 +38,8 @@ pub(super) struct Figures {
     /// Frames in small rows, by device, epoch and class.
     pub loose: HashMap<(i64, u64, i64), u64>,
     used_bytes: u64,
+    /// In the database, of which SQLite can make use without the disk.
+    free_bytes: u64,
     disk_free: u64,
     /// SQLite or the file system said that the disk is full; until there is room again.
     disk_full: bool,
@@ -54,6 +56,7 @@ impl Engine {
         }
         self.figures = Figures {
             used_bytes: kept.used_bytes,
+            free_bytes: kept.free_bytes,
             disk_free: kept.disk_free,
             disk_full: kept.disk_full,
             ticks: kept.ticks,
@@ -140,6 +143,7 @@ impl Engine {
         let pages: i64 = self.db.pragma_query_value(None, "page_count", |row| row.get(0))?;
         let free: i64 = self.db.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
         self.figures.used_bytes = (pages - free) as u64 * 4096;
+        self.figures.free_bytes = free as u64 * 4096;
         if self.figures.ticks.is_multiple_of(SLOW_EVERY) {
             let stat = rustix::fs::statvfs(&self.settings.dir).map_err(std::io::Error::from)?;
             self.figures.disk_free = stat.f_bavail * stat.f_frsize;
@@ -153,7 +157,7 @@ impl Engine {
             if self.figures.disk_full || used >= limit(self.settings.hard_limit, Admission::EventsOnly) {
                 Admission::EventsOnly
             } else if used >= limit(self.settings.soft_limit, Admission::NoWaveforms)
-                || self.figures.disk_free < self.settings.reserve
+                || self.room() < self.settings.reserve
             {
                 Admission::NoWaveforms
             } else {
@@ -185,22 +189,28 @@ impl Engine {
         self.admission.send_replace(Admission::EventsOnly);
     }
 
-    /// Holds the reserve on disk as a file, as long as there is room for it.
+    /// Where the next rows can go. The file of a database never shrinks: what was full is emptied within it.
+    fn room(&self) -> u64 {
+        self.figures.disk_free + self.figures.free_bytes
+    }
+
+    /// Holds the reserve on disk as a file, as long as there is room for it; where the room is inside the database, it
+    /// is the reserve.
     fn keep_reserve(&mut self) -> Result<(), StoreError> {
         let path = self.settings.dir.join("reserve");
-        let held = std::fs::metadata(&path).map_or(0, |meta| meta.len());
-        if held >= self.settings.reserve {
+        let (reserve, room) = (self.settings.reserve, self.room());
+        let held = std::fs::metadata(&path).map_or(0, |meta| meta.len()) >= reserve;
+        if !held && self.figures.disk_free >= 3 * reserve {
+            let file = std::fs::File::create(&path)?;
+            let flags = rustix::fs::FallocateFlags::empty();
+            if let Err(error) = rustix::fs::fallocate(&file, flags, 0, reserve) {
+                tracing::debug!(%error, "the reserve cannot be held here");
+            }
+        }
+        if held || room >= 3 * reserve {
             self.figures.disk_full = false;
-            return Ok(());
-        }
-        if self.figures.disk_free < 3 * self.settings.reserve {
-            return Ok(());
-        }
-        let file = std::fs::File::create(&path)?;
-        let flags = rustix::fs::FallocateFlags::empty();
-        match rustix::fs::fallocate(&file, flags, 0, self.settings.reserve) {
-            Ok(()) => self.figures.disk_full = false,
-            Err(error) => tracing::debug!(%error, "the reserve cannot be held here"),
+        } else if room < 2 * reserve {
+            self.figures.disk_full = true;
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kinara_clock::{Clock, SystemClock};
@@ -169,6 +169,19 @@ pub async fn sent(store: &Store, wait: Duration) -> (Vec<Event>, Vec<Gap>) {
         events.extend(batch.events);
         gaps.extend(batch.gaps);
         assert!(store.acknowledged(sealed.name, sealed.sha256).await.unwrap());
+    }
+    (events, gaps)
+}
+
+/// The next events and gaps to go out, so many of them in all.
+pub async fn told(store: &Store, count: usize) -> (Vec<Event>, Vec<Gap>) {
+    let (mut events, mut gaps) = (Vec::new(), Vec::new());
+    let start = Instant::now();
+    while events.len() + gaps.len() < count {
+        assert!(start.elapsed() < Duration::from_secs(30), "only {events:?} and {gaps:?} are told");
+        let (more_events, more_gaps) = sent(store, Duration::from_millis(50)).await;
+        events.extend(more_events);
+        gaps.extend(more_gaps);
     }
     (events, gaps)
 }

@@ -15,6 +15,7 @@ mod damage;
 mod desk;
 mod events;
 mod frames;
+mod full_disk;
 mod line;
 mod session;
 mod store;
