@@ -10,7 +10,7 @@ use tokio::sync::{broadcast, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::align::source;
+use crate::align::{https, source};
 use crate::config::Config;
 use crate::decisions::{Decisions, KeyError, SigningKey};
 use crate::desk::{self, Desk};
@@ -54,6 +54,9 @@ pub enum DaemonError {
     /// The certificates.
     #[error(transparent)]
     Tls(#[from] uplink::tls::TlsError),
+    /// The web server that is to tell the time.
+    #[error(transparent)]
+    WebTime(#[from] https::HttpsError),
 }
 
 /// The store's settings from a configuration.
@@ -185,11 +188,16 @@ pub async fn run(
     let mut parts = JoinSet::new();
     let mut last = JoinSet::new();
 
+    let web = web_server(&config, &clock, last_saved_us)?.map(|server| {
+        let (web_time, told) = watch::channel(None);
+        parts.spawn(server.run(web_time));
+        told
+    });
     parts.spawn(source::run(
         clock.clone(),
         clock_watch(&config, clock.as_ref()),
         last_saved_us,
-        told,
+        (Some(told), web),
         known,
         board.clone(),
     ));
@@ -292,6 +300,24 @@ pub async fn run(
     parts.shutdown().await;
     store.stop().await;
     Ok(())
+}
+
+/// The web server that tells the time, if one is configured.
+fn web_server(
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+    floor_us: i64,
+) -> Result<Option<https::Server>, https::HttpsError> {
+    let section = &config.clock;
+    let Some(url) = section.https_url.as_ref().and_then(|url| url.parse().ok()) else { return Ok(None) };
+    let settings = https::Settings {
+        url,
+        ca: section.https_ca.clone(),
+        every: Duration::from_secs_f64(section.https_every_min * 60.0),
+        retry: Duration::from_secs_f64(section.https_retry_s),
+        timeout: Duration::from_secs_f64(section.https_timeout_s),
+    };
+    https::Server::new(settings, clock.clone(), floor_us).map(Some)
 }
 
 fn clock_watch(config: &Config, clock: &dyn Clock) -> source::Watch {

@@ -135,6 +135,8 @@ pub enum ClockSource {
     Kernel,
     /// The bridge told the time over MQTT.
     Bridge,
+    /// A server of the web told the time.
+    Https,
     /// The configuration says to trust the machine's clock.
     TrustSystem,
 }
@@ -147,6 +149,7 @@ impl ClockSource {
             Self::Timedate => "timedate1",
             Self::Kernel => "kernel",
             Self::Bridge => "bridge",
+            Self::Https => "https",
             Self::TrustSystem => "trust_system",
         }
     }

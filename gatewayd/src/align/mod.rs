@@ -4,8 +4,11 @@
 //! nobody synchronised says so instead of guessing. Nothing is stamped before the gateway itself knows the time.
 //!
 //! [`fit`] turns anchors into fits, [`timeline`] orders a wearable's epochs and bounds those without an anchor,
-//! [`source`] decides when the gateway's own clock may be believed.
+//! [`source`] decides when the gateway's own clock may be believed, [`https`] is one that it may hear, and
+//! [`certificates`] says by which time those of servers are judged.
 
+pub mod certificates;
 pub mod fit;
+pub mod https;
 pub mod source;
 pub mod timeline;

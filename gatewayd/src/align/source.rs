@@ -2,7 +2,8 @@
 //!
 //! The promise: a time before the program was built, or before the last one this gateway was sure of, is never
 //! believed, whoever tells it. Sources are asked in a fixed order: systemd's timedate1 over D-Bus, the kernel,
-//! the bridge's time as it comes with MQTT, and, where the configuration says so, the machine's clock unproven.
+//! the bridge's time as it comes with MQTT or a web server's where one is configured (whichever is the surer), and, where
+//! the configuration says so, the machine's clock unproven.
 //! Monotonic time is `CLOCK_BOOTTIME`; the time is kept as an offset to it.
 
 use std::sync::Arc;
@@ -27,8 +28,8 @@ const FALLBACK_BUILD_DATE_US: i64 = 1_793_491_200_000_000;
 const NTP_UNCERTAINTY_US: u64 = 2_000;
 /// What the machine's clock is taken for when the configuration says to trust it.
 const TRUSTED_UNCERTAINTY_US: u64 = 1_000;
-/// On top of half the round trip of the bridge's time.
-const BRIDGE_UNCERTAINTY_US: u64 = 1_000_000;
+/// On top of half the round trip of a time that was told.
+const TOLD_UNCERTAINTY_US: u64 = 1_000_000;
 /// The error of a clock that runs free, per second: 50 ppm.
 const FREE_RUN_PPM: u64 = 50;
 /// A jump of the machine's clock that is worth telling.
@@ -59,14 +60,14 @@ impl Known {
     }
 }
 
-/// What the bridge answered to a time request.
+/// What somebody else answered to the question for the time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BridgeTime {
+pub struct ToldTime {
     /// `CLOCK_BOOTTIME` when the request was sent.
     pub asked_boot_us: i64,
     /// `CLOCK_BOOTTIME` when the answer came.
     pub answered_boot_us: i64,
-    /// The bridge's UTC.
+    /// The other's UTC.
     pub utc_us: i64,
 }
 
@@ -77,6 +78,7 @@ pub struct Judge {
     floor_us: i64,
     trust_system: bool,
     bridge: Option<Known>,
+    https: Option<Known>,
 }
 
 /// What timedate1 and the kernel say; `None` when they cannot be asked.
@@ -91,7 +93,7 @@ pub struct Words {
 impl Judge {
     /// A judge that believes nothing before `last_saved_us` or the build date.
     pub fn new(clock: Arc<dyn Clock>, last_saved_us: i64, trust_system: bool) -> Self {
-        Self { clock, floor_us: last_saved_us.max(BUILD_DATE_US), trust_system, bridge: None }
+        Self { clock, floor_us: last_saved_us.max(BUILD_DATE_US), trust_system, bridge: None, https: None }
     }
 
     /// The time before which nothing is believed.
@@ -100,22 +102,32 @@ impl Judge {
     }
 
     /// Takes the bridge's word.
-    pub fn bridge_said(&mut self, time: BridgeTime) {
+    pub fn bridge_said(&mut self, time: ToldTime) {
+        self.bridge = self.told(ClockSource::Bridge, time).or(self.bridge);
+    }
+
+    /// Takes a web server's word.
+    pub fn https_said(&mut self, time: ToldTime) {
+        self.https = self.told(ClockSource::Https, time).or(self.https);
+    }
+
+    fn told(&self, source: ClockSource, time: ToldTime) -> Option<Known> {
         let round_trip = (time.answered_boot_us - time.asked_boot_us).max(0);
         let middle = time.asked_boot_us + round_trip / 2;
         if time.utc_us < self.floor_us {
             tracing::warn!(
                 utc_us = time.utc_us,
-                "the bridge's time is before the last one known; not believed"
+                source = source.as_str(),
+                "a time was told that is before the last one known; not believed"
             );
-            return;
+            return None;
         }
-        self.bridge = Some(Known {
+        Some(Known {
             utc_minus_boot_us: time.utc_us - middle,
-            uncertainty_us: round_trip as u64 / 2 + BRIDGE_UNCERTAINTY_US,
-            source: ClockSource::Bridge,
+            uncertainty_us: round_trip as u64 / 2 + TOLD_UNCERTAINTY_US,
+            source,
             at_boot_us: middle,
-        });
+        })
     }
 
     /// The time, by the first source in order that may be believed.
@@ -135,7 +147,8 @@ impl Judge {
         if plausible && let Some(max_error_us) = words.kernel {
             return Some(machine(ClockSource::Kernel, max_error_us.max(NTP_UNCERTAINTY_US)));
         }
-        if let Some(known) = self.bridge
+        let told = self.bridge.into_iter().chain(self.https);
+        if let Some(known) = told.min_by_key(|known| known.uncertainty_us_at(boot))
             && !(self.trust_system && plausible)
         {
             return Some(known);
@@ -206,12 +219,25 @@ pub struct Watch {
     pub alert_after: Duration,
 }
 
+/// Somebody who tells the time; for ever silent once he has gone.
+type Teller = Option<watch::Receiver<Option<ToldTime>>>;
+
+async fn next(teller: &mut Teller) -> Option<ToldTime> {
+    if let Some(told) = teller {
+        if told.changed().await.is_ok() {
+            return *told.borrow_and_update();
+        }
+        *teller = None;
+    }
+    std::future::pending().await
+}
+
 /// Watches the sources for as long as the daemon runs, and tells everybody when the time becomes known or jumps.
 pub async fn run(
     clock: Arc<dyn Clock>,
     watch: Watch,
     last_saved_us: i64,
-    mut bridge: watch::Receiver<Option<BridgeTime>>,
+    (mut bridge, mut https): (Teller, Teller),
     known: watch::Sender<Option<Known>>,
     board: Board,
 ) {
@@ -256,16 +282,8 @@ pub async fn run(
         known.send_replace(decision);
         tokio::select! {
             () = tokio::time::sleep(watch.every) => {}
-            changed = bridge.changed() => match changed {
-                Ok(()) => {
-                    let told = *bridge.borrow_and_update();
-                    if let Some(time) = told {
-                        judge.bridge_said(time);
-                    }
-                }
-                // The uplink has gone; the other sources still speak.
-                Err(_) => tokio::time::sleep(watch.every).await,
-            },
+            Some(time) = next(&mut bridge) => judge.bridge_said(time),
+            Some(time) = next(&mut https) => judge.https_said(time),
         }
     }
 }
@@ -308,7 +326,7 @@ mod tests {
         assert_eq!(Judge::new(clock.clone(), NOW + 1, true).decide(words), None);
         assert!(Judge::new(clock.clone(), NOW, true).decide(words).is_some());
         let mut judge = Judge::new(clock, NOW + 1, false);
-        judge.bridge_said(BridgeTime { asked_boot_us: 0, answered_boot_us: 10, utc_us: NOW });
+        judge.bridge_said(ToldTime { asked_boot_us: 0, answered_boot_us: 10, utc_us: NOW });
         assert_eq!(judge.decide(Words::default()), None);
     }
 
@@ -318,7 +336,15 @@ mod tests {
         let source = |judge: &Judge, words| judge.decide(words).map(|known| known.source);
         let mut judge = Judge::new(clock.clone(), 0, false);
         assert_eq!(source(&judge, Words { timedate: Some(false), kernel: None }), None);
-        judge.bridge_said(BridgeTime { asked_boot_us: 0, answered_boot_us: 40, utc_us: NOW });
+        judge.bridge_said(ToldTime { asked_boot_us: 0, answered_boot_us: 40, utc_us: NOW });
+        assert_eq!(source(&judge, Words::default()), Some(ClockSource::Bridge));
+        // Of two that were told the surer one, and an old word is less sure than a new one.
+        judge.https_said(ToldTime { asked_boot_us: 10, answered_boot_us: 40, utc_us: NOW });
+        assert_eq!(source(&judge, Words::default()), Some(ClockSource::Https));
+        let day = 86_400_000_000;
+        clock.advance_us(day);
+        let at = clock.boottime_us();
+        judge.bridge_said(ToldTime { asked_boot_us: at - 99, answered_boot_us: at, utc_us: NOW + day });
         assert_eq!(source(&judge, Words::default()), Some(ClockSource::Bridge));
         assert_eq!(source(&judge, Words { timedate: None, kernel: Some(9) }), Some(ClockSource::Kernel));
         let both = Words { timedate: Some(true), kernel: Some(9) };
@@ -331,7 +357,7 @@ mod tests {
     fn the_time_of_the_bridge_is_uncertain_by_half_the_round_trip_and_a_second() {
         let clock = Arc::new(ManualClock::new(0, 2_000_000));
         let mut judge = Judge::new(clock, 0, false);
-        judge.bridge_said(BridgeTime { asked_boot_us: 1_000_000, answered_boot_us: 1_200_000, utc_us: NOW });
+        judge.bridge_said(ToldTime { asked_boot_us: 1_000_000, answered_boot_us: 1_200_000, utc_us: NOW });
         let known = judge.decide(Words::default()).unwrap();
         assert_eq!(known.uncertainty_us, 1_100_000);
         assert_eq!(known.utc_us(1_100_000), NOW);

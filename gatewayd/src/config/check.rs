@@ -126,6 +126,14 @@ pub(super) fn check(path: &Path, text: &str, config: &Config) -> Result<(), Conf
     let clock = &config.clock;
     checker.range("clock", "poll_ms", clock.poll_ms, (100, 600_000))?;
     checker.range("clock", "timedate_timeout_ms", clock.timedate_timeout_ms, (10, 60_000))?;
+    if let Some(url) = &clock.https_url
+        && !url.parse::<axum::http::Uri>().is_ok_and(|url| url.scheme_str() == Some("https"))
+    {
+        return Err(checker.wrong("clock", "https_url", 0, format!("{url:?}"), "https://…"));
+    }
+    checker.range("clock", "https_every_min", clock.https_every_min, (1.0, 1_440.0))?;
+    checker.range("clock", "https_retry_s", clock.https_retry_s, (1.0, 3_600.0))?;
+    checker.range("clock", "https_timeout_s", clock.https_timeout_s, (0.1, 600.0))?;
     checker.range("clock", "alert_after_h", clock.alert_after_h, (0.0, 8_760.0))?;
     checker.range("clock", "unstamped_wait_s", clock.unstamped_wait_s, (1.0, 1e7))?;
     let store = &config.store;

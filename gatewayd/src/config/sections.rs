@@ -140,6 +140,17 @@ section! {
         poll_ms: u64 = 2_000,
         /// How long timedate1 may take, milliseconds. Default 2000.
         timedate_timeout_ms: u64 = 2_000,
+        /// A web server whose `Date` is believed like the bridge's time, `https://…`; for networks without NTP. Default:
+        /// none, and nobody is asked.
+        https_url: Option<String> = None,
+        /// The authorities that its certificate may come from, PEM. Default: the system's.
+        https_ca: PathBuf = PathBuf::from("/etc/ssl/certs/ca-certificates.crt"),
+        /// How often it is asked, minutes. Default 30.
+        https_every_min: f64 = 30.0,
+        /// How long after a question without an answer it is asked again, seconds. Default 30.
+        https_retry_s: f64 = 30.0,
+        /// How long its answer may take, seconds. Default 10.
+        https_timeout_s: f64 = 10.0,
         /// A person is told when the time has been unknown for this long, hours. Default 24.
         alert_after_h: f64 = 24.0,
         /// How long a frame waits for a time sync that may still come with the wearable's log, seconds. Default 3600.

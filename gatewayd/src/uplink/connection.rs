@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::flight::Window;
 use super::messages::{self, Identity};
 use super::{Context, UplinkError, tls};
-use crate::align::source::BridgeTime;
+use crate::align::source::ToldTime;
 use crate::hardware::HardwareId;
 use crate::status::{ClockSource, Snapshot};
 use crate::store::{Kind, Name, StoreError};
@@ -293,7 +293,7 @@ impl<'a> Connection<'a> {
                 }
                 self.time_request.0 = 0;
                 let answered_boot_us = self.context.clock.boottime_us();
-                let told = BridgeTime { asked_boot_us, answered_boot_us, utc_us: time.utc_us };
+                let told = ToldTime { asked_boot_us, answered_boot_us, utc_us: time.utc_us };
                 self.context.bridge_time.send_replace(Some(told));
                 return Ok(());
             }

@@ -20,7 +20,7 @@ use rand::Rng;
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::align::source::{BridgeTime, Known};
+use crate::align::source::{Known, ToldTime};
 use crate::desk::Desk;
 use crate::hardware::HardwareId;
 use crate::live::Newest;
@@ -93,7 +93,7 @@ pub struct Context {
     /// Live values.
     pub newest: Newest,
     /// Where the bridge's time goes.
-    pub bridge_time: Arc<watch::Sender<Option<BridgeTime>>>,
+    pub bridge_time: Arc<watch::Sender<Option<ToldTime>>>,
     /// Wearables that should show themselves.
     pub identify: broadcast::Sender<HardwareId>,
     /// Who takes configurations.

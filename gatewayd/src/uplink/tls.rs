@@ -1,20 +1,15 @@
 //! Mutual TLS 1.3 with rustls and ring.
-//!
-//! Certificates are judged by the machine's time, but never by one before the program's build date or the last time
-//! this gateway was sure of: a box without a battery starts in 1970 and has to reach its broker all the same.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use kinara_clock::Clock;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
-use rustls::time_provider::TimeProvider;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
 use super::TlsFiles;
-use crate::align::source::BUILD_DATE_US;
+use crate::align::certificates::NotBefore;
 
 /// Why there is no TLS.
 #[derive(Debug, thiserror::Error)]
@@ -32,19 +27,6 @@ pub enum TlsError {
     /// rustls refuses what is in them.
     #[error("the certificates in [uplink] do not fit together: {0}")]
     Rustls(#[from] rustls::Error),
-}
-
-#[derive(Debug)]
-struct NotBefore {
-    clock: Arc<dyn Clock>,
-    floor_us: i64,
-}
-
-impl TimeProvider for NotBefore {
-    fn current_time(&self) -> Option<UnixTime> {
-        let now = self.clock.utc_us().max(self.floor_us).max(BUILD_DATE_US);
-        Some(UnixTime::since_unix_epoch(Duration::from_micros(now.unsigned_abs())))
-    }
 }
 
 /// The client's side of mutual TLS.
