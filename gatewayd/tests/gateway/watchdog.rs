@@ -48,7 +48,7 @@ impl Gatewayd {
     fn says(&self) -> String {
         let mut buffer = [0; 1024];
         let length = self.systemd.recv(&mut buffer).expect("the daemon says something");
-        String::from_utf8_lossy(&buffer[..length]).into_owned()
+        String::from_utf8_lossy(&buffer[..length]).trim_end().to_owned()
     }
 }
 
@@ -64,7 +64,7 @@ impl Drop for Gatewayd {
 fn a_daemon_whose_loops_turn_says_that_it_is_ready_and_then_that_it_lives() {
     let dir = tempfile::tempdir().unwrap();
     let gatewayd = Gatewayd::start(dir.path());
-    assert_eq!(gatewayd.says(), "READY=1\n");
+    assert_eq!(gatewayd.says(), "READY=1");
     let start = Instant::now();
     while start.elapsed() < WATCHDOG {
         let said = gatewayd.says();
