@@ -20,6 +20,8 @@ NO_MORE_LINKS = hci.HCI_ErrorCode.CONNECTION_LIMIT_EXCEEDED_ERROR
 ATTRIBUTES, NOTIFICATION, WRITE = b"\4\0", 0x1B, 0x12
 # What is heard where nothing else was said, dBm.
 USUAL_RSSI = -55
+# What every controller sends with, dBm.
+USUAL_POWER = 4
 # A controller that filters duplicates has a small memory: the same is reported again after so long, seconds.
 DUPLICATE_S = 0.5
 # 251 bytes are what data length extension allows; lists as long as a busy box needs.
@@ -155,6 +157,18 @@ class BedController(Controller):
         rssi = self.link.rssi(self, peer) if peer else None
         code = SUCCESS if rssi is not None else hci.HCI_ErrorCode.UNKNOWN_CONNECTION_IDENTIFIER_ERROR
         return hci.HCI_Read_RSSI_ReturnParameters(status=code, handle=command.handle, rssi=rssi or 127)
+
+    def on_hci_read_transmit_power_level_command(self, command):
+        # The kernel asks this after each RSSI. Bumble has no class for it and sends no answer at all, for which the kernel
+        # then waits 2 s with everything else.
+        answer = bytes([SUCCESS]) + bytes(command.parameters[:2]) + bytes([USUAL_POWER])
+        self.send_hci_packet(
+            hci.HCI_Command_Complete_Event(
+                num_hci_command_packets=1,
+                command_opcode=command.op_code,
+                return_parameters=hci.HCI_GenericReturnParameters(data=answer),
+            )
+        )
 
 
 class BoxController(BedController):
