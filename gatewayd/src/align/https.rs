@@ -1,4 +1,4 @@
-//! The time of an HTTPS server, by the `Date` of its answer: for boxes on networks that let nothing but the web through.
+//! The time of an HTTPS server, by the `Date` of its answer: for networks that let nothing but the web through.
 //!
 //! A `Date` has whole seconds, and was written at some moment of the round trip: it is off by half of that and a second
 //! at most. The server's certificate is judged by the floor time, for nothing better is known yet.

@@ -2,8 +2,8 @@
 //!
 //! The promise: a time before the program was built, or before the last one this gateway was sure of, is never
 //! believed, whoever tells it. Sources are asked in a fixed order: systemd's timedate1 over D-Bus, the kernel,
-//! the bridge's time as it comes with MQTT or a web server's where one is configured (whichever is the surer), and, where
-//! the configuration says so, the machine's clock unproven.
+//! the bridge's time as it comes with MQTT or a web server's where one is configured (whichever is the surer), and,
+//! where the configuration says so, the machine's clock unproven.
 //! Monotonic time is `CLOCK_BOOTTIME`; the time is kept as an offset to it.
 
 use std::sync::Arc;
