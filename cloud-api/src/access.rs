@@ -53,6 +53,8 @@ pub enum Action {
     Read,
     /// Saying that an event was seen and dealt with.
     Acknowledge,
+    /// Changing how things are.
+    Change,
 }
 
 /// To what.
@@ -70,15 +72,30 @@ pub enum Resource {
     Events,
     /// What is missing, and why.
     Gaps,
+    /// The members, and who of them may use the boxes' pages.
+    Staff,
+    /// One's own PIN for the boxes' pages.
+    OwnPin,
+    /// What wearers are asked to agree to.
+    ConsentTexts,
+    /// Which gateways know which devices.
+    Bonds,
+    /// What people decided at boxes.
+    Decisions,
 }
 
 /// The lowest role that may do this.
+#[expect(clippy::match_same_arms, reason = "in the order of actions, from what is named to what is not")]
 pub fn lowest_role(action: Action, resource: Resource) -> Role {
     match (action, resource) {
+        (Action::Read, Resource::Staff) => Role::Admin,
+        // A viewer does nothing at a box, and need not know who did what there.
+        (Action::Read, Resource::OwnPin | Resource::Decisions) => Role::Clinician,
         (Action::Read, _) => Role::Viewer,
         (Action::Acknowledge, Resource::Events) => Role::Clinician,
-        // Nothing else can be acknowledged; should a route say so one day, it starts closed.
-        (Action::Acknowledge, _) => Role::Admin,
+        (Action::Change, Resource::Users | Resource::Bonds | Resource::OwnPin) => Role::Clinician,
+        // What is not named starts closed; should a route say so one day, somebody has to open it here.
+        (Action::Acknowledge | Action::Change, _) => Role::Admin,
     }
 }
 
@@ -175,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_viewer_reads_everything_and_changes_nothing() {
+    fn a_viewer_reads_what_is_measured_and_changes_nothing() {
         let member =
             |role| Member { id: Uuid::nil(), tenant: Uuid::nil(), role, session: Uuid::nil(), expires_us: 0 };
         for resource in [
@@ -185,9 +202,21 @@ mod tests {
             Resource::Readings,
             Resource::Events,
             Resource::Gaps,
+            Resource::Staff,
+            Resource::OwnPin,
+            Resource::ConsentTexts,
+            Resource::Bonds,
+            Resource::Decisions,
         ] {
             for role in [Role::Viewer, Role::Clinician, Role::Admin] {
-                assert!(authorize(&member(role), Action::Read, resource).is_ok());
+                let lowest = match resource {
+                    Resource::Staff => Role::Admin,
+                    Resource::OwnPin | Resource::Decisions => Role::Clinician,
+                    _ => Role::Viewer,
+                };
+                assert_eq!(authorize(&member(role), Action::Read, resource).is_ok(), role >= lowest);
+                let changes = authorize(&member(role), Action::Change, resource).is_ok();
+                assert!(!(changes && role == Role::Viewer));
                 let may = authorize(&member(role), Action::Acknowledge, resource).is_ok();
                 assert_eq!(
                     may,

@@ -10,7 +10,9 @@ use utoipa::{Modify, OpenApi, ToSchema};
 
 use crate::config::MetricsFor;
 use crate::problem::{Peer, Problem};
-use crate::resources::{devices, events, gaps, gateways, readings, users};
+use crate::resources::{
+    bonds, consent_texts, decisions, devices, events, gaps, gateways, provisional, readings, staff, users,
+};
 use crate::{App, auth, live};
 
 /// The description of all routes, from the handlers' own.
@@ -20,6 +22,8 @@ use crate::{App, auth, live};
     paths(
         auth::login, auth::refresh, auth::logout, users::list, users::one, devices::list, gateways::list,
         readings::series, readings::latest, events::list, events::acknowledge, gaps::list, live::socket::open,
+        provisional::confirm, provisional::merge, bonds::list, bonds::introduce, bonds::revoke, decisions::list,
+        staff::list, staff::me, staff::set_pin, staff::remove_pin, consent_texts::list, consent_texts::add,
         openapi, healthz, metrics
     ),
     modifiers(&Bearer),

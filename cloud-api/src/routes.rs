@@ -18,7 +18,9 @@ use tower_http::compression::CompressionLayer;
 
 use crate::access::{Access, Action, Guard, Resource, guard};
 use crate::problem::Problem;
-use crate::resources::{devices, events, gaps, gateways, readings, users};
+use crate::resources::{
+    bonds, consent_texts, decisions, devices, events, gaps, gateways, provisional, readings, staff, users,
+};
 use crate::{App, auth, dashboard, live, operator};
 
 /// A route.
@@ -51,7 +53,8 @@ pub fn routes() -> Vec<Route> {
     use Action::{Acknowledge, Read};
     let get = Method::GET;
     let post = Method::POST;
-    vec![
+    let mut routes = desk();
+    routes.extend(vec![
         Route::new(post.clone(), "/api/v1/auth/login", Public, auth::login),
         Route::new(post.clone(), "/api/v1/auth/refresh", Public, auth::refresh),
         Route::new(post.clone(), "/api/v1/auth/logout", Public, auth::logout),
@@ -78,6 +81,34 @@ pub fn routes() -> Vec<Route> {
         Route::new(get.clone(), "/openapi.json", Public, operator::openapi),
         Route::new(get.clone(), "/healthz", Public, operator::healthz),
         Route::new(get, "/metrics", Public, operator::metrics),
+    ]);
+    routes
+}
+
+/// What concerns the boxes and what people decide at them.
+fn desk() -> Vec<Route> {
+    use Access::Member;
+    use Action::{Change, Read};
+    use Resource::{Bonds, ConsentTexts, Decisions, OwnPin, Staff, Users};
+    let (get, post) = (Method::GET, Method::POST);
+    vec![
+        Route::new(post.clone(), "/api/v1/users/{id}/confirm", Member(Change, Users), provisional::confirm),
+        Route::new(post.clone(), "/api/v1/users/{id}/merge", Member(Change, Users), provisional::merge),
+        Route::new(get.clone(), "/api/v1/devices/{id}/bonds", Member(Read, Bonds), bonds::list),
+        Route::new(
+            post.clone(),
+            "/api/v1/devices/{id}/introductions",
+            Member(Change, Bonds),
+            bonds::introduce,
+        ),
+        Route::new(post.clone(), "/api/v1/bonds/{id}/revoke", Member(Change, Bonds), bonds::revoke),
+        Route::new(get.clone(), "/api/v1/decisions", Member(Read, Decisions), decisions::list),
+        Route::new(get.clone(), "/api/v1/staff", Member(Read, Staff), staff::list),
+        Route::new(get.clone(), "/api/v1/staff/me", Member(Read, OwnPin), staff::me),
+        Route::new(Method::PUT, "/api/v1/staff/me/pin", Member(Change, OwnPin), staff::set_pin),
+        Route::new(Method::DELETE, "/api/v1/staff/{id}/pin", Member(Change, Staff), staff::remove_pin),
+        Route::new(get, "/api/v1/consent-texts", Member(Read, ConsentTexts), consent_texts::list),
+        Route::new(post, "/api/v1/consent-texts", Member(Change, ConsentTexts), consent_texts::add),
     ]
 }
 
@@ -92,6 +123,7 @@ pub fn router(app: &App) -> Router {
                 route.handler.route_layer(middleware::from_fn_with_state(guarded, guard))
             }
         };
+        // Two routes of one path and different methods become one.
         router = router.route(route.path, handler);
     }
     router

@@ -15,6 +15,7 @@ pub mod http;
 pub mod link;
 pub mod live;
 pub mod metrics;
+pub mod notices;
 pub mod queue;
 pub mod roster;
 pub mod state;
@@ -38,6 +39,7 @@ use rumqttc::v5::mqttbytes::v5::Publish;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -53,6 +55,9 @@ use crate::work::Workplace;
 const STATES: usize = 1024;
 /// Live messages that may wait: newer ones follow in a second.
 const LIVES: usize = 256;
+
+/// How long after a change in what boxes are told it is published.
+const BURST: Duration = Duration::from_millis(300);
 
 /// Why a bridge does not start.
 #[derive(Debug, thiserror::Error)]
@@ -114,7 +119,13 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, stop: CancellationToken)
     let (lives, lives_in) = mpsc::channel(LIVES);
     let gate = live::Gate::new(pool.clone(), clock.clone(), Duration::from_secs(config.limits.live_cache_s));
     tasks.spawn(take_lives(gate, lives_in, publisher.clone(), metrics.clone()));
-    let connected = Arc::new(Notify::new());
+    let (connected, changed) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let session = kinara_store::pool::configuration(
+        &config.database.url,
+        "kinara-cloud-bridge notices",
+        &config.database_limits(),
+    )?;
+    tasks.spawn(notices::listen(session, changed.clone(), stop.clone()));
     let tenants = Tenants::default();
     tasks.spawn(keep_configured(Jobs {
         pool: pool.clone(),
@@ -123,6 +134,7 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, stop: CancellationToken)
         metrics: metrics.clone(),
         tenants: tenants.clone(),
         connected: connected.clone(),
+        changed,
         every: Duration::from_secs(config.jobs.config_s),
         stop: stop.clone(),
     }));
@@ -324,18 +336,27 @@ struct Jobs {
     metrics: Arc<Metrics>,
     tenants: Tenants,
     connected: Arc<Notify>,
+    /// What boxes are told has changed.
+    changed: Arc<Notify>,
     every: Duration,
     stop: CancellationToken,
 }
 
 async fn keep_configured(jobs: Jobs) {
     let mut desired = roster::Desired::default();
+    let mut next = Instant::now() + jobs.every;
     loop {
         tokio::select! {
-            () = tokio::time::sleep(jobs.every) => {}
+            () = tokio::time::sleep_until(next) => {}
             () = jobs.connected.notified() => desired.connected(),
+            () = jobs.changed.notified() => {
+                // What people change comes in bursts.
+                next = next.min(Instant::now() + BURST);
+                continue;
+            }
             () = jobs.stop.cancelled() => return,
         }
+        next = Instant::now() + jobs.every;
         if let Err(error) = jobs.tenants.refresh(&jobs.pool).await {
             jobs.metrics.database.store(false, Ordering::Relaxed);
             tracing::warn!(%error, "the gateways' clinics are not known");

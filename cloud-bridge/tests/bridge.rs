@@ -293,9 +293,11 @@ async fn a_gateway_learns_the_time_and_what_it_should_be_and_its_state_is_kept()
     let mut gateway = Gateway::connect(&certificates, &broker, GATEWAY, &[]).await;
     let config = gateway.next(&topic::of(GatewayId(GATEWAY), Leaf::Config)).await;
     let config: envelope::Config = envelope::open(&config.payload).unwrap();
-    assert_eq!(config.roster.len(), 1);
+    assert_eq!(config.roster.len(), 2);
     assert_eq!(config.roster[0].hardware_id, HARDWARE);
     assert!(config.roster[0].consent_given && config.config_version > 0);
+    // Who wears nothing now is known as well: somebody at the box may give them a device.
+    assert_eq!((config.roster[1].hardware_id.as_str(), config.roster[1].consent_given), ("", true));
     for (buffer, previous_buffer, store_id) in [(1, 0, 5), (2, 1, 5), (3, 2, 6), (4, 1, 6)] {
         let state = State {
             version: ENVELOPE_VERSION,
@@ -318,9 +320,15 @@ async fn a_gateway_learns_the_time_and_what_it_should_be_and_its_state_is_kept()
             ..State::default()
         };
         gateway.publish(Leaf::State, envelope::seal(&state), None);
-        let command = gateway.next(&topic::of(GatewayId(GATEWAY), Leaf::Command)).await;
-        let command: envelope::Command = envelope::open(&command.payload).unwrap();
-        let Some(command::Command::Time(time)) = command.command else { panic!("{command:?}") };
+        let time = loop {
+            let command = gateway.next(&topic::of(GatewayId(GATEWAY), Leaf::Command)).await;
+            let command: envelope::Command = envelope::open(&command.payload).unwrap();
+            match command.command {
+                Some(command::Command::Time(time)) => break time,
+                Some(command::Command::Resend(_)) => {}
+                other => panic!("{other:?}"),
+            }
+        };
         assert_eq!((time.nonce, time.utc_us), (99, NOW_US));
     }
     tokio::time::timeout(PATIENCE, async {
@@ -378,5 +386,129 @@ async fn live_values_reach_their_own_clinic_and_no_other() {
     let shown: TenantLive = envelope::open(&gateway.next(&topics[0]).await.payload).unwrap();
     assert_eq!(shown.devices[0].live.as_ref().unwrap().values[0].seq, 4);
     assert!(!gateway.kept.iter().any(|publish| publish.topic == topics[1].as_bytes()));
+    bridge.stop().await;
+}
+
+#[tokio::test]
+async fn a_box_is_told_all_of_its_clinic_at_once_and_a_version_is_a_content() {
+    let (world, certificates, broker) = ground(Options::new()).await;
+    let often = "[jobs]\nconfig_s = 1\n";
+    let bridge = Bridge::start(&world, &certificates, &broker, often).await;
+    let mut gateway = Gateway::connect(&certificates, &broker, GATEWAY, &[]).await;
+    let topic = topic::of(GatewayId(GATEWAY), Leaf::Config);
+    let first: envelope::Config = envelope::open(&gateway.next(&topic).await.payload).unwrap();
+    assert_eq!(first.clinic_name, "One");
+    // Another bridge, the same content: the same version.
+    bridge.stop().await;
+    let bridge = Bridge::start(&world, &certificates, &broker, "[jobs]\nconfig_s = 3600\n").await;
+    let again: envelope::Config = envelope::open(&gateway.next(&topic).await.payload).unwrap();
+    assert_eq!(again, first);
+    // What people change reaches the box without waiting for the next look.
+    let member = |role: &str, id: u32| {
+        format!(
+            "INSERT INTO members (id, tenant_id, email, role, password_hash)
+               VALUES ('{0}', '{TENANT}', '{id}@one.example', '{role}', 'x');
+             INSERT INTO staff_pins (member_id, tenant_id, name, verifier, set_at)
+               VALUES ('{0}', '{TENANT}', 'Staff {id}', '$argon2id$v=19$m=1,t=1,p=1$x$y', now());",
+            Uuid::from_u128(id.into())
+        )
+    };
+    let second = NOW_US / 1_000_000;
+    world
+        .run(&format!(
+            "BEGIN;
+             {} {}
+             INSERT INTO users (id, tenant_id, display_name, external_id, provisional)
+               VALUES ('{FOREIGN_GATEWAY}', '{TENANT}', 'New', 'n7', true);
+             INSERT INTO consent_texts (tenant_id, version, language, text, sha256, created_at) VALUES
+               ('{TENANT}', '1', 'en', 'Old', '', to_timestamp({second})), ('{TENANT}', '2', 'en', 'New', '', to_timestamp({second} + 1)),
+               ('{TENANT}', '1', 'hi', 'Hindi', '', to_timestamp({second})), ('{OTHER_TENANT}', '9', 'en', 'Theirs', '', now());
+             INSERT INTO bonds (id, tenant_id, gateway_id, hardware_id, adapter, how, since)
+               VALUES ('{GATEWAY}', '{TENANT}', '{GATEWAY}', '{HARDWARE}', '\\x010203040506', 'label', now());
+             INSERT INTO introductions (tenant_id, hardware_id, from_gateway, to_gateway, secret, expires_at)
+               VALUES ('{TENANT}', '{HARDWARE}', '{GATEWAY}', '{SECOND_GATEWAY}', substring(sha256('k') for 16), to_timestamp({second} + 60));
+             INSERT INTO revocations (tenant_id, bond_id, hardware_id, gateway_id, adapter, expires_at)
+               VALUES ('{TENANT}', '{GATEWAY}', '{HARDWARE}', '{GATEWAY}', '\\x010203040506', to_timestamp({second} + 60));
+             COMMIT;",
+            member("clinician", 71),
+            member("viewer", 72),
+        ))
+        .await;
+    let told: envelope::Config = envelope::open(&gateway.next(&topic).await.payload).unwrap();
+    assert!(told.config_version > first.config_version);
+    let texts: Vec<&str> = told.consent_texts.iter().map(|text| text.text.as_str()).collect();
+    assert_eq!(texts, ["New", "Hindi"]);
+    // A viewer may do nothing at a box.
+    assert_eq!(told.staff.iter().map(|staff| staff.name.as_str()).collect::<Vec<_>>(), ["Staff 71"]);
+    let new = told.roster.iter().find(|entry| entry.provisional).unwrap();
+    assert_eq!((new.display_name.as_str(), new.external_id.as_str()), ("New", "n7"));
+    assert!(told.introductions[0].admits && told.introductions[0].secret.len() == 16);
+    assert_eq!(told.revocations[0].bond, [1, 2, 3, 4, 5, 6]);
+    let second_topic = topic::of(GatewayId(SECOND_GATEWAY), Leaf::Config);
+    let mut other =
+        Gateway::connect(&certificates, &broker, SECOND_GATEWAY, std::slice::from_ref(&second_topic)).await;
+    let heard = loop {
+        // What the broker kept may be from before.
+        let heard: envelope::Config = envelope::open(&other.next(&second_topic).await.payload).unwrap();
+        if !heard.introductions.is_empty() {
+            break heard;
+        }
+    };
+    assert!(!heard.introductions[0].admits && heard.revocations.is_empty());
+    assert_eq!(heard.introductions[0].secret, told.introductions[0].secret);
+    bridge.stop().await;
+}
+
+#[tokio::test]
+async fn decisions_are_taken_over_the_broker_once_the_box_has_said_its_key() {
+    use kinara_protocol::envelope::{Actor, Decision, EventBatch, WearerAdded, decision::What};
+    use ring::signature::{Ed25519KeyPair, KeyPair as _};
+    let (world, certificates, broker) = ground(Options::new()).await;
+    let bridge = Bridge::start(&world, &certificates, &broker, "[jobs]\nupkeep_s = 1\n").await;
+    let mut gateway = Gateway::connect(&certificates, &broker, GATEWAY, &[]).await;
+    let key = Ed25519KeyPair::from_seed_unchecked(&[5; 32]).unwrap();
+    let mut decision = Decision {
+        id: Uuid::from_u128(0x91).as_bytes().to_vec(),
+        at_utc_us: NOW_US,
+        actor: Some(Actor { kind: "staff".into(), name: "N".into(), member_id: Vec::new() }),
+        what: Some(What::WearerAdded(WearerAdded {
+            user_id: Uuid::from_u128(0x92).as_bytes().to_vec(),
+            display_name: "Patient".into(),
+        })),
+        ..Decision::default()
+    };
+    decision.signature = key.sign(&decision.signed_bytes(GATEWAY)).as_ref().to_vec();
+    let batch = EventBatch {
+        version: ENVELOPE_VERSION,
+        name: Some(kinara_ingest::Name { gateway: GATEWAY, buffer: 7, sequence: 0 }.into()),
+        sealed_at_us: NOW_US,
+        decisions: vec![decision],
+        ..EventBatch::default()
+    };
+    // The state comes after the decision: it waits, and the batch is acknowledged all the same.
+    gateway.publish(Leaf::Event, envelope::seal(&batch), Some((7, 0)));
+    assert!(matches!(gateway.ack().await.outcome, Some(ack::Outcome::Done(done)) if done.quarantined == 1));
+    let state = State {
+        version: ENVELOPE_VERSION,
+        online: true,
+        signing_key: key.public_key().as_ref().to_vec(),
+        adapters: vec![envelope::AdapterState {
+            name: "hci0".into(),
+            address: vec![0xaa, 1, 2, 3, 4, 5],
+            slots: 8,
+            links: 1,
+        }],
+        ..State::default()
+    };
+    gateway.publish(Leaf::State, envelope::seal(&state), None);
+    tokio::time::timeout(PATIENCE, async {
+        while world.number("SELECT count(*) FROM users WHERE provisional").await < 1 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await
+    .unwrap();
+    let adapter = format!("SELECT state->'adapters'->0->>'address' FROM gateways WHERE id = '{GATEWAY}'");
+    assert_eq!(world.text(&adapter).await, "AA:01:02:03:04:05");
     bridge.stop().await;
 }

@@ -216,3 +216,59 @@ pub(super) async fn gateway(
     }
     Ok(printed(id, tenant, changed, json!({ "name": name })))
 }
+
+pub(super) async fn trust_key(
+    transaction: &Transaction<'_>,
+    slug: &str,
+    id: Uuid,
+    key: Option<&str>,
+) -> Result<Value, AdminError> {
+    let tenant = find_tenant(transaction, slug).await?;
+    let known = transaction
+        .query_opt("SELECT 1 FROM gateways WHERE id = $1 AND tenant_id = $2 FOR UPDATE", &[&id, &tenant])
+        .await?;
+    if known.is_none() {
+        return refused(format!("the clinic {slug} has no gateway {id}"));
+    }
+    let rows = transaction
+        .query(
+            "SELECT encode(key, 'hex'), trusted_at IS NOT NULL FROM gateway_keys
+             WHERE gateway_id = $1 AND ended_at IS NULL ORDER BY seen_at",
+            &[&id],
+        )
+        .await?;
+    let keys: Vec<(String, bool)> =
+        rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, AdminError>>()?;
+    let trusted = keys.iter().find(|(_, trusted)| *trusted).map(|(key, _)| key.as_str());
+    let waiting: Vec<&str> =
+        keys.iter().filter(|(_, trusted)| !trusted).map(|(key, _)| key.as_str()).collect();
+    let chosen = match (key, waiting.as_slice()) {
+        (Some(key), _) if Some(key) == trusted => None,
+        (Some(key), _) if waiting.contains(&key) => Some(key),
+        (Some(key), _) => return refused(format!("the gateway {id} has not said the key {key}")),
+        (None, []) if trusted.is_some() => None,
+        (None, []) => return refused(format!("the gateway {id} has not said a key yet")),
+        (None, [one]) => Some(*one),
+        (None, several) => {
+            return refused(format!("several keys wait; say which with --key: {}", several.join(", ")));
+        }
+    };
+    if let Some(chosen) = chosen {
+        transaction
+            .execute(
+                "UPDATE gateway_keys SET ended_at = now() WHERE gateway_id = $1 AND trusted_at IS NOT NULL
+                   AND ended_at IS NULL",
+                &[&id],
+            )
+            .await?;
+        transaction
+            .execute(
+                "UPDATE gateway_keys SET trusted_at = now() WHERE gateway_id = $1 AND encode(key, 'hex') = $2",
+                &[&id, &chosen],
+            )
+            .await?;
+        audit(transaction, tenant, "admin.gateway.key", &format!("gateway:{id}"), json!({ "key": chosen }))
+            .await?;
+    }
+    Ok(printed(id, tenant, chosen.is_some(), json!({ "key": chosen.or(trusted) })))
+}

@@ -145,6 +145,18 @@ pub enum GatewayCommand {
         #[arg(long)]
         name: String,
     },
+    /// Trusts the new key by which a gateway signs, in place of the former one: it was set up anew, and is the same.
+    TrustKey {
+        /// The clinic's short name.
+        #[arg(long)]
+        tenant: String,
+        /// The id in its certificate.
+        #[arg(long)]
+        id: Uuid,
+        /// Which key, in hex, where several wait.
+        #[arg(long)]
+        key: Option<String>,
+    },
 }
 
 /// `admin assign`
@@ -230,6 +242,9 @@ async fn command(client: &mut Client, command: &Command) -> Result<Value, AdminE
         }
         Command::Gateway(GatewayCommand::Add { tenant, id, name }) => {
             commands::gateway(&transaction, tenant, *id, name).await?
+        }
+        Command::Gateway(GatewayCommand::TrustKey { tenant, id, key }) => {
+            commands::trust_key(&transaction, tenant, *id, key.as_deref()).await?
         }
         Command::Assign(assign) => assign::assign(&transaction, assign).await?,
     };

@@ -47,6 +47,12 @@ pub fn hash(password: &str) -> Result<String, PasswordError> {
         .map_err(PasswordError::Hash)
 }
 
+/// The verifier of a PIN: the same function, for something short that is checked at a box.
+pub fn hash_pin(pin: &str) -> Result<String, PasswordError> {
+    let salt = SaltString::generate(&mut OsRng);
+    hasher().hash_password(pin.as_bytes(), &salt).map(|hash| hash.to_string()).map_err(PasswordError::Hash)
+}
+
 /// Whether a password has this hash. A hash that cannot be read is nobody's.
 pub fn verify(password: &str, stored: &str) -> bool {
     PasswordHash::new(stored)
@@ -70,15 +76,26 @@ impl Checker {
 
     /// Whether the password fits. `stored`: none when nobody has the address.
     pub async fn check(&self, password: String, stored: Option<String>) -> Result<bool, Problem> {
-        let busy = || Problem::unavailable("Many people log in just now. Try again in a few seconds.");
-        let turn = tokio::time::timeout(TURN, self.turns.clone().acquire_owned()).await;
-        let turn = turn.map_err(|_| busy())?.map_err(|_| busy())?;
         let nobody = self.nobody.clone();
-        tokio::task::spawn_blocking(move || {
-            let _turn = turn;
+        self.in_turn(move || {
             let known = stored.is_some();
             let fits = verify(&password, stored.as_deref().unwrap_or(&nobody));
             fits && known
+        })
+        .await
+    }
+
+    /// Does what takes long off the event loop, when it is its turn.
+    pub(crate) async fn in_turn<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Problem> {
+        let busy = || Problem::unavailable("Many people log in just now. Try again in a few seconds.");
+        let turn = tokio::time::timeout(TURN, self.turns.clone().acquire_owned()).await;
+        let turn = turn.map_err(|_| busy())?.map_err(|_| busy())?;
+        tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            work()
         })
         .await
         .map_err(|error| Problem::internal(&error))

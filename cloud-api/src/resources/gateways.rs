@@ -34,6 +34,21 @@ pub struct Gateway {
     pub level: Option<String>,
     /// What a person should know.
     pub notes: Vec<String>,
+    /// Its Bluetooth adapters.
+    pub adapters: Vec<Adapter>,
+}
+
+/// A gateway's Bluetooth adapter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Adapter {
+    /// The box's name for it.
+    pub name: String,
+    /// What wearables know the gateway by.
+    pub address: String,
+    /// Links it can hold, as far as learnt.
+    pub slots: u32,
+    /// Links it holds.
+    pub links: u32,
 }
 
 /// A gateway's buffer.
@@ -72,7 +87,12 @@ struct Published {
     clock_uncertainty_us: u64,
     level: Option<String>,
     notes: Vec<String>,
+    adapters: Vec<Adapter>,
 }
+
+/// What a person should know of a box that signs with a key that nobody has trusted.
+const NEW_KEY: &str = "This box signs with a new key, so what is decided at it waits. If it was set up anew on purpose, \
+     ask your operator to trust its key; if not, somebody else may have its certificate.";
 
 fn describe(id: Uuid, name: String, seen: Option<jiff::Timestamp>, state: serde_json::Value) -> Gateway {
     // `{}`: never reported. What this release cannot read shows as never reported, too.
@@ -98,6 +118,7 @@ fn describe(id: Uuid, name: String, seen: Option<jiff::Timestamp>, state: serde_
         version: state.software.filter(|version| !version.is_empty()),
         level: state.level.filter(|level| !level.is_empty()),
         notes: state.notes,
+        adapters: state.adapters,
     }
 }
 
@@ -105,12 +126,20 @@ fn describe(id: Uuid, name: String, seen: Option<jiff::Timestamp>, state: serde_
 pub(crate) async fn all(transaction: &TenantTransaction<'_>) -> Result<Vec<Gateway>, Problem> {
     let rows = transaction
         .rows(
-            "SELECT id, name, last_seen_at, state FROM gateways WHERE retired_at IS NULL ORDER BY name, id",
+            "SELECT g.id, g.name, g.last_seen_at, g.state, EXISTS (SELECT FROM gateway_keys k
+               WHERE k.gateway_id = g.id AND k.trusted_at IS NULL AND k.ended_at IS NULL)
+             FROM gateways g WHERE g.retired_at IS NULL ORDER BY g.name, g.id",
             &[],
         )
         .await?;
     rows.iter()
-        .map(|row| Ok(describe(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)))
+        .map(|row| {
+            let mut gateway = describe(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
+            if row.try_get(4)? {
+                gateway.notes.insert(0, NEW_KEY.to_owned());
+            }
+            Ok(gateway)
+        })
         .collect()
 }
 

@@ -1,10 +1,15 @@
-//! What the API shows: wearers, devices, gateways, readings, events, gaps. Each module reads its own views.
+//! What the API shows and lets people change. Each module reads its own tables and views.
 
+pub mod bonds;
+pub mod consent_texts;
+pub mod decisions;
 pub mod devices;
 pub mod events;
 pub mod gaps;
 pub mod gateways;
+pub mod provisional;
 pub mod readings;
+pub mod staff;
 pub mod users;
 
 use serde::Serialize;
@@ -43,6 +48,17 @@ pub(crate) fn period(
         return Err(Problem::invalid("from must be before to."));
     }
     Ok((from, to))
+}
+
+/// The time of a change.
+pub(crate) fn now(app: &App) -> Result<jiff::Timestamp, Problem> {
+    jiff::Timestamp::from_microsecond(app.clock.utc_us()).map_err(|error| Problem::internal(&error))
+}
+
+/// Pages that show the clinic's devices look again.
+pub(crate) async fn state_changed(transaction: &TenantTransaction<'_>, tenant: Uuid) -> Result<(), Problem> {
+    let notice = serde_json::json!({ "tenant": tenant }).to_string();
+    transaction.run("SELECT pg_notify('kinara_state', $1)", &[&notice]).await.map(|_| ())
 }
 
 /// 404 unless this tenant has this wearer.

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::Items;
 use crate::App;
 use crate::access::Member;
+use crate::database::TenantTransaction;
 use crate::problem::{Path, Problem};
 
 /// A wearer.
@@ -24,10 +25,17 @@ pub struct User {
     pub time_zone: String,
     /// The devices they wear now.
     pub devices: Vec<Uuid>,
+    /// They were added at a box, and nobody has said yet who they are.
+    pub provisional: bool,
+    /// At which box they were added.
+    pub added_by_gateway: Option<Uuid>,
+    /// Whom they turned out to be.
+    pub merged_into: Option<Uuid>,
 }
 
 const SELECT: &str = "SELECT u.id, u.external_id, u.display_name, u.time_zone,
-        ARRAY(SELECT d.id FROM devices d WHERE d.user_id = u.id ORDER BY d.id)
+        ARRAY(SELECT d.id FROM devices d WHERE d.user_id = u.id ORDER BY d.id), u.provisional, u.added_by_gateway,
+        u.merged_into
      FROM users u";
 
 fn read(row: &tokio_postgres::Row) -> Result<User, Problem> {
@@ -37,16 +45,27 @@ fn read(row: &tokio_postgres::Row) -> Result<User, Problem> {
         display_name: row.try_get(2)?,
         time_zone: row.try_get(3)?,
         devices: row.try_get(4)?,
+        provisional: row.try_get(5)?,
+        added_by_gateway: row.try_get(6)?,
+        merged_into: row.try_get(7)?,
     })
 }
 
-/// All wearers of the clinic.
+/// One wearer, in a transaction that is under way.
+pub(crate) async fn find(transaction: &TenantTransaction<'_>, id: Uuid) -> Result<User, Problem> {
+    let row = transaction.row(&format!("{SELECT} WHERE u.id = $1"), &[&id]).await?;
+    read(&row.ok_or_else(|| Problem::not_found("wearer"))?)
+}
+
+/// All wearers of the clinic, without those that were merged into others.
 #[utoipa::path(get, path = "/api/v1/users", tag = "users",
     responses((status = 200, body = Items<User>)))]
 pub async fn list(State(app): State<App>, member: Member) -> Result<Json<Items<User>>, Problem> {
     let mut connection = app.database.connection().await?;
     let transaction = connection.tenant(member.tenant).await?;
-    let rows = transaction.rows(&format!("{SELECT} ORDER BY u.display_name, u.id"), &[]).await?;
+    let rows = transaction
+        .rows(&format!("{SELECT} WHERE u.merged_into IS NULL ORDER BY u.display_name, u.id"), &[])
+        .await?;
     Ok(Json(Items { items: rows.iter().map(read).collect::<Result<_, _>>()? }))
 }
 
@@ -62,6 +81,5 @@ pub async fn one(
 ) -> Result<Json<User>, Problem> {
     let mut connection = app.database.connection().await?;
     let transaction = connection.tenant(member.tenant).await?;
-    let row = transaction.row(&format!("{SELECT} WHERE u.id = $1"), &[&id]).await?;
-    read(&row.ok_or_else(|| Problem::not_found("wearer"))?).map(Json)
+    find(&transaction, id).await.map(Json)
 }

@@ -5,6 +5,7 @@
 mod access;
 mod admin;
 mod common;
+mod desk;
 mod live;
 mod login;
 mod program;

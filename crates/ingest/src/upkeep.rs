@@ -66,7 +66,7 @@ pub async fn keep(writer: &Writer, pool: &Pool, clock: &dyn Clock, bounds: &Boun
 const WAITING: &str = "
     SELECT id, gateway_id, payload, reason FROM quarantine
     WHERE what = 'decision' AND replayed_at IS NULL AND gateway_id IS NOT NULL AND reason = ANY($1)
-      AND (tried_at IS NULL OR $2::timestamptz - tried_at > (tried_at - received_at) / 4)
+      AND (tried_at IS NULL OR $2::timestamptz - tried_at >= (tried_at - received_at) / 4)
     ORDER BY tried_at NULLS FIRST, received_at LIMIT $3";
 
 async fn decisions(writer: &Writer, pool: &Pool, now: Timestamp, bounds: &Bounds) -> Result<u64, Error> {

@@ -72,6 +72,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(7, "0007_latest"),
     migration!(8, "0008_gaps"),
     migration!(9, "0009_desk"),
+    migration!(10, "0010_pins"),
 ];
 
 /// The migration that decides the storage.

@@ -58,8 +58,8 @@ async fn furnish(admin: &tokio_postgres::Client) {
              INSERT INTO decisions (gateway_id, id, tenant_id, kind, at, uncertainty_us, actor_kind, actor_name,
                  payload, signature, key, received_at, settled_at)
                VALUES ('{tenant}', '{tenant}', '{tenant}', 'paired', now(), 0, 'staff', 'S{n}', '', '', '', now(), now());
-             INSERT INTO staff_pins (member_id, tenant_id, name, verifier)
-               VALUES ('{tenant}', '{tenant}', 'S{n}', '$argon2id$v=19$x');
+             INSERT INTO staff_pins (member_id, tenant_id, name, verifier, set_at)
+               VALUES ('{tenant}', '{tenant}', 'S{n}', '$argon2id$v=19$x', now());
              INSERT INTO consent_texts (tenant_id, version, language, text, sha256)
                VALUES ('{tenant}', 'v1', 'en', 'I agree', '');
              INSERT INTO bonds (id, tenant_id, gateway_id, hardware_id, adapter, how, since)
