@@ -1,7 +1,19 @@
 /** The API's resources, typed. */
 import type { Auth } from './auth';
 import * as decode from './decode';
-import type { ClinicEvent, Device, Gap, Gateway, LatestReading, Readings, User } from './types';
+import type {
+  Bonds,
+  ClinicEvent,
+  ConsentText,
+  Decision,
+  Device,
+  Gap,
+  Gateway,
+  LatestReading,
+  Readings,
+  StaffMember,
+  User,
+} from './types';
 
 export class Client {
   constructor(private readonly auth: Auth) {}
@@ -65,6 +77,63 @@ export class Client {
       ...(signal ? { signal } : {}),
     });
     return decode.items(answer, decode.gap);
+  }
+
+  /** Says that a wearer whom a box added is a new one. */
+  async confirm(userId: string, who: { displayName: string; externalId: string }): Promise<void> {
+    await this.auth.request({
+      method: 'POST',
+      path: `/users/${userId}/confirm`,
+      body: { display_name: who.displayName, external_id: who.externalId },
+    });
+  }
+
+  /** Says that a wearer whom a box added is one known already. */
+  async merge(userId: string, into: string): Promise<void> {
+    await this.auth.request({ method: 'POST', path: `/users/${userId}/merge`, body: { into } });
+  }
+
+  async bonds(deviceId: string): Promise<Bonds> {
+    return decode.bonds(await this.auth.request({ path: `/devices/${deviceId}/bonds` }));
+  }
+
+  async introduce(deviceId: string, gatewayId: string): Promise<void> {
+    const body = { gateway_id: gatewayId };
+    await this.auth.request({ method: 'POST', path: `/devices/${deviceId}/introductions`, body });
+  }
+
+  async revoke(bondId: string): Promise<void> {
+    await this.auth.request({ method: 'POST', path: `/bonds/${bondId}/revoke` });
+  }
+
+  async decisions(deviceId: string): Promise<Decision[]> {
+    const answer = await this.auth.request({ path: '/decisions', query: { device_id: deviceId, limit: 20 } });
+    return decode.items(answer, decode.decision);
+  }
+
+  async me(): Promise<StaffMember> {
+    return decode.staffMember(await this.auth.request({ path: '/staff/me' }));
+  }
+
+  async staff(): Promise<StaffMember[]> {
+    return decode.items(await this.auth.request({ path: '/staff' }), decode.staffMember);
+  }
+
+  async setPin(pin: string, boxName: string): Promise<StaffMember> {
+    const answer = await this.auth.request({ method: 'PUT', path: '/staff/me/pin', body: { pin, box_name: boxName } });
+    return decode.staffMember(answer);
+  }
+
+  async removePin(memberId: string): Promise<void> {
+    await this.auth.request({ method: 'DELETE', path: `/staff/${memberId}/pin` });
+  }
+
+  async consentTexts(): Promise<ConsentText[]> {
+    return decode.items(await this.auth.request({ path: '/consent-texts' }), decode.consentText);
+  }
+
+  async addConsentText(text: { version: string; language: string; text: string }): Promise<void> {
+    await this.auth.request({ method: 'POST', path: '/consent-texts', body: text });
   }
 }
 

@@ -3,10 +3,15 @@
  * everything else may be absent or null, so that an older or newer API does not blank the page.
  */
 import type {
+  Bond,
+  Bonds,
   ClinicEvent,
+  ConsentText,
+  Decision,
   Device,
   Gap,
   Gateway,
+  Introduction,
   LatestReading,
   LiveReading,
   Point,
@@ -14,6 +19,7 @@ import type {
   Role,
   ServerMessage,
   Session,
+  StaffMember,
   User,
 } from './types';
 
@@ -114,6 +120,75 @@ export function user(value: unknown): User {
     displayName: textOr(json, 'display_name', '') || externalId || id,
     timeZone: textOr(json, 'time_zone', 'UTC'),
     devices: texts(json['devices']),
+    provisional: booleanOr(json, 'provisional', false),
+    addedByGateway: textOr(json, 'added_by_gateway', null),
+  };
+}
+
+function bond(value: unknown): Bond {
+  const json = object(value, 'a bond');
+  return {
+    id: text(json, 'id'),
+    gatewayId: text(json, 'gateway_id'),
+    gatewayName: textOr(json, 'gateway_name', 'Gateway'),
+    adapter: textOr(json, 'adapter', ''),
+    how: textOr(json, 'how', ''),
+    since: instantOf(json, 'since_at'),
+    revokedAt: instant(json['revoked_at']),
+  };
+}
+
+function introduction(value: unknown): Introduction {
+  const json = object(value, 'an introduction');
+  return {
+    id: text(json, 'id'),
+    fromGateway: text(json, 'from_gateway'),
+    toGateway: text(json, 'to_gateway'),
+    state: textOr(json, 'state', 'open'),
+    askedAt: instantOf(json, 'asked_at'),
+    expiresAt: instantOf(json, 'expires_at'),
+  };
+}
+
+export function bonds(value: unknown): Bonds {
+  const json = object(value, 'bonds');
+  return {
+    bonds: items({ items: json['bonds'] }, bond),
+    introductions: items({ items: json['introductions'] }, introduction),
+  };
+}
+
+export function decision(value: unknown): Decision {
+  const json = object(value, 'a decision');
+  return {
+    id: text(json, 'id'),
+    gatewayId: text(json, 'gateway_id'),
+    kind: text(json, 'kind'),
+    at: instantOf(json, 'at'),
+    actor: textOr(json, 'actor_name', '') || textOr(json, 'actor_kind', ''),
+    refused: textOr(json, 'refused', null),
+  };
+}
+
+export function staffMember(value: unknown): StaffMember {
+  const json = object(value, 'a member');
+  return {
+    id: text(json, 'id'),
+    email: text(json, 'email'),
+    role: role(text(json, 'role')),
+    boxName: textOr(json, 'box_name', null),
+    pinSetAt: instant(json['pin_set_at']),
+  };
+}
+
+export function consentText(value: unknown): ConsentText {
+  const json = object(value, 'a consent text');
+  return {
+    version: text(json, 'version'),
+    language: text(json, 'language'),
+    text: text(json, 'text'),
+    createdAt: instantOf(json, 'created_at'),
+    current: booleanOr(json, 'current', false),
   };
 }
 

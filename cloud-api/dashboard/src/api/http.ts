@@ -30,7 +30,7 @@ export function watchServerDate(handler: (serverMs: number, sentAt: number) => v
 }
 
 export interface Call {
-  method?: 'GET' | 'POST';
+  method?: 'GET' | 'POST' | 'PUT' | 'DELETE';
   path: string;
   query?: Record<string, string | number>;
   body?: unknown;

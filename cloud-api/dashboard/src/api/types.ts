@@ -29,6 +29,65 @@ export interface User {
   displayName: string;
   timeZone: string;
   devices: string[];
+  /** Added at a box; nobody has said yet who they are. */
+  provisional: boolean;
+  addedByGateway: string | null;
+}
+
+/** A gateway that knows a device. */
+export interface Bond {
+  id: string;
+  gatewayId: string;
+  gatewayName: string;
+  adapter: string;
+  how: string;
+  since: number;
+  /** Since when it is to be taken off. */
+  revokedAt: number | null;
+}
+
+/** A gateway that is to get to know a device. */
+export interface Introduction {
+  id: string;
+  fromGateway: string;
+  toGateway: string;
+  state: string;
+  askedAt: number;
+  expiresAt: number;
+}
+
+export interface Bonds {
+  bonds: Bond[];
+  introductions: Introduction[];
+}
+
+/** What somebody decided at a box. */
+export interface Decision {
+  id: string;
+  gatewayId: string;
+  kind: string;
+  at: number;
+  actor: string;
+  /** Why it was not carried out. */
+  refused: string | null;
+}
+
+/** A member, and whether they may use the boxes' own pages. */
+export interface StaffMember {
+  id: string;
+  email: string;
+  role: Role;
+  boxName: string | null;
+  pinSetAt: number | null;
+}
+
+export interface ConsentText {
+  version: string;
+  language: string;
+  text: string;
+  createdAt: number;
+  /** The one that boxes show. */
+  current: boolean;
 }
 
 export interface Link {

@@ -26,9 +26,9 @@ export const DeviceLine = memo(function DeviceLine({ device }: { device: Device 
   const problem = device.link?.problem ?? null;
   return (
     <li className="device-line">
-      <span className="device-name" title={device.hardwareId}>
+      <a className="device-name" href={`#/device/${encodeURIComponent(device.id)}`} title={device.hardwareId}>
         {device.name}
-      </span>
+      </a>
       <Battery percent={device.batteryPercent} deviceId={device.id} />
       <span
         className={connected ? 'link' : 'link off'}

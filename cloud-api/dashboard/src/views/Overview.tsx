@@ -6,6 +6,7 @@ import { TILE_TYPES } from '../clinic';
 import { EventList } from './EventList';
 import { GatewayCard } from './GatewayCard';
 import { Empty, Icon } from './parts';
+import { AddedAtBoxes } from './AddedAtBoxes';
 import { WearerTile } from './WearerTile';
 
 /** From so many wearers on, finding one by eye takes long. */
@@ -48,6 +49,7 @@ export function Overview() {
             <span className="mark" aria-hidden="true" /> not yet stored
           </p>
         </div>
+        <AddedAtBoxes />
         {!loaded ? (
           <ul className="tiles" aria-busy="true" aria-label="Loading wearers">
             {[0, 1, 2, 3].map((n) => (

@@ -1,8 +1,9 @@
-import { lazy, Suspense, useEffect, useRef, useState, useSyncExternalStore } from 'react';
+import { lazy, Suspense, useEffect, useMemo, useRef, useState, useSyncExternalStore } from 'react';
 import { clockOffset, useClock } from '../clock';
 import { useApp, useStore } from '../context';
 import { ago, duration } from '../format';
 import { isLost } from '../live/store';
+import { readRoute, type Route } from '../route';
 import { setTheme, useTheme } from '../theme';
 import { Announcer } from './Announcer';
 import { ErrorBox, Icon, Logo } from './parts';
@@ -10,40 +11,42 @@ import { Overview } from './Overview';
 
 // The charts' code is fetched when a wearer is first opened; the roster is on screen sooner without it.
 const WearerView = lazy(() => import('./WearerView'));
+const DeviceView = lazy(() => import('./DeviceView'));
+const BoxesView = lazy(() => import('./BoxesView'));
 
-function route(): string | null {
-  const match = /^#\/wearer\/([^/?]+)/.exec(location.hash);
-  return match?.[1] ? decodeURIComponent(match[1]) : null;
-}
-
-function useRoute(): string | null {
-  return useSyncExternalStore((listener) => {
+function useRoute(): Route {
+  const hash = useSyncExternalStore((listener) => {
     addEventListener('hashchange', listener);
     return () => removeEventListener('hashchange', listener);
-  }, route);
+  }, () => location.hash);
+  return useMemo(() => readRoute(hash), [hash]);
 }
 
 export function Shell({ onLogout }: { onLogout: () => void }) {
   const { session, clinic } = useApp();
-  const wearer = useRoute();
-  const name = useStore('users', (s) => s.users.find((u) => u.id === wearer)?.displayName);
+  const route = useRoute();
+  const id = route.id;
+  const name = useStore(route.at === 'device' ? 'devices' : 'users', (s) => {
+    if (route.at === 'boxes') return 'Boxes';
+    return route.at === 'device' ? s.devices.find((d) => d.id === id)?.name : s.users.find((u) => u.id === id)?.displayName;
+  });
   const main = useRef<HTMLElement>(null);
-  const before = useRef(wearer);
+  const before = useRef(route);
   const loadError = useSyncExternalStore(clinic.subscribeError, () => clinic.loadError);
   const state = useStore('connection', (s) => s.connection.state);
   const lost = useStore('connection', (s) => isLost(s.connection));
 
   useEffect(() => {
-    document.title = `${wearer && name ? `${name} · ` : ''}${session.tenant.name} · Kinara`;
-  }, [wearer, name, session.tenant.name]);
+    document.title = `${name ? `${name} · ` : ''}${session.tenant.name} · Kinara`;
+  }, [name, session.tenant.name]);
 
   useEffect(() => {
     // A new view starts at its top, for eyes and for screen readers.
-    if (before.current === wearer) return;
-    before.current = wearer;
+    if (before.current === route) return;
+    before.current = route;
     scrollTo(0, 0);
     main.current?.focus({ preventScroll: true });
-  }, [wearer]);
+  }, [route]);
 
   return (
     <>
@@ -58,6 +61,11 @@ export function Shell({ onLogout }: { onLogout: () => void }) {
         <p className="tenant" data-testid="tenant-name" title={session.tenant.name}>
           {session.tenant.name}
         </p>
+        {session.member.role !== 'viewer' && (
+          <a className="ghost top-link" href="#/boxes" data-testid="boxes-link">
+            Boxes
+          </a>
+        )}
         <ConnectionPill />
         <div className="who">
           <span className="who-mail" title={session.member.email}>
@@ -75,13 +83,17 @@ export function Shell({ onLogout }: { onLogout: () => void }) {
       <ClockWarning />
       <main id="main" ref={main} tabIndex={-1} className={lost ? 'lost' : undefined}>
         {loadError && state === 'open' && <ErrorBox error={loadError} onRetry={() => void clinic.load()} />}
-        {wearer ? (
-          <Suspense fallback={<p className="loading" role="status">Loading…</p>}>
-            <WearerView key={wearer} userId={wearer} />
-          </Suspense>
-        ) : (
-          <Overview />
-        )}
+        <Suspense fallback={<p className="loading" role="status">Loading…</p>}>
+          {route.at === 'wearer' ? (
+            <WearerView key={id} userId={id} />
+          ) : route.at === 'device' ? (
+            <DeviceView key={id} deviceId={id} />
+          ) : route.at === 'boxes' ? (
+            <BoxesView />
+          ) : (
+            <Overview />
+          )}
+        </Suspense>
       </main>
       <Announcer />
     </>

@@ -38,6 +38,7 @@ export const WearerTile = memo(function WearerTile({ user }: { user: User }) {
           <a href={`#/wearer/${encodeURIComponent(user.id)}`}>{user.displayName}</a>
         </h2>
         {user.externalId && user.externalId !== user.displayName && <span className="muted ext">{user.externalId}</span>}
+        {user.provisional && <span className="chip held">provisional</span>}
         {alert && (
           <span className="chip alert" data-testid="tile-alert" data-open={alerts}>
             {sentence(alert.eventType)} {zone.minute(alert.time)}
