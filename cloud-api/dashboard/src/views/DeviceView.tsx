@@ -127,7 +127,10 @@ function BondLine({ bond, may, onChanged }: { bond: Bond; may: boolean; onChange
 function Introductions({ known }: { known: Bonds }) {
   const gateways = useStore('gateways', (s) => s.gateways);
   const { zone } = useApp();
-  const open = known.introductions.filter((i) => i.state !== 'done');
+  // One that came to nothing is no news once the gateway knows the device some other way.
+  const open = known.introductions.filter(
+    (i) => i.state === 'open' || (i.state === 'expired' && !known.bonds.some((b) => b.gatewayId === i.toGateway)),
+  );
   if (open.length === 0) return null;
   const name = (id: string) => gateways.find((g) => g.id === id)?.name ?? 'another gateway';
   return (
