@@ -299,13 +299,15 @@ async fn only_the_daemons_user_may_own_the_name() {
     assert!(format!("{refused:?}").contains("AccessDenied"), "{refused:?}");
 }
 
-struct Bluez;
+struct Bluez {
+    powered: bool,
+}
 
 #[zbus::interface(name = "org.bluez.Adapter1")]
 impl Bluez {
     #[zbus(property)]
     fn powered(&self) -> bool {
-        true
+        self.powered
     }
 }
 
@@ -313,7 +315,7 @@ impl Bluez {
 async fn only_root_and_the_daemon_may_call_bluez_whatever_its_own_policy_says() {
     let bus = Bus::start(&own_name());
     let bluez = bus.connect().await;
-    bluez.object_server().at("/org/bluez/hci0", Bluez).await.unwrap();
+    bluez.object_server().at("/org/bluez/hci0", Bluez { powered: true }).await.unwrap();
     bluez.request_name("org.bluez").await.unwrap();
     let ours = bus.connect().await;
     let get = ("org.bluez.Adapter1", "Powered");
