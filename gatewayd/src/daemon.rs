@@ -19,6 +19,7 @@ use crate::hardware::HardwareId;
 use crate::infer;
 use crate::live::Newest;
 use crate::local;
+use crate::local::box_page::{self, BoxPage};
 use crate::pipeline::FrameSink;
 use crate::radio::bluez::{self, BluezRadio};
 use crate::radio::links::Links;
@@ -106,6 +107,15 @@ pub fn uplink_settings(config: &Config) -> uplink::Settings {
         state_pause: Duration::from_secs(2),
         live_always: config.live.always,
         live_every: Duration::from_millis(config.live.every_ms),
+    }
+}
+
+fn box_page_settings(config: &Config) -> box_page::Settings {
+    box_page::Settings {
+        listen: config.local.page_listen,
+        idle_logout: Duration::from_secs_f64(config.local.idle_logout_min * 60.0),
+        name: config.name.clone(),
+        data_dir: config.data_dir.clone(),
     }
 }
 
@@ -246,6 +256,15 @@ pub async fn run(
             tracing::error!(%error, "the local page has ended; the rest goes on");
         }
     });
+    match BoxPage::open(box_page_settings(&config), desk.clone(), clock.clone()) {
+        Ok(page) => {
+            parts.spawn(page.run(stop.clone()));
+        }
+        Err(error) => {
+            tracing::error!(%error, "there is no box page; the rest goes on");
+            board.alert("page", Some(error.to_string()));
+        }
+    }
     let context = session::Context {
         store: store.clone(),
         clock: clock.clone(),

@@ -1,8 +1,9 @@
 //! What was done at the box's page, by whom.
 //!
-//! The promise: everything that somebody did, or tried in vain, is a line in `audit.jsonl` before the answer is shown. The file
-//! only grows; at [`FULL`] bytes it becomes `audit.1.jsonl` (the former one of that name goes) and a new one begins, so
-//! that the two never take more than twice that. What people decided about wearers and devices is kept longer, by the cloud.
+//! The promise: everything that somebody did, or tried in vain, is a line in `audit.jsonl` before the answer
+//! is shown. The file only grows; at [`FULL`] bytes it becomes `audit.1.jsonl` (the former one of that name
+//! goes) and a new one begins, so that the two never take more than twice that. What people decided about
+//! wearers and devices is kept longer, by the cloud.
 
 use std::collections::VecDeque;
 use std::fs::File;

@@ -1,4 +1,5 @@
-//! Small files of which either the old or the new content is there after a power cut, and which nobody else may read.
+//! Small files of which either the old or the new content is there after a power cut, and which nobody else
+//! may read.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};

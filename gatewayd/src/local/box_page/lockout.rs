@@ -1,10 +1,11 @@
 //! How often a PIN may be tried.
 //!
-//! The promise: nobody guesses a six-digit PIN, and nobody who tries locks the clinic out. Wrong PINs count for one
-//! person and one client: after [`FREE_TRIES`] the next try has to wait, twice as long each time. A browser in which the
-//! person has logged in before counts by itself, so whoever guesses from elsewhere never stands in its way. Beyond that, all
-//! clients together that a person has never used get one try per [`STRANGERS_PAUSE_US`] once [`STRANGERS_FREE`] have
-//! failed: at that pace a million PINs take months, whoever many addresses the guesser has.
+//! The promise: nobody guesses a six-digit PIN, and nobody who tries locks the clinic out. Wrong PINs count
+//! for one person and one client: after [`FREE_TRIES`] the next try has to wait, twice as long each time. A
+//! browser in which the person has logged in before counts by itself, so whoever guesses from elsewhere never
+//! stands in its way. Beyond that, all clients together that a person has never used get one try per
+//! [`STRANGERS_PAUSE_US`] once [`STRANGERS_FREE`] have failed: at that pace a million PINs take months,
+//! whoever many addresses the guesser has.
 //!
 //! A try counts as failed from its beginning, so that many at once gain nothing.
 
@@ -38,7 +39,8 @@ pub(super) enum Client {
 }
 
 impl Client {
-    /// A client that is known by its address only. Of an IPv6 address the network counts: the rest is its own choice.
+    /// A client that is known by its address only. Of an IPv6 address the network counts: the rest is its own
+    /// choice.
     pub fn stranger(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V6(v6) => {

@@ -1,13 +1,15 @@
-//! The box's own page: where the people of a clinic pair wearables and see how they do, with or without the internet.
+//! The box's own page: where the people of a clinic pair wearables and see how they do, with or without the
+//! internet.
 //!
-//! The promise: whoever does something here is known. Nothing is shown of a wearer, and nothing is changed, without a
-//! person's own PIN; there is no default password; every action is in the audit by person; what a form changes comes from this
-//! page and no other (cookies that no other site can use, a proof in every form, the sender's origin, the name the box
-//! was called by). Everything works without a script and without anything from elsewhere.
+//! The promise: whoever does something here is known. Nothing is shown of a wearer, and nothing is changed,
+//! without a person's own PIN; there is no default password; every action is in the audit by person; what a
+//! form changes comes from this page and no other (cookies that no other site can use, a proof in every form,
+//! the sender's origin, the name the box was called by). Everything works without a script and without
+//! anything from elsewhere.
 //!
-//! [`tls`] the box's key, [`server`] the listener and its limits, [`setup`] the first person, [`staff`], [`pin`] and
-//! [`lockout`] who they are, [`session`] and [`secret`] that it is still them, [`visit`] the request so far, [`pages`] what
-//! they see, [`words`] in which language. It acts through the [`Desk`] alone.
+//! [`tls`] the box's key, [`server`] the listener and its limits, [`setup`] the first person, [`staff`],
+//! [`pin`] and [`lockout`] who they are, [`session`] and [`secret`] that it is still them, [`visit`] the
+//! request so far, [`pages`] what they see, [`words`] in which language. It acts through the [`Desk`] alone.
 
 mod audit;
 mod form;
@@ -194,10 +196,10 @@ impl Front {
             Ok(code) => tracing::info!(
                 code,
                 fingerprint,
-                "first set-up: open the box's page, compare the certificate's SHA-256 fingerprint, type this code"
+                "first set-up: open the box's page, compare the certificate's fingerprint, type this code"
             ),
             Err(error) => {
-                tracing::error!(%error, "no set-up code could be made; check the disk and start again")
+                tracing::error!(%error, "no set-up code could be made; check the disk and start again");
             }
         }
     }

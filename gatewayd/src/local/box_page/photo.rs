@@ -1,8 +1,8 @@
 //! The label's code out of a photo of it.
 //!
-//! The promise: a picture can be anything (a photo of 12 megapixels, a file that claims to be one of 60,000 by 60,000, half a
-//! file), and the worst that it does is to be refused. What is decoded is bounded before it is decoded, one picture
-//! at a time; nothing of it is kept.
+//! The promise: a picture can be anything (a photo of 12 megapixels, a file that claims to be one of 60,000
+//! by 60,000, half a file), and the worst that it does is to be refused. What is decoded is bounded before it
+//! is decoded, one picture at a time; nothing of it is kept.
 
 use std::io::Cursor;
 
@@ -17,8 +17,8 @@ const LONGEST_SIDE: u32 = 10_000;
 const MOST_PIXELS: u64 = 32_000_000;
 /// Memory for decoding: three bytes for each pixel, and what the decoder itself takes.
 const MOST_MEMORY: u64 = 128 << 20;
-/// A label fills a good part of the photo: more pixels than this along a side only take time. The second size is for
-/// codes that are blurred.
+/// A label fills a good part of the photo: more pixels than this along a side only take time. The second size
+/// is for codes that are blurred.
 const LOOKED_AT: [u32; 2] = [1_600, 800];
 /// Characters of a code that is worth reading: a label's, with a word before it.
 const LONGEST_TEXT: usize = 200;
@@ -58,8 +58,8 @@ pub(super) fn read_label(bytes: &[u8]) -> Result<LabelSecret, PhotoError> {
     Err(if other { PhotoError::OtherCode } else { PhotoError::NoCode })
 }
 
-/// Reads a code as it is typed, or as it is in a QR code (alone, or behind a word and a colon): spaces, hyphens and case do not
-/// matter, and 0, 1 and 8, which do not occur, are read as what they look like.
+/// Reads a code as it is typed, or as it is in a QR code (alone, or behind a word and a colon): spaces,
+/// hyphens and case do not matter, and 0, 1 and 8, which do not occur, are read as what they look like.
 pub(super) fn label_of(text: &str) -> Option<LabelSecret> {
     if text.len() > LONGEST_TEXT {
         return None;

@@ -1,7 +1,8 @@
 //! A person's PIN: six digits, kept as an argon2id verifier only.
 //!
-//! Six digits are few: what protects them is that guessing is slow ([`super::lockout`]) and that the verifiers lie in a
-//! file which only the daemon reads. A PIN that is guessed first (`123456`, `111111`) is refused.
+//! Six digits are few: what protects them is that guessing is slow ([`super::lockout`]) and that the
+//! verifiers lie in a file which only the daemon reads. A PIN that is guessed first (`123456`, `111111`) is
+//! refused.
 
 use argon2::password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, SaltString};
 use argon2::{Algorithm, Argon2, Params, Version};

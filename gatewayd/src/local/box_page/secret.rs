@@ -1,8 +1,10 @@
-//! What the box signs for browsers: the proof that a form came from its own page, and that a browser is known.
+//! What the box signs for browsers: the proof that a form came from its own page, and that a browser is
+//! known.
 //!
 //! A form's proof is an HMAC of the visitor's token, which is in a cookie that no other site can read or set
-//! (`__Host-`, `SameSite=Strict`), so a page elsewhere can neither know nor plant it. A known browser's cookie names the
-//! person who logged in there; it lets nobody in, it only keeps others' wrong PINs from counting there.
+//! (`__Host-`, `SameSite=Strict`), so a page elsewhere can neither know nor plant it. A known browser's
+//! cookie names the person who logged in there; it lets nobody in, it only keeps others' wrong PINs from
+//! counting there.
 
 use std::io;
 use std::path::Path;

@@ -1,8 +1,9 @@
 //! The one-time code of the first set-up.
 //!
-//! The promise: there is no default password. While nobody can log in, the box has one random code, which it shows only
-//! where somebody with access to the box itself can read it (its log, and `setup-code` in its data folder). Whoever types it
-//! becomes the first of the staff; with that the code is gone. It is as hard to guess as a key (60 bits).
+//! The promise: there is no default password. While nobody can log in, the box has one random code, which it
+//! shows only where somebody with access to the box itself can read it (its log, and `setup-code` in its data
+//! folder). Whoever types it becomes the first of the staff; with that the code is gone. It is as hard to
+//! guess as a key (60 bits).
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -62,7 +63,8 @@ fn shown(code: &str) -> String {
     format!("{}-{}-{}", &code[..4], &code[4..8], &code[8..])
 }
 
-/// Letters and digits as the code has them: 0, 1 and 8 do not occur in it and are read as what they look like.
+/// Letters and digits as the code has them: 0, 1 and 8 do not occur in it and are read as what they look
+/// like.
 fn tidy(typed: &str) -> String {
     typed
         .chars()

@@ -1,7 +1,7 @@
 //! Who may use the box's page: people added at the box, and those whom the cloud's roster names.
 //!
-//! Those of the box are kept in `staff.json` (mode 0600, with verifiers, never PINs). Of two with the same name and
-//! origin the second is refused.
+//! Those of the box are kept in `staff.json` (mode 0600, with verifiers, never PINs). Of two with the same
+//! name and origin the second is refused.
 
 use std::io;
 use std::path::{Path, PathBuf};

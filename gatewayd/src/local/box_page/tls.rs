@@ -1,8 +1,9 @@
 //! The key and certificate of the box's page.
 //!
-//! The promise: the key is drawn on the box, at its first start, and never leaves it (mode 0600); it stays the same
-//! over restarts, so that a browser which was told once to trust it goes on doing so. Nobody else vouches for it:
-//! whoever sets the box up compares the fingerprint that the browser shows with the one that the box prints.
+//! The promise: the key is drawn on the box, at its first start, and never leaves it (mode 0600); it stays
+//! the same over restarts, so that a browser which was told once to trust it goes on doing so. Nobody else
+//! vouches for it: whoever sets the box up compares the fingerprint that the browser shows with the one that
+//! the box prints.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -80,7 +81,8 @@ impl Identity {
 fn make(key_path: &Path, path: &Path, name: &str) -> Result<(), TlsError> {
     let failed = |error: rcgen::Error| TlsError::Made(error.to_string());
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
-    // rcgen's own dates, 1975 to 4096: a box has no clock at its first start, and trust here is by fingerprint.
+    // rcgen's own dates, 1975 to 4096: a box has no clock at its first start, and trust here is by
+    // fingerprint.
     let names = vec!["kinara.local".to_owned(), "localhost".to_owned()];
     let mut params = CertificateParams::new(names).map_err(failed)?;
     params.distinguished_name = DistinguishedName::new();

@@ -67,8 +67,8 @@ impl Visit {
     }
 }
 
-/// The outermost layer: refuses what does not come by a name of this box or from this page, finds out who asks, and
-/// says to the browser what it must not do with the answer.
+/// The outermost layer: refuses what does not come by a name of this box or from this page, finds out who
+/// asks, and says to the browser what it must not do with the answer.
 pub(super) async fn attend(State(front): State<Arc<Front>>, mut request: Request, next: Next) -> Response {
     let headers = request.headers();
     let host = headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or_default().to_owned();

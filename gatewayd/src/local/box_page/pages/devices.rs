@@ -12,6 +12,7 @@ use crate::desk::{DeskError, DeviceView};
 use crate::hardware::HardwareId;
 use crate::local::box_page::Front;
 use crate::local::box_page::audit::Action;
+use crate::local::box_page::form::escaped;
 use crate::local::box_page::visit::{Attended, Form, Visit};
 use crate::local::box_page::words::{self, Words, fill};
 use crate::status::{Admission, Link, Snapshot};
@@ -150,6 +151,7 @@ pub(super) fn path(hardware: &HardwareId, what: &str) -> String {
 }
 
 /// A device by its address; the page that says there is none.
+#[allow(clippy::result_large_err, reason = "the answer itself, on its way out")]
 pub(super) fn find(front: &Front, visit: &Visit, of: &str) -> Result<DeviceView, Response> {
     let hardware = HardwareId::parse(of).ok();
     let found = hardware.and_then(|h| front.desk.devices().into_iter().find(|device| device.hardware == h));
@@ -379,6 +381,5 @@ pub(super) async fn forget(
         return finish(&front, &at, &device, Action::Forget, result, "").await;
     }
     front.did(&at.person.name, &at.visit, Action::Forget, device.hardware.as_str(), "").await;
-    let name: String = name_of(&device).bytes().map(|byte| format!("%{byte:02x}")).collect();
-    Ok(Redirect::to(&format!("/?forgotten={name}")).into_response())
+    Ok(Redirect::to(&format!("/?forgotten={}", escaped(name_of(&device)))).into_response())
 }

@@ -92,8 +92,8 @@ fn setup_page(front: &Front, visit: &Visit, name: &str, wrong: &str) -> Markup {
             (proof(front, visit))
             label for="code" { (words.door.setup_code) }
             p.hint #code-hint { (words.door.setup_code_hint) }
-            input.code #code name="code" required autocomplete="off" autocapitalize="characters" spellcheck="false"
-                maxlength="20" aria-describedby="code-hint";
+            input.code #code name="code" required autocomplete="off" autocapitalize="characters"
+                spellcheck="false" maxlength="20" aria-describedby="code-hint";
             label for="name" { (words.door.setup_name) }
             input #name name="name" required autocomplete="name" maxlength=(LONGEST_NAME) value=(name);
             (new_pin(words, words.door.setup_pin))
@@ -225,7 +225,8 @@ fn login_page(front: &Front, visit: &Visit, chosen: Option<Uuid>, wrong: &str) -
             select #who name="who" required {
                 option value="" selected[chosen.is_none()] { (words.door.login_choose) }
                 @for person in &people {
-                    option value=(person.id) selected[chosen == Some(person.id) || people.len() == 1] { (person.name) }
+                    @let mine = chosen == Some(person.id) || people.len() == 1;
+                    option value=(person.id) selected[mine] { (person.name) }
                 }
             }
             label for="pin" { (words.door.pin) }

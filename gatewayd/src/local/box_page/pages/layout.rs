@@ -40,7 +40,8 @@ impl Page<'_> {
                     link rel="stylesheet" href="/style.css";
                     script src="/box.js" defer {}
                     @if let Some(seconds) = renew_s {
-                        noscript { meta http-equiv="refresh" content=(format!("{seconds}; url={}", self.auto())); }
+                        @let again = format!("{seconds}; url={}", self.auto());
+                        noscript { meta http-equiv="refresh" content=(again); }
                     }
                 }
                 body data-renew-s=[renew_s] {
@@ -111,8 +112,9 @@ fn languages(front: &Front, visit: &Visit) -> Markup {
             (proof(front, visit))
             input type="hidden" name="back" value=(back);
             @for language in Language::ALL {
+                @let pressed = (language == visit.language).to_string();
                 button.plain type="submit" name="to" value=(language.tag()) lang=(language.tag())
-                    aria-pressed=(if language == visit.language { "true" } else { "false" }) { (language.name()) }
+                    aria-pressed=(pressed) { (language.name()) }
             }
         }
     }

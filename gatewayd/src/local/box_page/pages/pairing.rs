@@ -1,7 +1,7 @@
 //! The pairing wizard up to the paired device: open the window, choose what is near, show that one holds it.
 //!
-//! A pairing runs in a task of its own and what became of it waits for the person who began it ([`Attempt`]): the browser
-//! asks again and again, and may go away meanwhile.
+//! A pairing runs in a task of its own and what became of it waits for the person who began it ([`Attempt`]):
+//! the browser asks again and again, and may go away meanwhile.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use super::layout::{Page, problem, proof, signal};
 use crate::desk::{Code, DeskError, Nearby, Why, Window};
 use crate::hardware::HardwareId;
 use crate::local::box_page::audit::Action;
+use crate::local::box_page::form::escaped;
 use crate::local::box_page::photo::{PhotoError, label_of, read_label};
 use crate::local::box_page::visit::{Attended, Form, PhotoForm, Visit};
 use crate::local::box_page::words::{self, Words, fill};
@@ -64,7 +65,14 @@ pub(super) async fn show(State(front): State<Arc<Front>>, at: Attended) -> Respo
             Redirect::to(&format!("/wearer/{hardware}?paired=1")).into_response()
         }
         Some(Attempt { name, outcome: Outcome::Failed(error) }) => {
-            failed(&front, visit, &name, &error).into_response()
+            // The third wrong code is one that closed the window: that is what matters now.
+            let closed = match (&*error, window) {
+                (DeskError::Pairing(Why::WrongCode), Window::Closed { why: Some(why) }) => {
+                    Some(DeskError::Pairing(why))
+                }
+                _ => None,
+            };
+            failed(&front, visit, &name, closed.as_ref().unwrap_or(&error)).into_response()
         }
         None => match window {
             Window::Open { until_boot_us, nearby, wrong_codes } => {
@@ -143,8 +151,7 @@ fn near(words: &Words, one: &Nearby) -> Markup {
 }
 
 fn code_path(key: &str) -> String {
-    let key: String = key.bytes().map(|byte| format!("%{byte:02x}")).collect();
-    format!("/pair/code?key={key}")
+    format!("/pair/code?key={}", escaped(key))
 }
 
 pub(super) async fn open(State(front): State<Arc<Front>>, at: Attended, Form(_): Form) -> Response {
@@ -220,8 +227,8 @@ fn by_label(front: &Front, visit: &Visit, chosen: &Nearby) -> Markup {
             input type="hidden" name="key" value=(chosen.key);
             label for="code" { (words.pairing.code_type) }
             p.hint #code-hint { (words.pairing.code_type_hint) }
-            input.code #code name="code" required autocomplete="off" autocapitalize="characters" spellcheck="false"
-                maxlength="40" aria-describedby="code-hint";
+            input.code #code name="code" required autocomplete="off" autocapitalize="characters"
+                spellcheck="false" maxlength="40" aria-describedby="code-hint";
             button type="submit" { (words.pairing.code_type_do) }
         }
     }
@@ -230,7 +237,7 @@ fn by_label(front: &Front, visit: &Visit, chosen: &Nearby) -> Markup {
 fn by_display(front: &Front, visit: &Visit, chosen: &Nearby) -> Markup {
     let words = visit.words();
     html! {
-        p.lead { (words.pairing.display_intro) }
+        p { (words.pairing.display_intro) }
         form method="post" action="/pair/display" {
             (proof(front, visit))
             input type="hidden" name="key" value=(chosen.key);
@@ -239,14 +246,21 @@ fn by_display(front: &Front, visit: &Visit, chosen: &Nearby) -> Markup {
     }
 }
 
+/// A sensor of another maker: by its own number if it shows one, else on the person's word.
 fn by_name(front: &Front, visit: &Visit, chosen: &Nearby) -> Markup {
     let words = visit.words();
     html! {
-        p.lead { (words.pairing.sensor_intro) }
+        p { (words.pairing.sensor_display) }
+        (by_display(front, visit, chosen))
+        p.or { (words.pairing.code_or) }
+        p { (words.pairing.sensor_intro) }
         form.card method="post" action="/pair/sensor" {
             (proof(front, visit))
             input type="hidden" name="key" value=(chosen.key);
-            label.tick { input type="checkbox" name="hold" value="yes" required; (fill(words.pairing.sensor_confirm, &[&chosen.name])) }
+            label.tick {
+                input type="checkbox" name="hold" value="yes" required;
+                (fill(words.pairing.sensor_confirm, &[&chosen.name]))
+            }
             button type="submit" { (words.pairing.sensor_do) }
         }
     }
@@ -347,8 +361,8 @@ fn passkey_page(front: &Front, visit: &Visit, name: &str, wrong: &str) -> Markup
         form.card method="post" action="/pair/passkey" {
             (proof(front, visit))
             label for="passkey" { (words.pairing.display_type) }
-            input.pin #passkey name="passkey" inputmode="numeric" required minlength="6" maxlength="8" autocomplete="off"
-                autofocus;
+            input.pin #passkey name="passkey" inputmode="numeric" required minlength="6" maxlength="8"
+                autocomplete="off" autofocus;
             button type="submit" { (words.all.next) }
         }
     })

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::door::{chosen_verifier, new_pin, pin_input, staff_problem};
 use super::layout::{Page, done, problem, proof};
 use crate::local::box_page::audit::{Action, Entry};
+use crate::local::box_page::form::escaped;
 use crate::local::box_page::staff::{LONGEST_NAME, Person};
 use crate::local::box_page::visit::{Attended, Form, Visit};
 use crate::local::box_page::words::{Words, fill};
@@ -104,8 +105,7 @@ async fn confirmed(front: &Front, at: &Attended, typed: &str, action: Action) ->
 }
 
 fn said(what: &str, name: &str) -> Response {
-    let name: String = name.bytes().map(|byte| format!("%{byte:02x}")).collect();
-    Redirect::to(&format!("/staff?said={what}&name={name}")).into_response()
+    Redirect::to(&format!("/staff?said={what}&name={}", escaped(name))).into_response()
 }
 
 pub(super) async fn add(
@@ -211,7 +211,10 @@ fn line(words: &Words, entry: &Entry) -> Markup {
             td { (at) }
             td { (entry.who) span.quiet.under { (fill(words.door.audit_from, &[&entry.from])) } }
             td { (action(words, entry.action)) span.quiet.under { (entry.subject) } }
-            td { @if entry.failure.is_empty() { (words.door.audit_done) } @else { span.bad { (entry.failure) } } }
+            td {
+                @if entry.failure.is_empty() { (words.door.audit_done) }
+                @else { span.bad { (entry.failure) } }
+            }
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::local::box_page::audit::Action;
 use crate::local::box_page::form::Fields;
 use crate::local::box_page::staff::{LONGEST_NAME, tidy_name};
 use crate::local::box_page::visit::{Attended, Form, Visit};
-use crate::local::box_page::words::{self, Words, fill};
+use crate::local::box_page::words::{self, Language, Words, fill};
 use crate::roster::{ConsentText, Roster, WearerEntry};
 
 pub(super) async fn show(
@@ -63,7 +63,8 @@ fn wearer_page(front: &Front, visit: &Visit, device: &DeviceView, wrong: &str) -
             h2 { (words.pairing.wearer_new) }
             label for="name" { (words.pairing.wearer_new_name) }
             p.hint #name-hint { (words.pairing.wearer_new_hint) }
-            input #name name="name" required maxlength=(LONGEST_NAME) autocomplete="off" aria-describedby="name-hint";
+            input #name name="name" required maxlength=(LONGEST_NAME) autocomplete="off"
+                aria-describedby="name-hint";
             button type="submit" { (words.all.next) }
         }
     })
@@ -160,13 +161,13 @@ fn consent_page(
                 @for other in &roster.consent_texts {
                     button.plain type="submit" name="consent_language" value=(other.language)
                         aria-pressed=(if other.language == text.language { "true" } else { "false" }) {
-                        (words::Language::of_tag(&other.language).map_or(other.language.as_str(), |l| l.name()))
+                        (name_of_language(&other.language))
                     }
                 }
             }
         }
         div.consent lang=(text.language) tabindex="0" {
-            @for paragraph in text.text.split('\n').filter(|line| !line.trim().is_empty()) { p { (paragraph) } }
+            @for line in text.text.lines().filter(|line| !line.trim().is_empty()) { p { (line) } }
         }
         p.quiet { (fill(words.pairing.consent_version, &[&text.version])) }
         form.card method="post" action=(format!("/consent/{}", device.hardware)) {
@@ -184,9 +185,15 @@ fn consent_page(
                 (problem(words.pairing.drain))
                 label.tick { input type="checkbox" name="format" value="yes"; (words.pairing.format_confirm) }
             }
-            button type="submit" { (if asked.held { words.pairing.format_do } else { words.pairing.consent_do }) }
+            button type="submit" {
+                @if asked.held { (words.pairing.format_do) } @else { (words.pairing.consent_do) }
+            }
         }
     })
+}
+
+fn name_of_language(tag: &str) -> &str {
+    Language::of_tag(tag).map_or(tag, |language| language.name())
 }
 
 /// The wearer, as hidden fields.

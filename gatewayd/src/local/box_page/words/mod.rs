@@ -1,7 +1,7 @@
 //! What the page says, in English and Hindi.
 //!
-//! Each text stands once, in both languages side by side; one that lacks a language does not compile. `{}` is filled by
-//! [`fill`], in the same order in every language.
+//! Each text stands once, in both languages side by side; one that lacks a language does not compile. `{}` is
+//! filled by [`fill`], in the same order in every language.
 
 mod device;
 mod door;

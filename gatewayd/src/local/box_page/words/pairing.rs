@@ -29,7 +29,8 @@ Pairing {
     display_do: "Begin" / "शुरू करें";
     display_type: "The 6 digits that the wearable shows" / "यंत्र जो 6 अंक दिखाता है";
     display_bad: "Type the 6 digits." / "6 अंक लिखें।";
-    sensor_intro: "This sensor of another maker cannot prove what it is. Pair it only if no other such sensor is near, and you hold it in your hand." / "दूसरी कंपनी का यह सेंसर अपनी पहचान साबित नहीं कर सकता। इसे तभी जोड़ें जब ऐसा कोई और सेंसर पास न हो और यह आपके हाथ में हो।";
+    sensor_display: "If this sensor of another maker shows a number when it is paired, choose this:" / "अगर दूसरी कंपनी का यह सेंसर जोड़ते समय कोई अंक दिखाता है, तो यह चुनें:";
+    sensor_intro: "Without a number it cannot prove what it is. Pair it only if no other such sensor is near, and you hold it in your hand." / "अंक के बिना यह अपनी पहचान साबित नहीं कर सकता। इसे तभी जोड़ें जब ऐसा कोई और सेंसर पास न हो और यह आपके हाथ में हो।";
     sensor_confirm: "I hold {} in my hand and pair it without proof." / "{} मेरे हाथ में है और मैं इसे बिना प्रमाण के जोड़ रहा/रही हूँ।";
     sensor_do: "Pair without proof" / "बिना प्रमाण जोड़ें";
     sensor_unticked: "Tick the box if you hold the sensor in your hand." / "सेंसर आपके हाथ में हो तो बॉक्स पर निशान लगाएँ।";

@@ -1,5 +1,5 @@
-//! Why something did not work, and what to do about it. The desk says it in English for programs; here it is said for
-//! people, in their language.
+//! Why something did not work, and what to do about it. The desk says it in English for programs; here it is
+//! said for people, in their language.
 
 use super::{Language, fill};
 use crate::desk::{DeskError, Why};
