@@ -1,6 +1,6 @@
 //! One adapter: what is known of it across scans, links and lives of bluetoothd.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -28,8 +28,9 @@ pub struct State {
     broken: Mutex<HashMap<Address, u32>>,
     /// Per bonded peer: when it was last heard or linked.
     near: Mutex<HashMap<Address, Instant>>,
-    /// The peers whose links this program holds. bluetoothd may have others: links outlive a client that was killed.
-    held: Mutex<HashSet<Address>>,
+    /// Per bonded peer: locked while this program holds its link. bluetoothd may hold others: links outlive a client
+    /// that was killed.
+    turns: Mutex<HashMap<Address, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 /// Discovery rests as long as this lives.
@@ -44,7 +45,7 @@ impl State {
             window: watch::Sender::new(false),
             broken: Mutex::default(),
             near: Mutex::default(),
-            held: Mutex::default(),
+            turns: Mutex::default(),
         }
     }
 
@@ -67,19 +68,14 @@ impl State {
         lock(&self.broken).remove(&peer);
     }
 
-    /// A link is held, or being made.
-    pub fn hold(&self, peer: Address) {
-        lock(&self.held).insert(peer);
+    /// The turn to do something with a peer's link: nobody connects it while it is being closed.
+    pub fn turn(&self, peer: Address) -> Arc<tokio::sync::Mutex<()>> {
+        lock(&self.turns).entry(peer).or_default().clone()
     }
 
-    /// It is not any more.
-    pub fn release(&self, peer: Address) {
-        lock(&self.held).remove(&peer);
-    }
-
-    /// Whether this program holds a link to this peer.
+    /// Whether this program holds a link to this peer, makes one, or is closing it.
     pub fn holds(&self, peer: Address) -> bool {
-        lock(&self.held).contains(&peer)
+        self.turn(peer).try_lock().is_err()
     }
 
     /// A bonded peer was heard.

@@ -17,7 +17,7 @@ use futures_util::{Stream, StreamExt};
 use kinara_protocol::frame::MAX_FRAME;
 use kinara_protocol::gatt::{self, Characteristic};
 use rand::Rng;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -34,8 +34,6 @@ use crate::radio::{AdapterId, Bond, Connection, Link, LinkEvent, RadioError};
 
 /// Notifications that may wait for the session; far more than a wearable's window.
 const EVENTS: usize = 1024;
-/// Bytes of ATT in front of a notified value.
-const ATT_HEADER: usize = 3;
 /// How often the objects of the services are looked for (#1489).
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Links that broke off in a row, quickly and while the wearable was heard, until its bond is taken for stale.
@@ -57,8 +55,7 @@ pub struct Hold {
     limit: Duration,
     slot: Option<Slot>,
     lost: CancellationToken,
-    state: Arc<State>,
-    peer: Address,
+    turn: Option<OwnedMutexGuard<()>>,
 }
 
 impl Hold {
@@ -71,26 +68,22 @@ impl Hold {
             }
             self.lost.cancel();
         }
-        self.state.release(self.peer);
+        self.turn = None;
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        let Some(slot) = self.slot.take() else {
-            self.state.release(self.peer);
-            return;
-        };
+        let Some(slot) = self.slot.take() else { return };
         let (device, limit, lost) = (self.device.clone(), self.limit, self.lost.clone());
-        let (state, peer) = (self.state.clone(), self.peer);
+        let turn = self.turn.take();
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 if !lost.is_cancelled() && disconnect(&device, limit).await.is_err() {
                     tracing::debug!(device = %device.address(), "a link nobody holds was not closed");
                 }
                 lost.cancel();
-                state.release(peer);
-                drop(slot);
+                drop((slot, turn));
             });
         }
     }
@@ -127,6 +120,11 @@ pub fn find<'a>(
 pub async fn open(radio: &Inner, bus: &Arc<Bus>, id: &AdapterId, bond: &Bond) -> Result<Linked, RadioError> {
     let identity = Identity::of(bond).ok_or(RadioError::StaleBond)?;
     let state = radio.state(id);
+    // The link before it may still be closing; a new one would be closed with it.
+    let patience = radio.settings.disconnect + radio.settings.retry;
+    let turn = tokio::time::timeout(patience, state.turn(identity.peer).lock_owned())
+        .await
+        .map_err(|_| RadioError::Timeout("the last link's end"))?;
     let Some(slot) = state.slots.take(Instant::now()) else {
         return Err(RadioError::OutOfSlots(format!(
             "all {} links are in use",
@@ -145,14 +143,12 @@ pub async fn open(radio: &Inner, bus: &Arc<Bus>, id: &AdapterId, bond: &Bond) ->
     let path = device_path(id, address);
     let changes = bus.changes(&path, DEVICE).await?;
     let lost = bus.gone.child_token();
-    state.hold(identity.peer);
     let mut hold = Hold {
         device: device.clone(),
         limit: radio.settings.disconnect,
         slot: Some(slot),
         lost: lost.clone(),
-        state: state.clone(),
-        peer: identity.peer,
+        turn: Some(turn),
     };
     let quiet = state.quiet();
     if let Err(trouble) = connect(radio, bus, &device).await {
@@ -290,9 +286,15 @@ pub async fn wearable(
     let linked = open(radio, bus, id, bond).await?;
     let wanted: Vec<Uuid> = Characteristic::ALL.iter().map(|one| Uuid::from_u128(one.uuid())).collect();
     let service = Uuid::from_u128(gatt::SERVICE);
-    let remotes = characteristics(&linked, radio.settings.resolve, service, &wanted).await?;
     let identity = Identity::of(bond).ok_or(RadioError::StaleBond)?;
-    radio.state(id).whole(identity.peer);
+    let state = radio.state(id);
+    let remotes = match characteristics(&linked, radio.settings.resolve, service, &wanted).await {
+        Err(RadioError::Gone(_)) if state.broke_off(identity.peer) >= STALE_AFTER => {
+            return Err(RadioError::StaleBond);
+        }
+        found => found?,
+    };
+    state.whole(identity.peer);
     let (sender, events) = mpsc::channel(EVENTS);
     let weak = sender.downgrade();
     let lost = linked.lost.clone();
@@ -341,6 +343,8 @@ impl WearableLink {
         tokio::select! {
             result = self.bus.limited(what, work) => result.map_err(|trouble| match trouble {
                 Trouble::Slow(what) => RadioError::Timeout(what),
+                // On a bonded link: its key is not the one that the wearable asks for.
+                other if other.meaning() == Meaning::NotPermitted => RadioError::StaleBond,
                 other => RadioError::Gone(other.to_string()),
             }),
             () = self.linked.lost.cancelled() => Err(RadioError::Gone("the link was lost".to_owned())),
@@ -356,7 +360,7 @@ impl WearableLink {
         match characteristic {
             Characteristic::Stream | Characteristic::Backlog => {
                 let reader = self.limited("subscribing", remote.notify_io()).await?;
-                if reader.mtu() < MAX_FRAME + ATT_HEADER && reader.mtu() < MAX_FRAME {
+                if reader.mtu() < MAX_FRAME {
                     return Err(RadioError::Nonsense(format!(
                         "an ATT MTU of {}; set [GATT] ExchangeMTU = 517 in /etc/bluetooth/main.conf",
                         reader.mtu()

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::Settings;
 
 /// How long a reset may look like an adapter that was switched off.
-const RESETTING: Duration = Duration::from_secs(60);
+const RESETTING: Duration = Duration::from_mins(1);
 
 /// The watch over one adapter's hearing.
 #[derive(Debug)]
