@@ -63,7 +63,7 @@ mod tests {
     fn deaf() -> (Watchdog, Instant) {
         let settings = Settings {
             deaf: Duration::from_secs(45),
-            reset_pause: Duration::from_secs(300),
+            reset_pause: Duration::from_mins(5),
             ..Settings::default()
         };
         (Watchdog::new(&settings), Instant::now())
