@@ -8,9 +8,6 @@ pub(super) mod pairing;
 mod people;
 mod wearer;
 
-#[cfg(test)]
-mod tests;
-
 use std::sync::Arc;
 
 use axum::Router;
