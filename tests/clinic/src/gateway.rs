@@ -70,7 +70,10 @@ impl Gateway {
         base.insert("clock".into(), table([("trust_system", true.into())]));
         base.insert("uplink".into(), toml::Value::Table(around.uplink));
         base.insert("live".into(), table([("always", true.into())]));
-        base.insert("local".into(), table([("listen", "127.0.0.1:0".into()), ("page_listen", "127.0.0.1:0".into())]));
+        base.insert(
+            "local".into(),
+            table([("listen", "127.0.0.1:0".into()), ("page_listen", "127.0.0.1:0".into())]),
+        );
         let infer = match around.models {
             Some(models) => table([
                 ("enabled", true.into()),
