@@ -23,8 +23,6 @@ use crate::store::{Store, StoreError};
 
 /// The private key, in the data folder.
 const KEY_FILE: &str = "identity.key";
-/// What is signed begins with this, so that no other signature of this key can be taken for a decision's.
-const DOMAIN: &[u8] = b"kinara decision 1\0";
 /// The uncertainty of a time while the box does not know what time it is: ten years.
 const UNKNOWN_TIME_US: u64 = 10 * 365 * 86_400 * 1_000_000;
 
@@ -303,16 +301,10 @@ impl SigningKey {
     }
 
     fn sign(&self, gateway: GatewayId, mut decision: Decision) -> Decision {
-        decision.signature.clear();
-        let signature = self.pair.sign(&signed_text(gateway, &decision));
+        let signature = self.pair.sign(&decision.signed_bytes(gateway.0));
         decision.signature = signature.as_ref().to_vec();
         decision
     }
-}
-
-/// What the signature of a decision is over. `decision` has none.
-fn signed_text(gateway: GatewayId, decision: &Decision) -> Vec<u8> {
-    [DOMAIN, gateway.0.as_bytes(), &decision.encode_to_vec()].concat()
 }
 
 #[cfg(test)]
@@ -346,10 +338,10 @@ mod tests {
         };
         let signed = key.sign(gateway, decision.clone());
         let public = UnparsedPublicKey::new(&ED25519, key.public());
-        public.verify(&signed_text(gateway, &decision), &signed.signature).unwrap();
-        let elsewhere = signed_text(GatewayId(Uuid::from_u128(2)), &decision);
+        public.verify(&decision.signed_bytes(gateway.0), &signed.signature).unwrap();
+        let elsewhere = decision.signed_bytes(Uuid::from_u128(2));
         public.verify(&elsewhere, &signed.signature).unwrap_err();
         let other = Decision { at_utc_us: 1, ..decision };
-        public.verify(&signed_text(gateway, &other), &signed.signature).unwrap_err();
+        public.verify(&other.signed_bytes(gateway.0), &signed.signature).unwrap_err();
     }
 }

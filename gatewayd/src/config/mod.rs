@@ -23,7 +23,7 @@ pub struct Config {
     /// Its name, for people. On the virtual radio it decides who hears it. Default `gateway`.
     #[serde(default = "default_name")]
     pub name: String,
-    /// Where everything is kept: the database, bonds, `local.addr`. No default.
+    /// Where everything is kept: the database, devices, the roster, `local.addr`. No default.
     pub data_dir: PathBuf,
     /// The radio.
     #[serde(default)]

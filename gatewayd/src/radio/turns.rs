@@ -24,7 +24,7 @@ const SIGHTING: Duration = Duration::from_secs(3);
 const GOOD_LINK: Duration = Duration::from_secs(10);
 /// One that does not know us any more is tried this seldom: a person has to act, but may have done so at its side.
 const STALE_PAUSE: Duration = Duration::from_mins(10);
-/// How long the adapter may take to open or close itself for pairing.
+/// How long the adapter may take to open or close itself for pairing, and the pause after it did not.
 const PAIRABLE: Duration = Duration::from_secs(5);
 
 /// What an adapter remembers of a device.
@@ -52,6 +52,8 @@ struct Turns<'a> {
     connecting: Arc<Semaphore>,
     cancel: &'a CancellationToken,
     pairable: Option<bool>,
+    /// It could not be set: not tried again before this.
+    pairable_again: Option<Instant>,
 }
 
 impl Manager {
@@ -75,6 +77,7 @@ impl Manager {
             connecting: Arc::new(Semaphore::new(self.settings.connecting)),
             cancel,
             pairable: None,
+            pairable_again: None,
         };
         turns.run(&mut sightings, &mut chosen).await;
         self.window.leave(adapter);
@@ -126,13 +129,14 @@ impl Turns<'_> {
     /// The adapter takes part in pairings while the window is open, and only then.
     async fn follow_window(&mut self) {
         let open = self.manager.window.is_open();
-        if self.pairable == Some(open) {
+        if self.pairable == Some(open) || self.pairable_again.is_some_and(|at| Instant::now() < at) {
             return;
         }
         let set = self.manager.radio.pairable(self.adapter, open);
         match tokio::time::timeout(PAIRABLE, set).await.unwrap_or(Err(RadioError::Timeout("pairable"))) {
-            Ok(()) => self.pairable = Some(open),
+            Ok(()) => (self.pairable, self.pairable_again) = (Some(open), None),
             Err(error) => {
+                self.pairable_again = Some(Instant::now() + PAIRABLE);
                 tracing::warn!(adapter = %self.adapter, %error, open, "cannot open or close for pairing")
             }
         }

@@ -8,7 +8,6 @@ use kinara_gatewayd::desk::{Actor, Code, ConsentGiven, Desk, DeskError, Log, Wea
 use kinara_gatewayd::hardware::HardwareId;
 use kinara_protocol::envelope::{self, Config, Decision, RosterEntry, Staff, decision};
 use kinara_protocol::topic::{self, Leaf};
-use prost::Message;
 use ring::signature::{ED25519, UnparsedPublicKey};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::Packet;
@@ -67,9 +66,7 @@ fn decided(bridge: &Bridge) -> Vec<&'static str> {
     let key = seen.states.iter().rev().find(|state| !state.signing_key.is_empty());
     let Some(key) = key.map(|state| state.signing_key.clone()) else { return Vec::new() };
     let kind = |decision: &Decision| {
-        let unsigned = Decision { signature: Vec::new(), ..decision.clone() };
-        let text =
-            [b"kinara decision 1\0", GATEWAY.0.as_bytes().as_slice(), &unsigned.encode_to_vec()].concat();
+        let text = decision.signed_bytes(GATEWAY.0);
         UnparsedPublicKey::new(&ED25519, &key).verify(&text, &decision.signature).unwrap();
         match decision.what.as_ref().unwrap() {
             decision::What::WearerAdded(_) => "added",
