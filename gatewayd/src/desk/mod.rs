@@ -208,7 +208,7 @@ impl Desk {
         match self.inner.links.ask(hardware, Op::Revoke { bond }, ANSWER).await {
             Ok(Outcome::Ok) => {}
             other => {
-                tracing::info!(%hardware, ?other, "the wearable keeps the bond; a reset of it clears it")
+                tracing::info!(%hardware, ?other, "the wearable keeps the bond; a reset of it clears it");
             }
         }
     }

@@ -137,7 +137,7 @@ impl Turns<'_> {
             Ok(()) => (self.pairable, self.pairable_again) = (Some(open), None),
             Err(error) => {
                 self.pairable_again = Some(Instant::now() + PAIRABLE);
-                tracing::warn!(adapter = %self.adapter, %error, open, "cannot open or close for pairing")
+                tracing::warn!(adapter = %self.adapter, %error, open, "cannot open or close for pairing");
             }
         }
     }
@@ -261,17 +261,12 @@ impl Manager {
 
     /// Whether this adapter can do something for it now.
     fn can_serve(&self, adapter: &AdapterId, hardware: &HardwareId, sighting: &Sighting) -> bool {
-        match self.devices.bonded(hardware) {
-            Some(bonded) => {
-                let address = self.adapters.get(adapter).map(|adapter| adapter.address);
-                bonded.adapter.is_none() || bonded.adapter == address
-            }
-            None => {
-                let labelled =
-                    matches!(sighting.offer, Some(Offer::Label { .. })) && self.labels.contains_key(hardware);
-                labelled || self.introduction(sighting).is_some()
-            }
+        if let Some(bonded) = self.devices.bonded(hardware) {
+            let address = self.adapters.get(adapter).map(|adapter| adapter.address);
+            return bonded.adapter.is_none() || bonded.adapter == address;
         }
+        let in_window = matches!(sighting.offer, Some(Offer::Label { .. }));
+        (in_window && self.labels.contains_key(hardware)) || self.introduction(sighting).is_some()
     }
 
     /// Links that an adapter may hold.

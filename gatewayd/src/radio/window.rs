@@ -363,7 +363,7 @@ impl PairingWindow {
     /// What is chosen by this key, as it was heard last.
     pub fn offer(&self, key: &str) -> Result<Sighting, NotBegun> {
         let state = self.lock();
-        if !state.open_until_us.is_some_and(|until| self.clock.boottime_us() < until) {
+        if state.open_until_us.is_none_or(|until| self.clock.boottime_us() >= until) {
             return Err(NotBegun::NotOpen);
         }
         state.heard.get(key).map(|heard| heard.sighting.clone()).ok_or(NotBegun::NotNear)
