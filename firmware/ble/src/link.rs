@@ -42,8 +42,8 @@ const PARAMETERS: RequestedConnParams = RequestedConnParams {
     max_event_length: Duration::from_millis(0),
     supervision_timeout: Duration::from_secs(9),
 };
-/// Replies that wait for the confirmation of the one before.
-const MAX_REPLIES: usize = 2;
+/// Replies that wait for the confirmation of the one before. With so many, the next request waits, not the next frame.
+const MAX_REPLIES: usize = 8;
 /// How long to wait for a packet of the host's pool.
 const POOL_PAUSE: Duration = Duration::from_millis(5);
 /// How often the battery's level is looked at.
@@ -316,7 +316,7 @@ where
         let Some(request) = event.with_data(|_, bytes| MessageValue::from_slice(bytes).ok()) else {
             return event.reject(AttErrorCode::INVALID_ATTRIBUTE_VALUE_LENGTH);
         };
-        while !self.radio.wearable.takes_requests() {
+        while self.replies.is_full() || !self.radio.wearable.takes_requests() {
             self.radio.controls.room().await;
         }
         self.radio.wearable.write(&request);
@@ -379,6 +379,7 @@ where
         match characteristic {
             gatt::Characteristic::Control => {
                 let reply = MessageValue::from_slice(bytes).expect("a reply is at most MAX_MESSAGE long");
+                // There is room: a request is not taken without it.
                 self.replies.send(reply).await;
                 self.radio.controls.made_room();
             }
@@ -396,6 +397,7 @@ where
             {
                 Timer::after(POOL_PAUSE).await;
             }
+            self.radio.controls.made_room();
             let id = reply.first_chunk().map(|id| u16::from_le_bytes(*id));
             if id.is_some() && id == self.leaving.get() {
                 self.left.signal(());
