@@ -28,7 +28,7 @@ pub struct Decision {
     pub kind: String,
     /// When, by the box's clock.
     pub at: UtcMs,
-    /// `staff` (the box's page) or `operator` (its command line).
+    /// `staff` (the box's page), `operator` (its command line) or `gateway` (the box itself, as the cloud told it).
     pub actor_kind: String,
     /// Who, as the box knows them.
     pub actor_name: String,

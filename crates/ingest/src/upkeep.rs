@@ -8,7 +8,7 @@
 
 use jiff::Timestamp;
 use kinara_clock::Clock;
-use kinara_protocol::envelope::Decision;
+use kinara_protocol::envelope::{Decision, decision::What};
 use kinara_store::Pool;
 use prost::Message as _;
 use uuid::Uuid;
@@ -64,26 +64,51 @@ pub async fn keep(writer: &Writer, pool: &Pool, clock: &dyn Clock, bounds: &Boun
 
 /// Ever more seldom: the longer one waits, the longer until it is tried again.
 const WAITING: &str = "
-    SELECT id, gateway_id, payload, reason FROM quarantine
+    SELECT id, gateway_id, payload, reason, received_at FROM quarantine
     WHERE what = 'decision' AND replayed_at IS NULL AND gateway_id IS NOT NULL AND reason = ANY($1)
       AND (tried_at IS NULL OR $2::timestamptz - tried_at >= (tried_at - received_at) / 4)
     ORDER BY tried_at NULLS FIRST, received_at LIMIT $3";
+
+struct Waiting<'a> {
+    id: Uuid,
+    gateway: Uuid,
+    decision: Decision,
+    why: &'a str,
+    received: Timestamp,
+}
+
+/// As they are made where several are made at once: a wearer is added before they are given a device, and a device is
+/// taken back before it is given on.
+fn rank(decision: &Decision) -> u8 {
+    match decision.what {
+        Some(What::WearerAdded(_)) => 0,
+        Some(What::ConsentRecorded(_) | What::ConsentWithdrawn(_)) => 1,
+        Some(What::Unassigned(_)) => 2,
+        Some(What::Assigned(_)) => 3,
+        Some(What::Paired(_) | What::Forgotten(_)) | None => 4,
+    }
+}
 
 async fn decisions(writer: &Writer, pool: &Pool, now: Timestamp, bounds: &Bounds) -> Result<u64, Error> {
     let client = pool.get().await?;
     let rows = client.query(WAITING, &[&MAY_PASS.as_slice(), &now, &bounds.decisions]).await?;
     drop(client);
-    let mut waiting: Vec<(Uuid, Uuid, Decision, &str)> = rows
+    let mut waiting: Vec<Waiting<'_>> = rows
         .iter()
         .filter_map(|row| {
             let decision = Decision::decode(row.get::<_, &[u8]>(2)).ok()?;
-            Some((row.get(0), row.get(1), decision, row.get(3)))
+            Some(Waiting {
+                id: row.get(0),
+                gateway: row.get(1),
+                decision,
+                why: row.get(3),
+                received: row.get(4),
+            })
         })
         .collect();
-    // As they were made: a wearer is added before they are given a device.
-    waiting.sort_by(|a, b| (a.1, a.2.at_utc_us, &a.2.id).cmp(&(b.1, b.2.at_utc_us, &b.2.id)));
+    waiting.sort_by_key(|one| (one.gateway, one.decision.at_utc_us, one.received, rank(&one.decision)));
     let mut carried_out = 0;
-    for (id, gateway, decision, why) in waiting {
+    for Waiting { id, gateway, decision, why, .. } in waiting {
         let verdict = writer.decide(gateway, &decision, true).await?;
         carried_out += u64::from(verdict == Verdict::Applied);
         // Refused for another reason, it is in quarantine under that one now.

@@ -343,6 +343,38 @@ async fn a_hand_over_that_comes_late_takes_what_is_stored_with_it() {
 }
 
 #[tokio::test]
+async fn what_was_decided_at_once_and_had_to_wait_is_carried_out_in_its_order() {
+    let world = world().await;
+    let desk = Desk::new(GATEWAY, 1);
+    let [wearer, consent, assignment] = desk.takes_in(10, Some(boundary(10)));
+    // Given on in one go: taken back and given to the second at the same time, whatever the ids.
+    let given_on = [
+        desk.decide(20, assigned(NEW, SECOND_USER, Some(SECOND_USER), Some(boundary(20)))),
+        desk.decide(20, unassigned(NEW, Some(boundary(20)))),
+    ];
+    desk.says(&world, &given_on).await;
+    desk.says(&world, &[assignment, consent, wearer]).await;
+    assert!(!desk.says_its_key(&world).await);
+    assert_eq!(keep(&world).await.decisions, 5);
+    let held = "SELECT string_agg(from_seq || '-' || coalesce(to_seq::text, ''), ' ' ORDER BY from_seq)
+      FROM device_assignments WHERE from_seq IS NOT NULL";
+    assert_eq!(world.text(held).await, "10-20 20-");
+}
+
+#[tokio::test]
+async fn a_box_that_does_not_know_the_time_is_taken_at_its_frames_word() {
+    let world = world().await;
+    let desk = Desk::known(&world, GATEWAY, 1).await;
+    desk.says(&world, &desk.takes_in(10, Some(boundary(10)))).await;
+    let mut lost = desk.decide(-86_400 * 300, unassigned(NEW, Some(boundary(20))));
+    lost.uncertainty_us = 300_000_000_000_000;
+    lost.signature = desk.key.sign(&lost.signed_bytes(GATEWAY)).as_ref().to_vec();
+    assert_eq!(desk.says(&world, &[lost]).await, stored(1));
+    let counts = world.write(&[batch_from(GATEWAY, 10..30)]).await;
+    assert_eq!(counts, [Counts { stored: 10, quarantined: 10, ..Counts::default() }]);
+}
+
+#[tokio::test]
 async fn what_is_measured_after_a_consent_was_withdrawn_is_not_stored() {
     let world = world().await;
     let desk = Desk::known(&world, GATEWAY, 1).await;

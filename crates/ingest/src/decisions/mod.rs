@@ -26,6 +26,9 @@ use crate::quarantine::{self, Refused};
 use crate::write::{Counts, Outcome, Writer};
 use crate::{Error, timestamp};
 
+/// A box whose clock may be off by more than this (a day) does not know what time it is.
+const CLOCK_UNKNOWN_US: i64 = 86_400_000_000;
+
 /// Why a decision is not carried out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Refusal {
@@ -175,7 +178,12 @@ impl Writer {
                 return Ok(Verdict::Refused(refusal));
             }
         };
-        let (content, key) = understood;
+        let (mut content, key) = understood;
+        if content.uncertainty_us > CLOCK_UNKNOWN_US {
+            // A box that does not know what time it is: it was before now, and after what the box said before. A frame
+            // that it names decides in any case.
+            content.at_us = self.clock.utc_us();
+        }
         if !log(&tx, speaker, decision, &content, &key, again).await? {
             return Ok(Verdict::Duplicate);
         }
