@@ -97,8 +97,8 @@ section! {
         connect_tries: u32 = 3,
         /// BlueZ: the pause between them, halved to one and a half times by chance, milliseconds. Default 500.
         connect_retry_ms: u64 = 500,
-        /// BlueZ: how long the services of a connected device may take to appear, seconds. Default 30.
-        resolve_timeout_s: f64 = 30.0,
+        /// BlueZ: how long the services of a connected device may take to appear, seconds. Default 15.
+        resolve_timeout_s: f64 = 15.0,
         /// BlueZ: how long disconnecting may take, seconds. Default 5.
         disconnect_timeout_s: f64 = 5.0,
         /// BlueZ: how long a pairing may take, with the typing of a code, seconds. Default 60.

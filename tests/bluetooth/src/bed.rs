@@ -3,7 +3,7 @@
 use crate::image::Image;
 use crate::machine::{Machine, program_disk};
 use crate::wearable::Wearable;
-use crate::{Air, BedError, Boot, Hand, Result, file};
+use crate::{Air, BedError, Boot, Hand, Result, file, package};
 use kinara_clinic::process::pause;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -74,18 +74,11 @@ impl Bed {
         self.air.give_controller(machine.name(), &address, &machine.air_socket())
     }
 
-    /// Boots a machine and starts D-Bus and bluetoothd in it; with systemd both start by themselves.
+    /// Boots a machine with the box's packaging in it, and waits for bluetoothd's adapter.
     pub fn boot_with_bluetooth(&mut self, machine: usize) -> Result<()> {
         self.boot(machine)?;
         let hand = self.machines[machine].hand()?;
-        if self.machines[machine].kind() == Boot::Small {
-            hand.shell("mkdir -p /run/dbus && dbus-daemon --system --fork --nopidfile")?;
-            hand.shell(
-                "mkdir -p /data/bluetooth /var/lib/bluetooth && chmod 700 /data/bluetooth && \
-                 mount --bind /data/bluetooth /var/lib/bluetooth",
-            )?;
-            start_bluetoothd(hand)?;
-        }
+        package::install(hand, self.machines[machine].kind())?;
         wait_for_adapter(hand, true)
     }
 
@@ -122,7 +115,12 @@ pub fn address_of(machine: usize) -> String {
 
 /// Starts bluetoothd under a bare init.
 pub fn start_bluetoothd(hand: &Hand) -> Result<()> {
-    hand.start("bluetoothd", &["/usr/libexec/bluetooth/bluetoothd", "-n"], &[]).map(|_| ())
+    hand.start(
+        "bluetoothd",
+        &["/usr/libexec/bluetooth/bluetoothd", "-n", "-f", "/etc/kinara-bluetooth/main.conf"],
+        &[],
+    )
+    .map(|_| ())
 }
 
 /// Waits until bluetoothd shows an adapter, or shows none any more. Its name on the bus comes earlier.

@@ -14,11 +14,14 @@
 
 pub mod air;
 pub mod bed;
+pub mod bench;
 pub mod clock;
 pub mod h4;
 pub mod hand;
 pub mod image;
 pub mod machine;
+pub mod package;
+pub mod scenario;
 pub mod ward;
 pub mod wearable;
 

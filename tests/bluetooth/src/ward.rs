@@ -4,6 +4,7 @@
 //! certificate, data and bluetoothd's bonds lie on its machine's data disk, so that a power cut leaves just them.
 
 use crate::bed::until;
+use crate::package::{CONFIGURATION, DATA, GATEWAYD, LINKD};
 use crate::{Bed, BedError, Hand, Result};
 use kinara_clinic::clinic::Options;
 use kinara_clinic::oracle::database::Counts;
@@ -17,8 +18,6 @@ use std::time::{Duration, Instant};
 
 /// The host, as QEMU's user network calls it.
 const HOST: &str = "10.0.2.2";
-/// Where a gateway's things lie in its machine.
-pub const HOME: &str = "/data/kinara";
 /// How uncertain a time sync over Bluetooth may be where the machine is emulated: half of a slow round trip.
 const SYNC_BOUND: Duration = Duration::from_secs(2);
 /// Pauses of a gateway, shorter than by default: scenarios then last as long as their faults.
@@ -42,6 +41,8 @@ pub struct Gateway {
     name: String,
     machine: usize,
     configuration: toml::Table,
+    /// Certificates: where they go, and their text.
+    files: Vec<(String, String)>,
 }
 
 /// See the module.
@@ -70,17 +71,17 @@ impl Ward {
         let (id, identity) = self.stage.clinic.enrol(&tenant, name)?;
         let mut uplink = self.stage.clinic.broker.section(&identity);
         uplink.insert("host".into(), HOST.into());
-        let hand = self.bed.machines[machine].hand()?;
+        let mut files = Vec::new();
         for (key, from) in [("ca", &identity.ca), ("cert", &identity.cert), ("key", &identity.key)] {
             let text = std::fs::read_to_string(from).map_err(crate::file(from))?;
-            let there = format!("{HOME}/{key}.pem");
-            hand.write(&there, &text, 0o600)?;
-            uplink.insert(key.into(), there.into());
+            let there = format!("/etc/kinara/{key}.pem");
+            uplink.insert(key.into(), there.clone().into());
+            files.push((there, text));
         }
         let mut configuration: toml::Table = toml::from_str(&format!(
             "gateway_id = \"{id}\"
              name = \"{name}\"
-             data_dir = \"{HOME}/state\"
+             data_dir = \"{DATA}\"
              [radio]
              transport = \"bluez\"
              [clock]
@@ -97,23 +98,29 @@ impl Ward {
         for over in [HASTE, extra] {
             merge(&mut configuration, toml::from_str(over).expect("a test's own TOML is valid"));
         }
-        hand.shell(&format!("mkdir -p -m 700 {HOME}/state"))?;
-        self.gateways.push(Gateway { name: name.to_owned(), machine, configuration });
-        let gateway = self.gateways.len() - 1;
-        self.configure(gateway, "")?;
-        Ok(gateway)
+        self.gateways.push(Gateway { name: name.to_owned(), machine, configuration, files });
+        Ok(self.gateways.len() - 1)
     }
 
     /// Lays TOML over a gateway's configuration: counts from its next start on.
-    pub fn configure(&mut self, gateway: usize, extra: &str) -> Result<()> {
-        let gateway = &mut self.gateways[gateway];
-        merge(&mut gateway.configuration, toml::from_str(extra).expect("a test's own TOML is valid"));
+    pub fn configure(&mut self, gateway: usize, extra: &str) {
+        let configuration = &mut self.gateways[gateway].configuration;
+        merge(configuration, toml::from_str(extra).expect("a test's own TOML is valid"));
+    }
+
+    /// Puts a gateway's configuration and certificates into its machine.
+    pub fn write_configuration(&self, gateway: usize) -> Result<()> {
+        let hand = self.hand(gateway)?;
+        let gateway = &self.gateways[gateway];
         let text = toml::to_string(&gateway.configuration).expect("tables can be written");
-        self.bed.machines[gateway.machine].hand()?.write(&format!("{HOME}/gatewayd.toml"), &text, 0o600)
+        for (path, text) in gateway.files.iter().chain([&(CONFIGURATION.to_owned(), text)]) {
+            hand.write(path, text, 0o640)?;
+        }
+        hand.shell("chgrp -R kinara /etc/kinara").map(|_| ())
     }
 
     /// Tells a gateway the label of a wearable, which it then pairs with by itself: counts from its next start on.
-    pub fn introduce(&mut self, gateway: usize, wearable: usize) -> Result<()> {
+    pub fn introduce(&mut self, gateway: usize, wearable: usize) {
         let wearable = &self.stage.clinic.wearables[wearable];
         let mut entry = toml::Table::new();
         entry.insert("hardware_id".into(), wearable.hardware_id.clone().into());
@@ -123,19 +130,18 @@ impl Ward {
         if let toml::Value::Array(known) = known {
             known.push(toml::Value::Table(entry));
         }
-        self.configure(gateway, "")
     }
 
     /// Starts a gateway's programs under a bare init and waits until it answers.
     pub fn start_gateway(&self, gateway: usize) -> Result<()> {
+        self.write_configuration(gateway)?;
         let hand = self.hand(gateway)?;
-        hand.shell(&format!("mkdir -p /run/kinara; rm -f {HOME}/state/local.addr"))?;
+        hand.shell(&format!("rm -f {DATA}/local.addr"))?;
         let log = [("RUST_LOG", "info,kinara_gatewayd::radio=debug")];
-        let linkd = hand.alive("linkd").unwrap_or(false);
-        if !linkd {
-            hand.start("linkd", &["kinara-linkd"], &log)?;
+        if !hand.alive("linkd").unwrap_or(false) {
+            hand.start("linkd", &LINKD, &log)?;
         }
-        hand.start("gatewayd", &["kinara-gatewayd", "--config", &format!("{HOME}/gatewayd.toml")], &log)?;
+        hand.start("gatewayd", &GATEWAYD, &log)?;
         self.wait_for_gateway(gateway)
     }
 
@@ -145,12 +151,14 @@ impl Ward {
             .map_err(|error| self.with_log(gateway, error))
     }
 
-    /// An error with the end of the gateway's log.
+    /// An error with what the gateway's machine has to say: its programs' logs end so, its adapter is so.
     pub fn with_log(&self, gateway: usize, error: BedError) -> BedError {
-        let log = self.hand(gateway).and_then(|hand| hand.log("gatewayd")).unwrap_or_default();
-        let lines: Vec<&str> = log.lines().rev().take(15).collect();
-        let end: Vec<&str> = lines.into_iter().rev().collect();
-        BedError::Broken(format!("{error}\ngatewayd's log ends:\n{}", end.join("\n")))
+        const LOOK: &str = "for log in gatewayd linkd bluetoothd; do echo \"--- $log\"; \
+            tail -n 25 /run/bed-$log.log 2>/dev/null; done; echo '--- adapter'; timeout 5 bluetoothctl show; \
+            timeout 5 bluetoothctl devices";
+        let told =
+            self.hand(gateway).and_then(|hand| Ok(hand.run(&["sh", "-c", LOOK])?.out)).unwrap_or_default();
+        BedError::Broken(format!("{error}\n{told}"))
     }
 
     /// The hand in a gateway's machine.
@@ -168,7 +176,7 @@ for scheme in 'http','https':
         break
     except OSError as error: last=error
 else: sys.exit(str(last))";
-        self.hand(gateway)?.run(&["python3", "-c", ASK, &format!("{HOME}/state/local.addr")])?.good()
+        self.hand(gateway)?.run(&["python3", "-c", ASK, &format!("{DATA}/local.addr")])?.good()
     }
 
     /// One number of a gateway's `/metrics`.
@@ -201,8 +209,8 @@ else: sys.exit(str(last))";
         let port = self.bed.air.wearable(&name)?;
         let wearable = self.stage.wearable_on(wearable::Air::Bluetooth { port }, 0, &[], args)?;
         self.stage.sync_bound(wearable, SYNC_BOUND);
-        self.stage.clinic.wearables[wearable].process().spawn()?;
         self.names.push(name);
+        self.stage.clinic.wearables[wearable].process().start()?;
         Ok(wearable)
     }
 
@@ -245,6 +253,17 @@ else: sys.exit(str(last))";
     /// Writes into the record what the harness does to a wearable.
     pub fn allow(&mut self, wearable: usize, allowance: Allowance) {
         self.stage.allow(wearable, allowance);
+    }
+
+    /// Brings everything back that a scenario left down or out of range.
+    pub fn bring_back(&mut self) -> Result<()> {
+        for (wearable, name) in self.stage.clinic.wearables.iter_mut().zip(&self.names) {
+            wearable.process().start()?;
+            for machine in &self.bed.machines {
+                self.bed.air.range(name, machine.name(), Some(-55))?;
+            }
+        }
+        Ok(())
     }
 
     /// Lets the wearables close their last frame and stop producing, and waits until everything has arrived. What

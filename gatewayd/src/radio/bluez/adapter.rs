@@ -1,6 +1,6 @@
 //! One adapter: what is known of it across scans, links and lives of bluetoothd.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -28,9 +28,8 @@ pub struct State {
     broken: Mutex<HashMap<Address, u32>>,
     /// Per bonded peer: when it was last heard or linked.
     near: Mutex<HashMap<Address, Instant>>,
-    /// Per bonded peer: locked while this program holds its link. bluetoothd may hold others: links outlive a client
-    /// that was killed.
-    turns: Mutex<HashMap<Address, Arc<tokio::sync::Mutex<()>>>>,
+    /// The peers whose links this program holds. bluetoothd may have others: links outlive a client that was killed.
+    held: Mutex<HashSet<Address>>,
 }
 
 /// Discovery rests as long as this lives.
@@ -45,7 +44,7 @@ impl State {
             window: watch::Sender::new(false),
             broken: Mutex::default(),
             near: Mutex::default(),
-            turns: Mutex::default(),
+            held: Mutex::default(),
         }
     }
 
@@ -68,14 +67,19 @@ impl State {
         lock(&self.broken).remove(&peer);
     }
 
-    /// The turn to do something with a peer's link: nobody connects it while it is being closed.
-    pub fn turn(&self, peer: Address) -> Arc<tokio::sync::Mutex<()>> {
-        lock(&self.turns).entry(peer).or_default().clone()
+    /// A link is held, or being made.
+    pub fn hold(&self, peer: Address) {
+        lock(&self.held).insert(peer);
     }
 
-    /// Whether this program holds a link to this peer, makes one, or is closing it.
+    /// It is not any more.
+    pub fn release(&self, peer: Address) {
+        lock(&self.held).remove(&peer);
+    }
+
+    /// Whether this program holds a link to this peer.
     pub fn holds(&self, peer: Address) -> bool {
-        self.turn(peer).try_lock().is_err()
+        lock(&self.held).contains(&peer)
     }
 
     /// A bonded peer was heard.

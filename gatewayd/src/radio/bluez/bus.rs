@@ -66,8 +66,6 @@ impl Bus {
             Trouble::Bus(format!("the system bus cannot be reached ({error}); is dbus running?"))
         })?;
         let gone = CancellationToken::new();
-        // Until it stands: what fails on the way ends the watch too.
-        let unfinished = gone.clone().drop_guard();
         limited(call, "the bus", watch_owner(&connection, gone.clone())).await?;
         let dbus = DBusProxy::new(&connection).await?;
         let name = BusName::try_from(BLUEZ).map_err(|error| Trouble::Bus(error.to_string()))?;
@@ -79,7 +77,6 @@ impl Bus {
         let session = limited(call, "a session", bluer::Session::new()).await?;
         let agent = Agent::default();
         let registered = limited(call, "the agent", session.register_agent(agent.to_bluer())).await?;
-        unfinished.disarm();
         Ok(Self { gone, session, agent, connection, call, _registered: registered })
     }
 

@@ -17,12 +17,11 @@ use futures_util::{Stream, StreamExt};
 use kinara_protocol::frame::MAX_FRAME;
 use kinara_protocol::gatt::{self, Characteristic};
 use rand::Rng;
-use tokio::sync::{OwnedMutexGuard, mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use zbus::MessageStream;
-use zbus::zvariant::OwnedObjectPath;
 
 use super::Inner;
 use super::adapter::{Identity, State};
@@ -35,10 +34,8 @@ use crate::radio::{AdapterId, Bond, Connection, Link, LinkEvent, RadioError};
 
 /// Notifications that may wait for the session; far more than a wearable's window.
 const EVENTS: usize = 1024;
-/// The interface of remote services.
-const SERVICE: &str = "org.bluez.GattService1";
-/// The interface of remote characteristics.
-const CHARACTERISTIC: &str = "org.bluez.GattCharacteristic1";
+/// Bytes of ATT in front of a notified value.
+const ATT_HEADER: usize = 3;
 /// How often the objects of the services are looked for (#1489).
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Links that broke off in a row, quickly and while the wearable was heard, until its bond is taken for stale.
@@ -50,10 +47,6 @@ pub struct Linked {
     pub device: Device,
     /// What ends when the link does.
     pub lost: CancellationToken,
-    /// Where it is on the bus.
-    path: String,
-    /// Whether BlueZ says that it has read the services.
-    resolved: watch::Receiver<bool>,
     /// What keeps it: dropped, the link is closed.
     pub hold: Hold,
 }
@@ -64,7 +57,8 @@ pub struct Hold {
     limit: Duration,
     slot: Option<Slot>,
     lost: CancellationToken,
-    turn: Option<OwnedMutexGuard<()>>,
+    state: Arc<State>,
+    peer: Address,
 }
 
 impl Hold {
@@ -77,22 +71,26 @@ impl Hold {
             }
             self.lost.cancel();
         }
-        self.turn = None;
+        self.state.release(self.peer);
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        let Some(slot) = self.slot.take() else { return };
+        let Some(slot) = self.slot.take() else {
+            self.state.release(self.peer);
+            return;
+        };
         let (device, limit, lost) = (self.device.clone(), self.limit, self.lost.clone());
-        let turn = self.turn.take();
+        let (state, peer) = (self.state.clone(), self.peer);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 if !lost.is_cancelled() && disconnect(&device, limit).await.is_err() {
                     tracing::debug!(device = %device.address(), "a link nobody holds was not closed");
                 }
                 lost.cancel();
-                drop((slot, turn));
+                state.release(peer);
+                drop(slot);
             });
         }
     }
@@ -129,11 +127,6 @@ pub fn find<'a>(
 pub async fn open(radio: &Inner, bus: &Arc<Bus>, id: &AdapterId, bond: &Bond) -> Result<Linked, RadioError> {
     let identity = Identity::of(bond).ok_or(RadioError::StaleBond)?;
     let state = radio.state(id);
-    // The link before it may still be closing; a new one would be closed with it.
-    let patience = radio.settings.disconnect + radio.settings.retry;
-    let turn = tokio::time::timeout(patience, state.turn(identity.peer).lock_owned())
-        .await
-        .map_err(|_| RadioError::Timeout("the last link's end"))?;
     let Some(slot) = state.slots.take(Instant::now()) else {
         return Err(RadioError::OutOfSlots(format!(
             "all {} links are in use",
@@ -152,12 +145,14 @@ pub async fn open(radio: &Inner, bus: &Arc<Bus>, id: &AdapterId, bond: &Bond) ->
     let path = device_path(id, address);
     let changes = bus.changes(&path, DEVICE).await?;
     let lost = bus.gone.child_token();
+    state.hold(identity.peer);
     let mut hold = Hold {
         device: device.clone(),
         limit: radio.settings.disconnect,
         slot: Some(slot),
         lost: lost.clone(),
-        turn: Some(turn),
+        state: state.clone(),
+        peer: identity.peer,
     };
     let quiet = state.quiet();
     if let Err(trouble) = connect(radio, bus, &device).await {
@@ -165,15 +160,13 @@ pub async fn open(radio: &Inner, bus: &Arc<Bus>, id: &AdapterId, bond: &Bond) ->
         return Err(judge(&state, identity.peer, &trouble, &mut hold));
     }
     drop(quiet);
-    let properties = bus.properties(&path, DEVICE).await?;
-    if flag(&properties, "Connected") != Some(true) {
+    tokio::spawn(watch(changes, lost.clone()));
+    if !bus.limited("a property", device.is_connected()).await? {
         let trouble =
             Trouble::Said { name: "Failed".to_owned(), text: "le-connection-abort-by-local".to_owned() };
         return Err(judge(&state, identity.peer, &trouble, &mut hold));
     }
-    let (tell, resolved) = watch::channel(flag(&properties, "ServicesResolved") == Some(true));
-    tokio::spawn(follow(changes, tell, lost.clone()));
-    Ok(Linked { device, lost, path, resolved, hold })
+    Ok(Linked { device, lost, hold })
 }
 
 async fn connect(radio: &Inner, bus: &Bus, device: &Device) -> Result<(), Trouble> {
@@ -220,17 +213,14 @@ fn judge(state: &State, peer: Address, trouble: &Trouble, hold: &mut Hold) -> Ra
     }
 }
 
-/// Follows what the device says of itself; cancels `lost` when it is not connected any more.
-async fn follow(mut changes: MessageStream, resolved: watch::Sender<bool>, lost: CancellationToken) {
+/// Cancels `lost` when the device says that it is not connected any more.
+async fn watch(mut changes: MessageStream, lost: CancellationToken) {
     let ended = async {
         while let Some(Ok(message)) = changes.next().await {
             let Ok((_, changed, _)) = message.body().deserialize::<(String, Properties, Vec<String>)>()
             else {
                 continue;
             };
-            if let Some(now) = flag(&changed, "ServicesResolved") {
-                resolved.send_replace(now);
-            }
             if flag(&changed, "Connected") == Some(false) {
                 return;
             }
@@ -243,62 +233,51 @@ async fn follow(mut changes: MessageStream, resolved: watch::Sender<bool>, lost:
     lost.cancel();
 }
 
-/// The characteristics of the wanted services, once `enough` of them are there.
+/// The characteristics of a service, once all of `wanted` are there.
 pub async fn characteristics(
-    bus: &Bus,
-    linked: &mut Linked,
+    linked: &Linked,
     limit: Duration,
-    services: &[Uuid],
-    enough: impl Fn(&HashMap<Uuid, Remote>) -> bool,
+    service: Uuid,
+    wanted: &[Uuid],
 ) -> Result<HashMap<Uuid, Remote>, RadioError> {
     let deadline = Instant::now() + limit;
-    let mut found = HashMap::new();
     loop {
-        tokio::select! {
-            waited = tokio::time::timeout_at(deadline, linked.resolved.wait_for(|resolved| *resolved)) => {
-                if waited.is_err() {
-                    return Err(RadioError::Timeout("services"));
-                }
-            }
+        let looked = tokio::select! {
+            looked = tokio::time::timeout_at(deadline, look(&linked.device, service)) => looked,
             () = linked.lost.cancelled() => {
                 return Err(RadioError::Gone("it went while its services were read".to_owned()));
             }
-        }
-        let objects = bus.objects().await?;
-        for (uuid, service, characteristic) in known_characteristics(&objects, &linked.path, services) {
-            let remote = linked.device.service(service).await.map_err(Trouble::from)?;
-            found.insert(uuid, remote.characteristic(characteristic).await.map_err(Trouble::from)?);
-        }
-        if enough(&found) {
-            return Ok(found);
-        }
-        if Instant::now() + LOOK_AGAIN >= deadline {
-            return Err(RadioError::Nonsense(format!(
-                "only {} of its characteristics are there",
-                found.len()
-            )));
+        };
+        match looked {
+            Err(_) => return Err(RadioError::Timeout("services")),
+            Ok(Ok(found)) if wanted.iter().all(|uuid| found.contains_key(uuid)) => return Ok(found),
+            Ok(Ok(found)) if Instant::now() + LOOK_AGAIN >= deadline => {
+                return Err(RadioError::Nonsense(format!(
+                    "of {} characteristics it has {}",
+                    wanted.len(),
+                    found.len()
+                )));
+            }
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => {
+                let trouble = Trouble::from(error);
+                tracing::debug!(device = %linked.device.address(), %trouble, "its services are not there yet");
+            }
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 
-/// The characteristics below a device that belong to these services: UUID, and the numbers in their paths.
-fn known_characteristics(objects: &Objects, device: &str, services: &[Uuid]) -> Vec<(Uuid, u16, u16)> {
-    let uuid_of = |path: &str, interface: &str| -> Option<Uuid> {
-        let path = OwnedObjectPath::try_from(path).ok()?;
-        text(objects.get(&path)?.get(interface)?, "UUID")?.parse().ok()
-    };
-    objects
-        .keys()
-        .filter_map(|path| {
-            let below = path.as_str().strip_prefix(device)?.strip_prefix("/service")?;
-            let (service, characteristic) = below.split_once("/char")?;
-            let in_service = uuid_of(&format!("{device}/service{service}"), SERVICE)?;
-            let uuid = uuid_of(path.as_str(), CHARACTERISTIC)?;
-            let number = |text| u16::from_str_radix(text, 16).ok();
-            services.contains(&in_service).then_some((uuid, number(service)?, number(characteristic)?))
-        })
-        .collect()
+async fn look(device: &Device, service: Uuid) -> Result<HashMap<Uuid, Remote>, bluer::Error> {
+    let mut found = HashMap::new();
+    for candidate in device.services().await? {
+        if candidate.uuid().await? == service {
+            for characteristic in candidate.characteristics().await? {
+                found.insert(characteristic.uuid().await?, characteristic);
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Connects to a wearable.
@@ -308,19 +287,12 @@ pub async fn wearable(
     id: &AdapterId,
     bond: &Bond,
 ) -> Result<Connection, RadioError> {
-    let mut linked = open(radio, bus, id, bond).await?;
+    let linked = open(radio, bus, id, bond).await?;
     let wanted: Vec<Uuid> = Characteristic::ALL.iter().map(|one| Uuid::from_u128(one.uuid())).collect();
-    let service = [Uuid::from_u128(gatt::SERVICE)];
-    let all = |found: &HashMap<Uuid, Remote>| wanted.iter().all(|uuid| found.contains_key(uuid));
+    let service = Uuid::from_u128(gatt::SERVICE);
+    let remotes = characteristics(&linked, radio.settings.resolve, service, &wanted).await?;
     let identity = Identity::of(bond).ok_or(RadioError::StaleBond)?;
-    let state = radio.state(id);
-    let remotes = match characteristics(bus, &mut linked, radio.settings.resolve, &service, all).await {
-        Err(RadioError::Gone(_)) if state.broke_off(identity.peer) >= STALE_AFTER => {
-            return Err(RadioError::StaleBond);
-        }
-        found => found?,
-    };
-    state.whole(identity.peer);
+    radio.state(id).whole(identity.peer);
     let (sender, events) = mpsc::channel(EVENTS);
     let weak = sender.downgrade();
     let lost = linked.lost.clone();
@@ -369,8 +341,6 @@ impl WearableLink {
         tokio::select! {
             result = self.bus.limited(what, work) => result.map_err(|trouble| match trouble {
                 Trouble::Slow(what) => RadioError::Timeout(what),
-                // On a bonded link: its key is not the one that the wearable asks for.
-                other if other.meaning() == Meaning::NotPermitted => RadioError::StaleBond,
                 other => RadioError::Gone(other.to_string()),
             }),
             () = self.linked.lost.cancelled() => Err(RadioError::Gone("the link was lost".to_owned())),
@@ -386,7 +356,7 @@ impl WearableLink {
         match characteristic {
             Characteristic::Stream | Characteristic::Backlog => {
                 let reader = self.limited("subscribing", remote.notify_io()).await?;
-                if reader.mtu() < MAX_FRAME {
+                if reader.mtu() < MAX_FRAME + ATT_HEADER && reader.mtu() < MAX_FRAME {
                     return Err(RadioError::Nonsense(format!(
                         "an ATT MTU of {}; set [GATT] ExchangeMTU = 517 in /etc/bluetooth/main.conf",
                         reader.mtu()
@@ -463,37 +433,5 @@ impl Link for WearableLink {
 
     fn disconnect(&mut self) -> BoxFuture<'_, ()> {
         Box::pin(self.linked.hold.close())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use zbus::zvariant::{OwnedValue, Value};
-
-    use super::*;
-
-    fn object(path: &str, interface: &str, uuid: &str) -> (OwnedObjectPath, HashMap<String, Properties>) {
-        let value = OwnedValue::try_from(Value::from(uuid.to_owned())).unwrap();
-        let properties = HashMap::from([("UUID".to_owned(), value)]);
-        (OwnedObjectPath::try_from(path).unwrap(), HashMap::from([(interface.to_owned(), properties)]))
-    }
-
-    #[test]
-    fn characteristics_are_found_below_their_own_device_and_service_only() {
-        let (one, other) = ("/org/bluez/hci0/dev_C1_22_33_44_55_66", "/org/bluez/hci0/dev_C1_22_33_44_55_67");
-        let service = Uuid::from_u128(gatt::SERVICE);
-        let control = Uuid::from_u128(Characteristic::Control.uuid());
-        let battery = "0000180f-0000-1000-8000-00805f9b34fb";
-        let objects = Objects::from([
-            object(&format!("{one}/service000a"), SERVICE, &service.to_string()),
-            object(&format!("{one}/service000a/char0010"), CHARACTERISTIC, &control.to_string()),
-            object(&format!("{one}/service000a/char0010/desc0012"), "org.bluez.GattDescriptor1", battery),
-            object(&format!("{one}/service0020"), SERVICE, battery),
-            object(&format!("{one}/service0020/char0021"), CHARACTERISTIC, battery),
-            object(&format!("{other}/service000b"), SERVICE, &service.to_string()),
-            object(&format!("{other}/service000b/char0011"), CHARACTERISTIC, &control.to_string()),
-        ]);
-        assert_eq!(known_characteristics(&objects, one, &[service]), [(control, 0x0a, 0x10)]);
-        assert_eq!(known_characteristics(&objects, "/org/bluez/hci0/dev_C1_22_33_44_55_6", &[service]), []);
     }
 }

@@ -23,8 +23,8 @@ pub struct DeviceNews {
     pub random: Option<bool>,
     /// The advertised name.
     pub name: Option<String>,
-    /// The services of other makers' sensors that it names.
-    pub sensors: Option<Vec<SensorKind>>,
+    /// What service of another maker's sensor it names; the inner one is `None` when it names none.
+    pub sensor: Option<Option<SensorKind>>,
     /// The service data of the Kinara service.
     pub offer: Option<Vec<u8>>,
     /// Signal strength: only while it is heard.
@@ -42,7 +42,7 @@ impl DeviceNews {
             address: text(properties, "Address").and_then(|address| address.parse().ok()),
             random: text(properties, "AddressType").map(|kind| kind == "random"),
             name: text(properties, "Name").map(shown),
-            sensors: services(properties).map(|services| sensors_of(&services)),
+            sensor: services(properties).map(|services| sensor_of(&services)),
             offer: service_data(properties),
             rssi: properties.get("RSSI").and_then(|value| i16::try_from(value).ok()),
             paired: flag(properties, "Paired"),
@@ -84,9 +84,9 @@ pub const fn short_uuid(number: u16) -> Uuid {
     Uuid::from_u128(((number as u128) << 96) | 0x0000_0000_0000_1000_8000_0080_5f9b_34fb)
 }
 
-fn sensors_of(services: &[Uuid]) -> Vec<SensorKind> {
+fn sensor_of(services: &[Uuid]) -> Option<SensorKind> {
     let kinds = [SensorKind::HeartRate, SensorKind::HealthThermometer, SensorKind::PulseOximeter];
-    kinds.into_iter().filter(|kind| services.contains(&short_uuid(service_number(*kind)))).collect()
+    kinds.into_iter().find(|kind| services.contains(&short_uuid(service_number(*kind))))
 }
 
 /// The 16-bit number of a sensor's service.
@@ -134,7 +134,7 @@ mod tests {
         assert_eq!(news.address, Some("C1:22:33:44:55:66".parse().unwrap()));
         assert_eq!(news.random, Some(true));
         assert_eq!(news.name.as_deref(), Some("K-3F2A"));
-        assert_eq!(news.sensors, Some(vec![SensorKind::HeartRate]));
+        assert_eq!(news.sensor, Some(Some(SensorKind::HeartRate)));
         assert_eq!(news.offer, Some(vec![3]));
         assert_eq!((news.rssi, news.paired, news.connected), (Some(-61), Some(true), None));
     }

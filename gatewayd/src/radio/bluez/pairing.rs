@@ -151,9 +151,7 @@ impl Pairing<'_> {
         let path = super::link::device_path(self.id, self.address);
         match self.bus.properties(&path, DEVICE).await {
             Ok(properties) => Ok(properties),
-            Err(trouble @ Trouble::Slow(_)) => Err(trouble.into()),
-            // No such object: BlueZ drops a stranger soon after it was last heard.
-            Err(_) if !self.bus.gone.is_cancelled() => Err(RadioError::TooFar),
+            Err(Trouble::Bus(_)) if !self.bus.gone.is_cancelled() => Err(RadioError::TooFar),
             Err(trouble) => Err(trouble.into()),
         }
     }
@@ -172,9 +170,11 @@ fn failure(trouble: &Trouble, asked: Asked) -> RadioError {
             RadioError::WrongCode
         }
         // It would not even talk about codes.
-        (Meaning::PairingFailed, Asked::Never) => RadioError::WindowClosed,
+        (Meaning::PairingFailed, Asked::NotAsked) => RadioError::WindowClosed,
         (_, Asked::Pending) => RadioError::Timeout("no code was typed in time"),
-        (Meaning::BrokeOff | Meaning::Absent | Meaning::PairingCanceled, Asked::Never) => RadioError::TooFar,
+        (Meaning::BrokeOff | Meaning::Absent | Meaning::PairingCanceled, Asked::NotAsked) => {
+            RadioError::TooFar
+        }
         _ if *trouble == Trouble::Slow("pairing") => RadioError::Timeout("pairing"),
         _ => trouble.clone().into(),
     }
@@ -192,15 +192,15 @@ mod tests {
     fn a_failed_pairing_says_what_a_person_can_do_about_it() {
         for (trouble, asked, error) in [
             (said("AuthenticationFailed"), Asked::Answered, RadioError::WrongCode),
-            (said("AuthenticationFailed"), Asked::Never, RadioError::WindowClosed),
-            (said("ConnectionAttemptFailed"), Asked::Never, RadioError::TooFar),
-            (said("NotFound"), Asked::Never, RadioError::TooFar),
+            (said("AuthenticationFailed"), Asked::NotAsked, RadioError::WindowClosed),
+            (said("ConnectionAttemptFailed"), Asked::NotAsked, RadioError::TooFar),
+            (said("NotFound"), Asked::NotAsked, RadioError::TooFar),
             (
                 said("AuthenticationRejected"),
                 Asked::GaveUp,
                 RadioError::Refused("no code was typed".to_owned()),
             ),
-            (Trouble::Slow("pairing"), Asked::Never, RadioError::Timeout("pairing")),
+            (Trouble::Slow("pairing"), Asked::NotAsked, RadioError::Timeout("pairing")),
         ] {
             assert_eq!(failure(&trouble, asked), error, "{trouble} {asked:?}");
         }

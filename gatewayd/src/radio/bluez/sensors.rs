@@ -1,14 +1,11 @@
 //! A link to another maker's sensor: the measurements of the services that are understood.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use bluer::gatt::remote::Characteristic as Remote;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
-use uuid::Uuid;
 
 use super::Inner;
 use super::adapter::Identity;
@@ -29,16 +26,15 @@ pub async fn open(
     bond: &Bond,
 ) -> Result<SensorConnection, RadioError> {
     let identity = Identity::of(bond).ok_or(RadioError::StaleBond)?;
-    let mut linked = link::open(radio, bus, id, bond).await?;
+    let linked = link::open(radio, bus, id, bond).await?;
     let (sender, events) = mpsc::channel(EVENTS);
-    let kinds = [SensorKind::HeartRate, SensorKind::HealthThermometer, SensorKind::PulseOximeter];
-    let services = kinds.map(|kind| short_uuid(service_number(kind)));
-    let measures = |uuid: &Uuid| kinds.into_iter().find(|kind| measurements(*kind).contains(uuid));
-    let some = |found: &HashMap<Uuid, Remote>| found.keys().any(|uuid| measures(uuid).is_some());
-    let found = link::characteristics(bus, &mut linked, radio.settings.resolve, &services, some).await?;
-    for (uuid, remote) in found {
-        if let Some(kind) = measures(&uuid) {
+    let mut measured = 0;
+    for kind in [SensorKind::HeartRate, SensorKind::HealthThermometer, SensorKind::PulseOximeter] {
+        let service = short_uuid(service_number(kind));
+        let found = link::characteristics(&linked, radio.settings.resolve, service, &[]).await?;
+        for (_, remote) in found.into_iter().filter(|(uuid, _)| measurements(kind).contains(uuid)) {
             let values = bus.limited("subscribing", remote.notify()).await?;
+            measured += 1;
             let (sender, lost) = (sender.clone(), linked.lost.clone());
             tokio::spawn(async move {
                 let mut values = Box::pin(values);
@@ -56,13 +52,16 @@ pub async fn open(
             });
         }
     }
+    if measured == 0 {
+        return Err(RadioError::Nonsense("it measures nothing that is understood".to_owned()));
+    }
     radio.state(id).whole(identity.peer);
     let link = Sensor { adapter: id.clone(), identity, linkd: radio.linkd.clone(), hold: linked.hold };
     Ok(SensorConnection { events, link: Box::new(link) })
 }
 
 /// The characteristics that carry a service's measurements.
-fn measurements(kind: SensorKind) -> &'static [Uuid] {
+fn measurements(kind: SensorKind) -> &'static [uuid::Uuid] {
     match kind {
         SensorKind::HeartRate => const { &[short_uuid(0x2a37)] },
         SensorKind::HealthThermometer => const { &[short_uuid(0x2a1c)] },

@@ -1,7 +1,7 @@
 //! What BlueZ is known to do, and what its errors mean to a person.
 //!
 //! Each trap names where it is known from: `#n` is an issue of github.com/bluez/bluez, "seen" is bluetoothd 5.82 on
-//! kernel 6.12 in our bed, "code" is how bluetoothd is written.
+//! kernel 6.12.
 //!
 //! | trap | what is done |
 //! |---|---|
@@ -10,15 +10,14 @@
 //! | bluetoothd that died stays dead with the packaged unit (#970) | every life of it is a [`Bus`](super::bus::Bus); what stood on one ends with it |
 //! | `Value` of `WriteValue` goes as a *command* by default in `bluer` | the type is always given: a request, which is answered |
 //! | An open-loop burst overruns the socket of `AcquireNotify` (seen: 37 of 1000 lost) | at most 100 frames are on the way; holes are asked for |
-//! | `AcquireNotify` refuses what only indicates (code) | `control` goes by `StartNotify` |
+//! | `AcquireNotify` refuses what only indicates (seen) | `control` goes by `StartNotify` |
 //! | a device keeps the path of the address that it was paired at (seen) | devices are found by their `Address`, never by path |
-//! | `ServiceData` of a device stays after it stopped advertising them (code) | an offer counts while it is fresh |
-//! | a filter by service hides bonded wearables, which advertise flags only (code) | the only filter is the transport |
-//! | discovery pauses for 5 s after each 10.24 s (code) | it is begun anew before that |
+//! | `ServiceData` of a device stays after it stopped advertising them (seen) | an offer counts while it is fresh |
+//! | a filter by service hides bonded wearables, which advertise flags only (seen) | the only filter is the transport |
+//! | discovery pauses for 5 s after each 10.24 s (seen) | it is begun anew before that |
 //! | connecting beside discovery ends in le-connection-abort-by-local (seen) | discovery rests meanwhile |
 //! | `Connect` goes on in the kernel after the caller gave up, then `InProgress` (seen) | `Disconnect` follows each one that took too long |
 //! | `Disconnect` takes 2 to 2.7 s (seen) | it has a time limit of its own |
-//! | a link stays when the client that made it is killed (seen) | links that nobody holds are told of as if they were heard |
 //! | an absent controller makes a call hang for ever (seen) | every call has a limit |
 
 use std::str::FromStr;
@@ -65,8 +64,6 @@ pub enum Meaning {
     PairingFailed,
     /// The pairing was called off.
     PairingCanceled,
-    /// The other side wants a better key than the link has.
-    NotPermitted,
     /// The adapter is off.
     Off,
     /// No such object: the device or the adapter has gone.
@@ -95,12 +92,12 @@ impl Trouble {
             (_, Some("timeout" | "page-timeout")) => Meaning::TooFar,
             (_, Some("busy")) => Meaning::Busy,
             (_, Some("adapter-not-powered")) => Meaning::Off,
+            (_, Some("already-connected")) => Meaning::Already,
             ("AuthenticationFailed" | "AuthenticationRejected", _) => Meaning::PairingFailed,
             ("AuthenticationCanceled", _) => Meaning::PairingCanceled,
             ("AuthenticationTimeout" | "ConnectionAttemptFailed", _) => Meaning::TooFar,
             ("InProgress" | "Busy", _) => Meaning::Busy,
-            (_, Some("already-connected")) | ("AlreadyConnected" | "AlreadyExists", _) => Meaning::Already,
-            ("NotPermitted" | "NotAuthorized", _) => Meaning::NotPermitted,
+            ("AlreadyConnected" | "AlreadyExists", _) => Meaning::Already,
             ("NotReady" | "Blocked", _) => Meaning::Off,
             ("NotFound" | "DoesNotExist", _) => Meaning::Absent,
             ("Failed", _) if text == "Operation already in progress" => Meaning::Busy,
@@ -175,7 +172,6 @@ mod tests {
             ("InProgress", "", Meaning::Busy),
             ("AuthenticationFailed", "Authentication Failed", Meaning::PairingFailed),
             ("AuthenticationCanceled", "", Meaning::PairingCanceled),
-            ("NotPermitted", "Not paired", Meaning::NotPermitted),
             ("NotReady", "Resource Not Ready", Meaning::Off),
             ("NotFound", "", Meaning::Absent),
             ("Failed", "Something new", Meaning::Other),

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::Settings;
 
 /// How long a reset may look like an adapter that was switched off.
-const RESETTING: Duration = Duration::from_mins(1);
+const RESETTING: Duration = Duration::from_secs(60);
 
 /// The watch over one adapter's hearing.
 #[derive(Debug)]
@@ -63,7 +63,7 @@ mod tests {
     fn deaf() -> (Watchdog, Instant) {
         let settings = Settings {
             deaf: Duration::from_secs(45),
-            reset_pause: Duration::from_mins(5),
+            reset_pause: Duration::from_secs(300),
             ..Settings::default()
         };
         (Watchdog::new(&settings), Instant::now())

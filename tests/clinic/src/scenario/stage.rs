@@ -78,6 +78,8 @@ pub struct Stage {
     seed: u64,
     /// How long the bridges hung in all.
     stalled_us: u64,
+    /// Devices that are no wearables of this stage, and may have readings.
+    expected: Vec<String>,
 }
 
 impl std::fmt::Debug for Stage {
@@ -118,6 +120,7 @@ impl Stage {
             scenario: "",
             seed,
             stalled_us: 0,
+            expected: Vec::new(),
         })
     }
 
@@ -263,6 +266,11 @@ impl Stage {
         self.members[wearable].sync_bound_us = bound.as_micros() as u64;
     }
 
+    /// Readings of this device are no surprise, and are not judged: a sensor of another maker.
+    pub fn expect(&mut self, hardware: &str) {
+        self.expected.push(hardware.to_owned());
+    }
+
     /// The bridges hang for so many seconds: whoever asks them for the time then waits as long.
     pub fn note_stall(&mut self, seconds: f64) {
         self.stalled_us += (seconds * 1e6) as u64;
@@ -359,7 +367,8 @@ impl Stage {
                 },
             });
         }
-        let evidence = self.look(|eye| async move { eye.evidence(wearables).await })?;
+        let mut evidence = self.look(|eye| async move { eye.evidence(wearables).await })?;
+        evidence.strangers.retain(|hardware, _| !self.expected.contains(hardware));
         let verdict = check(&evidence);
         if !verdict.passed() {
             let quarantine = self.look(|eye| async move { eye.quarantine().await })?;

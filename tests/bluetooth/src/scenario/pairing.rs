@@ -1,0 +1,190 @@
+//! Pairing: who may, who may not, and what is said about it.
+
+use super::{Day, LINK};
+use crate::air::Impostor;
+use crate::bed::{until, until_some};
+use crate::clock::monotonic;
+use crate::{BedError, Result};
+use kinara_protocol::label::LabelSecret;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// A code that is nobody's.
+const WRONG: &str = "AAAAAAAAAAAAAAAA";
+/// From the open window to the first value, where machines are not emulated.
+const WIZARD: Duration = Duration::from_mins(1);
+
+/// A wearable that the gateway was not told of, and its name in the window.
+fn new_wearable(day: &mut Day) -> Result<(usize, String)> {
+    let wearable = day.ward.add_wearable(&[])?;
+    day.ward.stage.clinic.wearables[wearable].process().wait_ready()?;
+    let name = until_some("the wearable advertises a name", LINK, || {
+        let status = day.ward.bed.air.status()?;
+        let data = hex::decode(status[day.ward.on_air(wearable)]["data"].as_str().unwrap_or_default());
+        Ok(data.ok().and_then(|data| name_in(&data)))
+    })?;
+    Ok((wearable, name))
+}
+
+/// The name in advertising data, shortened or whole.
+fn name_in(mut data: &[u8]) -> Option<String> {
+    while let [length, rest @ ..] = data {
+        let structure = rest.get(..usize::from(*length))?;
+        if let [8 | 9, name @ ..] = structure {
+            return String::from_utf8(name.to_vec()).ok();
+        }
+        data = &rest[usize::from(*length)..];
+    }
+    None
+}
+
+/// What a wearable says in its scan response: it changes with each try.
+fn nonce(day: &Day, wearable: usize) -> Result<Vec<u8>> {
+    let status = day.ward.bed.air.status()?;
+    let response = status[day.ward.on_air(wearable)]["response"].as_str().unwrap_or_default().to_owned();
+    hex::decode(response).map_err(|error| BedError::Air(format!("told {error}")))
+}
+
+fn code_of(answer: &Value) -> &str {
+    answer["error"]["code"].as_str().unwrap_or_default()
+}
+
+pub fn the_label_pairs(day: &mut Day) -> Result<()> {
+    let (wearable, name) = new_wearable(day)?;
+    let secret = day.ward.stage.clinic.wearables[wearable].label_secret.clone();
+    let began = monotonic();
+    let answer = day.ward.ctl(day.gateway, &["pair", &name, "--code", &secret, "--wait", "60"])?;
+    let hardware = day.ward.stage.clinic.wearables[wearable].hardware_id.clone();
+    day.must(
+        answer["hardware"] == json!(hardware),
+        format!("pairing with the right code answered {answer}"),
+    )?;
+    day.all_flow(&[wearable], LINK)?;
+    let took = monotonic() - began;
+    day.note("window_to_first_value_s", took.round());
+    let kvm = day.ward.bed.machines[day.machine].accelerator() == crate::machine::Accelerator::Kvm;
+    day.must(!kvm || took <= WIZARD.as_secs_f64(), format!("the first value took {took:.0} s"))?;
+    let paired = day.ward.ctl(day.gateway, &["window"])?;
+    day.must(paired["state"] != "open", "the window stayed open after the pairing")?;
+    day.known.push(wearable);
+    Ok(())
+}
+
+pub fn wrong_codes_close_the_window(day: &mut Day) -> Result<()> {
+    let (wearable, name) = new_wearable(day)?;
+    day.ward.ctl(day.gateway, &["window", "open", "--seconds", "300"])?;
+    let mut nonces = vec![nonce(day, wearable)?];
+    for tried in 1..=3 {
+        let answer = day.ward.ctl(day.gateway, &["pair", &name, "--code", WRONG, "--wait", "60"])?;
+        day.must(!code_of(&answer).is_empty(), format!("a wrong code paired: {answer}"))?;
+        day.must(code_of(&answer) == "wrong_code", format!("a wrong code was answered with {answer}"))?;
+        let window = day.ward.ctl(day.gateway, &["window"])?;
+        let open = window["state"] == "open" || window["state"] == "pairing";
+        day.must(open == (tried < 3), format!("after {tried} wrong codes the window is {window}"))?;
+        // The wearable has to see the end of the try before it offers the next.
+        let last = nonces.last().cloned().unwrap_or_default();
+        let next = until_some("another nonce", LINK, || {
+            let next = nonce(day, wearable)?;
+            Ok((!next.is_empty() && next != last).then_some(next))
+        })?;
+        day.must(!nonces.contains(&next), "a nonce came again")?;
+        nonces.push(next);
+    }
+    day.must(day.ward.links(wearable)? == 0, "the wearable has a link after wrong codes")?;
+    // Nobody needs it any more.
+    day.ward.bed.air.range(day.ward.on_air(wearable), "a", None)
+}
+
+/// One that proves nothing; one that proves it by a number that whoever takes part can find out; and one that says a
+/// nonce of before.
+pub fn impostors_are_refused(day: &mut Day) -> Result<()> {
+    let (wearable, name) = new_wearable(day)?;
+    let secret = day.ward.stage.clinic.wearables[wearable].label_secret.clone();
+    let label: LabelSecret =
+        secret.parse().map_err(|_| BedError::Broken("the bed's own label cannot be read".to_owned()))?;
+    let response = nonce(day, wearable)?;
+    // Service Data of a 128-bit service: length, type, UUID, mode, nonce.
+    let shown =
+        response.get(19..27).ok_or_else(|| BedError::Broken(format!("an offer of {response:02x?}")))?;
+    let passkey = label.passkey(shown);
+    for (impostor, how) in [("impostor-jw", Impostor::JustWorks), ("impostor-4.0", Impostor::Legacy(passkey))]
+    {
+        let original = day.ward.on_air(wearable).to_owned();
+        day.ward.bed.air.impostor(impostor, &original, how)?;
+        day.ward.bed.air.range(&original, "a", None)?;
+        let from = monotonic();
+        let answer = day.ward.ctl(day.gateway, &["pair", &name, "--code", &secret, "--wait", "60"])?;
+        day.must(answer["error"].is_object(), format!("{impostor} was paired: {answer}"))?;
+        day.must(code_of(&answer) != "not_near", format!("{impostor} was not even tried: {answer}"))?;
+        let events = day.ward.bed.air.events_since(from);
+        let met = events.iter().any(|event| event.kind == "link" && event.device == impostor);
+        day.must(met, format!("{impostor} was not even met"))?;
+        let bonded = day.ward.hand(day.gateway)?.shell("bluetoothctl devices Bonded 2>/dev/null || true")?;
+        day.must(!bonded.contains("C1:00:00"), format!("a bond with {impostor} was kept: {bonded}"))?;
+        day.ward.bed.air.remove(impostor)?;
+        day.ward.bed.air.range(&original, "a", Some(-55))?;
+        let _ = day.ward.ctl(day.gateway, &["window", "close"])?;
+    }
+    day.ward.bed.air.range(day.ward.on_air(wearable), "a", None)
+}
+
+pub fn a_stale_bond_is_told(day: &mut Day) -> Result<()> {
+    let wearable = day.known[1];
+    let hardware = day.ward.stage.clinic.wearables[wearable].hardware_id.clone();
+    // It forgets every bond, as after a factory reset that kept its log; its button is not pressed.
+    day.ward.stage.clinic.wearables[wearable].process().kill();
+    day.ward.stage.allow_reset(wearable, kinara_clinic::scenario::AWAY_FRAME_AGE_S);
+    let bonds = day.ward.stage.clinic.wearables[wearable].state.join("bonds.img");
+    let kept = std::fs::read(&bonds).map_err(crate::file(&bonds))?;
+    std::fs::remove_file(&bonds).map_err(crate::file(&bonds))?;
+    day.ward.stage.clinic.wearables[wearable].process().start()?;
+    let device = |day: &Day| -> Result<Value> {
+        let devices = day.ward.ctl(day.gateway, &["devices"])?;
+        let found = devices["devices"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|one| one["hardware"] == json!(hardware));
+        Ok(found.cloned().unwrap_or_default())
+    };
+    until("the stale bond is told", LINK, || Ok(device(day)?["stale"] == true))
+        .map_err(|error| day.ward.with_log(day.gateway, error))?;
+    let bonds_now = day.ward.status(wearable)?["bonds"].as_array().map_or(0, Vec::len);
+    day.must(bonds_now == 0, "the wearable was paired again though nobody asked for it")?;
+    // And back, as if it had remembered.
+    day.ward.stage.clinic.wearables[wearable].process().kill();
+    day.ward.stage.allow_reset(wearable, kinara_clinic::scenario::AWAY_FRAME_AGE_S);
+    std::fs::write(&bonds, kept).map_err(crate::file(&bonds))?;
+    day.ward.stage.clinic.wearables[wearable].process().start()?;
+    let known = day.known.clone();
+    day.all_flow(&known[1..2], LINK).map(|_| ())
+}
+
+pub fn another_makers_sensor(day: &mut Day) -> Result<()> {
+    const NAME: &str = "Pulse-1";
+    day.ward.bed.air.heart_rate_sensor(NAME)?;
+    let refused = day.ward.ctl(day.gateway, &["pair", NAME, "--wait", "60"])?;
+    day.must(
+        code_of(&refused) == "other_code",
+        format!("a sensor without proof was answered with {refused}"),
+    )?;
+    let paired = day.ward.ctl(day.gateway, &["pair", NAME, "--just-works", "--wait", "60"])?;
+    let hardware = paired["hardware"].as_str().unwrap_or_default().to_owned();
+    day.must(hardware.starts_with("bt:"), format!("pairing the sensor answered {paired}"))?;
+    day.ward.stage.expect(&hardware);
+    let ward = &day.ward;
+    let gateway = day.gateway;
+    until("the sensor is live", LINK, || {
+        let devices = ward.ctl(gateway, &["devices"])?;
+        Ok(devices["devices"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .any(|one| one["hardware"] == json!(hardware) && one["link"] == "live"))
+    })
+    .map_err(|error| ward.with_log(gateway, error))?;
+    let from = monotonic();
+    until("it measures", LINK, || {
+        Ok(ward.bed.air.events_since(from).iter().filter(|event| event.kind == "measured").count() >= 5)
+    })
+}
