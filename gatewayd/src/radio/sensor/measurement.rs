@@ -174,7 +174,9 @@ fn sfloat(bits: u16) -> Option<f64> {
 }
 
 fn scaled(mantissa: i32, exponent: i8) -> f64 {
-    f64::from(mantissa) * 10_f64.powi(i32::from(exponent))
+    let (mantissa, power) = (f64::from(mantissa), 10_f64.powi(i32::from(exponent).abs()));
+    // Divided: a tenth has no exact form, ten has.
+    if exponent < 0 { mantissa / power } else { mantissa * power }
 }
 
 #[cfg(test)]
