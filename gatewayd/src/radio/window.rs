@@ -192,9 +192,12 @@ pub struct Chosen {
     pub passkey: Option<Passkey>,
     /// A person went back, or the window closed.
     pub cancel: CancellationToken,
-    /// Who it is, and the address of the adapter that it knows us by.
-    pub reply: oneshot::Sender<Result<(HardwareId, [u8; 6]), RadioError>>,
+    /// How it ended.
+    pub reply: oneshot::Sender<Outcome>,
 }
+
+/// Who was paired, and the address of the adapter that it knows this box by.
+pub type Outcome = Result<(HardwareId, [u8; 6]), RadioError>;
 
 /// Where the passkey of a pairing comes from.
 #[derive(Debug)]
@@ -375,7 +378,7 @@ impl PairingWindow {
         key: &str,
         how: How,
         passkey: impl FnOnce(&Sighting) -> Option<Passkey>,
-    ) -> Result<oneshot::Receiver<Result<(HardwareId, [u8; 6]), RadioError>>, NotBegun> {
+    ) -> Result<oneshot::Receiver<Outcome>, NotBegun> {
         let sighting = self.offer(key)?;
         let passkey = passkey(&sighting);
         let mut state = self.lock();

@@ -376,7 +376,7 @@ mod tests {
         let mut asha = entry(id(1), "Asha");
         asha.hardware_id = hardware.to_string();
         book.take(&config(1, vec![asha, entry(id(2), "Bela")])).unwrap();
-        assert_eq!(now(&book).wearers[0].hardware, [hardware.clone()]);
+        assert_eq!(now(&book).wearers[0].hardware, std::slice::from_ref(&hardware));
         let binding = Binding { user: id(2), consent: id(3), decision: id(4), since_us: 0 };
         devices
             .change(|all| all.devices.entry(hardware.clone()).or_default().worn_by = Some(binding))

@@ -180,7 +180,10 @@ impl Engine {
                     .map(|event| self.stamped_event(event, patient).map(|event| batch.events.push(event))),
                 GAP => envelope::Gap::decode(body)
                     .map(|gap| self.stamped_gap(gap, patient).map(|gap| batch.gaps.push(gap))),
-                _ => envelope::Decision::decode(body).map(|decision| Some(batch.decisions.push(decision))),
+                _ => envelope::Decision::decode(body).map(|decision| {
+                    batch.decisions.push(decision);
+                    Some(())
+                }),
             };
             match ready {
                 Ok(Some(())) => ids.push(last),
