@@ -91,6 +91,13 @@ fn drained(ward: &Ward, wearable: usize) -> Result<(usize, f64)> {
     Ok((end + 1, times[end] - times[0]))
 }
 
+/// What gatewayd's database holds, and in which order it came.
+const STORED: &str = "import sqlite3,json,glob
+db=sqlite3.connect('file:'+glob.glob('/var/lib/kinara-gatewayd/*.db')[0]+'?mode=ro',uri=True)
+rows=list(db.execute('select epoch,first_seq,last_seq,frames from pieces order by id'))
+print(json.dumps({'frames':sum(r[3] for r in rows),
+'reordered':sum(1 for a,b in zip(rows,rows[1:]) if a[0]==b[0] and b[1]<a[2])}))";
+
 fn measure_ours(ward: &Ward, gateway: usize, wearable: usize) -> Result<Value> {
     ward.start_gateway(gateway)?;
     let id: i64 = ward
@@ -106,11 +113,6 @@ fn measure_ours(ward: &Ward, gateway: usize, wearable: usize) -> Result<Value> {
     let (sent, seconds) = drained(ward, wearable)?;
     let (cpu, rss) = cost(ward, gateway, id)?;
     let took = crate::clock::monotonic() - began;
-    const STORED: &str = "import sqlite3,json,glob
-db=sqlite3.connect('file:'+glob.glob('/var/lib/kinara-gatewayd/*.db')[0]+'?mode=ro',uri=True)
-rows=list(db.execute('select epoch,first_seq,last_seq,frames from pieces order by id'))
-print(json.dumps({'frames':sum(r[3] for r in rows),
-'reordered':sum(1 for a,b in zip(rows,rows[1:]) if a[0]==b[0] and b[1]<a[2])}))";
     let said = ward.hand(gateway)?.run(&["python3", "-c", STORED])?.good()?;
     let stored: Value = serde_json::from_str(said.trim())
         .map_err(|error| BedError::Guest(format!("said {said} ({error})")))?;
