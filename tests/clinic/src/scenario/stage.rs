@@ -231,7 +231,12 @@ impl Stage {
         let factory_id = (self.seed & 0xffff) << 16 | number;
         let seed = self.rng.random_range(1..1_000_000);
         let age = AWAY_FRAME_AGE_S.to_string();
-        let plan = WearablePlan::new(factory_id, format!("{}-{number}", self.scenario), seed)
+        let name = match air {
+            Air::Virtual => format!("{}-{number}", self.scenario),
+            // As makers name them: what a box with the label in its configuration looks for.
+            Air::Bluetooth { .. } => format!("K-{:04X}", factory_id & 0xffff),
+        };
+        let plan = WearablePlan::new(factory_id, name, seed)
             .on(air)
             .args(["--frame-age-offline-s", age.as_str()])
             .args(args.iter().copied());
