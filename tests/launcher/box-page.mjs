@@ -87,6 +87,8 @@ function stumbling() {
 
 let shots = 0;
 async function look(page, name) {
+  // A page that is still arriving has no style yet.
+  await page.waitForLoadState('load');
   const found = await page.evaluate(stumbling);
   await page.screenshot({ path: join(args.pictures, `box-${String(++shots).padStart(2, '0')}-${name}.png`), fullPage: true });
   check(found.length === 0, `${name}: ${found.join('; ')}`);
@@ -199,6 +201,7 @@ async function useDevice(page, name, language) {
   await page.goto(args.url);
   await look(page, `home-${language}`);
   await page.locator('a.device', { hasText: name }).click();
+  await page.waitForURL('**/device/**');
   await look(page, `device-${language}`);
   await page.locator('form[action$="/identify"] button').click();
   await page.locator('.done').waitFor({ timeout: PATIENCE_MS });
@@ -208,6 +211,7 @@ async function forget(page, name, language) {
   await page.goto(args.url);
   await page.locator('a.device', { hasText: name }).click();
   await page.locator('a[href$="/forget"]').click();
+  await page.waitForURL('**/forget');
   await look(page, `forget-${language}`);
   await page.locator('form[action$="/forget"] button').click();
   await page.locator('.done').waitFor({ timeout: PATIENCE_MS });
@@ -258,7 +262,10 @@ try {
   await threeWrongCodes(english.page, 'K-3F21');
   const wizard_ms = await pair(english.page, 'K-3F21', 'en', true);
   await useDevice(english.page, 'K-3F21', 'en');
-  check(/blinks/.test(readFileSync(join(args.work, 'wearable-1.log'), 'utf8')), 'the wearable does not blink');
+  // It replies first and blinks then.
+  const blinks = () => /blinks/.test(readFileSync(join(args.work, 'wearable-1.log'), 'utf8'));
+  for (let tries = 0; tries < 50 && !blinks(); tries++) await english.page.waitForTimeout(100);
+  check(blinks(), 'the wearable does not blink');
   await forget(english.page, 'K-3F21', 'en');
   await audited(english.page, ['Set up the box', 'Pair', 'Give to a wearer', 'Make it blink', 'Forget', 'wrong_code']);
   await english.page.goto(`${args.url}/staff`);

@@ -81,7 +81,8 @@ pub(super) async fn show(State(front): State<Arc<Front>>, at: Attended) -> Respo
             }
             Window::Pairing { .. } => working(&front, visit, "").into_response(),
             Window::Closed { why } => begin(&front, visit, why.as_ref()).into_response(),
-            Window::Failed { why } => begin(&front, visit, Some(&why)).into_response(),
+            // The window is open; what is near is shown again in a moment.
+            Window::Failed { .. } => listening(&front, visit).into_response(),
             Window::Paired { .. } => begin(&front, visit, None).into_response(),
         },
     }
@@ -124,6 +125,19 @@ fn nearby_page(front: &Front, visit: &Visit, left_s: i64, nearby: &[Nearby], wro
         @if nearby.is_empty() { p.waiting role="status" { (words.pairing.nearby_none) } }
         ul.nearby { @for one in nearby { li { (near(words, one)) } } }
         p.hint role="timer" { (fill(words.pairing.closes_in, &[&left_s])) }
+        form method="post" action="/pair/close" {
+            (proof(front, visit))
+            button.second type="submit" { (words.pairing.close) }
+        }
+    })
+}
+
+fn listening(front: &Front, visit: &Visit) -> Markup {
+    let words = visit.words();
+    Page { front, visit, title: words.pairing.title, menu: "/pair", renews: true }.with(html! {
+        (step(words, 2))
+        p.lead { (words.pairing.begin_button) }
+        p.waiting role="status" { (words.pairing.nearby_none) }
         form method="post" action="/pair/close" {
             (proof(front, visit))
             button.second type="submit" { (words.pairing.close) }
