@@ -41,6 +41,10 @@ class Peer:
 
     def __init__(self, air, name, number, advertising, response, pairing):
         self.controller = WearableController(name, air)
+        # Bumble's hosts advertise in the extended way where that is claimed; the boxes' controllers do not hear it.
+        self.controller.le_features &= ~(
+            hci.LeFeatureMask.LE_EXTENDED_ADVERTISING | hci.LeFeatureMask.LE_PERIODIC_ADVERTISING
+        )
         address = hci.Address(f"C1:00:00:00:00:{number:02X}", hci.Address.RANDOM_DEVICE_ADDRESS)
         config = DeviceConfiguration(
             name=name,
