@@ -189,7 +189,8 @@ impl Decisions {
         let mut signed = Vec::new();
         for what in what {
             let id = self.new_id();
-            tracing::info!(%id, by = by.name(), ?what, "decided");
+            // Not what it says: the journal is no place for a wearer's name.
+            tracing::info!(%id, by = by.name(), kind = what.kind(), "decided");
             let decision = Decision {
                 id: id.as_bytes().to_vec(),
                 at_utc_us,
@@ -212,6 +213,19 @@ impl Decisions {
 }
 
 impl What {
+    /// Its name for the journal.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::WearerAdded { .. } => "wearer_added",
+            Self::ConsentRecorded { .. } => "consent_recorded",
+            Self::ConsentWithdrawn { .. } => "consent_withdrawn",
+            Self::Assigned { .. } => "assigned",
+            Self::Unassigned { .. } => "unassigned",
+            Self::Paired { .. } => "paired",
+            Self::Forgotten { .. } => "forgotten",
+        }
+    }
+
     fn on_the_wire(self) -> decision::What {
         let boundary = |at: Option<Boundary>| at.map(|(epoch, seq)| FrameBoundary { epoch, seq });
         let bytes = |id: Uuid| id.as_bytes().to_vec();

@@ -6,7 +6,7 @@ Door {
     setup_title: "Set up this box" / "इस बॉक्स को चालू करें";
     setup_fingerprint: "First compare the certificate's fingerprint that your browser shows (SHA-256) with the one that the box prints beside its set-up code. They must be the same:" / "पहले मिलाएँ: आपका ब्राउज़र प्रमाणपत्र का जो फ़िंगरप्रिंट (SHA-256) दिखाता है, वह वही होना चाहिए जो बॉक्स सेट-अप कोड के साथ छापता है:";
     setup_code: "Set-up code" / "सेट-अप कोड";
-    setup_code_hint: "12 letters and digits, from the box's log or from `kinaractl status`." / "12 अक्षर और अंक, बॉक्स के लॉग में या `kinaractl status` से।";
+    setup_code_hint: "12 letters and digits, from the box's log." / "12 अक्षर और अंक, बॉक्स के लॉग में।";
     setup_name: "Your name" / "आपका नाम";
     setup_pin: "Choose a PIN of 6 digits" / "6 अंकों का PIN चुनें";
     pin_again: "The PIN again" / "PIN फिर से";

@@ -100,7 +100,8 @@ fn act(ask: Ask, started: &Started) -> std::io::Result<Done> {
         Ask::Signal { name, signal } => {
             let id = lock().get(&name).map(Child::id).ok_or_else(|| missing(&name))?;
             run_to_the_end(
-                &["kill".into(), format!("-{signal}"), id.to_string()],
+                // The shell's own: the machine has no program of that name.
+                &["sh".into(), "-c".into(), format!("kill -{signal} {id}")],
                 &[],
                 Duration::from_secs(5),
             )
