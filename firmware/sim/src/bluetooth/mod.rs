@@ -72,10 +72,22 @@ pub fn run(options: BluetoothOptions) -> Result<()> {
 
     let life = Life { options: &options, ended, clock, host: &host, pairing: &pairing, controls: &controls };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("runtime")?;
-    runtime.block_on(life.live(asked))?;
+    runtime.block_on(steady(life.live(asked)))?;
     // Somebody may have tidied up already.
     let _ = std::fs::remove_file(&options.control);
     Ok(())
+}
+
+/// Polls with a clone's clone of the waker. The radio's parts keep clones and wake one that is not the same as the
+/// next poll's; the runtime's own waker may differ from its clones in the address of its table alone, and they would
+/// then wake each other for ever, with a core to themselves.
+async fn steady<F: Future>(future: F) -> F::Output {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|context| {
+        let waker = context.waker().clone().clone();
+        future.as_mut().poll(&mut std::task::Context::from_waker(&waker))
+    })
+    .await
 }
 
 fn open_pairing(options: &BluetoothOptions) -> Result<Pairing<MemoryFile, Kernel>> {
