@@ -55,7 +55,7 @@ pub fn stall(name: &str) {
         // One that cannot be taken away stalls the next life too; the test sees that.
         let _ = std::fs::remove_file(&path);
         loop {
-            std::thread::sleep(std::time::Duration::from_secs(3600));
+            std::thread::sleep(std::time::Duration::from_hours(1));
         }
     }
 }

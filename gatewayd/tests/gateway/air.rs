@@ -29,6 +29,7 @@ use super::frames::{scalar, waveform};
 pub const SECRET: &str = "ABCDEFGHIJKLMNOP";
 
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "what tests ask a wearable for, side by side")]
 pub struct State {
     pub factory_id: u64,
     log: Vec<Bytes>,

@@ -7,9 +7,9 @@
 //! the sender's origin, the name the box was called by). Everything works without a script and without
 //! anything from elsewhere.
 //!
-//! [`tls`] the box's key, [`server`] the listener and its limits, [`setup`] the first person, [`staff`],
-//! [`pin`] and [`lockout`] who they are, [`session`] and [`secret`] that it is still them, [`visit`] the
-//! request so far, [`pages`] what they see, [`words`] in which language. It acts through the [`Desk`] alone.
+//! `tls` the box's key, `server` the listener and its limits, `setup` the first person, `staff`,
+//! `pin` and `lockout` who they are, `session` and `secret` that it is still them, `visit` the
+//! request so far, `pages` what they see, `words` in which language. It acts through the [`Desk`] alone.
 
 mod audit;
 mod form;

@@ -29,7 +29,7 @@ struct Expected {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asked {
     /// BlueZ did not ask for a passkey.
-    NotAsked,
+    Never,
     /// It asked, and no answer was given yet.
     Pending,
     /// It got a number.
@@ -46,7 +46,7 @@ pub struct Question<'a> {
 impl Agent {
     /// Expects one pairing, with this number; `None` expects one that asks for nothing.
     pub fn expect(&self, adapter: &str, device: Address, passkey: Option<PasskeyProvider>) -> Question<'_> {
-        let expected = Expected { adapter: adapter.to_owned(), device, passkey, outcome: Asked::NotAsked };
+        let expected = Expected { adapter: adapter.to_owned(), device, passkey, outcome: Asked::Never };
         *self.lock() = Some(expected);
         Question { agent: self }
     }
@@ -99,7 +99,7 @@ impl Agent {
 impl Question<'_> {
     /// How far it came.
     pub fn asked(&self) -> Asked {
-        self.agent.lock().as_ref().map_or(Asked::NotAsked, |expected| expected.outcome)
+        self.agent.lock().as_ref().map_or(Asked::Never, |expected| expected.outcome)
     }
 }
 

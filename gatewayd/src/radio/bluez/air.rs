@@ -36,13 +36,13 @@ const TOLD_EVERY: Duration = Duration::from_millis(500);
 /// An offer of a bonded peer counts for this long; BlueZ keeps it for ever.
 const OFFER_FRESH: Duration = Duration::from_secs(20);
 /// A peer that was heard or linked within this time is waited for eagerly.
-const AWAITED: Duration = Duration::from_secs(600);
+const AWAITED: Duration = Duration::from_mins(10);
 /// How often one looks after what is missing.
 const TICK: Duration = Duration::from_secs(1);
 /// A link that nobody holds for this long is an orphan; one of ours that is ending takes up to 3 s.
 const ORPHAN_AFTER: Duration = Duration::from_secs(5);
 /// How often a bond that BlueZ has no keys for is told of, so that somebody hears that it is stale.
-const GHOST_EVERY: Duration = Duration::from_secs(60);
+const GHOST_EVERY: Duration = Duration::from_mins(1);
 
 /// What is known of a device.
 #[derive(Debug, Default)]
@@ -154,7 +154,7 @@ impl Air {
     fn take(&mut self, message: &Message) -> Option<()> {
         let header = message.header();
         let body = message.body();
-        match header.member().map(|member| member.as_str()) {
+        match header.member().map(zbus::names::MemberName::as_str) {
             Some("PropertiesChanged") => {
                 let Ok((interface, changed, _)) = body.deserialize::<(String, Properties, Vec<String>)>()
                 else {
@@ -206,7 +206,7 @@ impl Air {
         let known = self.devices.entry(at).or_default();
         known.address = news.address.or(known.address);
         known.name = news.name.unwrap_or(std::mem::take(&mut known.name));
-        known.sensor = news.sensor.unwrap_or(known.sensor);
+        known.sensor = news.services.map_or(known.sensor, |named| named.sensor);
         known.paired = news.paired.unwrap_or(known.paired);
         known.connected = news.connected.unwrap_or(known.connected);
         if let Some(data) = news.offer {

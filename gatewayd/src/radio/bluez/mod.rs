@@ -5,11 +5,11 @@
 //! * nothing here waits for bluetoothd, a controller or a wearable without a limit in time, each limit named in
 //!   [`Settings`];
 //! * bluetoothd, the bus or an adapter may go at any moment: what stood on them ends with an error, and the next call
-//!   finds what is there then ([`bus`]);
-//! * nobody pairs but whom a person chose, and a bond counts only when its key is proven ([`pairing`], [`agent`]);
+//!   finds what is there then (`bus`);
+//! * nobody pairs but whom a person chose, and a bond counts only when its key is proven (`pairing`, `agent`);
 //! * a bond that one side forgot is said to be stale, never renewed in silence.
 //!
-//! [`traps`] lists what BlueZ is known to do and what is done about it.
+//! `traps` lists what BlueZ is known to do and what is done about it.
 
 mod adapter;
 mod agent;

@@ -14,6 +14,13 @@ const SERVICES: usize = 64;
 /// Bytes of service data; extended advertising could bring more, an offer never does.
 const SERVICE_DATA: usize = 32;
 
+/// The services that a device names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Named {
+    /// Of which other maker's sensor one is.
+    pub sensor: Option<SensorKind>,
+}
+
 /// What a signal or a listing says of a device; what it does not say is `None`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DeviceNews {
@@ -23,8 +30,8 @@ pub struct DeviceNews {
     pub random: Option<bool>,
     /// The advertised name.
     pub name: Option<String>,
-    /// What service of another maker's sensor it names; the inner one is `None` when it names none.
-    pub sensor: Option<Option<SensorKind>>,
+    /// The services it names.
+    pub services: Option<Named>,
     /// The service data of the Kinara service.
     pub offer: Option<Vec<u8>>,
     /// Signal strength: only while it is heard.
@@ -42,7 +49,7 @@ impl DeviceNews {
             address: text(properties, "Address").and_then(|address| address.parse().ok()),
             random: text(properties, "AddressType").map(|kind| kind == "random"),
             name: text(properties, "Name").map(shown),
-            sensor: services(properties).map(|services| sensor_of(&services)),
+            services: services(properties).map(|services| Named { sensor: sensor_of(&services) }),
             offer: service_data(properties),
             rssi: properties.get("RSSI").and_then(|value| i16::try_from(value).ok()),
             paired: flag(properties, "Paired"),
@@ -134,7 +141,7 @@ mod tests {
         assert_eq!(news.address, Some("C1:22:33:44:55:66".parse().unwrap()));
         assert_eq!(news.random, Some(true));
         assert_eq!(news.name.as_deref(), Some("K-3F2A"));
-        assert_eq!(news.sensor, Some(Some(SensorKind::HeartRate)));
+        assert_eq!(news.services, Some(Named { sensor: Some(SensorKind::HeartRate) }));
         assert_eq!(news.offer, Some(vec![3]));
         assert_eq!((news.rssi, news.paired, news.connected), (Some(-61), Some(true), None));
     }

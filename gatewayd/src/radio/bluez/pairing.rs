@@ -170,11 +170,9 @@ fn failure(trouble: &Trouble, asked: Asked) -> RadioError {
             RadioError::WrongCode
         }
         // It would not even talk about codes.
-        (Meaning::PairingFailed, Asked::NotAsked) => RadioError::WindowClosed,
+        (Meaning::PairingFailed, Asked::Never) => RadioError::WindowClosed,
         (_, Asked::Pending) => RadioError::Timeout("no code was typed in time"),
-        (Meaning::BrokeOff | Meaning::Absent | Meaning::PairingCanceled, Asked::NotAsked) => {
-            RadioError::TooFar
-        }
+        (Meaning::BrokeOff | Meaning::Absent | Meaning::PairingCanceled, Asked::Never) => RadioError::TooFar,
         _ if *trouble == Trouble::Slow("pairing") => RadioError::Timeout("pairing"),
         _ => trouble.clone().into(),
     }
@@ -192,15 +190,15 @@ mod tests {
     fn a_failed_pairing_says_what_a_person_can_do_about_it() {
         for (trouble, asked, error) in [
             (said("AuthenticationFailed"), Asked::Answered, RadioError::WrongCode),
-            (said("AuthenticationFailed"), Asked::NotAsked, RadioError::WindowClosed),
-            (said("ConnectionAttemptFailed"), Asked::NotAsked, RadioError::TooFar),
-            (said("NotFound"), Asked::NotAsked, RadioError::TooFar),
+            (said("AuthenticationFailed"), Asked::Never, RadioError::WindowClosed),
+            (said("ConnectionAttemptFailed"), Asked::Never, RadioError::TooFar),
+            (said("NotFound"), Asked::Never, RadioError::TooFar),
             (
                 said("AuthenticationRejected"),
                 Asked::GaveUp,
                 RadioError::Refused("no code was typed".to_owned()),
             ),
-            (Trouble::Slow("pairing"), Asked::NotAsked, RadioError::Timeout("pairing")),
+            (Trouble::Slow("pairing"), Asked::Never, RadioError::Timeout("pairing")),
         ] {
             assert_eq!(failure(&trouble, asked), error, "{trouble} {asked:?}");
         }

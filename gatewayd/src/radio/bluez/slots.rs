@@ -78,7 +78,7 @@ impl Drop for Slot {
 mod tests {
     use super::*;
 
-    const RELEARN: Duration = Duration::from_secs(600);
+    const RELEARN: Duration = Duration::from_mins(10);
 
     #[test]
     fn a_refusal_lowers_the_budget_to_what_was_held_and_time_raises_it_again() {

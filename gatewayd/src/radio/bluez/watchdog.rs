@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::Settings;
 
 /// How long a reset may look like an adapter that was switched off.
-const RESETTING: Duration = Duration::from_secs(60);
+const RESETTING: Duration = Duration::from_mins(1);
 
 /// The watch over one adapter's hearing.
 #[derive(Debug)]
@@ -63,7 +63,7 @@ mod tests {
     fn deaf() -> (Watchdog, Instant) {
         let settings = Settings {
             deaf: Duration::from_secs(45),
-            reset_pause: Duration::from_secs(300),
+            reset_pause: Duration::from_mins(5),
             ..Settings::default()
         };
         (Watchdog::new(&settings), Instant::now())
@@ -86,7 +86,7 @@ mod tests {
         assert!(!dog.look(late, false, 0, false));
         assert!(!dog.look(late, true, 1, false));
         assert!(!dog.look(late + Duration::from_secs(30), true, 0, true));
-        assert!(!dog.look(late + Duration::from_secs(60), true, 0, false));
+        assert!(!dog.look(late + Duration::from_mins(1), true, 0, false));
         dog.heard(late + Duration::from_secs(70));
         assert!(!dog.look(late + Duration::from_secs(110), true, 0, false));
     }
