@@ -149,7 +149,8 @@ async fn gateways_devices_and_gaps_are_shown_as_they_were_last_reported() {
         known["items"][0],
         json!({ "id": gateway, "name": "A", "last_seen_at": "2026-11-23T13:45:00.123Z", "online": true,
             "buffer": { "frames": 7, "batches": 2, "bytes": 4096, "oldest_at": "2026-11-23T13:45:00.123Z" },
-            "clock": { "source": "kernel", "uncertainty_ms": 1.5 }, "version": "0.1.0", "level": null, "notes": [] })
+            "clock": { "source": "kernel", "uncertainty_ms": 1.5 }, "version": "0.1.0", "level": null, "notes": [],
+            "adapters": [] })
     );
     cloud.sql(&format!(
         "UPDATE devices SET battery_percent = 81, worn = true, last_seen_at = '2026-11-23T13:45:00Z',

@@ -217,16 +217,18 @@ async fn without_library_or_model_the_rule_goes_on_alone_and_says_so() {
     without_library.onnxruntime = Some(dir.path().join("libonnxruntime.so"));
     let mut without_package = with_model(dir.path());
     without_package.model = Some(dir.path().to_owned());
+    // Another test of this process may have loaded a library already; that is said then.
     for (settings, said) in [
-        (without_library, "models/fetch-onnxruntime"),
-        (without_package, "manifest.toml"),
-        (Settings::in_folder(dir.path()), "not configured"),
+        (without_library, ["models/fetch-onnxruntime", "a process has one"]),
+        (without_package, ["manifest.toml"; 2]),
+        (Settings::in_folder(dir.path()), ["not configured"; 2]),
     ] {
         std::fs::remove_file(dir.path().join("infer.json")).ok();
         let outbox = Tray::default();
         let (board, counts) = look(&settings, &frames(700, &[400]), &outbox).await;
         let alert = board.now().alerts.get("inference").cloned().unwrap();
-        assert!(alert.contains("the rule alone runs") && alert.contains(said), "{alert}");
+        let says_why = said.iter().any(|why| alert.contains(why));
+        assert!(alert.contains("the rule alone runs") && says_why, "{alert}");
         assert_eq!(outbox.of("rule").len(), 1);
         assert_eq!(outbox.of("model").len(), 0);
         assert_eq!(counts.model_loaded.load(Ordering::Relaxed), 0);
