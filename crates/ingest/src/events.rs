@@ -2,7 +2,7 @@
 //!
 //! The promise: an event is in once, by its key, whichever gateway or model run repeats it; it goes to the wearer whose
 //! device it was at its onset, under the same rules as a frame; a gap that a gateway reports is recorded less what is
-//! stored after all. What people decided at the box comes first ([`crate::decisions`]): the events beside it may be of
+//! stored after all. What people decided at the box comes first (`decisions`): the events beside it may be of
 //! the wearer whom it names.
 
 use std::collections::BTreeMap;

@@ -2,7 +2,7 @@
 //!
 //! One thread does everything that matters: the body's steps, the application, the radio. Threads wait at the
 //! socket for commands. The radio goes down when the controller does, and up again when there is one; what it
-//! remembers is in a file ([`memory`]).
+//! remembers is in a file (`memory`).
 
 mod controller;
 mod host;
