@@ -95,8 +95,7 @@ impl Desk {
     }
 
     /// Lets devices pair for a while. An open window lasts from now on again.
-    #[allow(clippy::unused_async, reason = "the callers' side does not change when a radio has to be asked")]
-    pub async fn open_window(&self, by: &Actor, lasts: Duration) -> Result<(), DeskError> {
+    pub fn open_window(&self, by: &Actor, lasts: Duration) -> Result<(), DeskError> {
         if lasts > LONGEST_WINDOW {
             return Err(DeskError::TooLong);
         }
@@ -105,8 +104,7 @@ impl Desk {
     }
 
     /// Ends it, and the pairing that is under way.
-    #[allow(clippy::unused_async, reason = "as for opening it")]
-    pub async fn close_window(&self, by: &Actor) {
+    pub fn close_window(&self, by: &Actor) {
         tracing::info!(by = by.name(), "the pairing window is closed");
         self.inner.window.close(None);
     }
@@ -163,8 +161,7 @@ impl Desk {
     }
 
     /// The number that the device shows.
-    #[allow(clippy::unused_async, reason = "as for opening the window")]
-    pub async fn type_passkey(&self, by: &Actor, passkey: u32) -> Result<(), DeskError> {
+    pub fn type_passkey(&self, by: &Actor, passkey: u32) -> Result<(), DeskError> {
         tracing::info!(by = by.name(), "the number of a display is typed");
         self.inner.window.type_passkey(passkey).then_some(()).ok_or(DeskError::NoPasskeyWanted)
     }

@@ -95,7 +95,7 @@ impl Gateway {
     ) -> Result<(), BusError> {
         let _call = self.admit()?;
         let by = actor(connection, &header).await?;
-        Ok(self.desk.open_window(&by, Duration::from_secs(seconds.into())).await?)
+        Ok(self.desk.open_window(&by, Duration::from_secs(seconds.into()))?)
     }
 
     /// Ends that, and a pairing that is under way.
@@ -106,7 +106,7 @@ impl Gateway {
     ) -> Result<(), BusError> {
         let _call = self.admit()?;
         let by = actor(connection, &header).await?;
-        self.desk.close_window(&by).await;
+        self.desk.close_window(&by);
         Ok(())
     }
 
@@ -146,7 +146,7 @@ impl Gateway {
             return Err(BusError::argument("The number has six digits."));
         }
         let by = actor(connection, &header).await?;
-        Ok(self.desk.type_passkey(&by, passkey).await?)
+        Ok(self.desk.type_passkey(&by, passkey)?)
     }
 
     /// Gives a paired device to a wearer who agreed to a consent text of the roster. `wearer` is the id of somebody on the

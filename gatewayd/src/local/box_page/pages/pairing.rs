@@ -170,7 +170,7 @@ fn code_path(key: &str) -> String {
 
 pub(super) async fn open(State(front): State<Arc<Front>>, at: Attended, Form(_): Form) -> Response {
     lock(&front.attempts).remove(&at.person.id);
-    let result = front.desk.open_window(&at.person.actor(), WINDOW).await;
+    let result = front.desk.open_window(&at.person.actor(), WINDOW);
     let failure = result.as_ref().err().map_or("", DeskError::code);
     front.did(&at.person.name, &at.visit, Action::OpenWindow, "", failure).await;
     match result {
@@ -180,7 +180,7 @@ pub(super) async fn open(State(front): State<Arc<Front>>, at: Attended, Form(_):
 }
 
 pub(super) async fn close(State(front): State<Arc<Front>>, at: Attended, Form(_): Form) -> Response {
-    front.desk.close_window(&at.person.actor()).await;
+    front.desk.close_window(&at.person.actor());
     front.did(&at.person.name, &at.visit, Action::CloseWindow, "", "").await;
     Redirect::to("/").into_response()
 }
@@ -390,7 +390,7 @@ pub(super) async fn passkey(State(front): State<Arc<Front>>, at: Attended, Form(
         let page = passkey_page(&front, &at.visit, words.pairing.title, words.pairing.display_bad);
         return (StatusCode::UNPROCESSABLE_ENTITY, page).into_response();
     };
-    match front.desk.type_passkey(&at.person.actor(), number).await {
+    match front.desk.type_passkey(&at.person.actor(), number) {
         Ok(()) => Redirect::to("/pair").into_response(),
         Err(error) => (StatusCode::CONFLICT, failed(&front, &at.visit, "", &error)).into_response(),
     }
