@@ -445,14 +445,17 @@ async fn bonds_introductions_and_revocations_follow_what_boxes_say() {
              SELECT tenant_id, id, hardware_id, gateway_id, adapter, to_timestamp({expires}) FROM bonds"
         ))
         .await;
-    // One box forgets, the other is paired anew: neither is to be taken off any more.
+    // One box forgets: the wearable has still to be told, by the other one. That one is paired anew: it is wanted.
     let forgotten = What::Forgotten(Forgotten { hardware_id: NEW.into() });
     assert_eq!(first.says(&world, &[first.decide(10, forgotten)]).await, stored(1));
     assert_eq!(second.says(&world, &[second.decide(10, paired("display"))]).await, stored(1));
-    assert_eq!(world.number("SELECT count(*) FROM revocations WHERE settled_at IS NULL").await, 0);
+    let open = "SELECT string_agg(gateway_id::text, ',') FROM revocations WHERE settled_at IS NULL";
+    assert_eq!(world.text(open).await, GATEWAY.to_string());
     let left =
         "SELECT string_agg(how || ' ' || encode(adapter, 'hex'), ',') FROM bonds WHERE ended_at IS NULL";
     assert_eq!(world.text(left).await, "display 010203040506");
+    assert_eq!(first.says(&world, &[first.decide(20, paired("label"))]).await, stored(1));
+    assert_eq!(world.number("SELECT count(*) FROM revocations WHERE settled_at IS NULL").await, 0);
 }
 
 #[tokio::test]

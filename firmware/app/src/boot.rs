@@ -9,15 +9,14 @@ use crate::ring::{Ring, RingError};
 /// before are looked at because a frame of another class may have closed in between.
 const RECENT_PAGES: u32 = 2;
 
-/// The last tick that a frame covers.
-fn last_tick(frame: &FrameRef<'_>) -> Ticks {
-    let first = frame.header().ticks;
+/// The last tick of a frame's samples. An anchor has none: it goes to flash at once, while samples before it may still
+/// be in memory, and those are lost with a reset.
+fn last_sample(frame: &FrameRef<'_>) -> Option<Ticks> {
     match frame.body() {
-        Ok(Body::Samples(samples)) => samples
-            .blocks()
-            .filter_map(|block| block.samples().last())
-            .fold(first, |last, s| last.max(s.ticks)),
-        _ => first,
+        Ok(Body::Samples(samples)) => {
+            samples.blocks().filter_map(|block| block.samples().last()).map(|sample| sample.ticks).max()
+        }
+        _ => None,
     }
 }
 
@@ -33,7 +32,7 @@ pub fn previous<F: Flash>(ring: &mut Ring<F>) -> Result<Option<PreviousBoot>, Ri
         }
         let mut bytes = [0; MAX_FRAME];
         if let Ok(frame) = FrameRef::parse(ring.read(&entry, &mut bytes)?) {
-            last_ticks = last_ticks.max(last_tick(&frame));
+            last_ticks = last_ticks.max(last_sample(&frame).unwrap_or_default());
         }
     }
     Ok(Some(PreviousBoot {

@@ -277,6 +277,24 @@ fn the_boot_anchor_tells_of_the_boot_before() {
 }
 
 #[test]
+fn an_anchor_is_not_taken_for_the_end_of_the_samples() {
+    let mut app = fresh();
+    app.connected();
+    app.sample(RR_INTERVAL, Ticks(6_000), &[812], &mut ()).unwrap();
+    app.close_frames(&mut ()).unwrap();
+    app.sample(RR_INTERVAL, Ticks(6_790), &[790], &mut ()).unwrap();
+    // In flash at once, while the beat before it is in memory: that one is lost with the reset.
+    let sync = Op::SetTime { ticks: Ticks(6_795), utc_us: 1_700_000_000_000_000, uncertainty_us: 800 };
+    assert_eq!(ask(&mut app, sync, 6_795), Outcome::Ok);
+    let mut app = boot(app.into_flash());
+    let frames = drain(&mut app);
+    let Body::BootAnchor(anchor) = FrameRef::parse(frames.last().unwrap()).unwrap().body().unwrap() else {
+        panic!("the first frame is the boot anchor")
+    };
+    assert_eq!(anchor.previous.unwrap().last_ticks, Ticks(6_000));
+}
+
+#[test]
 fn the_application_fits_into_sixteen_kilobytes_beside_its_flash() {
     assert!(size_of::<App<RamFlash>>() <= 16 * 1024, "{}", size_of::<App<RamFlash>>());
 }

@@ -176,6 +176,8 @@ where
     /// Lives until the controller takes nothing any more.
     async fn live(&self) {
         loop {
+            // Also what was revoked while nobody was connected.
+            mirror_bonds(self.stack, &self.radio.pairing.borrow());
             let now = Instant::now();
             let offering = self.radio.pairing.borrow().offering(now);
             self.prepare_passkey(offering);
@@ -196,7 +198,6 @@ where
                     if served.authenticated {
                         self.last_link.set(Instant::now());
                     }
-                    mirror_bonds(self.stack, &self.radio.pairing.borrow());
                 }
                 Either3::First(Err(_)) | Either3::Third(()) | Either3::Second(Command::DropLink) => {}
                 Either3::Second(Command::PressButton) => {

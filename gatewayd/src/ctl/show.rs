@@ -49,6 +49,14 @@ pub fn status(status: &wire::Status) -> String {
         format!("clock    {clock}"),
         format!("window   {}", status.window),
     ];
+    lines.extend(status.adapters.iter().map(|adapter| {
+        let state = if adapter.powered {
+            format!("{} of {} links", adapter.links, adapter.slots)
+        } else {
+            "off".to_owned()
+        };
+        format!("radio    {} {}, {state}", adapter.name, adapter.address)
+    }));
     lines.extend(status.alerts.iter().map(|alert| format!("! {}: {}", alert.subject, alert.text)));
     lines.join("\n")
 }

@@ -134,9 +134,12 @@ impl Manager {
             }
         };
         let none = found.iter().all(|adapter| !adapter.powered) && running.is_empty();
-        self.context
-            .board
-            .alert("radio", none.then(|| "There is no Bluetooth adapter; plug one in.".to_owned()));
+        let what = if found.is_empty() {
+            "There is no Bluetooth adapter; plug one in."
+        } else {
+            "The Bluetooth adapter is off; run `rfkill unblock bluetooth`, or unplug it and plug it in again."
+        };
+        self.context.board.alert("radio", none.then(|| what.to_owned()));
         self.adapters.set(&found);
         self.show_adapters(&found);
         for adapter in found.into_iter().filter(|adapter| adapter.powered).map(|adapter| adapter.id) {

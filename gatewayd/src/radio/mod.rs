@@ -138,6 +138,9 @@ pub enum RadioError {
     /// It was not heard when it was to be reached.
     #[error("the wearable is too far away")]
     TooFar,
+    /// The link stayed weak and was given up, so that a nearer gateway gets the wearable.
+    #[error("the link stays weak; bring the wearable nearer")]
+    Weak,
     /// The adapter holds as many links as it can.
     #[error("no link is free: {0}")]
     OutOfSlots(String),

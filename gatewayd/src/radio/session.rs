@@ -473,7 +473,7 @@ impl Session<'_> {
         }
         tracing::info!(hardware = %self.hardware, rssi_dbm, "the link stays weak; letting go of it");
         self.requests.link().disconnect().await;
-        Err(RadioError::TooFar)
+        Err(RadioError::Weak)
     }
 
     /// Asks again for what the store refused, once it takes it.

@@ -1,4 +1,8 @@
 //! One adapter: what it hears, who is due for a link, and whose turn is over.
+//!
+//! Where more wearables are near than links can be held, everybody gets a turn. Who waits longest comes first, and who
+//! holds much comes up to twice as soon, never more: a wearable with days in its flash keeps nobody else out. A turn
+//! ends by its time; one whose wearable has handed over everything ends after a quarter of it, as soon as others wait.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,6 +28,12 @@ const SIGHTING: Duration = Duration::from_secs(3);
 const GOOD_LINK: Duration = Duration::from_secs(10);
 /// One that does not know us any more is tried this seldom: a person has to act, but may have done so at its side.
 const STALE_PAUSE: Duration = Duration::from_mins(10);
+/// So long a nearer gateway has to take a wearable that was let go for its weak link.
+const WEAK_PAUSE: Duration = Duration::from_secs(15);
+/// So many frames on a wearable let its wait count double.
+const MUCH: f64 = 600.0;
+/// The part of a turn after which a wearable that holds nothing gives its link to who waits.
+const CAUGHT_UP: u32 = 4;
 /// How long the adapter may take to open or close itself for pairing, and the pause after it did not.
 const PAIRABLE: Duration = Duration::from_secs(5);
 
@@ -161,7 +171,9 @@ impl Turns<'_> {
     fn start_due(&mut self) {
         let manager = self.manager;
         let now = Instant::now();
-        let mut due: Vec<(Option<Instant>, HardwareId, Sighting)> = self
+        let board = manager.context.board.now();
+        let behind = |hardware: &HardwareId| board.devices.get(hardware).map_or(0, |it| it.behind_frames);
+        let mut due: Vec<(f64, HardwareId, Sighting)> = self
             .peers
             .iter()
             .filter(|(hardware, peer)| {
@@ -172,19 +184,22 @@ impl Turns<'_> {
                 let wanted = sighting.connectable
                     && seen.elapsed() < SIGHTING
                     && manager.can_serve(self.adapter, hardware, sighting);
-                wanted.then(|| (peer.served, hardware.clone(), sighting.clone()))
+                let waited = peer.served.map(|served| now - served);
+                wanted.then(|| (need(waited, behind(hardware)), hardware.clone(), sighting.clone()))
             })
             .collect();
-        // Who was served longest ago, or never, comes first.
-        due.sort_by_key(|(served, ..)| *served);
+        due.sort_by(|(one, ..), (other, ..)| other.total_cmp(one));
         for (_, hardware, sighting) in due {
             let held = manager.links.of(self.adapter);
             if held.len() >= manager.slots(self.adapter) {
-                let over = held.iter().any(|link| link.cancel.is_cancelled());
-                let longest = held.iter().min_by_key(|link| link.since);
-                if let Some(longest) = longest
-                    && !over
-                    && longest.since.elapsed() >= manager.settings.turn
+                let ending = held.iter().any(|link| link.cancel.is_cancelled());
+                let turn = |hardware: &HardwareId| {
+                    let live = board.devices.get(hardware).is_some_and(|it| it.link == LinkState::Live);
+                    if live { manager.settings.turn / CAUGHT_UP } else { manager.settings.turn }
+                };
+                let over = held.iter().filter(|link| link.since.elapsed() >= turn(&link.hardware));
+                if let Some(longest) = over.min_by_key(|link| link.since)
+                    && !ending
                 {
                     longest.cancel.cancel();
                 }
@@ -210,6 +225,7 @@ impl Turns<'_> {
         peer.failures = if good { 0 } else { peer.failures.saturating_add(1) };
         let most = match result {
             Err(RadioError::StaleBond) => STALE_PAUSE,
+            Err(RadioError::Weak) => WEAK_PAUSE,
             _ => settings.backoff.saturating_mul(1 << peer.failures.min(16)).min(settings.backoff_most),
         };
         let pause = most.mul_f64(rand::rng().random_range(0.5..1.0));
@@ -228,6 +244,13 @@ impl Turns<'_> {
             self.manager.context.board.remove_device(&hardware);
         }
     }
+}
+
+/// How much a wearable is in need of a link: the seconds that it waited since its last one, for ever without one;
+/// up to twice that by the frames that it holds.
+fn need(waited: Option<Duration>, behind_frames: u64) -> f64 {
+    let waited = waited.map_or(f64::INFINITY, |waited| waited.as_secs_f64());
+    waited * (1.0 + (behind_frames as f64 / MUCH).min(1.0))
 }
 
 impl Manager {
@@ -273,5 +296,25 @@ impl Manager {
     pub(super) fn slots(&self, adapter: &AdapterId) -> usize {
         let learnt = self.adapters.get(adapter).map_or(usize::MAX, |adapter| adapter.slots);
         learnt.min(self.settings.slots).max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_was_never_served_comes_before_everybody() {
+        assert!(need(None, 0) > need(Some(Duration::from_secs(86_400)), 1_000_000));
+    }
+
+    #[test]
+    fn who_holds_much_comes_sooner_and_keeps_nobody_out() {
+        let minute = Duration::from_secs(60);
+        assert!(need(Some(minute), 600) > need(Some(minute), 10));
+        assert!(
+            need(Some(minute), u64::MAX) <= need(Some(minute * 2), 0),
+            "twice the wait outweighs any backlog"
+        );
     }
 }

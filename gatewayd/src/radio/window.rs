@@ -168,7 +168,7 @@ impl From<&RadioError> for Why {
     fn from(error: &RadioError) -> Self {
         match error {
             RadioError::WrongCode => Self::WrongCode,
-            RadioError::TooFar | RadioError::Gone(_) => Self::TooFar,
+            RadioError::TooFar | RadioError::Weak | RadioError::Gone(_) => Self::TooFar,
             RadioError::OutOfSlots(_) => Self::OutOfSlots,
             RadioError::WindowClosed => Self::WindowClosed,
             RadioError::NotAuthenticated(_) => Self::NotAuthenticated,

@@ -74,6 +74,11 @@ impl Bed {
         self.air.give_controller(machine.name(), &address, &machine.air_socket())
     }
 
+    /// Plugs a second controller of this name and address into a machine.
+    pub fn second_controller(&self, machine: usize, name: &str, address: &str) -> Result<()> {
+        self.air.give_controller(name, address, &self.machines[machine].second_air_socket())
+    }
+
     /// Boots a machine with the box's packaging in it, and waits for bluetoothd's adapter.
     pub fn boot_with_bluetooth(&mut self, machine: usize) -> Result<()> {
         self.boot(machine)?;

@@ -13,6 +13,7 @@
 //! up is started again but what happened in one that did is never retried, and every failure names the log to read.
 
 pub mod air;
+pub mod api;
 pub mod bed;
 pub mod bench;
 pub mod clock;

@@ -17,6 +17,8 @@ const BOOT: Duration = Duration::from_secs(100);
 /// So often is a boot tried that never came so far. Under emulation a kernel dies now and then at its start.
 const BOOTS: u32 = 3;
 const LOOK: Duration = Duration::from_millis(100);
+/// Serial ports to the host: the hand, and two controllers.
+const PORTS: [&str; 3] = ["hand", "air", "air2"];
 
 /// How machines are run here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,7 +151,7 @@ impl Machine {
         // The card's boot ROM is in a package of its own, and nobody boots from it.
         add(&["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="]);
         add(&["-device", "virtio-serial-pci"]);
-        for port in ["hand", "air"] {
+        for port in PORTS {
             let socket = folder.join(port);
             add(&["-chardev", &format!("socket,id={port},path={},server=on,wait=off", socket.display())]);
             add(&["-device", &format!("virtserialport,chardev={port},name=kinara.{port}")]);
@@ -188,7 +190,7 @@ impl Machine {
         let began = Instant::now();
         let socket = self.folder.join("hand");
         // Of an earlier boot.
-        for port in ["hand", "air"] {
+        for port in PORTS {
             let _ = std::fs::remove_file(self.folder.join(port));
         }
         self.process.spawn()?;
@@ -239,6 +241,11 @@ impl Machine {
     /// Where the air finds its controller's port.
     pub fn air_socket(&self) -> PathBuf {
         self.folder.join("air")
+    }
+
+    /// Where it finds the port of a second controller.
+    pub fn second_air_socket(&self) -> PathBuf {
+        self.folder.join("air2")
     }
 
     /// Its name.

@@ -102,6 +102,11 @@ impl Ward {
         Ok(self.gateways.len() - 1)
     }
 
+    /// A gateway's id in the cloud.
+    pub fn gateway_id(&self, gateway: usize) -> &str {
+        self.gateways[gateway].configuration["gateway_id"].as_str().unwrap_or_default()
+    }
+
     /// Lays TOML over a gateway's configuration: counts from its next start on.
     pub fn configure(&mut self, gateway: usize, extra: &str) {
         let configuration = &mut self.gateways[gateway].configuration;

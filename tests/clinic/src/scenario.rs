@@ -75,6 +75,12 @@ pub const ALL: &[Scenario] = &[
     scenario("reboot-twice-away", 1, "a wearable reboots twice out of range", reboots::twice_away),
     scenario("roaming", 1, "a wearable goes to and fro between two gateways", handover::roaming),
     scenario(
+        "crowd",
+        2,
+        "forty wearables, some with hours in their flash, share eight slots of one gateway",
+        handover::crowd,
+    ),
+    scenario(
         "hand-over-frame",
         1,
         "a wearable with a backlog changes wearers at a frame",

@@ -144,6 +144,12 @@ pub(super) async fn paired(
         .await?;
     if newer.is_none() {
         end_bond(tx, speaker, hardware, at).await?;
+        // A bond that is made anew is wanted: nobody is to take it off for what was asked of the one before.
+        tx.execute(
+            "UPDATE revocations SET settled_at = $3 WHERE hardware_id = $1 AND gateway_id = $2 AND settled_at IS NULL",
+            &[&hardware, &speaker.gateway, &speaker.now],
+        )
+        .await?;
         tx.execute(
             "INSERT INTO bonds (id, tenant_id, gateway_id, hardware_id, adapter, how, since)
              VALUES ($1, $2, $3, $4, $5, $6, $7)",
@@ -166,10 +172,19 @@ pub(super) async fn forgotten(
     content: &Content,
     hardware: &str,
 ) -> Result<(), Stop> {
-    end_bond(tx, speaker, hardware, timestamp(content.at_us)).await
+    end_bond(tx, speaker, hardware, timestamp(content.at_us)).await?;
+    // The box has forgotten it; the wearable may not have, and another box that knows it has still to tell it.
+    tx.execute(
+        "UPDATE revocations r SET settled_at = $3
+         WHERE r.hardware_id = $1 AND r.gateway_id = $2 AND r.settled_at IS NULL
+           AND NOT EXISTS (SELECT FROM bonds b WHERE b.hardware_id = $1 AND b.ended_at IS NULL)",
+        &[&hardware, &speaker.gateway, &speaker.now],
+    )
+    .await?;
+    Ok(())
 }
 
-/// Ends the bond that the gateway had by then, and with it what was asked about it.
+/// Ends the bond that the gateway had by then.
 async fn end_bond(
     tx: &Transaction<'_>,
     speaker: Speaker,
@@ -177,10 +192,9 @@ async fn end_bond(
     at: jiff::Timestamp,
 ) -> Result<(), Stop> {
     tx.execute(
-        "WITH gone AS (UPDATE bonds SET ended_at = $3
-                       WHERE hardware_id = $1 AND gateway_id = $2 AND ended_at IS NULL AND since <= $3 RETURNING id)
-         UPDATE revocations r SET settled_at = $4 FROM gone WHERE r.bond_id = gone.id AND r.settled_at IS NULL",
-        &[&hardware, &speaker.gateway, &at, &speaker.now],
+        "UPDATE bonds SET ended_at = $3
+         WHERE hardware_id = $1 AND gateway_id = $2 AND ended_at IS NULL AND since <= $3",
+        &[&hardware, &speaker.gateway, &at],
     )
     .await?;
     Ok(())

@@ -62,7 +62,7 @@ pub struct PreviousBoot {
     pub epoch: Epoch,
     /// One more than the seq of its last frame in flash.
     pub next_seq: Seq,
-    /// The last tick that its frames in flash cover. What was sampled later is the `reset` gap.
+    /// The last tick of the samples in its frames in flash. What was sampled later is the `reset` gap.
     pub last_ticks: Ticks,
     /// Its last time sync, so that a gateway that never saw that epoch knows when this one began at the earliest.
     pub last_sync: Option<SyncAnchor>,

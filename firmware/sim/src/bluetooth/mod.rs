@@ -232,13 +232,22 @@ impl Life<'_> {
                 *self.pairing.borrow_mut() = open_pairing(self.options)?;
                 json!({"ok": true, "epoch": self.host.epoch()})
             }
+            Some("forget") => {
+                let held: Vec<_> =
+                    self.pairing.borrow().bonds().iter().map(|bond| bond.peer.address).collect();
+                for address in held {
+                    self.pairing.borrow_mut().revoke(address, Instant::now())?;
+                }
+                self.controls.give(Command::DropLink);
+                json!({"ok": true})
+            }
             Some("button") => {
                 self.controls.give(Command::PressButton);
                 json!({"ok": true})
             }
             _ => {
                 json!({"ok": false, "error": "\"do\" is one of status, drop, stall, reboot, stop, hot_flash, \
-                 wear, button"})
+                 wear, forget, button"})
             }
         })
     }

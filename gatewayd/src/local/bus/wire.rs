@@ -57,8 +57,25 @@ pub struct Status {
     pub last_ack_us: Option<i64>,
     /// The pairing window: `closed`, `open`, `pairing`, `paired`, `failed`.
     pub window: String,
+    /// The radio's adapters.
+    pub adapters: Vec<Adapter>,
     /// What a person should know.
     pub alerts: Vec<Alert>,
+}
+
+/// A radio adapter of this box.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Type)]
+pub struct Adapter {
+    /// The system's name for it (`hci0`).
+    pub name: String,
+    /// Its address: what wearables know this box by.
+    pub address: String,
+    /// Whether it can be used.
+    pub powered: bool,
+    /// Links that it can hold, as far as learnt.
+    pub slots: u32,
+    /// Links that it holds.
+    pub links: u32,
 }
 
 /// What a person should know.
@@ -101,6 +118,17 @@ impl Status {
             cloud_trouble: now.uplink.trouble.clone(),
             last_ack_us: some_time(now.uplink.last_ack_us),
             window: Window::of(window, clock).state,
+            adapters: now
+                .adapters
+                .iter()
+                .map(|(name, adapter)| Adapter {
+                    name: name.clone(),
+                    address: adapter.address.clone(),
+                    powered: adapter.powered,
+                    slots: count(adapter.slots),
+                    links: count(adapter.links),
+                })
+                .collect(),
             alerts: now
                 .alerts
                 .iter()

@@ -1,6 +1,8 @@
 //! What the bed shows. Each scenario is a sentence that must be true; those of one [`Session`] share its machines,
 //! since a boot costs more than most of them, and run in this order.
 
+mod adapters;
+mod boxes;
 mod crowd;
 mod links;
 mod pairing;
@@ -17,6 +19,9 @@ use std::time::{Duration, Instant};
 
 /// How long anything may take that needs a link: an emulated machine under load.
 pub const LINK: Duration = Duration::from_mins(3);
+
+/// What is set for every gateway here: turns that end within a scenario.
+const RADIO: &str = "[radio]\nsensors = [\"heart_rate\"]\nturn_s = 8\n";
 
 /// A sentence that must be true.
 #[derive(Clone, Copy)]
@@ -44,6 +49,8 @@ pub struct Session {
     /// Its name, and its clinic's folder's.
     pub name: &'static str,
     boot: Boot,
+    /// So many boxes, each in a machine of its own.
+    boxes: usize,
     /// In their order.
     pub scenarios: &'static [Scenario],
 }
@@ -53,6 +60,7 @@ pub const SESSIONS: &[Session] = &[
     Session {
         name: "ward",
         boot: Boot::Small,
+        boxes: 1,
         scenarios: &[
             scenario(
                 "drain",
@@ -97,6 +105,26 @@ pub const SESSIONS: &[Session] = &[
                 links::the_controller_is_pulled_out,
             ),
             scenario(
+                "rfkill",
+                "the radio is switched off by rfkill, said so, and all is as before",
+                adapters::the_radio_is_blocked,
+            ),
+            scenario(
+                "discovery-stuck",
+                "somebody else stops discovery behind our back, and wearables are found all the same",
+                adapters::discovery_is_stopped,
+            ),
+            scenario(
+                "bus-gone",
+                "D-Bus and bluetoothd die together and all is as before",
+                adapters::the_bus_is_killed,
+            ),
+            scenario(
+                "second-adapter",
+                "a second adapter is found and used, and the first goes on",
+                adapters::a_second_adapter_comes,
+            ),
+            scenario(
                 "stale-bond",
                 "a wearable that forgot its bond is told as such, never paired again by itself",
                 pairing::a_stale_bond_is_told,
@@ -124,8 +152,36 @@ pub const SESSIONS: &[Session] = &[
         ],
     },
     Session {
+        name: "boxes",
+        boot: Boot::Small,
+        boxes: 2,
+        scenarios: &[
+            scenario(
+                "introduced",
+                "a box that knows a wearable introduces another one, which pairs without anybody's hand",
+                boxes::one_introduces_the_other,
+            ),
+            scenario(
+                "roaming",
+                "a link that stays weak is given up and the nearer box takes the wearable",
+                boxes::a_wearable_walks_from_one_to_the_other,
+            ),
+            scenario(
+                "revoked",
+                "a box that is taken off a wearable meets it no more, and the other one does",
+                boxes::one_is_taken_off,
+            ),
+            scenario(
+                "conservation-boxes",
+                "over two boxes nothing was lost and nothing counted twice",
+                power::nothing_is_lost_or_double,
+            ),
+        ],
+    },
+    Session {
         name: "box",
         boot: Boot::Systemd,
+        boxes: 1,
         scenarios: &[
             scenario(
                 "ready",
@@ -152,6 +208,8 @@ pub struct Day {
     pub machine: usize,
     /// Its gateway.
     pub gateway: usize,
+    /// The gateway of the second box, where the session has one.
+    pub other: Option<usize>,
     /// The wearables that the gateway knows by configuration.
     pub known: Vec<usize>,
     /// Whether the long forms run.
@@ -164,11 +222,15 @@ impl Day {
     fn open(session: &Session, seed: u64, long: bool) -> Result<Self> {
         let files: Vec<PathBuf> = Vec::new();
         let mut ward = Ward::open(&format!("bluetooth-{}", session.name), seed, &files)?;
-        let machine = ward.bed.add_machine("a", session.boot)?;
-        ward.bed.boot_with_bluetooth(machine)?;
-        let gateway =
-            ward.add_gateway(machine, "bed", "[radio]\nsensors = [\"heart_rate\"]\nturn_s = 8\n")?;
-        Ok(Self { ward, machine, gateway, known: Vec::new(), long, figures: Map::new() })
+        let mut boxes = Vec::new();
+        for name in ["a", "b"].into_iter().take(session.boxes) {
+            let machine = ward.bed.add_machine(name, session.boot)?;
+            ward.bed.boot_with_bluetooth(machine)?;
+            boxes.push((machine, ward.add_gateway(machine, &format!("box {name}"), RADIO)?));
+        }
+        let (machine, gateway) = boxes[0];
+        let other = boxes.get(1).map(|(_, gateway)| *gateway);
+        Ok(Self { ward, machine, gateway, other, known: Vec::new(), long, figures: Map::new() })
     }
 
     /// Notes something that was measured.

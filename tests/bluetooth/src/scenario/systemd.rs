@@ -1,6 +1,6 @@
 //! The box as it will be installed: its units under the distribution's systemd.
 
-use super::Day;
+use super::{Day, LINK};
 use crate::bed::until;
 use crate::{Hand, Result};
 use std::time::Duration;
@@ -34,12 +34,15 @@ pub fn ready(day: &mut Day) -> Result<()> {
     day.must(property(hand, "ActiveState")? == "active", "the unit is not active after its start")?;
     day.must(property(hand, "Type")? == "notify", "the unit does not wait for READY")?;
     day.ward.wait_for_gateway(day.gateway)?;
-    let fields = hand.shell("journalctl -u kinara-gatewayd -o json -n 50 --no-pager")?;
-    let with_fields =
-        fields.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()).any(|entry| {
-            entry.as_object().is_some_and(|entry| entry.keys().any(|key| key.starts_with("KINARA_")))
-        });
-    day.must(with_fields, format!("no entry of the journal has a field of ours:\n{fields}"))
+    let hardware = &day.ward.stage.clinic.wearables[wearable].hardware_id;
+    until("the journal can be asked for what concerns the wearable", LINK, || {
+        let told = hand
+            .shell(&format!("journalctl -u kinara-gatewayd HARDWARE={hardware} -o json -n 50 --no-pager"))?;
+        let mut entries =
+            told.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        Ok(entries.any(|entry| entry["HARDWARE"] == *hardware && entry["PRIORITY"].is_string()))
+    })
+    .map_err(|error| day.ward.with_log(day.gateway, error))
 }
 
 pub fn strangers_are_refused(day: &mut Day) -> Result<()> {

@@ -1,4 +1,4 @@
-//! A wearable between two gateways, and between two wearers.
+//! Wearables between two gateways, between two wearers, and among too many others.
 
 use super::Stage;
 use super::stage::{AWAY_FRAME_AGE_S, utc_us};
@@ -19,6 +19,18 @@ pub fn roaming(stage: &mut Stage) -> Result<()> {
         stage.at(at, what, move |stage| stage.hears(wearable, &hears));
         at += stage.moment(3.5, 6.5);
     }
+    Ok(())
+}
+
+/// More wearables than the gateway holds links; every fifth has hours in its flash. All get their turns.
+pub fn crowd(stage: &mut Stage) -> Result<()> {
+    let gateway = stage.gateway(0, "crowded", "[radio]\nslots = 8\nturn_s = 2\n")?;
+    for place in 0..40 {
+        let held = if place % 5 == 0 { "2h" } else { "3m" };
+        stage.wearable(0, &[gateway], &["--prefill", held])?;
+    }
+    stage.start_gateway_at(0.5, gateway);
+    stage.at(30.0, "everybody has had turns", |_| Ok(()));
     Ok(())
 }
 

@@ -8,9 +8,11 @@ mod hand;
 mod ports;
 
 fn main() {
-    std::thread::Builder::new()
-        .name("bridge".to_owned())
-        .spawn(|| bridge::run(ports::open("kinara.air")))
-        .expect("a thread can be started at boot");
+    for port in ["kinara.air", "kinara.air2"] {
+        std::thread::Builder::new()
+            .name("bridge".to_owned())
+            .spawn(move || bridge::run(ports::open(port)))
+            .expect("a thread can be started at boot");
+    }
     hand::run(ports::open("kinara.hand"));
 }
