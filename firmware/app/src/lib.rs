@@ -10,6 +10,7 @@
 //! - [`ring`]: frames in flash, with the promise that everything else stands on.
 //! - [`log`]: the ring with numbering, anchors and device events.
 //! - [`delivery`]: what is sent on `stream` and `backlog`, and when.
+//! - [`signal`]: raw counts of the sensors to samples.
 //! - [`app`]: all of it together, and the `control` requests.
 
 #![no_std]
@@ -27,6 +28,7 @@ pub mod log;
 pub mod plan;
 pub mod queue;
 pub mod ring;
+pub mod signal;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

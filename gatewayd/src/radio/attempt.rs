@@ -29,16 +29,19 @@ const ROOM: Duration = Duration::from_secs(10);
 const FIRST_CONNECTIONS: u32 = 4;
 /// Pause between them.
 const FIRST_CONNECTION_PAUSE: Duration = Duration::from_secs(1);
+/// How long a link that was lost is made again at once. Nobody else is heard meanwhile; one who left does not answer.
+const AT_ONCE: Duration = Duration::from_secs(3);
 /// Wrong codes after which an introduction is given up: each one tells a listener something about the passkey.
 const INTRODUCTION_FAILURES: u32 = 5;
 
 impl Manager {
-    /// Serves a device that is due.
+    /// Serves a device that is due; `lost`: its link was lost a moment ago, and it was not heard since.
     pub(super) async fn attempt(
         &self,
         adapter: &AdapterId,
         mut claim: Claim,
         sighting: &Sighting,
+        lost: bool,
         connecting: &Semaphore,
     ) -> Result<(), RadioError> {
         let hardware = claim.hardware().clone();
@@ -55,7 +58,14 @@ impl Manager {
                 None => self.pair_by_itself(adapter, &hardware, sighting).await?,
             };
             self.context.board.device(&hardware, |device| device.link = LinkState::Connecting);
-            match self.radio.connect(adapter, sighting, &bond).await {
+            let connecting = self.radio.connect(adapter, sighting, &bond);
+            let connected = if lost {
+                let connected = tokio::time::timeout(AT_ONCE, connecting).await;
+                connected.unwrap_or(Err(RadioError::TooFar))
+            } else {
+                connecting.await
+            };
+            match connected {
                 Ok(connection) => connection,
                 Err(error) => {
                     return Err(self.not_connected(adapter, &hardware, sighting, &bond, error).await);

@@ -24,6 +24,8 @@ use crate::status::Link as LinkState;
 const TICK: Duration = Duration::from_millis(200);
 /// An advertisement counts for this long.
 const SIGHTING: Duration = Duration::from_secs(3);
+/// A link that stood this long and then was lost is made again at once, without waiting to hear the wearable first.
+const STOOD: Duration = Duration::from_secs(2);
 /// A link that lasted this long has been good: the next failure starts with a short pause again.
 const GOOD_LINK: Duration = Duration::from_secs(10);
 /// One that does not know us any more is tried this seldom: a person has to act, but may have done so at its side.
@@ -41,6 +43,8 @@ const PAIRABLE: Duration = Duration::from_secs(5);
 #[derive(Default)]
 struct Peer {
     sighting: Option<(Sighting, Instant)>,
+    /// Its link was lost a moment ago: it is probably still there.
+    lost: bool,
     failures: u32,
     not_before: Option<Instant>,
     served: Option<Instant>,
@@ -164,7 +168,8 @@ impl Turns<'_> {
                 device.name.clone_from(&sighting.name);
             }
         });
-        self.peers.entry(hardware).or_default().sighting = Some((sighting, Instant::now()));
+        let peer = self.peers.entry(hardware).or_default();
+        (peer.sighting, peer.lost) = (Some((sighting, Instant::now())), false);
     }
 
     /// Connects to whoever is due, as far as there are links; ends a turn when there are none.
@@ -173,7 +178,7 @@ impl Turns<'_> {
         let now = Instant::now();
         let board = manager.context.board.now();
         let behind = |hardware: &HardwareId| board.devices.get(hardware).map_or(0, |it| it.behind_frames);
-        let mut due: Vec<(f64, HardwareId, Sighting)> = self
+        let mut due: Vec<(f64, HardwareId, Sighting, bool)> = self
             .peers
             .iter()
             .filter(|(hardware, peer)| {
@@ -185,11 +190,12 @@ impl Turns<'_> {
                     && seen.elapsed() < SIGHTING
                     && manager.can_serve(self.adapter, hardware, sighting);
                 let waited = peer.served.map(|served| now - served);
-                wanted.then(|| (need(waited, behind(hardware)), hardware.clone(), sighting.clone()))
+                let need = need(waited, behind(hardware));
+                wanted.then(|| (need, hardware.clone(), sighting.clone(), peer.lost))
             })
             .collect();
         due.sort_by(|(one, ..), (other, ..)| other.total_cmp(one));
-        for (_, hardware, sighting) in due {
+        for (_, hardware, sighting, lost) in due {
             let held = manager.links.of(self.adapter);
             if held.len() >= manager.slots(self.adapter) {
                 let ending = held.iter().any(|link| link.cancel.is_cancelled());
@@ -209,7 +215,7 @@ impl Turns<'_> {
             let (manager, adapter, connecting) =
                 (manager.clone(), self.adapter.clone(), self.connecting.clone());
             self.sessions.spawn(async move {
-                let result = manager.attempt(&adapter, claim, &sighting, &connecting).await;
+                let result = manager.attempt(&adapter, claim, &sighting, lost, &connecting).await;
                 Ended { hardware: Some(hardware), result, lasted: now.elapsed() }
             });
         }
@@ -219,8 +225,12 @@ impl Turns<'_> {
         let Some(hardware) = ended.hardware else { return };
         let (settings, result) = (&self.manager.settings, &ended.result);
         let peer = self.peers.entry(hardware.clone()).or_default();
+        let board = self.manager.context.board.now();
+        let stood = ended.lasted >= STOOD
+            && board.devices.get(&hardware).is_some_and(|device| device.link.connected());
         peer.served = Some(Instant::now());
-        peer.sighting = None;
+        peer.lost = stood && matches!(result, Err(RadioError::Gone(_)));
+        peer.sighting = peer.sighting.take().filter(|_| peer.lost).map(|(seen, _)| (seen, Instant::now()));
         let good = ended.lasted >= GOOD_LINK || result.is_ok();
         peer.failures = if good { 0 } else { peer.failures.saturating_add(1) };
         let most = match result {
@@ -228,7 +238,7 @@ impl Turns<'_> {
             Err(RadioError::Weak) => WEAK_PAUSE,
             _ => settings.backoff.saturating_mul(1 << peer.failures.min(16)).min(settings.backoff_most),
         };
-        let pause = most.mul_f64(rand::rng().random_range(0.5..1.0));
+        let pause = if peer.lost { Duration::ZERO } else { most.mul_f64(rand::rng().random_range(0.5..1.0)) };
         peer.not_before = Some(Instant::now() + pause);
         match result {
             Ok(()) => tracing::info!(%hardware, "link closed"),

@@ -1,7 +1,7 @@
 """A Python client with bleak in the place of kinara-gatewayd: the same wearable, the same load, the same BlueZ.
 
-usage: peer.py PATH ADDRESS drain|hold     PATH is the bonded device's D-Bus path. Prints one line of JSON and ends
-(drain), or stays connected and subscribed for as long as it lives (hold)."""
+usage: peer.py ADDRESS drain|hold     ADDRESS is a bonded device's identity. Prints one line of JSON and ends (drain), or
+stays connected and subscribed for as long as it lives (hold)."""
 
 import asyncio
 import json
@@ -11,6 +11,7 @@ import sys
 import time
 
 from bleak import BleakClient
+from bleak.backends.bluezdbus.manager import get_global_bluez_manager
 from bleak.backends.device import BLEDevice
 
 UUID = "6b6900%02x-4e61-5261-8b01-7a1c09d54f2e"
@@ -22,12 +23,22 @@ ACK_EVERY, QUIET_S = 20, 4.0
 
 
 class Peer:
-    def __init__(self, path, address):
-        self.device = BLEDevice(address, None, {"path": path, "props": {"Address": address}}, 0)
+    def __init__(self, address):
+        self.address = address
+        self.device = None
         self.request = 0
         self.seen = []
         self.last = time.monotonic()
         self.wanted = asyncio.Queue()
+
+    async def find(self):
+        """A bonded device keeps the D-Bus path of the address at which it was paired: it is found by what it is now."""
+        devices = (await get_global_bluez_manager())._properties.items()
+        for path, interfaces in devices:
+            if interfaces.get("org.bluez.Device1", {}).get("Address") == self.address:
+                self.device = BLEDevice(self.address, None, {"path": path, "props": {"Address": self.address}}, 0)
+                return
+        sys.exit(f"bluetoothd knows no {self.address}")
 
     async def ask(self, client, operation, fields=b""):
         self.request += 1
@@ -41,21 +52,12 @@ class Peer:
             self.wanted.put_nowait((epoch, seq))
 
     async def drain(self):
-        async with BleakClient(self.device, timeout=60) as client:
-            await client.start_notify(CONTROL, lambda *_: None)
-            await client.start_notify(BACKLOG, self.frame)
-            began = self.last = time.monotonic()
-            used = resource.getrusage(resource.RUSAGE_SELF)
-            await self.ask(client, START_BACKLOG, bytes([WINDOW]))
-            while time.monotonic() - self.last < QUIET_S:
-                try:
-                    epoch, seq = await asyncio.wait_for(self.wanted.get(), 0.5)
-                except asyncio.TimeoutError:
-                    if not self.seen:
-                        continue
-                    epoch, seq = self.seen[-1]
-                await self.ask(client, ACK, struct.pack("<QI", epoch, seq))
-            now = resource.getrusage(resource.RUSAGE_SELF)
+        try:
+            async with BleakClient(self.device, timeout=60) as client:
+                began, used, now = await self.drained(client)
+        except EOFError:
+            # dbus_fast's reader may end so while bleak disconnects; all that is measured has been measured by then.
+            pass
         cpu = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
         pairs = list(zip(self.seen, self.seen[1:]))
         print(
@@ -69,6 +71,23 @@ class Peer:
             ),
             flush=True,
         )
+
+    async def drained(self, client):
+        """Takes the backlog; when it began, and what the process had used then and at the end."""
+        await client.start_notify(CONTROL, lambda *_: None)
+        await client.start_notify(BACKLOG, self.frame)
+        began = self.last = time.monotonic()
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        await self.ask(client, START_BACKLOG, bytes([WINDOW]))
+        while time.monotonic() - self.last < QUIET_S:
+            try:
+                epoch, seq = await asyncio.wait_for(self.wanted.get(), 0.5)
+            except asyncio.TimeoutError:
+                if not self.seen:
+                    continue
+                epoch, seq = self.seen[-1]
+            await self.ask(client, ACK, struct.pack("<QI", epoch, seq))
+        return began, used, resource.getrusage(resource.RUSAGE_SELF)
 
     async def hold(self):
         while True:
@@ -84,5 +103,10 @@ class Peer:
                 await asyncio.sleep(0.2)
 
 
-peer = Peer(sys.argv[1], sys.argv[2])
-asyncio.run(getattr(peer, sys.argv[3])())
+async def main():
+    peer = Peer(sys.argv[1])
+    await peer.find()
+    await getattr(peer, sys.argv[2])()
+
+
+asyncio.run(main())

@@ -91,14 +91,18 @@ fn drained(ward: &Ward, wearable: usize) -> Result<(usize, f64)> {
     Ok((end + 1, times[end] - times[0]))
 }
 
-/// What gatewayd's database holds, and in which order it came.
-const STORED: &str = "import sqlite3,json,glob
+/// What gatewayd's database holds of the backlog (seqs below the argument), and in which order it came. What is measured
+/// meanwhile comes on `stream` too, ahead of the backlog.
+const STORED: &str = "import sqlite3,json,glob,sys
 db=sqlite3.connect('file:'+glob.glob('/var/lib/kinara-gatewayd/*.db')[0]+'?mode=ro',uri=True)
-rows=list(db.execute('select epoch,first_seq,last_seq,frames from pieces order by id'))
-print(json.dumps({'frames':sum(r[3] for r in rows),
-'reordered':sum(1 for a,b in zip(rows,rows[1:]) if a[0]==b[0] and b[1]<a[2])}))";
+before=int(sys.argv[1])
+rows=list(db.execute('select epoch,first_seq,last_seq,frames from pieces where first_seq<? order by id',(before,)))
+whole=[r for r in rows if r[2]-r[1]+1==r[3]]
+print(json.dumps({'frames':len({(r[0],s) for r in rows for s in range(r[1],min(r[2]+1,before))}),
+'reordered':sum(1 for a,b in zip(whole,whole[1:]) if a[0]==b[0] and b[1]<a[2])}))";
 
 fn measure_ours(ward: &Ward, gateway: usize, wearable: usize) -> Result<Value> {
+    let before = ward.status(wearable)?["next_seq"].as_u64().unwrap_or(0);
     ward.start_gateway(gateway)?;
     let id: i64 = ward
         .hand(gateway)?
@@ -113,14 +117,14 @@ fn measure_ours(ward: &Ward, gateway: usize, wearable: usize) -> Result<Value> {
     let (sent, seconds) = drained(ward, wearable)?;
     let (cpu, rss) = cost(ward, gateway, id)?;
     let took = crate::clock::monotonic() - began;
-    let said = ward.hand(gateway)?.run(&["python3", "-c", STORED])?.good()?;
+    let said = ward.hand(gateway)?.run(&["python3", "-c", STORED, &before.to_string()])?.good()?;
     let stored: Value = serde_json::from_str(said.trim())
         .map_err(|error| BedError::Guest(format!("said {said} ({error})")))?;
     let took_again = reconnects(&ward.bed.air, ward.on_air(wearable), CUTS)?;
     Ok(json!({
         "notifications": sent,
         "notifications_per_s": rounded(sent as f64 / seconds),
-        "lost": (sent as u64).saturating_sub(stored["frames"].as_u64().unwrap_or(0)),
+        "lost": before.saturating_sub(stored["frames"].as_u64().unwrap_or(0)),
         "reordered": stored["reordered"],
         "reconnect_s_median": rounded(median(took_again)),
         "cpu_percent": rounded(100.0 * (cpu - cpu_before) / took),
@@ -136,10 +140,9 @@ fn measure_bleak(ward: &Ward, gateway: usize, wearable: usize) -> Result<Value> 
         .find_map(|line| line.strip_prefix("Device ")?.split_ascii_whitespace().next())
         .ok_or_else(|| BedError::Guest(format!("has no bond for bleak to use: {bonded}")))?
         .to_owned();
-    let path = format!("/org/bluez/hci0/dev_{}", address.replace(':', "_"));
     let name = ward.on_air(wearable);
     let _ = ward.bed.air.notified(name)?;
-    let said = hand.run_within(DRAIN, &["python3", "/bed/peer.py", &path, &address, "drain"])?.good()?;
+    let said = hand.run_within(DRAIN, &["python3", "/bed/peer.py", &address, "drain"])?.good()?;
     let told: Value = serde_json::from_str(said.trim())
         .map_err(|error| BedError::Guest(format!("said {said} ({error})")))?;
     let sent = ward.bed.air.notified(name)?;
@@ -147,7 +150,7 @@ fn measure_bleak(ward: &Ward, gateway: usize, wearable: usize) -> Result<Value> 
     let seconds = times().fold(f64::MIN, f64::max) - times().fold(f64::MAX, f64::min);
     let digests: std::collections::HashSet<u32> = sent.iter().map(|notified| notified.2).collect();
     let from = crate::clock::monotonic();
-    hand.start("bleak", &["python3", "/bed/peer.py", &path, &address, "hold"], &[])?;
+    hand.start("bleak", &["python3", "/bed/peer.py", &address, "hold"], &[])?;
     until("bleak is subscribed", LINK, || {
         let events = ward.bed.air.events_since(from);
         Ok(events.iter().any(|event| event.kind == "subscribed" && event.device == name))

@@ -16,12 +16,17 @@ use super::slots::Slots;
 use super::traps::Trouble;
 use crate::radio::{AdapterId, Bond};
 
+/// How long discovery may take to end.
+const ENDS_WITHIN: Duration = Duration::from_secs(1);
+
 /// What is remembered of an adapter.
 pub struct State {
     /// Its link budget.
     pub slots: Arc<Slots>,
     /// Connections and pairings under way; discovery rests meanwhile.
     pub busy: watch::Sender<usize>,
+    /// Whether discovery runs.
+    pub scanning: watch::Sender<bool>,
     /// Whether a person has a window open.
     pub window: watch::Sender<bool>,
     /// Per peer: how often in a row its link broke off while it was made.
@@ -41,6 +46,7 @@ impl State {
         Self {
             slots: Slots::new(settings.slots, settings.slots_relearn),
             busy: watch::Sender::new(0),
+            scanning: watch::Sender::new(false),
             window: watch::Sender::new(false),
             broken: Mutex::default(),
             near: Mutex::default(),
@@ -97,6 +103,15 @@ impl State {
     pub fn forget(&self, peer: Address) {
         self.whole(peer);
         lock(&self.near).remove(&peer);
+    }
+}
+
+impl Quiet<'_> {
+    /// Waits until discovery rests: a connection beside it breaks off while it is made. Where it does not end, the
+    /// connection is tried all the same.
+    pub async fn fallen(&self) {
+        let mut scanning = self.0.scanning.subscribe();
+        let _ended = tokio::time::timeout(ENDS_WITHIN, scanning.wait_for(|scanning| !scanning)).await;
     }
 }
 

@@ -28,6 +28,10 @@ pub const BLUEZ: &str = "org.bluez";
 pub const ADAPTER: &str = "org.bluez.Adapter1";
 /// The interface of devices.
 pub const DEVICE: &str = "org.bluez.Device1";
+/// The interface of a device's services.
+pub const SERVICE: &str = "org.bluez.GattService1";
+/// The interface of their characteristics.
+pub const CHARACTERISTIC: &str = "org.bluez.GattCharacteristic1";
 /// Signals that may wait for us; whoever holds a stream has a task that does nothing but read it.
 const QUEUE: usize = 1024;
 

@@ -60,6 +60,7 @@ impl Discovery {
             () = gone.cancelled() => {}
             () = self.cycle() => {}
         }
+        self.state.scanning.send_replace(false);
         over.cancel();
     }
 
@@ -81,7 +82,10 @@ impl Discovery {
                 self.reset().await;
             }
             let open = *window.borrow_and_update();
-            match self.start(open).await {
+            self.state.scanning.send_replace(true);
+            let started = self.start(open).await;
+            self.state.scanning.send_replace(started.is_ok());
+            match started {
                 Ok(()) => failures = 0,
                 Err(trouble) => {
                     failures += 1;
@@ -106,6 +110,7 @@ impl Discovery {
             if let Err(trouble) = self.stop().await {
                 tracing::debug!(adapter = %self.adapter, %trouble, "discovery had ended");
             }
+            self.state.scanning.send_replace(false);
             let idle = !wanted.eager && !*window.borrow() && Instant::now() >= until;
             if idle {
                 tokio::select! {

@@ -5,6 +5,7 @@
 //! of `AcquireNotify` does not overrun.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,10 +23,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use zbus::MessageStream;
+use zbus::zvariant::OwnedObjectPath;
 
 use super::Inner;
 use super::adapter::{Identity, State};
-use super::bus::{Bus, DEVICE, Objects, Properties};
+use super::bus::{Bus, CHARACTERISTIC, DEVICE, Objects, Properties, SERVICE};
 use super::objects::{flag, path_address, text};
 use super::proof::Linkd;
 use super::slots::Slot;
@@ -105,7 +107,7 @@ pub async fn disconnect(device: &Device, limit: Duration) -> Result<(), Trouble>
 }
 
 /// The path of a device at the address that it was paired at.
-pub fn device_path(adapter: &AdapterId, address: Address) -> String {
+pub fn device_path(adapter: impl Display, address: Address) -> String {
     format!("/org/bluez/{adapter}/dev_{}", address.to_string().replace(':', "_"))
 }
 
@@ -133,6 +135,7 @@ pub async fn open(radio: &Inner, bus: &Arc<Bus>, id: &AdapterId, bond: &Bond) ->
             state.slots.limit(Instant::now())
         )));
     };
+    let quiet = state.quiet();
     let objects = bus.objects().await?;
     let Some((address, properties)) = find(&objects, id, identity.peer) else {
         return Err(RadioError::StaleBond);
@@ -154,7 +157,7 @@ pub async fn open(radio: &Inner, bus: &Arc<Bus>, id: &AdapterId, bond: &Bond) ->
         state: state.clone(),
         peer: identity.peer,
     };
-    let quiet = state.quiet();
+    quiet.fallen().await;
     if let Err(trouble) = connect(radio, bus, &device).await {
         tracing::debug!(adapter = %id, peer = %identity.peer, %trouble, "not connected");
         return Err(judge(&state, identity.peer, &trouble, &mut hold));
@@ -235,6 +238,7 @@ async fn watch(mut changes: MessageStream, lost: CancellationToken) {
 
 /// The characteristics of a service, once all of `wanted` are there.
 pub async fn characteristics(
+    bus: &Bus,
     linked: &Linked,
     limit: Duration,
     service: Uuid,
@@ -243,7 +247,7 @@ pub async fn characteristics(
     let deadline = Instant::now() + limit;
     loop {
         let looked = tokio::select! {
-            looked = tokio::time::timeout_at(deadline, look(&linked.device, service)) => looked,
+            looked = tokio::time::timeout_at(deadline, look(bus, &linked.device, service)) => looked,
             () = linked.lost.cancelled() => {
                 return Err(RadioError::Gone("it went while its services were read".to_owned()));
             }
@@ -259,8 +263,7 @@ pub async fn characteristics(
                 )));
             }
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => {
-                let trouble = Trouble::from(error);
+            Ok(Err(trouble)) => {
                 tracing::debug!(device = %linked.device.address(), %trouble, "its services are not there yet");
             }
         }
@@ -268,13 +271,21 @@ pub async fn characteristics(
     }
 }
 
-async fn look(device: &Device, service: Uuid) -> Result<HashMap<Uuid, Remote>, bluer::Error> {
+/// What bluetoothd knows of a service, by one question: each more would be waited for before every first reading.
+async fn look(bus: &Bus, device: &Device, service: Uuid) -> Result<HashMap<Uuid, Remote>, Trouble> {
+    let objects = bus.objects().await?;
+    let below = format!("{}/service", device_path(device.adapter_name(), device.address()));
+    let uuid = |properties: &Properties| text(properties, "UUID").and_then(|uuid| uuid.parse::<Uuid>().ok());
     let mut found = HashMap::new();
-    for candidate in device.services().await? {
-        if candidate.uuid().await? == service {
-            for characteristic in candidate.characteristics().await? {
-                found.insert(characteristic.uuid().await?, characteristic);
-            }
+    for (path, interfaces) in &objects {
+        let Some((of, id)) = path.strip_prefix(&below).and_then(|ids| ids.split_once("/char")) else {
+            continue;
+        };
+        let Some(known) = interfaces.get(CHARACTERISTIC).and_then(uuid) else { continue };
+        let its_service = OwnedObjectPath::try_from(format!("{below}{of}")).map_err(zbus::Error::from)?;
+        let is_it = objects.get(&its_service).and_then(|it| it.get(SERVICE)).and_then(uuid) == Some(service);
+        if let (true, Ok(of), Ok(id)) = (is_it, u16::from_str_radix(of, 16), u16::from_str_radix(id, 16)) {
+            found.insert(known, device.service(of).await?.characteristic(id).await?);
         }
     }
     Ok(found)
@@ -290,7 +301,7 @@ pub async fn wearable(
     let linked = open(radio, bus, id, bond).await?;
     let wanted: Vec<Uuid> = Characteristic::ALL.iter().map(|one| Uuid::from_u128(one.uuid())).collect();
     let service = Uuid::from_u128(gatt::SERVICE);
-    let remotes = characteristics(&linked, radio.settings.resolve, service, &wanted).await?;
+    let remotes = characteristics(bus, &linked, radio.settings.resolve, service, &wanted).await?;
     let identity = Identity::of(bond).ok_or(RadioError::StaleBond)?;
     radio.state(id).whole(identity.peer);
     let (sender, events) = mpsc::channel(EVENTS);

@@ -29,7 +29,8 @@ pub async fn pair(
     let state = radio.state(id);
     // The agent answers for one pairing at a time.
     let _alone = radio.pairing.lock().await;
-    let _quiet = state.quiet();
+    let quiet = state.quiet();
+    quiet.fallen().await;
     let address: Address = sighting
         .address
         .parse()

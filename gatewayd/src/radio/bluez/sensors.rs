@@ -31,7 +31,7 @@ pub async fn open(
     let mut measured = 0;
     for kind in [SensorKind::HeartRate, SensorKind::HealthThermometer, SensorKind::PulseOximeter] {
         let service = short_uuid(service_number(kind));
-        let found = link::characteristics(&linked, radio.settings.resolve, service, &[]).await?;
+        let found = link::characteristics(bus, &linked, radio.settings.resolve, service, &[]).await?;
         for (_, remote) in found.into_iter().filter(|(uuid, _)| measurements(kind).contains(uuid)) {
             let values = bus.limited("subscribing", remote.notify()).await?;
             measured += 1;

@@ -248,6 +248,7 @@ impl Day {
         for (wearable, before) in wearables.iter().zip(before) {
             let name = self.ward.on_air(*wearable);
             until(&format!("{name} has a link and brings readings"), within, || {
+                self.ward.keep_bluetoothd(self.gateway)?;
                 Ok(self.ward.links(*wearable)? > 0 && self.ward.stored(*wearable)? > before)
             })
             .map_err(|error| self.ward.with_log(self.gateway, error))?;
