@@ -315,12 +315,12 @@ mod tests {
 
     #[test]
     fn who_was_never_served_comes_before_everybody() {
-        assert!(need(None, 0) > need(Some(Duration::from_secs(86_400)), 1_000_000));
+        assert!(need(None, 0) > need(Some(Duration::from_hours(24)), 1_000_000));
     }
 
     #[test]
     fn who_holds_much_comes_sooner_and_keeps_nobody_out() {
-        let minute = Duration::from_secs(60);
+        let minute = Duration::from_mins(1);
         assert!(need(Some(minute), 600) > need(Some(minute), 10));
         assert!(
             need(Some(minute), u64::MAX) <= need(Some(minute * 2), 0),

@@ -1,7 +1,7 @@
 //! Whether it is worn: skin throws light back, is warmer than the air, and is never quite still.
 //!
-//! Worn needs the light of skin for [`ON_S`]; not worn needs its absence for [`OFF_S`], or, with a table below that
-//! reflects like skin, neither warmth nor motion for [`STILL_S`]. Seconds, so that a turned wrist changes nothing.
+//! Worn needs the light of skin for three seconds; not worn needs its absence for five, or, with a table below that
+//! reflects like skin, neither warmth nor motion for five minutes: a turned wrist changes nothing.
 
 /// The least infrared level of skin, counts of 2^18 at the reference LED current.
 pub const SKIN_LEVEL: i32 = 30_000;
