@@ -394,7 +394,7 @@ mod tests {
 
     #[test]
     fn the_signatures_are_those_that_were_promised() {
-        assert_eq!(Status::SIGNATURE.to_string(), "(ssssxuuttttttaxsstbsaxsa(ss))");
+        assert_eq!(Status::SIGNATURE.to_string(), "(ssssxuuttttttaxsstbsaxsa(ssbuu)a(ss))");
         assert_eq!(Device::SIGNATURE.to_string(), "(sssbbbasasayabansttaxs)");
         assert_eq!(Window::SIGNATURE.to_string(), "(sauyasbasa(sss))");
         assert_eq!(Nearby::SIGNATURE.to_string(), "(ssnsasts)");
