@@ -118,14 +118,19 @@ pub fn address_of(machine: usize) -> String {
     format!("F0:F1:F2:00:00:{:02X}", machine + 1)
 }
 
-/// Starts bluetoothd under a bare init.
+/// Starts bluetoothd under a bare init, and again whenever it ends, as its unit does. (5.82 was seen to go without a
+/// word while many links came at once.)
 pub fn start_bluetoothd(hand: &Hand) -> Result<()> {
-    hand.start(
-        "bluetoothd",
-        &["/usr/libexec/bluetooth/bluetoothd", "-n", "-f", "/etc/kinara-bluetooth/main.conf"],
-        &[],
-    )
-    .map(|_| ())
+    const KEPT: &str = "while :; do /usr/libexec/bluetooth/bluetoothd -n -f /etc/kinara-bluetooth/main.conf; \
+        echo \"bluetoothd ended with status $?\" >&2; sleep 2; done";
+    hand.start("bluetoothd", &["sh", "-c", KEPT], &[]).map(|_| ())
+}
+
+/// Kills bluetoothd and waits until it is there again.
+pub fn kill_bluetoothd(hand: &Hand) -> Result<()> {
+    hand.shell("kill -9 $(pidof bluetoothd)")?;
+    wait_for_adapter(hand, false)?;
+    wait_for_adapter(hand, true)
 }
 
 /// Waits until bluetoothd shows an adapter, or shows none any more. Its name on the bus comes earlier.

@@ -3,9 +3,9 @@
 //! The cloud (database, broker, bridge) is `kinara-clinic`'s and runs on the host. A gateway's configuration,
 //! certificate, data and bluetoothd's bonds lie on its machine's data disk, so that a power cut leaves just them.
 
-use crate::bed::{start_bluetoothd, until};
+use crate::bed::until;
 use crate::package::{CONFIGURATION, DATA, GATEWAYD, LINKD};
-use crate::{Bed, BedError, Boot, Hand, Result};
+use crate::{Bed, BedError, Hand, Result};
 use kinara_clinic::clinic::Options;
 use kinara_clinic::oracle::database::Counts;
 use kinara_clinic::oracle::evidence::Allowance;
@@ -150,18 +150,6 @@ impl Ward {
         self.wait_for_gateway(gateway)
     }
 
-    /// Starts a machine's bluetoothd again where it has died by itself, as its unit does: bluetoothd 5.82 was seen to go
-    /// without a word while many links came at once.
-    pub fn keep_bluetoothd(&self, gateway: usize) -> Result<()> {
-        let machine = &self.bed.machines[self.gateways[gateway].machine];
-        let hand = machine.hand()?;
-        if machine.kind() == Boot::Small && !hand.alive("bluetoothd")? {
-            eprintln!("      bluetoothd of machine {} died; starting it again", machine.name());
-            start_bluetoothd(hand)?;
-        }
-        Ok(())
-    }
-
     /// Waits until a gateway's programs answer.
     pub fn wait_for_gateway(&self, gateway: usize) -> Result<()> {
         until("gatewayd answers", Duration::from_mins(1), || self.metrics(gateway).map(|_| true))
@@ -292,9 +280,6 @@ else: sys.exit(str(last))";
         let began = Instant::now();
         let (mut seen, mut changed) = (Counts::default(), Instant::now());
         loop {
-            for gateway in 0..self.gateways.len() {
-                self.keep_bluetoothd(gateway)?;
-            }
             let counts = self.stage.look(|eye| async move { eye.counts().await })?;
             if counts != seen {
                 (seen, changed) = (counts, Instant::now());

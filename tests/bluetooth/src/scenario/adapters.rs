@@ -3,7 +3,7 @@
 use super::pairing::new_wearable;
 use super::{Day, LINK};
 use crate::Result;
-use crate::bed::{start_bluetoothd, until, wait_for_adapter};
+use crate::bed::{until, wait_for_adapter};
 use kinara_clinic::process::pause;
 use serde_json::Value;
 use std::time::Duration;
@@ -54,10 +54,8 @@ pub fn discovery_is_stopped(day: &mut Day) -> Result<()> {
 pub fn the_bus_is_killed(day: &mut Day) -> Result<()> {
     let hand = day.ward.hand(day.gateway)?;
     hand.shell("kill -9 $(pidof dbus-daemon)")?;
-    hand.end("bluetoothd", Duration::from_secs(20))?;
-    pause(Duration::from_secs(2));
+    until("bluetoothd goes with its bus", LINK, || Ok(hand.run(&["pidof", "bluetoothd"])?.status != 0))?;
     hand.shell("rm -f /run/dbus/pid; dbus-daemon --system --fork --nopidfile")?;
-    start_bluetoothd(hand)?;
     wait_for_adapter(hand, true)?;
     let known = day.known.clone();
     let took = day.all_flow(&known, LINK)?;

@@ -53,18 +53,14 @@ fn held_by(day: &Day, wearable: usize, machine: &str) -> Result<bool> {
 /// Waits until the box `machine` holds the wearable and the cloud gets more of it.
 fn flows_by(day: &Day, wearable: usize, machine: &str) -> Result<()> {
     let name = day.ward.on_air(wearable).to_owned();
-    until(&format!("box {machine} has {name}"), LINK, || {
-        day.ward.keep_bluetoothd(day.gateway)?;
-        day.ward.keep_bluetoothd(other(day))?;
-        held_by(day, wearable, machine)
-    })
-    .and_then(|()| {
-        let before = day.ward.stored(wearable)?;
-        until(&format!("{name} brings readings by {machine}"), LINK, || {
-            Ok(day.ward.stored(wearable)? > before)
+    until(&format!("box {machine} has {name}"), LINK, || held_by(day, wearable, machine))
+        .and_then(|()| {
+            let before = day.ward.stored(wearable)?;
+            until(&format!("{name} brings readings by {machine}"), LINK, || {
+                Ok(day.ward.stored(wearable)? > before)
+            })
         })
-    })
-    .map_err(|error| day.ward.with_log(other(day), day.ward.with_log(day.gateway, error)))
+        .map_err(|error| day.ward.with_log(other(day), day.ward.with_log(day.gateway, error)))
 }
 
 pub fn one_introduces_the_other(day: &mut Day) -> Result<()> {

@@ -1,7 +1,7 @@
 //! Links: made, lost in every way there is, and made again by the bond.
 
 use super::{Day, LINK};
-use crate::bed::{start_bluetoothd, until, until_some, wait_for_adapter};
+use crate::bed::{kill_bluetoothd, until, until_some, wait_for_adapter};
 use crate::clock::monotonic;
 use crate::{Air, Result};
 use kinara_clinic::process::pause;
@@ -112,13 +112,7 @@ pub fn a_hanging_daemon_catches_up(day: &mut Day) -> Result<()> {
 }
 
 pub fn bluetoothd_is_killed(day: &mut Day) -> Result<()> {
-    let hand = day.ward.hand(day.gateway)?;
-    hand.signal("bluetoothd", "KILL")?;
-    hand.end("bluetoothd", Duration::from_secs(10))?;
-    pause(Duration::from_secs(2));
-    let hand = day.ward.hand(day.gateway)?;
-    start_bluetoothd(hand)?;
-    wait_for_adapter(hand, true)?;
+    kill_bluetoothd(day.ward.hand(day.gateway)?)?;
     let known = day.known.clone();
     let took = day.all_flow(&known, LINK)?;
     day.note("back_after_bluetoothd_s", took.as_secs_f64().round());

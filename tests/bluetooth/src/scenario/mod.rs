@@ -248,7 +248,6 @@ impl Day {
         for (wearable, before) in wearables.iter().zip(before) {
             let name = self.ward.on_air(*wearable);
             until(&format!("{name} has a link and brings readings"), within, || {
-                self.ward.keep_bluetoothd(self.gateway)?;
                 Ok(self.ward.links(*wearable)? > 0 && self.ward.stored(*wearable)? > before)
             })
             .map_err(|error| self.ward.with_log(self.gateway, error))?;
@@ -261,6 +260,9 @@ impl Day {
         if so { Ok(()) } else { Err(self.ward.with_log(self.gateway, BedError::Broken(what.into()))) }
     }
 }
+
+/// So much of a reason is in the last line: it is all that may be left of a run elsewhere.
+const WHY: usize = 300;
 
 /// What came of a run.
 #[derive(Debug, Default)]
@@ -279,8 +281,14 @@ impl Report {
 
     /// The last line: one JSON object.
     pub fn line(&self) -> Value {
-        let broken: Vec<_> =
-            self.outcomes.iter().filter(|(_, broken, _)| broken.is_some()).map(|(name, ..)| *name).collect();
+        let broken: Map<String, Value> = self
+            .outcomes
+            .iter()
+            .filter_map(|(name, broken, _)| {
+                let why = broken.as_ref()?.lines().next().unwrap_or_default();
+                Some(((*name).to_owned(), why.chars().take(WHY).collect::<String>().into()))
+            })
+            .collect();
         json!({ "passed": self.outcomes.len() - broken.len(), "failed": broken.len(), "broken": broken, "figures": self.figures })
     }
 }
