@@ -14,9 +14,11 @@
 //! | two TMP117, 1 Hz | [`temperature`] | register | `skin_temperature`, `ambient_temperature` |
 //! | LSM6DSO, 26 Hz | [`motion`] | acceleration | `activity_counts`, `steps`, how much the arm moves |
 //! | all | [`wear`] | light, warmth, motion | whether it is worn |
+//! | skin conductance, activity | [`hot_flash`] | samples | the sternal rule's word on the last minute |
 //!
 //! Nothing here has seen a real sensor of these: it was tested on recordings of people made with others, and on models.
 
+pub mod hot_flash;
 pub mod motion;
 pub mod pulse;
 pub mod rhythm;
