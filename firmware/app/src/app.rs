@@ -6,6 +6,7 @@ use kinara_protocol::frame::{DeviceEvent, DeviceEventKind, Epoch, MAX_FRAME, Res
 use kinara_protocol::gatt::Characteristic;
 use kinara_protocol::status::Status;
 
+use crate::acquisition::Level;
 use crate::delivery::{Delivery, Next};
 use crate::flash::Flash;
 use crate::framing::{FrameAge, Framing, SampleClass};
@@ -18,9 +19,9 @@ use crate::ring::{Identity, RingError};
 const MAX_REPLIES: usize = 8;
 /// Damaged frames that are remembered as named. One more, and the oldest may be named twice.
 const MAX_NAMED: usize = 32;
-/// Below this the battery is low.
-const BATTERY_LOW_PERCENT: i32 = 15;
-/// From here on it is not low any more, so that a flickering reading gives one event.
+/// From these down the battery is low, too low for more than summaries, and empty: each becomes an event once.
+const BATTERY_STEPS: [i32; 3] = [14, Level::SUMMARIES_PERCENT, Level::STOP_PERCENT];
+/// From here on it is not low any more, so that a flickering reading gives one event a step.
 const BATTERY_FINE_PERCENT: i32 = 20;
 /// How long an acknowledgement may wait for its journal record. A reset before that offers frames again.
 const ACK_PERSIST_MS: u64 = 5_000;
@@ -93,7 +94,8 @@ pub struct App<F> {
     replies: Queue<Reply, MAX_REPLIES>,
     effects: Queue<Effect, 4>,
     battery: Option<i32>,
-    battery_low: bool,
+    /// How many of the steps down it has told.
+    battery_steps: usize,
     worn: Option<bool>,
     acknowledged_since: Option<Ticks>,
     /// Damaged frames that were named in this boot.
@@ -124,7 +126,7 @@ impl<F: Flash> App<F> {
             replies: Queue::new(),
             effects: Queue::new(),
             battery: None,
-            battery_low: false,
+            battery_steps: 0,
             worn: None,
             acknowledged_since: None,
             named: Queue::new(),
@@ -184,10 +186,11 @@ impl<F: Flash> App<F> {
     ) -> Result<(), RingError<F::Error>> {
         self.status.changed |= self.battery != Some(percent);
         self.battery = Some(percent);
+        let steps = BATTERY_STEPS.iter().filter(|step| percent <= **step).count();
         if percent >= BATTERY_FINE_PERCENT {
-            self.battery_low = false;
-        } else if percent < BATTERY_LOW_PERCENT && !self.battery_low {
-            self.battery_low = true;
+            self.battery_steps = 0;
+        } else if steps > self.battery_steps {
+            self.battery_steps = steps;
             let kind = DeviceEventKind::BatteryLow(percent.clamp(0, 100) as u8);
             self.log.event(DeviceEvent { ticks, kind }, witness)?;
         }

@@ -24,4 +24,12 @@ pub trait Flash {
 
     /// Erases one page.
     fn erase(&mut self, page: u32) -> Result<(), Self::Error>;
+
+    /// Makes what is about to be written unreadable for who holds the chip, and what was read readable again: a key
+    /// stream over the bytes, by a key of this device alone. No nonce is given for two different contents. Flash behind a
+    /// closed debug port needs none.
+    fn encipher(&mut self, nonce: &Nonce, bytes: &mut [u8]);
 }
+
+/// What a key stream begins with: a frame's identity.
+pub type Nonce = [u8; 12];

@@ -5,7 +5,7 @@
 //! [`app::App::sample`] for each sample, [`app::App::step`] a few times a second, [`app::App::write`] for what the
 //! gateway writes, and sends what [`app::App::outgoing`] gives for as long as the link takes it.
 //!
-//! - [`plan`]: what is measured how often.
+//! - [`plan`]: what is measured how often. [`acquisition`]: how much, and what the raw readings give.
 //! - [`framing`]: samples to frames.
 //! - [`ring`]: frames in flash, with the promise that everything else stands on.
 //! - [`log`]: the ring with numbering, anchors and device events.
@@ -18,6 +18,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod acquisition;
 pub mod app;
 mod boot;
 mod control;

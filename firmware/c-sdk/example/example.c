@@ -50,6 +50,14 @@ static int32_t flash_erase(void *context, uint32_t page)
     return 0;
 }
 
+/* A real device has AES-128 in counter mode here. */
+static void flash_encipher(void *context, const uint8_t *nonce, uint8_t *bytes, uint32_t length)
+{
+    (void)context;
+    for (uint32_t i = 0; i < length; i++)
+        bytes[i] ^= (uint8_t)(nonce[i % 12] + 7 * i + 0x5a);
+}
+
 /* --- radio: the gateway at its other end --------------------------------------------------------------------------- */
 
 static struct {
@@ -113,7 +121,7 @@ static kinara_config config(void)
         .entropy = { 0x12345678u, 0x9abcdef0u },
         .firmware = { 1, 2, 3 },
         .reset_reason = KINARA_RESET_REASON_POWER_ON,
-        .flash = { 0, PAGES, flash_read, flash_write, flash_erase },
+        .flash = { 0, PAGES, flash_read, flash_write, flash_erase, flash_encipher },
         .transport = { 0, radio_send, radio_ask },
     };
     return config;

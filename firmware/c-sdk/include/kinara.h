@@ -224,6 +224,9 @@ typedef struct {
     int32_t (*write)(void*, uint32_t address, const uint8_t *bytes, uint32_t length);
     // Erases one page.
     int32_t (*erase)(void*, uint32_t page);
+    // A key stream over bytes that go to flash or come from it, by a key of this device and a nonce of 12 bytes that
+    // is never given for two contents (AES-128 in counter mode, say). May be null where nobody can read the chip.
+    void (*encipher)(void*, const uint8_t *nonce, uint8_t *bytes, uint32_t length);
 } kinara_flash;
 
 // A request of the gateway; what it has beside its kind is zero where it is not of that kind.
@@ -287,7 +290,7 @@ extern "C" {
 #endif // __cplusplus
 
 // Starts a device in `memory` (`KINARA_MEMORY_BYTES` or more, aligned to `KINARA_MEMORY_ALIGN`, the device's for as long
-// as the handle is used) and recovers what its flash holds. Takes about 40 KiB of stack, once.
+// as the handle is used) and recovers what its flash holds. Takes about 45 KiB of stack, once.
 //
 // `KINARA_STATUS_NULL`, `_TOO_SMALL` (memory), `_BAD_ARGUMENT` (reset reason), `_STORAGE`.
 //

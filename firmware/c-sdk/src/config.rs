@@ -3,7 +3,7 @@
 
 use core::ffi::c_void;
 
-use kinara_firmware_app::flash::Flash;
+use kinara_firmware_app::flash::{Flash, Nonce};
 use kinara_protocol::gatt;
 
 use crate::status::Status;
@@ -25,6 +25,9 @@ pub struct FlashPort {
     pub write: Option<unsafe extern "C" fn(*mut c_void, address: u32, bytes: *const u8, length: u32) -> i32>,
     /// Erases one page.
     pub erase: Option<unsafe extern "C" fn(*mut c_void, page: u32) -> i32>,
+    /// A key stream over bytes that go to flash or come from it, by a key of this device and a nonce of 12 bytes that
+    /// is never given for two contents (AES-128 in counter mode, say). May be null where nobody can read the chip.
+    pub encipher: Option<unsafe extern "C" fn(*mut c_void, nonce: *const u8, bytes: *mut u8, length: u32)>,
 }
 
 /// The Bluetooth stack, as far as Kinara needs it.
@@ -172,6 +175,13 @@ impl Flash for FlashPort {
         let erase = self.erase.ok_or(PortFailed)?;
         // SAFETY: as above.
         done(unsafe { erase(self.context, page) })
+    }
+
+    fn encipher(&mut self, nonce: &Nonce, bytes: &mut [u8]) {
+        if let Some(encipher) = self.encipher {
+            // SAFETY: as above.
+            unsafe { encipher(self.context, nonce.as_ptr(), bytes.as_mut_ptr(), bytes.len() as u32) };
+        }
     }
 }
 

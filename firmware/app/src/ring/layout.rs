@@ -23,7 +23,7 @@ pub const PAGE_HEADER: u32 = 16;
 /// Bytes before a record's frame.
 pub const RECORD_HEADER: u32 = 4;
 /// Bytes of a frame, from its first, that hold its identity for all versions: version, kind, length, epoch, seq.
-const IDENTITY_LEN: usize = 16;
+pub const IDENTITY_LEN: usize = 16;
 /// What one read at a record's start takes in.
 pub const PEEK_LEN: usize = RECORD_HEADER as usize + IDENTITY_LEN;
 

@@ -28,8 +28,8 @@ use self::journal::Journal;
 pub use self::journal::State;
 pub use self::layout::{Entry, Identity, JOURNAL_PAGES, MIN_LOG_PAGES, Position};
 use self::layout::{
-    PAGE_HEADER, PEEK_LEN, RECORD_HEADER, commit_word, page_header, parse_page_header, parse_record,
-    record_len,
+    IDENTITY_LEN, PAGE_HEADER, PEEK_LEN, RECORD_HEADER, commit_word, page_header, parse_page_header,
+    parse_record, record_len,
 };
 use crate::flash::{Flash, PAGE};
 
@@ -202,6 +202,7 @@ impl<F: Flash> Ring<F> {
         }
         let mut padded = [0xff; MAX_FRAME.next_multiple_of(4)];
         padded[..frame.len()].copy_from_slice(frame);
+        self.encipher(id, &mut padded[..frame.len()]);
         let at = self.head;
         let address = self.address(at);
         let body = &padded[..frame.len().next_multiple_of(4)];
@@ -281,7 +282,19 @@ impl<F: Flash> Ring<F> {
         let bytes = &mut into[..usize::from(entry.len)];
         let address = self.address(entry.at) + RECORD_HEADER;
         self.flash.read(address, bytes)?;
+        self.encipher(entry.id, bytes);
         Ok(bytes)
+    }
+
+    /// A key stream over what is behind a frame's identity, which stays readable: recovery goes by it. An identity is
+    /// never given twice, not even to a frame that a reset has cut, so neither is the stream.
+    fn encipher(&mut self, id: Identity, frame: &mut [u8]) {
+        let mut nonce = [0; 12];
+        nonce[..8].copy_from_slice(&id.epoch.0.to_le_bytes());
+        nonce[8..].copy_from_slice(&id.seq.to_le_bytes());
+        if let Some(body) = frame.get_mut(IDENTITY_LEN..) {
+            self.flash.encipher(&nonce, body);
+        }
     }
 
     /// The place before which everything is acknowledged.

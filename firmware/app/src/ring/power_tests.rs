@@ -7,7 +7,7 @@ use kinara_protocol::frame::{Epoch, FrameRef, Kind, MAX_FRAME, ResetReason, Tick
 use proptest::prelude::*;
 
 use super::{Identity, JOURNAL_PAGES, Ring, RingError};
-use crate::flash::{Flash, PAGE};
+use crate::flash::{Flash, Nonce, PAGE};
 use crate::framing::{Framing, SampleClass};
 use crate::log::{Log, StoredFrame, Witness};
 use crate::testing::{PowerLost, RamFlash};
@@ -183,6 +183,30 @@ impl Flash for SharedFlash {
     fn erase(&mut self, page: u32) -> Result<(), PowerLost> {
         self.0.borrow_mut().erase(page)
     }
+
+    fn encipher(&mut self, nonce: &Nonce, bytes: &mut [u8]) {
+        self.0.borrow_mut().encipher(nonce, bytes);
+    }
+}
+
+#[test]
+fn nothing_of_a_reading_is_in_flash_as_it_was_taken() {
+    let mut ledger = Ledger::default();
+    let mut log = boot(RamFlash::new(8), &mut ledger).unwrap();
+    run(&mut log, &[Step::Frame(20)], &mut ledger).unwrap();
+    let mut bytes = [0; MAX_FRAME];
+    let at = log.ring().oldest();
+    let mut entry = log.ring().entry_at(at).unwrap().unwrap();
+    while let Some(next) = log.ring().entry_at(entry.end).unwrap() {
+        entry = next;
+    }
+    let frame = log.ring().read(&entry, &mut bytes).unwrap().to_vec();
+    assert!(FrameRef::parse(&frame).is_ok());
+    let flash = log.into_flash();
+    let holds = |part: &[u8]| flash.bytes.windows(part.len()).any(|window| window == part);
+    assert!(holds(&frame[..16]), "its identity is there");
+    // A channel's number, how many samples, the first of them: 70,000 nS.
+    assert!(!holds(&frame[22..30]), "and its samples are not");
 }
 
 #[test]

@@ -37,7 +37,7 @@ const DROPPED: u32 = 4;
 /// Bits behind the point of a beat's place.
 pub const FRACTION: u32 = 8;
 /// The largest count a converter of 18 bits gives; higher ones are taken for it.
-const FULL_SCALE: i32 = (1 << 18) - 1;
+pub const FULL_SCALE: i32 = (1 << 18) - 1;
 
 /// A beat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
