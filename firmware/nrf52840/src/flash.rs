@@ -1,0 +1,182 @@
+//! The external flash: the frames, and what the radio remembers. All of a wearer in it is enciphered by the device's key.
+//!
+//! | pages | what |
+//! |---|---|
+//! | 0, 1 | what the radio remembers, one image in each; the newer whole one counts |
+//! | 2 … | the ring of frames |
+//!
+//! Calls block: a word takes microseconds, a page 0.25 s at the worst to erase (MX25R6435F, low-power mode), which comes
+//! once in 20 minutes of the reference plan. The controller runs in interrupts meanwhile.
+
+use core::cell::RefCell;
+
+use embassy_nrf::qspi::{Error, Qspi};
+use kinara_firmware_app::flash::{Flash, Nonce, PAGE};
+use kinara_firmware_ble::memory::{MAX_IMAGE, Storage};
+use kinara_protocol::frame::checksum;
+
+use crate::board::EXTERNAL_FLASH;
+use crate::key::{Key, encipher};
+
+/// Pages before the ring.
+const MEMORY_PAGES: u32 = 2;
+/// The transfer unit; the peripheral copies whole words between word addresses.
+const CHUNK: usize = 256;
+const WORD: usize = 4;
+
+#[repr(C, align(4))]
+struct Words([u8; CHUNK]);
+
+/// The chip, and the key.
+pub struct External {
+    qspi: Qspi<'static>,
+    key: Key,
+}
+
+impl External {
+    /// A chip whose contents are of this key.
+    pub fn new(qspi: Qspi<'static>, key: Key) -> Self {
+        Self { qspi, key }
+    }
+
+    fn read(&mut self, mut address: u32, mut into: &mut [u8]) -> Result<(), Error> {
+        while !into.is_empty() {
+            let skipped = (address as usize) % WORD;
+            let taken = into.len().min(CHUNK - skipped);
+            let mut words = Words([0; CHUNK]);
+            let whole = (skipped + taken).next_multiple_of(WORD);
+            self.qspi.blocking_read(address - skipped as u32, &mut words.0[..whole])?;
+            let (head, rest) = into.split_at_mut(taken);
+            head.copy_from_slice(&words.0[skipped..skipped + taken]);
+            into = rest;
+            address += taken as u32;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, address: u32, bytes: &[u8]) -> Result<(), Error> {
+        for (place, chunk) in bytes.chunks(CHUNK).enumerate() {
+            let mut words = Words([0xff; CHUNK]);
+            words.0[..chunk.len()].copy_from_slice(chunk);
+            let whole = chunk.len().next_multiple_of(WORD);
+            self.qspi.blocking_write(address + (place * CHUNK) as u32, &words.0[..whole])?;
+        }
+        Ok(())
+    }
+
+    fn erase(&mut self, page: u32) -> Result<(), Error> {
+        self.qspi.blocking_erase(page * PAGE)
+    }
+
+    /// Everything of a wearer goes: factory reset, and release from a clinic.
+    pub fn erase_all(&mut self) -> Result<(), Error> {
+        (0..EXTERNAL_FLASH / PAGE).try_for_each(|page| self.erase(page))
+    }
+}
+
+/// The ring's part.
+pub struct Frames(pub &'static RefCell<External>);
+
+impl Flash for Frames {
+    type Error = Error;
+
+    fn pages(&self) -> u32 {
+        EXTERNAL_FLASH / PAGE - MEMORY_PAGES
+    }
+
+    fn read(&mut self, address: u32, into: &mut [u8]) -> Result<(), Error> {
+        self.0.borrow_mut().read(MEMORY_PAGES * PAGE + address, into)
+    }
+
+    fn write(&mut self, address: u32, words: &[u8]) -> Result<(), Error> {
+        self.0.borrow_mut().write(MEMORY_PAGES * PAGE + address, words)
+    }
+
+    fn erase(&mut self, page: u32) -> Result<(), Error> {
+        self.0.borrow_mut().erase(MEMORY_PAGES + page)
+    }
+
+    fn encipher(&mut self, nonce: &Nonce, bytes: &mut [u8]) {
+        encipher(&self.0.borrow().key, nonce, bytes);
+    }
+}
+
+/// Before an image: magic, its number, its length, and a checksum of all.
+const HEADER: usize = 16;
+const MAGIC: u32 = u32::from_le_bytes(*b"KBND");
+
+/// What the radio remembers: the image with the higher number. The page that holds the other one is written next.
+pub struct Memories {
+    flash: &'static RefCell<External>,
+    number: u32,
+}
+
+impl Memories {
+    /// Of this chip.
+    pub fn new(flash: &'static RefCell<External>) -> Self {
+        Self { flash, number: 0 }
+    }
+
+    fn image(&self, page: u32, into: &mut [u8; MAX_IMAGE]) -> Result<Option<(u32, usize)>, Error> {
+        let mut flash = self.flash.borrow_mut();
+        let mut header = [0; HEADER];
+        flash.read(page * PAGE, &mut header)?;
+        let [magic, number, length, sum] = [0, 4, 8, 12]
+            .map(|at| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]));
+        let Some(image) = into.get_mut(..length as usize).filter(|_| magic == MAGIC) else { return Ok(None) };
+        flash.read(page * PAGE + HEADER as u32, image)?;
+        if checksum(image) ^ number ^ length != sum {
+            return Ok(None);
+        }
+        encipher(&flash.key, &nonce(number), image);
+        Ok(Some((number, length as usize)))
+    }
+}
+
+/// Frames' nonces begin with an epoch, and the first boot of a log is 1: those of images begin with the boot 0.
+fn nonce(number: u32) -> Nonce {
+    let mut nonce = [0; 12];
+    nonce[8..].copy_from_slice(&number.to_le_bytes());
+    nonce
+}
+
+impl Storage for Memories {
+    type Error = Error;
+
+    fn load(&mut self, into: &mut [u8; MAX_IMAGE]) -> Result<usize, Error> {
+        let mut other = [0; MAX_IMAGE];
+        let first = self.image(0, into)?;
+        let second = self.image(1, &mut other)?;
+        let newest = match (first, second) {
+            (first, Some(second)) if first.is_none_or(|first| second.0 > first.0) => {
+                into.copy_from_slice(&other);
+                Some(second)
+            }
+            (first, _) => first,
+        };
+        let (number, length) = newest.unwrap_or_default();
+        self.number = number;
+        Ok(length)
+    }
+
+    fn save(&mut self, image: &[u8]) -> Result<(), Error> {
+        let number = self.number + 1;
+        let mut enciphered = [0xff; MAX_IMAGE];
+        let length = image.len();
+        enciphered[..length].copy_from_slice(image);
+        let mut flash = self.flash.borrow_mut();
+        encipher(&flash.key, &nonce(number), &mut enciphered[..length]);
+        let sum = checksum(&enciphered[..length]) ^ number ^ length as u32;
+        let page = number % 2;
+        flash.erase(page)?;
+        flash.write(page * PAGE + HEADER as u32, &enciphered[..length])?;
+        let mut header = [0; HEADER];
+        for (place, word) in [MAGIC, number, length as u32, sum].into_iter().enumerate() {
+            header[place * WORD..][..WORD].copy_from_slice(&word.to_le_bytes());
+        }
+        // The header last: an image that was cut is none, and the other page has the one before.
+        flash.write(page * PAGE, &header)?;
+        self.number = number;
+        Ok(())
+    }
+}
