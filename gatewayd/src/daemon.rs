@@ -25,6 +25,7 @@ use crate::radio::bluez::{self, BluezRadio};
 use crate::radio::links::Links;
 use crate::radio::manager::{self, Adapters, Manager};
 use crate::radio::session;
+use crate::radio::update;
 use crate::radio::virtual_radio::VirtualRadio;
 use crate::radio::window::PairingWindow;
 use crate::radio::{Bonds, Radio};
@@ -275,6 +276,7 @@ pub async fn run(
         identify: identify.clone(),
         settings: session_settings(&config),
     };
+    parts.spawn(update::run(config.data_dir.clone(), board.clone(), links.clone(), stop.clone()));
     let manager = Manager {
         radio,
         devices,

@@ -8,7 +8,9 @@ use crate::frame::{Epoch, Seq, Ticks};
 use crate::wire::{Malformed, Reader, Writer};
 
 /// The longest request or reply.
-pub const MAX_MESSAGE: usize = 64;
+pub const MAX_MESSAGE: usize = 200;
+/// Bytes of an image in one [`Op::UpdateData`] at most.
+pub const UPDATE_CHUNK: usize = 184;
 
 /// The version of these messages.
 pub const PROTOCOL_VERSION: u8 = 1;
@@ -100,6 +102,49 @@ pub enum Op {
         /// The gateway's identity address, most significant byte first, as it is written for people.
         bond: [u8; 6],
     },
+    /// Take a firmware image of so many bytes, or go on with it. Reply: [`Outcome::UpdateAt`].
+    UpdateStart {
+        /// Bytes of the whole image, its header among them.
+        size: u32,
+        /// The first 16 bytes of its SHA-256: another number begins anew.
+        image: [u8; 16],
+    },
+    /// Bytes of the image, in ascending order. Reply: [`Outcome::UpdateAt`], where to go on.
+    UpdateData {
+        /// Where in the image they are; a multiple of 4.
+        offset: u32,
+        /// The bytes; a multiple of 4 but for the last.
+        bytes: Chunk,
+    },
+    /// The image is whole: verify it, and start it. The reply comes before the restart.
+    UpdateFinish,
+}
+
+/// Some bytes of an image.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Chunk {
+    length: u8,
+    bytes: [u8; UPDATE_CHUNK],
+}
+
+impl Chunk {
+    /// Of these bytes; none if they are too many, or none.
+    pub fn new(bytes: &[u8]) -> Option<Self> {
+        let mut chunk = Self { length: bytes.len() as u8, bytes: [0; UPDATE_CHUNK] };
+        chunk.bytes.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        (!bytes.is_empty()).then_some(chunk)
+    }
+
+    /// The bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
+    }
+}
+
+impl core::fmt::Debug for Chunk {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Chunk({} bytes)", self.length)
+    }
 }
 
 /// The longest life of an introduction: a day.
@@ -125,6 +170,8 @@ pub enum Outcome {
     Hello(Hello),
     /// To [`Op::TimeProbe`].
     Time(Ticks),
+    /// To [`Op::UpdateStart`] and [`Op::UpdateData`]: the image is there up to here.
+    UpdateAt(u32),
 }
 
 /// Why a request was refused.
@@ -140,6 +187,10 @@ pub enum Refusal {
     Storage,
     /// No place for one more.
     OutOfSlots,
+    /// The image's version is not above the one that runs.
+    NotNewer,
+    /// The image is not whole, not for this board, or not signed by its maker.
+    BadImage,
     /// A reason of a later version.
     Other(u8),
 }
@@ -152,6 +203,8 @@ impl Refusal {
             Self::NotInLog => 3,
             Self::Storage => 4,
             Self::OutOfSlots => 5,
+            Self::NotNewer => 6,
+            Self::BadImage => 7,
             Self::Other(byte) => byte,
         }
     }
@@ -163,6 +216,8 @@ impl Refusal {
             3 => Self::NotInLog,
             4 => Self::Storage,
             5 => Self::OutOfSlots,
+            6 => Self::NotNewer,
+            7 => Self::BadImage,
             other => Self::Other(other),
         }
     }
@@ -223,6 +278,17 @@ impl Request {
                 writer.u8(14);
                 writer.bytes(&bond);
             }
+            Op::UpdateStart { size, image } => {
+                writer.u8(15);
+                writer.u32(size);
+                writer.bytes(&image);
+            }
+            Op::UpdateData { offset, bytes } => {
+                writer.u8(16);
+                writer.u32(offset);
+                writer.bytes(bytes.as_bytes());
+            }
+            Op::UpdateFinish => writer.u8(17),
         }
         writer.written()
     }
@@ -253,6 +319,13 @@ impl Request {
             }
             13 => Op::Admit { secret: reader.array()?, lives_s: reader.u32()? },
             14 => Op::Revoke { bond: reader.array()? },
+            15 => Op::UpdateStart { size: reader.u32()?, image: reader.array()? },
+            16 => {
+                let offset = reader.u32()?;
+                let bytes = Chunk::new(reader.rest()).ok_or(ControlError)?;
+                return Ok(Ok(Self { id, op: Op::UpdateData { offset, bytes } }));
+            }
+            17 => Op::UpdateFinish,
             _ => return Ok(Err(id)),
         };
         if reader.is_empty() { Ok(Ok(Self { id, op })) } else { Err(ControlError) }
@@ -288,6 +361,10 @@ impl Reply {
                 writer.u8(3);
                 writer.u48(ticks.0);
             }
+            Outcome::UpdateAt(offset) => {
+                writer.u8(4);
+                writer.u32(offset);
+            }
         }
         writer.written()
     }
@@ -310,6 +387,7 @@ impl Reply {
                 stored_frames: reader.u32()?,
             }),
             3 => Outcome::Time(Ticks(reader.u48()?)),
+            4 => Outcome::UpdateAt(reader.u32()?),
             _ => return Err(ControlError),
         };
         if reader.is_empty() { Ok(Self { id, outcome }) } else { Err(ControlError) }

@@ -6,6 +6,7 @@
 //! - [`frame`]: frame codec v1, the unit of storage and acknowledgement.
 //! - [`advert`]: what a wearable advertises, and how it offers to pair.
 //! - [`gatt`], [`control`], [`status`]: what goes over the Bluetooth link beside frames.
+//! - [`image`]: a firmware image's header.
 //!
 //! With `pairing`, still `no_std`:
 //! - [`label`]: the passkeys that a label's or an introduction's secret gives.
@@ -22,6 +23,7 @@ pub mod channel;
 pub mod control;
 pub mod frame;
 pub mod gatt;
+pub mod image;
 pub mod status;
 mod wire;
 

@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used)]
 
 use kinara_protocol::advert::{AdvertisingData, MAX_OFFER, Offer};
-use kinara_protocol::control::{ControlError, Hello, MAX_MESSAGE, Op, Outcome, Refusal, Reply, Request};
+use kinara_protocol::control::{
+    Chunk, ControlError, Hello, MAX_MESSAGE, Op, Outcome, Refusal, Reply, Request, UPDATE_CHUNK,
+};
 use kinara_protocol::frame::{Epoch, Ticks};
 
 const EPOCH: Epoch = Epoch::new(0xdead_beef, 7);
@@ -30,6 +32,11 @@ fn requests_are_on_the_wire_as_published() {
         (Op::SetPlan { ppg: false, acceleration: true }, "07000c02"),
         (admit, "07000d3031323334353637383961626364656680510100"),
         (Op::Revoke { bond: [0xf0, 0xf1, 0xf2, 0xf3, 0xf4, 0xf5] }, "07000ef0f1f2f3f4f5"),
+        (
+            Op::UpdateStart { size: 70_000, image: *b"0123456789abcdef" },
+            "07000f7011010030313233343536373839616263646566",
+        ),
+        (Op::UpdateFinish, "070011"),
     ] {
         let request = Request { id: 7, op };
         let mut out = [0; MAX_MESSAGE];
@@ -40,6 +47,22 @@ fn requests_are_on_the_wire_as_published() {
         assert_eq!(Request::decode(&[bytes, &[0]].concat()), Err(ControlError));
         assert_eq!(Request::decode(&bytes[..bytes.len() - 1]), Err(ControlError));
     }
+}
+
+#[test]
+fn bytes_of_an_image_are_on_the_wire_as_published() {
+    let op = Op::UpdateData { offset: 184, bytes: Chunk::new(b"kinara").unwrap() };
+    let mut out = [0; MAX_MESSAGE];
+    let request = Request { id: 7, op };
+    assert_eq!(hex(request.encode(&mut out)), "070010b80000006b696e617261");
+    assert_eq!(Request::decode(request.encode(&mut [0; MAX_MESSAGE])), Ok(Ok(request)));
+    // At least one byte, and no more than fit.
+    assert_eq!(Request::decode(&[7, 0, 16, 0, 0, 0, 0]), Err(ControlError));
+    assert_eq!(
+        Request::decode(&[&[7, 0, 16, 0, 0, 0, 0], [1; UPDATE_CHUNK + 1].as_slice()].concat()),
+        Err(ControlError)
+    );
+    assert_eq!((Chunk::new(&[]), Chunk::new(&[0; UPDATE_CHUNK + 1])), (None, None));
 }
 
 #[test]
@@ -61,6 +84,9 @@ fn replies_are_on_the_wire_as_published() {
         (Outcome::Refused(Refusal::NotInLog), "07000103"),
         (Outcome::Refused(Refusal::Storage), "07000104"),
         (Outcome::Refused(Refusal::OutOfSlots), "07000105"),
+        (Outcome::Refused(Refusal::NotNewer), "07000106"),
+        (Outcome::Refused(Refusal::BadImage), "07000107"),
+        (Outcome::UpdateAt(552), "07000428020000"),
         (
             Outcome::Hello(hello),
             "07000201a10000000000000000010007000000efbeadde05000000000007000000efbeadde030000002c00000029000000",

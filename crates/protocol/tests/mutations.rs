@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use decoders::TARGETS;
 use kinara_protocol::advert::{MAX_OFFER, Offer};
 use kinara_protocol::columns;
-use kinara_protocol::control::{MAX_MESSAGE, Op, Outcome, Reply, Request};
+use kinara_protocol::control::{Chunk, MAX_MESSAGE, Op, Outcome, Reply, Request};
 use kinara_protocol::envelope::{self, Batch, Name};
 use kinara_protocol::frame::{CRC_LEN, Epoch, FrameRef, HEADER_LEN, Ticks};
 use kinara_protocol::status::Status;
@@ -81,6 +81,11 @@ fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
                 ("ack", Op::Ack { epoch, seq: 43 }),
                 ("resend", Op::ResendFrom { epoch, seq: 3 }),
                 ("admit", Op::Admit { secret: *b"0123456789abcdef", lives_s: 86_400 }),
+                ("update_start", Op::UpdateStart { size: 70_000, image: *b"0123456789abcdef" }),
+                (
+                    "update_data",
+                    Op::UpdateData { offset: 184, bytes: Chunk::new(b"kinara").expect("six bytes fit") },
+                ),
                 ("revoke", Op::Revoke { bond: [0xf0, 0xf1, 0xf2, 0xf3, 0xf4, 0xf5] }),
             ] {
                 all.push((name.to_owned(), Request { id: 7, op }.encode(&mut out).to_vec()));

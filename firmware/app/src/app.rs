@@ -14,6 +14,7 @@ use crate::log::{Log, Witness};
 use crate::plan::Plan;
 use crate::queue::Queue;
 use crate::ring::{Identity, RingError};
+use crate::update::Ask;
 
 /// Replies that wait for the link. The gateway waits for one before it sends many more requests.
 const MAX_REPLIES: usize = 8;
@@ -70,6 +71,13 @@ pub enum Effect {
         request: u16,
         /// Its identity address, most significant byte first.
         bond: [u8; 6],
+    },
+    /// Answer this about an update, by [`Updater::answer`](crate::update::Updater::answer), and [`reply`](App::reply).
+    Update {
+        /// The request's id.
+        request: u16,
+        /// What is asked.
+        ask: Ask,
     },
 }
 

@@ -10,6 +10,7 @@ use crate::delivery::MAX_WINDOW;
 use crate::flash::Flash;
 use crate::log::Witness;
 use crate::ring::{Identity, RingError};
+use crate::update::Ask;
 
 /// The largest plausible UTC of a time sync, in µs: the year 2200.
 const LAST_UTC_US: i64 = 7_258_118_400_000_000;
@@ -98,7 +99,16 @@ impl<F: Flash> App<F> {
                 return Ok(self.delegate(Effect::Admit { request: request.id, secret, lives_s }));
             }
             Op::Revoke { bond } => return Ok(self.delegate(Effect::Revoke { request: request.id, bond })),
+            Op::UpdateStart { size, image } => return Ok(self.update(request.id, Ask::Start { size, image })),
+            Op::UpdateData { offset, bytes } => {
+                return Ok(self.update(request.id, Ask::Data { offset, bytes }));
+            }
+            Op::UpdateFinish => return Ok(self.update(request.id, Ask::Finish)),
         }))
+    }
+
+    fn update(&mut self, request: u16, ask: Ask) -> Option<Outcome> {
+        self.delegate(Effect::Update { request, ask })
     }
 
     fn hello(&mut self, now: Ticks) -> Result<Hello, RingError<F::Error>> {

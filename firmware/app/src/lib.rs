@@ -11,6 +11,7 @@
 //! - [`log`]: the ring with numbering, anchors and device events.
 //! - [`delivery`]: what is sent on `stream` and `backlog`, and when.
 //! - [`signal`]: raw counts of the sensors to samples.
+//! - [`update`]: firmware over the air.
 //! - [`app`]: all of it together, and the `control` requests.
 
 #![no_std]
@@ -34,3 +35,4 @@ pub mod signal;
 mod testing;
 #[cfg(test)]
 mod tests;
+pub mod update;

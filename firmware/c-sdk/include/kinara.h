@@ -22,7 +22,7 @@
 #define KINARA_MIN_FLASH_PAGES 7
 
 // The longest request of a gateway, bytes.
-#define KINARA_MAX_REQUEST 64
+#define KINARA_MAX_REQUEST 200
 
 // The longest value on any characteristic, bytes: the ATT MTU has to be 247 or more.
 #define KINARA_MAX_VALUE 244

@@ -20,7 +20,7 @@ pub const KINARA_MAX_SENSORS: usize = 16;
 /// The fewest pages of flash.
 pub const KINARA_MIN_FLASH_PAGES: u32 = 7;
 /// The longest request of a gateway, bytes.
-pub const KINARA_MAX_REQUEST: usize = 64;
+pub const KINARA_MAX_REQUEST: usize = 200;
 /// The longest value on any characteristic, bytes: the ATT MTU has to be 247 or more.
 pub const KINARA_MAX_VALUE: usize = 244;
 /// Bytes of the value of the status characteristic.

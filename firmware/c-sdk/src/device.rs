@@ -243,6 +243,10 @@ impl Device {
             Effect::Revoke { request, bond } => {
                 (Asked { kind: AskedKind::Revoke, request, bond, ..nothing }, Some(request))
             }
+            Effect::Update { request, .. } => {
+                // A device of another maker is updated by its maker's own means.
+                return self.app.reply(request, Outcome::Refused(Refusal::UnknownOperation));
+            }
         };
         if !self.transport.ask(&asked)
             && let Some(request) = request

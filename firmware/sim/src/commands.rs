@@ -113,6 +113,7 @@ pub fn report(wearable: &mut Wearable, utc_us: i64) -> Result<Value, WearableErr
         "unacknowledged": status.stored_frames,
         "worn": status.worn,
         "battery_percent": status.battery_percent,
+        "firmware": wearable.firmware().map(|part| part.to_string()).join("."),
         "produced": wearable.produced(),
         "ticks": status.ticks.0,
         "utc_us": utc_us,

@@ -1,7 +1,8 @@
 //! A simulated wearable: the firmware's application over a simulated body, on a virtual radio or a real Bluetooth stack.
 //!
 //! - [`body`], [`replay`], [`signals`], [`crystal`], [`battery`]: what there is to measure, and when. Seeded.
-//! - [`wearable`]: the application on a flash image ([`flash_file`]), with the oracle's log ([`oracle`]).
+//! - [`wearable`]: the application on a flash image ([`flash_file`]), with the oracle's log ([`oracle`]) and
+//!   the firmware that runs on it ([`firmware`]).
 //! - [`station`], [`air`], [`link`], [`pairing`]: its virtual radio, and the faults that a test asks for.
 //! - [`bluetooth`]: the firmware's own radio, on an HCI controller.
 //! - [`program`], [`options`], [`commands`], [`socket`]: what the two programs have in common.
@@ -13,6 +14,7 @@ pub mod body;
 pub mod commands;
 pub mod crystal;
 mod entropy;
+pub mod firmware;
 pub mod flash_file;
 pub mod link;
 pub mod noise;

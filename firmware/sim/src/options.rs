@@ -118,6 +118,12 @@ pub struct WearableOptions {
     /// How long samples may wait for a full frame while nobody watches
     #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub frame_age_offline_s: u32,
+    /// The Ed25519 key of who may give it new firmware, 64 hexadecimal digits; nobody without
+    #[arg(long, value_name = "HEX64", value_parser = maker)]
+    pub maker: Option<[u8; 32]>,
+    /// How long new firmware has to be healthy before it stays
+    #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub healthy_s: u32,
     /// The wearer's local time, for day and night
     #[arg(long, value_name = "MIN", default_value_t = 0, allow_negative_numbers = true,
           value_parser = clap::value_parser!(i32).range(-840..=840))]
@@ -139,6 +145,14 @@ impl PlanName {
         let waveforms = self == Self::Waveforms;
         Plan { ppg: waveforms, acceleration: waveforms }
     }
+}
+
+fn maker(text: &str) -> Result<[u8; 32], String> {
+    let digits = |place: usize| text.get(2 * place..2 * place + 2);
+    let byte = |place| digits(place).and_then(|two| u8::from_str_radix(two, 16).ok());
+    let bytes: Vec<u8> = (0..32).filter_map(byte).collect();
+    let key = <[u8; 32]>::try_from(bytes).ok().filter(|_| text.len() == 64);
+    key.ok_or_else(|| "a key has 64 hexadecimal digits".to_owned())
 }
 
 fn factory_id(text: &str) -> Result<u64, &'static str> {

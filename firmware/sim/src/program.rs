@@ -12,6 +12,7 @@ use kinara_clock::{Clock, ScaledClock, SystemClock};
 use kinara_firmware_app::framing::FrameAge;
 
 use crate::body::BodySettings;
+use crate::firmware::Updates;
 use crate::options::WearableOptions;
 use crate::oracle::Oracle;
 use crate::replay::Recording;
@@ -84,6 +85,7 @@ pub fn start(options: &WearableOptions, now_us: i64) -> Result<Wearable> {
         frame_age: FrameAge { stored_ms: options.frame_age_offline_s * 1_000, ..FrameAge::default() },
         ring_kib: options.ring_kib,
         recording,
+        updates: Updates { maker: options.maker, healthy_ms: u64::from(options.healthy_s) * 1_000 },
         prefill_us: options.prefill,
     };
     Ok(Wearable::start(settings, &options.state, oracle, now_us)?)

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use kinara_clock::Clock;
 use kinara_firmware_app::app::Effect;
 use kinara_protocol::control::{Outcome, Refusal};
-use kinara_protocol::frame::MAX_FRAME;
+use kinara_protocol::frame::{MAX_FRAME, ResetReason};
 use kinara_protocol::gatt;
 use kinara_virtual_radio::{ATT_MTU, Advertisement, Characteristic, FromWearable, ToWearable};
 use serde_json::{Value, json};
@@ -101,12 +101,28 @@ impl Station {
                     self.wearable.app().reply(request, refused);
                     self.pump(now)?;
                 }
+                Effect::Update { request, ask } => {
+                    let (outcome, installs) = self.wearable.update(&ask);
+                    self.wearable.app().reply(request, outcome);
+                    self.pump(now)?;
+                    if installs {
+                        self.wearable.shut_down()?;
+                        self.reset()?;
+                    }
+                }
             }
+        }
+        if let Some(reason) = self.wearable.prove_firmware()? {
+            self.reset_for(reason)?;
         }
         self.wearable.flush()
     }
 
     fn reset(&mut self) -> Result<(), WearableError> {
+        self.reset_for(ResetReason::Requested)
+    }
+
+    fn reset_for(&mut self, reason: ResetReason) -> Result<(), WearableError> {
         // The reply to the command that asks for it goes out first.
         self.pump(Instant::now())?;
         if let Some(link) = &self.link {
@@ -115,7 +131,7 @@ impl Station {
         self.link = None;
         self.faults.link_lost();
         let utc_us = self.clock.utc_us();
-        self.wearable.reset(utc_us)?;
+        self.wearable.reset_for(utc_us, reason)?;
         eprintln!("{}: reset; epoch {}", self.name, self.wearable.app().epoch());
         Ok(())
     }

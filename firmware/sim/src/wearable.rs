@@ -8,18 +8,19 @@ use kinara_firmware_app::flash::PAGE;
 use kinara_firmware_app::framing::FrameAge;
 use kinara_firmware_app::plan::Plan;
 use kinara_firmware_app::ring::{JOURNAL_PAGES, MIN_LOG_PAGES, RingError};
+use kinara_firmware_app::update::Ask;
+use kinara_protocol::control::Outcome;
 use kinara_protocol::frame::{ResetReason, Ticks};
 
 use crate::body::{Body, BodySettings};
 use crate::crystal::Crystal;
 use crate::entropy;
+use crate::firmware::{Firmware, Updates};
 use crate::flash_file::{FlashFile, ImageError};
 use crate::oracle::Oracle;
 use crate::replay::Recording;
 use crate::signals::{Happening, Signals};
 
-/// The firmware version that the simulator reports.
-const FIRMWARE: [u8; 3] = [0, 1, 0];
 /// The application is stepped at least this often, in its own ms.
 const STEP_MS: u64 = 250;
 /// When behind, samples are made for so much time at once: large writes to the oracle's log.
@@ -56,6 +57,8 @@ pub struct WearableSettings {
     pub ring_kib: u32,
     /// Signals to play instead of the body's.
     pub recording: Option<Recording>,
+    /// How it takes new firmware.
+    pub updates: Updates,
     /// How much of the past a wearable with blank flash has measured already.
     pub prefill_us: i64,
 }
@@ -68,6 +71,7 @@ pub struct Wearable {
     /// The application. `None` only while the wearable resets.
     app: Option<App<FlashFile>>,
     settings: Settings,
+    firmware: Firmware,
     signals: Signals,
     crystal: Crystal,
     oracle: Oracle,
@@ -88,15 +92,17 @@ impl Wearable {
         let start_us = if blank { now_us - settings.prefill_us } else { now_us };
         let seed = settings.body.seed;
         let crystal = Crystal::new(seed, settings.drift_ppm, start_us);
+        let firmware = Firmware::open(state, settings.updates)?;
         let player = settings.recording.map(|recording| recording.play(start_us));
         let signals = Signals::new(seed, Body::new(&settings.body, start_us), player);
         let mut wearable = Self {
             app: None,
             settings: Settings {
-                identity: DeviceIdentity { factory_id: settings.factory_id, firmware: FIRMWARE },
+                identity: DeviceIdentity { factory_id: settings.factory_id, firmware: firmware.version() },
                 plan: settings.plan,
                 frame_age: settings.frame_age,
             },
+            firmware,
             signals,
             crystal,
             oracle,
@@ -197,14 +203,31 @@ impl Wearable {
         Ok(())
     }
 
+    /// Answers a gateway about an update; the flag asks for a reset once the answer has gone.
+    pub fn update(&mut self, ask: &Ask) -> (Outcome, bool) {
+        self.firmware.answer(ask)
+    }
+
+    /// Looks after firmware that is tried. A reason to reset, if there is one.
+    pub fn prove_firmware(&mut self) -> Result<Option<ResetReason>, WearableError> {
+        Ok(self.firmware.step(self.done_until)?)
+    }
+
     /// Resets at a true time: what is not in flash is gone.
     pub fn reset(&mut self, utc_us: i64) -> Result<(), WearableError> {
+        self.reset_for(utc_us, ResetReason::Requested)
+    }
+
+    /// As [`reset`](Self::reset), for another reason.
+    pub fn reset_for(&mut self, utc_us: i64, reason: ResetReason) -> Result<(), WearableError> {
         let app = self.app.take().expect("only reset() takes it, and puts it back");
         self.oracle.reset(app.epoch(), utc_us);
         self.oracle.flush()?;
         self.crystal.reset(utc_us);
         self.signals.reset();
-        self.boot(app.into_flash(), ResetReason::Requested)
+        self.firmware.restart()?;
+        self.settings.identity.firmware = self.firmware.version();
+        self.boot(app.into_flash(), reason)
     }
 
     /// Closes the open frames and measures nothing any more.

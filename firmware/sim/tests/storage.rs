@@ -11,6 +11,7 @@ use kinara_protocol::control::{MAX_MESSAGE, Op, Outcome, Reply, Request};
 use kinara_protocol::frame::{Body, FrameRef, MAX_FRAME};
 use kinara_protocol::gatt::Characteristic;
 use kinara_sim::body::BodySettings;
+use kinara_sim::firmware::Updates;
 use kinara_sim::oracle::Oracle;
 use kinara_sim::wearable::{Wearable, WearableSettings};
 
@@ -35,6 +36,7 @@ fn wearable(state: &Path, oracle: Oracle, seed: u64, ring_kib: u32) -> Wearable 
         frame_age: FrameAge { live_ms: 1_000, stored_ms: AWAY_MS },
         ring_kib,
         recording: None,
+        updates: Updates { maker: None, healthy_ms: 60_000 },
         prefill_us: 0,
     };
     Wearable::start(settings, state, oracle, START_US).unwrap()

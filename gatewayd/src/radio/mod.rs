@@ -3,7 +3,7 @@
 //! [`Radio`] and [`Link`] are the port: what a Bluetooth LE central does with the Kinara service, shaped after BlueZ
 //! (adapters as a list, a stream of advertisements, pairing with a passkey that is asked for, connection by bond).
 //! [`virtual_radio`] is the transport over Unix sockets, [`bluez`] the real one. [`manager`] decides whom to serve, [`session`] serves one.
-//! What a third-party sensor offers goes by [`SensorConnection`].
+//! [`update`] brings wearables new firmware. What a third-party sensor offers goes by [`SensorConnection`].
 //!
 //! A wearable that hangs holds up nobody: each has a task of its own, and everything that waits for a wearable has a
 //! limit in time.
@@ -18,6 +18,7 @@ mod requests;
 pub mod sensor;
 pub mod session;
 mod turns;
+pub mod update;
 pub mod virtual_radio;
 pub mod window;
 

@@ -12,7 +12,7 @@ use kinara_firmware_ble::memory::Peer;
 use kinara_firmware_ble::pairing::MAX_ATTEMPTS;
 use kinara_firmware_ble::{BondRequest, Happening};
 use kinara_protocol::control::Outcome;
-use kinara_protocol::frame::MAX_FRAME;
+use kinara_protocol::frame::{MAX_FRAME, ResetReason};
 use kinara_protocol::gatt::Characteristic;
 use kinara_protocol::status::Status;
 use serde_json::{Value, json};
@@ -74,7 +74,7 @@ impl<'a> Host<'a> {
         format!("{:016x}", self.wearable.borrow().factory_id())
     }
 
-    /// The firmware's version.
+    /// The firmware's version, as the radio started with it.
     pub fn firmware(&self) -> String {
         self.wearable.borrow().firmware().map(|part| part.to_string()).join(".")
     }
@@ -120,21 +120,27 @@ impl<'a> Host<'a> {
             wearable.run_to(utc_us)?;
         }
         wearable.flush()?;
+        let failing = wearable.prove_firmware()?;
         drop(wearable);
         self.take_effects();
         let now = Instant::now();
-        if self.reset_at.get().is_some_and(|at| now >= at) {
+        let asked = self.reset_at.get().is_some_and(|at| now >= at);
+        if let Some(reason) = failing.or_else(|| asked.then_some(ResetReason::Requested)) {
             self.controls.give(Command::DropLink);
-            self.reset()?;
+            self.reset_for(reason)?;
         }
         Ok(())
     }
 
     /// Resets: what is not in flash is gone.
     pub fn reset(&self) -> Result<(), WearableError> {
+        self.reset_for(ResetReason::Requested)
+    }
+
+    fn reset_for(&self, reason: ResetReason) -> Result<(), WearableError> {
         self.reset_at.set(None);
         let mut wearable = self.wearable.borrow_mut();
-        wearable.reset(self.clock.utc_us())?;
+        wearable.reset_for(self.clock.utc_us(), reason)?;
         eprintln!("reset; epoch {}", wearable.app().epoch());
         Ok(())
     }
@@ -172,7 +178,9 @@ impl<'a> Host<'a> {
     }
 
     fn take_effects(&self) {
-        while let Some(effect) = self.wearable.borrow_mut().app().take_effect() {
+        loop {
+            let effect = self.wearable.borrow_mut().app().take_effect();
+            let Some(effect) = effect else { return };
             match effect {
                 Effect::Identify => eprintln!("blinks"),
                 Effect::Reset => self.reset_at.set(Some(Instant::now() + RESET_PAUSE)),
@@ -181,6 +189,16 @@ impl<'a> Host<'a> {
                 }
                 Effect::Revoke { request, bond } => {
                     self.requests.borrow_mut().push_back(BondRequest::Revoke { request, bond });
+                }
+                Effect::Update { request, ask } => {
+                    let mut wearable = self.wearable.borrow_mut();
+                    let (outcome, installs) = wearable.update(&ask);
+                    wearable.app().reply(request, outcome);
+                    if installs {
+                        // What is measured until then is as much as a frame on its way may lose.
+                        self.keep(wearable.shut_down());
+                        self.reset_at.set(Some(Instant::now() + RESET_PAUSE));
+                    }
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! One adapter: what is known of it across scans, links and lives of bluetoothd.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ pub struct State {
     broken: Mutex<HashMap<Address, u32>>,
     /// Per bonded peer: when it was last heard or linked.
     near: Mutex<HashMap<Address, Instant>>,
+    /// How many connections in a row bluetoothd said nothing of.
+    unanswered: AtomicU32,
     /// The peers whose links this program holds. bluetoothd may have others: links outlive a client that was killed.
     held: Mutex<HashSet<Address>>,
 }
@@ -50,8 +53,23 @@ impl State {
             window: watch::Sender::new(false),
             broken: Mutex::default(),
             near: Mutex::default(),
+            unanswered: AtomicU32::new(0),
             held: Mutex::default(),
         }
+    }
+
+    /// Counts a connection that bluetoothd said nothing of; one that it did say something of ends the row.
+    pub fn answered(&self, answered: bool) {
+        if answered {
+            self.unanswered.store(0, Ordering::Relaxed);
+        } else {
+            self.unanswered.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How many there were in a row.
+    pub fn unanswered(&self) -> u32 {
+        self.unanswered.load(Ordering::Relaxed)
     }
 
     /// Lets discovery rest.

@@ -280,7 +280,11 @@ impl Air {
         let awaited = self.state.awaited(&linked, now, AWAITED);
         let near = self.state.awaited(&linked, now, self.radio.settings.near);
         let resting = *self.state.busy.borrow() > 0;
-        let reset = self.watchdog.look(now, near, linked.len(), resting);
+        let stuck = self.watchdog.is_stuck(now, self.state.unanswered());
+        if stuck {
+            self.state.answered(true);
+        }
+        let reset = stuck || self.watchdog.look(now, near, linked.len(), resting);
         self.want.send_if_modified(|want| {
             let before = *want;
             want.eager = awaited;

@@ -158,7 +158,9 @@ pub async fn open(radio: &Inner, bus: &Arc<Bus>, id: &AdapterId, bond: &Bond) ->
         peer: identity.peer,
     };
     quiet.fallen().await;
-    if let Err(trouble) = connect(radio, bus, &device).await {
+    let connected = connect(radio, bus, &device).await;
+    state.answered(!matches!(connected, Err(Trouble::Slow(_))));
+    if let Err(trouble) = connected {
         tracing::debug!(adapter = %id, peer = %identity.peer, %trouble, "not connected");
         return Err(judge(&state, identity.peer, &trouble, &mut hold));
     }

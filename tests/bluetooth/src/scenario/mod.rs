@@ -8,6 +8,7 @@ mod links;
 mod pairing;
 mod power;
 mod systemd;
+mod update;
 
 pub use links::reconnects;
 
@@ -128,6 +129,11 @@ pub const SESSIONS: &[Session] = &[
                 "stale-bond",
                 "a wearable that forgot its bond is told as such, never paired again by itself",
                 pairing::a_stale_bond_is_told,
+            ),
+            scenario(
+                "update",
+                "a wearable gets new firmware over the air, across a lost link; what fails goes back, what is not signed is refused",
+                update::new_firmware_comes_over_the_air,
             ),
             scenario(
                 "heart-rate",

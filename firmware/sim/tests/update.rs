@@ -1,0 +1,118 @@
+//! An update over the virtual air: taken, tried, confirmed, and taken back.
+
+#[expect(clippy::unwrap_used, reason = "a test fails where it stands")]
+#[expect(dead_code, reason = "shared with other tests")]
+mod gateway;
+
+use std::time::{Duration, Instant};
+
+use ed25519_dalek::{Signer, SigningKey};
+use gateway::{Gateway, Wearable};
+use kinara_protocol::control::{Chunk, Op, Outcome, Refusal, UPDATE_CHUNK};
+use kinara_protocol::image::{Board, Header};
+use sha2::{Digest, Sha256};
+
+fn maker() -> SigningKey {
+    SigningKey::from_bytes(&[7; 32])
+}
+
+fn key() -> String {
+    maker().verifying_key().to_bytes().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+}
+
+fn image(version: [u8; 3], payload: &[u8]) -> Vec<u8> {
+    let digest = Sha256::digest(payload).into();
+    let mut header = Header {
+        board: Board::SIMULATOR,
+        version,
+        payload: u32::try_from(payload.len()).expect("a test's payload is small"),
+        digest,
+        signature: [0; 64],
+    };
+    header.signature = maker().sign(&header.signed()).to_bytes();
+    [header.encode().as_slice(), payload].concat()
+}
+
+/// Sends so many bytes of an image at most; the last outcome.
+fn send(gateway: &mut Gateway, image: &[u8], most: usize) -> Outcome {
+    let number = *Sha256::digest(image).first_chunk().expect("32 bytes hold 16");
+    let size = u32::try_from(image.len()).expect("a test's image is small");
+    let mut outcome = gateway.request(Op::UpdateStart { size, image: number });
+    let mut sent = 0;
+    while let Outcome::UpdateAt(at) = outcome {
+        let rest = &image[at as usize..];
+        if rest.is_empty() {
+            return gateway.request(Op::UpdateFinish);
+        }
+        if sent >= most {
+            break;
+        }
+        let bytes = &rest[..rest.len().min(UPDATE_CHUNK)];
+        sent += bytes.len();
+        let bytes = Chunk::new(bytes).expect("no more than fit");
+        outcome = gateway.request(Op::UpdateData { offset: at, bytes });
+    }
+    outcome
+}
+
+fn until_it_runs(wearable: &Wearable, version: &str) {
+    let began = Instant::now();
+    while wearable.command(r#"{"do":"status"}"#)["firmware"] != version {
+        assert!(began.elapsed() < Duration::from_secs(20), "{version} does not run");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_signed_image_is_tried_and_stays_once_it_has_proved_itself() {
+    let wearable = Wearable::start(&["--maker", &key(), "--speed", "20", "--healthy-s", "10"]);
+    let mut gateway = Gateway::open(&wearable.air());
+    let bond = gateway.pair("A");
+    let image = image([0, 2, 0], &[0x5a; 20_000]);
+    // A link that ends in the middle: what is there need not come again.
+    assert!(matches!(send(&mut gateway, &image, 9_000), Outcome::UpdateAt(9_016)));
+    drop(gateway);
+    let mut gateway = Gateway::open(&wearable.air());
+    gateway.connect("A", bond).expect("the bond is known");
+    assert_eq!(send(&mut gateway, &image, usize::MAX), Outcome::Ok);
+    until_it_runs(&wearable, "0.2.0");
+    // Ten of its seconds, half of ours.
+    std::thread::sleep(Duration::from_secs(2));
+    let wearable = wearable.killed_and_started(&["--maker", &key(), "--speed", "20"]);
+    until_it_runs(&wearable, "0.2.0");
+}
+
+#[test]
+fn an_image_that_restarts_before_it_has_proved_itself_goes_again() {
+    let started = ["--maker", &key(), "--healthy-s", "3600"];
+    let wearable = Wearable::start(&started);
+    let mut gateway = Gateway::open(&wearable.air());
+    gateway.pair("A");
+    assert_eq!(send(&mut gateway, &image([0, 2, 0], &[1; 500]), usize::MAX), Outcome::Ok);
+    until_it_runs(&wearable, "0.2.0");
+    let wearable = wearable.killed_and_started(&started);
+    until_it_runs(&wearable, "0.1.0");
+}
+
+#[test]
+fn an_image_that_hangs_is_taken_back_by_the_watchdog() {
+    let wearable = Wearable::start(&["--maker", &key(), "--speed", "20"]);
+    let mut gateway = Gateway::open(&wearable.air());
+    gateway.pair("A");
+    assert_eq!(send(&mut gateway, &image([0, 2, 0], b"hangs"), usize::MAX), Outcome::Ok);
+    until_it_runs(&wearable, "0.2.0");
+    until_it_runs(&wearable, "0.1.0");
+}
+
+#[test]
+fn a_strangers_image_and_an_old_one_are_refused() {
+    let wearable = Wearable::start(&["--maker", &key()]);
+    let mut gateway = Gateway::open(&wearable.air());
+    gateway.pair("A");
+    let old = image([0, 1, 0], &[1; 500]);
+    assert_eq!(send(&mut gateway, &old, usize::MAX), Outcome::Refused(Refusal::NotNewer));
+    let mut strange = image([0, 2, 0], &[1; 500]);
+    strange[80] ^= 1;
+    assert_eq!(send(&mut gateway, &strange, usize::MAX), Outcome::Refused(Refusal::BadImage));
+    until_it_runs(&wearable, "0.1.0");
+}
