@@ -30,20 +30,22 @@ async fn service(layer: &'static MultiprotocolServiceLayer<'static>) -> ! {
     layer.run().await
 }
 
-/// Starts the controller.
+/// Starts the controller. Beside it the layer below, whose time slots the chip's own flash is written in.
 pub fn start(
     parts: RadioParts,
     rng: &'static mut Rng<'static, Async>,
     spawner: Spawner,
-) -> SoftdeviceController<'static> {
+) -> (SoftdeviceController<'static>, &'static MultiprotocolServiceLayer<'static>) {
+    static SESSIONS: StaticCell<mpsl::SessionMem<1>> = StaticCell::new();
     static LAYER: StaticCell<MultiprotocolServiceLayer<'static>> = StaticCell::new();
     static MEMORY_OF: StaticCell<sdc::Mem<MEMORY>> = StaticCell::new();
-    let layer =
-        MultiprotocolServiceLayer::new(parts.mpsl, Irqs, CLOCK).expect("the clock is one that the chip has");
+    let sessions = SESSIONS.init(mpsl::SessionMem::new());
+    let layer = MultiprotocolServiceLayer::with_timeslots(parts.mpsl, Irqs, CLOCK, sessions)
+        .expect("the clock is one that the chip has");
     let layer = &*LAYER.init(layer);
     spawner.spawn(service(layer).expect("spawned once"));
-    build(parts.sdc, rng, layer, MEMORY_OF.init(sdc::Mem::new()))
-        .expect("what is asked for fits into its memory")
+    let controller = build(parts.sdc, rng, layer, MEMORY_OF.init(sdc::Mem::new()));
+    (controller.expect("what is asked for fits into its memory"), layer)
 }
 
 fn build(

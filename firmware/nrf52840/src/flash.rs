@@ -3,7 +3,8 @@
 //! | pages | what |
 //! |---|---|
 //! | 0, 1 | what the radio remembers, one image in each; the newer whole one counts |
-//! | 2 … | the ring of frames |
+//! | 2 … 122 | an update: its record, and room for an image of 480 KiB |
+//! | 123 … | the ring of frames |
 //!
 //! Calls block: a word takes microseconds, a page 0.25 s at the worst to erase (MX25R6435F, low-power mode), which comes
 //! once in 20 minutes of the reference plan. The controller runs in interrupts meanwhile.
@@ -18,8 +19,12 @@ use kinara_protocol::frame::checksum;
 use crate::board::EXTERNAL_FLASH;
 use crate::key::{Key, encipher};
 
-/// Pages before the ring.
+/// Pages of what the radio remembers.
 const MEMORY_PAGES: u32 = 2;
+/// Pages of the update.
+const SLOT_PAGES: u32 = 121;
+/// The ring's first page.
+const RING: u32 = MEMORY_PAGES + SLOT_PAGES;
 /// The transfer unit; the peripheral copies whole words between word addresses.
 const CHUNK: usize = 256;
 const WORD: usize = 4;
@@ -68,9 +73,14 @@ impl External {
         self.qspi.blocking_erase(page * PAGE)
     }
 
-    /// Everything of a wearer goes: factory reset, and release from a clinic.
-    pub fn erase_all(&mut self) -> Result<(), Error> {
-        (0..EXTERNAL_FLASH / PAGE).try_for_each(|page| self.erase(page))
+    /// Everything of a wearer goes: factory reset, and release from a clinic. It takes minutes; `alive` is called for
+    /// each page.
+    pub fn erase_all(&mut self, mut alive: impl FnMut()) -> Result<(), Error> {
+        for page in 0..EXTERNAL_FLASH / PAGE {
+            alive();
+            self.erase(page)?;
+        }
+        Ok(())
     }
 }
 
@@ -81,7 +91,34 @@ impl Flash for Frames {
     type Error = Error;
 
     fn pages(&self) -> u32 {
-        EXTERNAL_FLASH / PAGE - MEMORY_PAGES
+        EXTERNAL_FLASH / PAGE - RING
+    }
+
+    fn read(&mut self, address: u32, into: &mut [u8]) -> Result<(), Error> {
+        self.0.borrow_mut().read(RING * PAGE + address, into)
+    }
+
+    fn write(&mut self, address: u32, words: &[u8]) -> Result<(), Error> {
+        self.0.borrow_mut().write(RING * PAGE + address, words)
+    }
+
+    fn erase(&mut self, page: u32) -> Result<(), Error> {
+        self.0.borrow_mut().erase(RING + page)
+    }
+
+    fn encipher(&mut self, nonce: &Nonce, bytes: &mut [u8]) {
+        encipher(&self.0.borrow().key, nonce, bytes);
+    }
+}
+
+/// The update's part. It holds nothing of a wearer.
+pub struct Slot(pub &'static RefCell<External>);
+
+impl Flash for Slot {
+    type Error = Error;
+
+    fn pages(&self) -> u32 {
+        SLOT_PAGES
     }
 
     fn read(&mut self, address: u32, into: &mut [u8]) -> Result<(), Error> {
@@ -96,9 +133,8 @@ impl Flash for Frames {
         self.0.borrow_mut().erase(MEMORY_PAGES + page)
     }
 
-    fn encipher(&mut self, nonce: &Nonce, bytes: &mut [u8]) {
-        encipher(&self.0.borrow().key, nonce, bytes);
-    }
+    /// An image is no secret.
+    fn encipher(&mut self, _: &Nonce, _: &mut [u8]) {}
 }
 
 /// Before an image: magic, its number, its length, and a checksum of all.

@@ -5,6 +5,7 @@
 //!
 //! - [`board`]: which pin is what.
 //! - [`flash`]: the external flash, enciphered: frames, and what the radio remembers.
+//! - [`install`]: an image that came over the air.
 //! - [`key`]: this device's key, and the random numbers.
 //! - [`sensors`]: raw readings.
 //! - [`unit`]: the application and the radio's view of it.
@@ -20,6 +21,7 @@ mod board;
 mod controller;
 mod fault;
 mod flash;
+mod install;
 mod key;
 mod sensors;
 mod unit;

@@ -3,7 +3,7 @@
 use core::cell::{Cell, RefCell};
 
 use embassy_executor::Spawner;
-use embassy_futures::join::join5;
+use embassy_futures::join::{join, join5};
 use embassy_nrf::gpio::{Input, Output};
 use embassy_nrf::mode::Async;
 use embassy_nrf::rng::Rng;
@@ -17,6 +17,7 @@ use kinara_firmware_app::app::{App, DeviceIdentity, Effect, Settings};
 use kinara_firmware_app::framing::FrameAge;
 use kinara_firmware_app::plan::Plan;
 use kinara_firmware_app::queue::Queue;
+use kinara_firmware_app::update::Updater;
 use kinara_firmware_ble::controls::{Command, Controls};
 use kinara_firmware_ble::memory::Peer;
 use kinara_firmware_ble::pairing::{Pairing, Proof};
@@ -34,14 +35,11 @@ use rand_core::RngCore;
 use static_cell::StaticCell;
 
 use crate::board::{self, Board};
-use crate::flash::{External, Frames, Memories};
+use crate::flash::{External, Frames, Memories, Slot};
 use crate::key::{self, Random};
 use crate::sensors::{self, Sensors};
-use crate::{controller, fault};
+use crate::{controller, fault, install};
 
-/// This firmware: major, minor, patch.
-const VERSION: [u8; 3] = [0, 1, 0];
-const VERSION_TEXT: &str = "0.1.0";
 /// How often the application's own timers are looked at.
 const STEP: Duration = Duration::from_millis(250);
 /// A private address serves for a quarter of an hour, as the standard recommends.
@@ -62,6 +60,7 @@ const HEARTBEAT: Duration = Duration::from_secs(2);
 struct Unit {
     app: RefCell<App<Frames>>,
     acquisition: RefCell<Acquisition>,
+    updater: RefCell<Updater<Slot>>,
     requests: RefCell<Queue<BondRequest, 4>>,
     show: Signal<NoopRawMutex, ()>,
     reset_at: Cell<Option<Instant>>,
@@ -83,16 +82,19 @@ pub async fn run(board: Board, spawner: Spawner) -> ! {
     static NOISE: StaticCell<Rng<'static, Async>> = StaticCell::new();
     static UNIT: StaticCell<Unit> = StaticCell::new();
     static RESOURCES: StaticCell<Resources> = StaticCell::new();
-    let Board { qspi, i2c, converter, ranges, led, motor, button, mut rng, nvmc, watchdog, radio } = board;
+    let Board { qspi, i2c, converter, ranges, led, motor, button, mut rng, mut nvmc, mut watchdog, radio } =
+        board;
     let reason = fault::reason();
-    let key = key::of_device(nvmc, &mut rng);
+    let key = key::of_device(nvmc.reborrow(), &mut rng);
     let mut random = Random::from_noise(&mut rng);
     let flash = &*FLASH_CHIP.init(RefCell::new(External::new(qspi, key)));
     if is_held(&button, FACTORY_RESET).await {
-        flash.borrow_mut().erase_all().expect("the flash chip answers");
+        flash.borrow_mut().erase_all(|| watchdog.pet()).expect("the flash chip answers");
     }
+    let mut updater = install::updater(Slot(flash));
+    install::take_over(&mut updater, nvmc.reborrow(), &mut watchdog);
     let settings = Settings {
-        identity: DeviceIdentity { factory_id: board::factory_id(), firmware: VERSION },
+        identity: DeviceIdentity { factory_id: board::factory_id(), firmware: install::VERSION },
         plan: Plan::default(),
         frame_age: FrameAge::default(),
     };
@@ -101,6 +103,7 @@ pub async fn run(board: Board, spawner: Spawner) -> ! {
     let unit = &*UNIT.init(Unit {
         app: RefCell::new(app.expect("the flash chip answers")),
         acquisition: RefCell::new(Acquisition::new()),
+        updater: RefCell::new(updater),
         requests: RefCell::new(Queue::new()),
         show: Signal::new(),
         reset_at: Cell::new(None),
@@ -117,15 +120,15 @@ pub async fn run(board: Board, spawner: Spawner) -> ! {
     let pairing = RefCell::new(pairing.unwrap_or_else(|_| panic!("the radio's memory cannot be read")));
     let controls = Controls::new();
     let sensors = Sensors::start(BUS.init(RefCell::new(i2c)), converter, ranges).expect("the sensors answer");
-    let controller = controller::start(radio, NOISE.init(rng), spawner);
-    join5(
+    let (controller, layer) = controller::start(radio, NOISE.init(rng), spawner);
+    let loops = join5(
         air(unit, &pairing, &controls, controller, RESOURCES.init(Resources::new())),
         measure(unit, sensors),
         step(unit, &controls),
         serve_person(unit, &controls, button, led, motor),
         feed(unit, watchdog),
-    )
-    .await;
+    );
+    join(loops, install::prove(layer, nvmc)).await;
     unreachable!("the loops do not end")
 }
 
@@ -157,7 +160,7 @@ async fn air(
     }
     name.push_str("K-").and_then(|()| name.push_str(&serial[12..])).expect("six characters");
     let settings = radio::Settings {
-        nameplate: Nameplate { name: &name, serial: &serial, firmware: VERSION_TEXT },
+        nameplate: Nameplate { name: &name, serial: &serial, firmware: install::VERSION_TEXT },
         privacy: Privacy::Controller,
         address_life: ADDRESS_LIFE,
     };
@@ -239,7 +242,7 @@ async fn serve_person(
             }
         }
     };
-    embassy_futures::join::join(pressed, shown).await;
+    join(pressed, shown).await;
 }
 
 /// Feeds the watchdog while all loops turn.
@@ -263,7 +266,9 @@ impl Unit {
     }
 
     fn take_effects(&self) {
-        while let Some(effect) = self.app.borrow_mut().take_effect() {
+        loop {
+            let effect = self.app.borrow_mut().take_effect();
+            let Some(effect) = effect else { return };
             let request = match effect {
                 Effect::Identify => {
                     self.show.signal(());
@@ -271,6 +276,14 @@ impl Unit {
                 }
                 Effect::Reset => {
                     self.reset_at.set(Some(Instant::now() + RESET_PAUSE));
+                    continue;
+                }
+                Effect::Update { request, ask } => {
+                    let (outcome, installs) = self.updater.borrow_mut().answer(&ask);
+                    self.app.borrow_mut().reply(request, outcome);
+                    if installs {
+                        self.reset_at.set(Some(Instant::now() + RESET_PAUSE));
+                    }
                     continue;
                 }
                 Effect::Admit { request, secret, lives_s } => BondRequest::Admit { request, secret, lives_s },

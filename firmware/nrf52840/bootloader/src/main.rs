@@ -2,8 +2,7 @@
 //! without having been confirmed. The swap survives a loss of power at any point (embassy-boot). The watchdog runs from
 //! here on, with the settings that the wearable has: an image that hangs is a restart, and so goes back.
 //!
-//! It checks no signature: an image is verified before it is marked. **Nothing marks one yet**: the transfer over
-//! Bluetooth is not built.
+//! It checks no signature: an image is verified before it is copied to where this looks.
 //!
 //! **Why `unsafe`.** The jump into the image, and the fault handler, which is none in any other sense.
 

@@ -1,0 +1,114 @@
+//! An image that has come over the air and was verified: to where the bootloader looks for it, and confirmed once it has
+//! proved itself.
+//!
+//! The image waits in external flash. The copy into the chip's own flash is made at a start, before the radio's: a page
+//! that is erased stops the processor for 85 ms, which a link does not survive. A loss of power in the middle begins the
+//! copy anew. The bootloader swaps the two images, and swaps them back at the next start unless the new one was
+//! confirmed: after [`HEALTHY`] in which all loops have turned.
+
+use core::cell::RefCell;
+
+use embassy_boot_nrf::{AlignedBuffer, BlockingFirmwareUpdater, FirmwareState, FirmwareUpdaterConfig};
+use embassy_nrf::Peri;
+use embassy_nrf::nvmc::Nvmc;
+use embassy_nrf::peripherals::NVMC;
+use embassy_nrf::wdt::WatchdogHandle;
+use embassy_sync::blocking_mutex::Mutex as BlockingMutex;
+use embassy_sync::blocking_mutex::raw::NoopRawMutex;
+use embassy_sync::mutex::Mutex;
+use embassy_time::{Duration, Timer};
+use kinara_firmware_app::flash::PAGE;
+use kinara_firmware_app::update::{Accepts, Updater};
+use kinara_protocol::image::Board;
+use nrf_sdc::mpsl::{self, MultiprotocolServiceLayer};
+
+use crate::flash::Slot;
+
+/// This firmware: major, minor, patch, of the package.
+pub const VERSION: [u8; 3] = [
+    part(env!("CARGO_PKG_VERSION_MAJOR")),
+    part(env!("CARGO_PKG_VERSION_MINOR")),
+    part(env!("CARGO_PKG_VERSION_PATCH")),
+];
+/// As text.
+pub const VERSION_TEXT: &str = env!("CARGO_PKG_VERSION");
+/// How long a new image has to be healthy before it stays.
+const HEALTHY: Duration = Duration::from_secs(60);
+
+const fn part(text: &str) -> u8 {
+    let bytes = text.as_bytes();
+    let (mut at, mut value) = (0, 0);
+    while at < bytes.len() {
+        value = value * 10 + (bytes[at] - b'0');
+        at += 1;
+    }
+    value
+}
+
+/// The maker's public key, 64 hexadecimal digits in `KINARA_MAKER` when this is built. Without, nobody can sign: no image
+/// verifies by a key of zeros.
+const MAKER: [u8; 32] = match option_env!("KINARA_MAKER") {
+    Some(text) => unhex(text),
+    None => [0; 32],
+};
+
+const fn unhex(text: &str) -> [u8; 32] {
+    let bytes = text.as_bytes();
+    assert!(bytes.len() == 64, "KINARA_MAKER has 64 hexadecimal digits");
+    let mut key = [0; 32];
+    let mut at = 0;
+    while at < 64 {
+        let digit = match bytes[at] {
+            digit @ b'0'..=b'9' => digit - b'0',
+            digit @ b'a'..=b'f' => digit - b'a' + 10,
+            _ => panic!("KINARA_MAKER has lower-case hexadecimal digits"),
+        };
+        key[at / 2] = key[at / 2] << 4 | digit;
+        at += 1;
+    }
+    key
+}
+
+/// Where an image comes in, and which are taken.
+pub fn updater(slot: Slot) -> Updater<Slot> {
+    Updater::new(slot, Accepts { board: Board::NRF52840, version: VERSION, maker: MAKER })
+}
+
+/// Copies an image that waits to where the bootloader looks for it, and restarts. Returns where none waits.
+pub fn take_over(updater: &mut Updater<Slot>, nvmc: Peri<'_, NVMC>, watchdog: &mut WatchdogHandle) {
+    let Ok(Some(header)) = updater.waiting() else { return };
+    let flash = BlockingMutex::<NoopRawMutex, _>::new(RefCell::new(Nvmc::new(nvmc)));
+    let mut aligned = AlignedBuffer([0; 4]);
+    let config = FirmwareUpdaterConfig::from_linkerfile_blocking(&flash, &flash);
+    let mut target = BlockingFirmwareUpdater::new(config, &mut aligned.0);
+    let mut at = 0;
+    let mut page = AlignedBuffer([0; PAGE as usize]);
+    while at < header.payload {
+        let length = PAGE.min(header.payload - at);
+        page.0.fill(0xff);
+        let copied = updater.read_payload(at, &mut page.0[..length as usize]).is_ok()
+            && target.write_firmware(at as usize, &page.0).is_ok();
+        if !copied {
+            // It is not tried again: what runs goes on.
+            let _ = updater.clear();
+            return;
+        }
+        watchdog.pet();
+        at += length;
+    }
+    if target.mark_updated().is_ok() && updater.clear().is_ok() {
+        cortex_m::peripheral::SCB::sys_reset();
+    }
+}
+
+/// Confirms this image after [`HEALTHY`]; where it was confirmed before, that changes nothing.
+pub async fn prove(layer: &'static MultiprotocolServiceLayer<'static>, nvmc: Peri<'static, NVMC>) {
+    Timer::after(HEALTHY).await;
+    // Within time slots of the radio.
+    let flash = Mutex::<NoopRawMutex, _>::new(mpsl::Flash::take(layer, nvmc));
+    let mut aligned = AlignedBuffer([0; 4]);
+    let config = FirmwareUpdaterConfig::from_linkerfile(&flash, &flash);
+    let confirmed = FirmwareState::from_config(config, &mut aligned.0).mark_booted().await;
+    // Else it goes back at the next start, and the gateway sees the old version.
+    confirmed.expect("the chip's own flash can be written");
+}
