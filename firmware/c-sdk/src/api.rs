@@ -100,7 +100,7 @@ pub struct Prediction {
 }
 
 /// Starts a device in `memory` (`KINARA_MEMORY_BYTES` or more, aligned to `KINARA_MEMORY_ALIGN`, the device's for as long
-/// as the handle is used) and recovers what its flash holds. Takes about 45 KiB of stack, once.
+/// as the handle is used) and recovers what its flash holds. Takes about 48 KiB of stack, once.
 ///
 /// `KINARA_STATUS_NULL`, `_TOO_SMALL` (memory), `_BAD_ARGUMENT` (reset reason), `_STORAGE`.
 ///
