@@ -206,8 +206,9 @@ impl Machine {
             if hand.as_ref().is_some_and(|hand| hand.is_up(Duration::from_secs(3))) {
                 let hand = hand.expect("it has just answered");
                 self.boots += 1;
-                eprintln!("machine {} is up after {:.1} s", self.name, began.elapsed().as_secs_f64());
-                hand.set_clock()?;
+                let took = began.elapsed().as_secs_f64();
+                let off_us = hand.set_clock()?;
+                eprintln!("machine {} is up after {took:.1} s, its clock within {off_us} µs", self.name);
                 hand.shell(
                     "mkdir -p /data && (mountpoint -q /data || mount -t ext4 -o noatime /dev/vdc /data)",
                 )?;

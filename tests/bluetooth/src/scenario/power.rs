@@ -34,6 +34,8 @@ pub fn the_machine_is_cut_from_power(day: &mut Day) -> Result<()> {
 
 pub fn nothing_is_lost_or_double(day: &mut Day) -> Result<()> {
     day.ward.bring_back()?;
+    let (ahead_us, uncertain_us) = day.ward.hand(day.gateway)?.clock_offset()?;
+    eprintln!("      the machine's clock is ahead by {ahead_us} µs ± {uncertain_us}");
     day.ward.settle(SETTLE)?;
     let verdict = day.ward.judge()?;
     for (name, value) in [
