@@ -42,6 +42,14 @@ pub struct Header {
 }
 
 impl Header {
+    /// The header of a payload, not signed yet; none for one that is too large.
+    #[cfg(feature = "pairing")]
+    pub fn of(board: Board, version: [u8; 3], payload: &[u8]) -> Option<Self> {
+        use sha2::{Digest, Sha256};
+        let digest = Sha256::digest(payload).into();
+        Some(Self { board, version, payload: payload.len().try_into().ok()?, digest, signature: [0; 64] })
+    }
+
     /// What the signature is over.
     pub fn signed(&self) -> [u8; SIGNED_LEN] {
         let mut signed = [0; SIGNED_LEN];

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use kinara_protocol::channel::{ACCELERATION, ChannelId, EDA, HEART_RATE, RR_INTERVAL, SKIN_TEMPERATURE};
-use kinara_protocol::control::{Hello, MAX_MESSAGE, Op, Outcome, Refusal, Reply, Request};
+use kinara_protocol::control::{Chunk, Hello, MAX_MESSAGE, Op, Outcome, Refusal, Reply, Request};
 use kinara_protocol::frame::{
     Body, BootAnchor, Class, DeviceEvent, DeviceEventKind, Epoch, FrameBuilder, FrameError, FrameRef, Kind,
     MAX_FRAME, PreviousBoot, PushError, ResetReason, SyncAnchor, Ticks, encode_boot_anchor,
@@ -99,7 +99,8 @@ proptest! {
             Op::Hello, Op::TimeProbe, Op::SetTime { ticks, utc_us, uncertainty_us: seq }, Op::Ack { epoch, seq },
             Op::ResendFrom { epoch, seq }, Op::StartBacklog { window: small }, Op::StreamOn, Op::StreamOff,
             Op::Identify, Op::CloseFrame, Op::Format, Op::SetPlan { ppg: yes, acceleration: !yes },
-            Op::Admit { secret, lives_s: seq }, Op::Revoke { bond },
+            Op::Admit { secret, lives_s: seq }, Op::Revoke { bond }, Op::UpdateStart { size: seq, image: secret },
+            Op::UpdateData { offset: seq, bytes: Chunk::new(&secret).unwrap() }, Op::UpdateFinish,
         ] {
             let request = Request { id, op };
             prop_assert_eq!(Request::decode(request.encode(&mut [0; MAX_MESSAGE])), Ok(Ok(request)));
@@ -110,7 +111,7 @@ proptest! {
         };
         for outcome in [
             Outcome::Ok, Outcome::Refused(Refusal::NotInLog), Outcome::Refused(Refusal::OutOfSlots),
-            Outcome::Hello(hello), Outcome::Time(ticks)
+            Outcome::Hello(hello), Outcome::Time(ticks), Outcome::UpdateAt(seq)
         ] {
             let reply = Reply { id, outcome };
             prop_assert_eq!(Reply::decode(reply.encode(&mut [0; MAX_MESSAGE])), Ok(reply));

@@ -1,10 +1,11 @@
 //! The application: samples in, frames to flash, bytes to and from the gateway.
 
-use kinara_protocol::channel::{BATTERY, ChannelId};
+use kinara_protocol::channel::{BATTERY, ChannelId, HEART_RATE, RR_INTERVAL, SKIN_TEMPERATURE};
 use kinara_protocol::control::{MAX_MESSAGE, Outcome, Refusal, Reply};
 use kinara_protocol::frame::{DeviceEvent, DeviceEventKind, Epoch, MAX_FRAME, ResetReason, Seq, Ticks};
 use kinara_protocol::gatt::Characteristic;
 use kinara_protocol::status::Status;
+use kinara_protocol::vitals::Vitals;
 
 use crate::acquisition::Level;
 use crate::delivery::{Delivery, Next};
@@ -105,6 +106,7 @@ pub struct App<F> {
     /// How many of the steps down it has told.
     battery_steps: usize,
     worn: Option<bool>,
+    vitals: Vitals,
     acknowledged_since: Option<Ticks>,
     /// Damaged frames that were named in this boot.
     named: Queue<Identity, MAX_NAMED>,
@@ -136,6 +138,7 @@ impl<F: Flash> App<F> {
             battery: None,
             battery_steps: 0,
             worn: None,
+            vitals: Vitals::default(),
             acknowledged_since: None,
             named: Queue::new(),
         })
@@ -179,8 +182,12 @@ impl<F: Flash> App<F> {
             let pushed = self.framing.push(self.log.epoch(), channel, ticks, values);
             debug_assert!(pushed.is_ok(), "an empty frame takes any sample of one to four values");
         }
-        if let (BATTERY, &[percent, ..]) = (channel, values) {
-            self.set_battery(percent, ticks, witness)?;
+        match (channel, values) {
+            (BATTERY, &[percent, ..]) => self.set_battery(percent, ticks, witness)?,
+            (HEART_RATE, &[tenths, ..]) => self.vitals.heart_rate = Some(tenths),
+            (RR_INTERVAL, &[ms, ..]) => self.vitals.interval(ms.clamp(0, i32::from(u16::MAX)) as u16),
+            (SKIN_TEMPERATURE, &[centidegrees, ..]) => self.vitals.skin = Some(centidegrees),
+            _ => {}
         }
         Ok(())
     }
@@ -216,6 +223,7 @@ impl<F: Flash> App<F> {
             return Ok(());
         }
         self.worn = Some(worn);
+        self.vitals = Vitals::default();
         self.status.changed = true;
         self.close_frames(witness)?;
         let kind = if worn { DeviceEventKind::Worn } else { DeviceEventKind::NotWorn };
@@ -349,6 +357,13 @@ impl<F: Flash> App<F> {
         self.log.event(DeviceEvent { ticks: now, kind }, witness)?;
         self.delivery.notice_stored(&mut self.log);
         Ok(())
+    }
+
+    /// The newest values; of the intervals, those since the last call.
+    pub fn take_vitals(&mut self) -> Vitals {
+        let taken = self.vitals;
+        self.vitals.count = 0;
+        taken
     }
 
     /// What `status` says when read.

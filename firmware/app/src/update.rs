@@ -299,8 +299,7 @@ mod tests {
     }
 
     fn image(key: &SigningKey, board: Board, version: [u8; 3], payload: &[u8]) -> Vec<u8> {
-        let digest = Sha256::digest(payload).into();
-        let mut header = Header { board, version, payload: payload.len() as u32, digest, signature: [0; 64] };
+        let mut header = Header::of(board, version, payload).unwrap();
         header.signature = key.sign(&header.signed()).to_bytes();
         [header.encode().as_slice(), payload].concat()
     }

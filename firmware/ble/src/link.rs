@@ -46,8 +46,9 @@ const PARAMETERS: RequestedConnParams = RequestedConnParams {
 const MAX_REPLIES: usize = 8;
 /// How long to wait for a packet of the host's pool.
 const POOL_PAUSE: Duration = Duration::from_millis(5);
-/// How often the battery's level is looked at.
-const BATTERY_EVERY: Duration = Duration::from_secs(60);
+/// How often the standard services' values are looked at, and how often a temperature is told.
+const VITALS_EVERY: Duration = Duration::from_secs(1);
+const TEMPERATURE_EVERY: Duration = Duration::from_secs(15);
 /// A link that was ended from here is given up after so long, whether the controller has said so or not.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -154,7 +155,8 @@ where
     R: RngCore + CryptoRng,
 {
     async fn live(&self) -> End {
-        let talking = select4(self.sending(), self.replying(), self.tuning(), self.minding_the_battery());
+        let talking =
+            select4(self.sending(), self.replying(), self.tuning(), self.minding_the_standard_services());
         match select4(self.listening(), talking, self.dismissed(), self.commanded()).await {
             Either4::First(end) => end,
             Either4::Second(never) => match never {
@@ -413,12 +415,28 @@ where
         core::future::pending().await
     }
 
-    async fn minding_the_battery(&self) -> Infallible {
-        let mut told = None;
+    /// Battery, Heart Rate, Health Thermometer. The host sends nothing of what nobody has subscribed to.
+    async fn minding_the_standard_services(&self) -> Infallible {
+        let (mut told, mut indicated) = (None, None);
         loop {
-            Timer::after(BATTERY_EVERY).await;
+            Timer::after(VITALS_EVERY).await;
+            if self.gateway.get().is_none() {
+                continue;
+            }
+            let vitals = self.radio.wearable.vitals();
+            if let Some((bytes, length)) = vitals.heart_rate_measurement() {
+                notify(&self.server.heart_rate, self.gatt, &bytes[..length]).await;
+            }
+            let now = Instant::now();
+            if indicated.is_none_or(|last| now >= last + TEMPERATURE_EVERY)
+                && let Some(bytes) = vitals.temperature_measurement()
+            {
+                indicated = Some(now);
+                // Its confirmation is waited for nowhere: the next one comes soon.
+                let _ = self.server.temperature.indicate_raw(self.gatt, &bytes, false).await;
+            }
             let level = self.radio.wearable.status().and_then(|status| status.battery_percent);
-            if self.gateway.get().is_some() && level != told {
+            if level != told {
                 told = level;
                 notify(&self.server.battery, self.gatt, &[level.unwrap_or(0)]).await;
             }

@@ -1,4 +1,5 @@
-//! The attributes: the Kinara service, Device Information and Battery, all behind an authenticated link.
+//! The attributes: the Kinara service, and the standard ones Device Information, Battery, Heart Rate and Health
+//! Thermometer, all behind an authenticated link.
 //!
 //! The table is built by hand: trouble-host's macros put values into statics that can be made once, and a radio starts
 //! again when its controller does.
@@ -9,12 +10,18 @@ use kinara_protocol::control::MAX_MESSAGE;
 use kinara_protocol::frame::MAX_FRAME;
 use kinara_protocol::gatt;
 use kinara_protocol::status::STATUS_LEN;
+use kinara_protocol::vitals::{MAX_HEART_RATE, TEMPERATURE_LEN};
 use trouble_host::prelude::*;
 
 /// The longest name, as trouble-host has it.
 const MAX_NAME: usize = 22;
-/// Attributes: 6 of GAP and GATT, 13 of Kinara, 7 of Device Information, 4 of Battery.
-const ATTRIBUTES: usize = 30;
+/// Attributes: 6 of GAP and GATT, 13 of Kinara, 7 of Device Information, 4 of Battery, 6 of Heart Rate, 6 of Health
+/// Thermometer.
+const ATTRIBUTES: usize = 42;
+/// Body Sensor Location: wrist (Heart Rate Service 1.0, 3.2).
+const WRIST: u8 = 2;
+/// Temperature Type: body, general (Health Thermometer Service 1.0, 3.2).
+const BODY: u8 = 2;
 const MAKER: &str = "Kinara";
 
 type Table<'d> = AttributeTable<'d, NoopRawMutex, ATTRIBUTES>;
@@ -23,6 +30,10 @@ type Table<'d> = AttributeTable<'d, NoopRawMutex, ATTRIBUTES>;
 pub type FrameValue = Vec<u8, MAX_FRAME>;
 /// A request or reply.
 pub type MessageValue = Vec<u8, MAX_MESSAGE>;
+/// A heart rate measurement.
+pub type HeartRateValue = Vec<u8, MAX_HEART_RATE>;
+/// A temperature measurement.
+pub type TemperatureValue = [u8; TEMPERATURE_LEN];
 /// An encoded status.
 pub type StatusValue = [u8; STATUS_LEN];
 
@@ -41,12 +52,13 @@ pub struct Nameplate<'a> {
 #[derive(Debug)]
 pub struct Values {
     status: StatusValue,
+    temperature: TemperatureValue,
 }
 
 impl Values {
     /// Before anything was read.
     pub const fn new() -> Self {
-        Self { status: [0; STATUS_LEN] }
+        Self { status: [0; STATUS_LEN], temperature: [0; TEMPERATURE_LEN] }
     }
 }
 
@@ -70,6 +82,10 @@ pub struct Server<'d> {
     pub status: Characteristic<StatusValue>,
     /// Percent.
     pub battery: Characteristic<u8>,
+    /// The standard one.
+    pub heart_rate: Characteristic<HeartRateValue>,
+    /// The standard one.
+    pub temperature: Characteristic<TemperatureValue>,
 }
 
 impl<'d> Server<'d> {
@@ -122,7 +138,40 @@ impl<'d> Server<'d> {
         let battery =
             guarded(service.add_characteristic_small(characteristic::BATTERY_LEVEL, [Read, Notify], 0u8));
         service.build();
-        Self { attributes: AttributeServer::new(table), stream, backlog, control, status, battery }
+        let mut service = table.add_service(Service::new(service::HEART_RATE));
+        let heart_rate = guarded(service.add_characteristic(
+            characteristic::HEART_RATE_MEASUREMENT,
+            [Notify],
+            HeartRateValue::new(),
+            &mut [],
+        ));
+        service
+            .add_characteristic_small(characteristic::BODY_SENSOR_LOCATION, [Read], WRIST)
+            .read_permission(PermissionLevel::AuthenticationRequired)
+            .build();
+        service.build();
+        let mut service = table.add_service(Service::new(service::HEALTH_THERMOMETER));
+        let temperature = guarded(service.add_characteristic(
+            characteristic::TEMPERATURE_MEASUREMENT,
+            [Indicate],
+            [0; TEMPERATURE_LEN],
+            &mut values.temperature,
+        ));
+        service
+            .add_characteristic_small(characteristic::TEMPERATURE_TYPE, [Read], BODY)
+            .read_permission(PermissionLevel::AuthenticationRequired)
+            .build();
+        service.build();
+        Self {
+            attributes: AttributeServer::new(table),
+            stream,
+            backlog,
+            control,
+            status,
+            battery,
+            heart_rate,
+            temperature,
+        }
     }
 
     /// The characteristic whose notifications this descriptor switches.
@@ -141,7 +190,7 @@ impl<'d> Server<'d> {
     }
 }
 
-/// Nothing of it without an authenticated link: reading, writing, switching its notifications on.
+/// Nothing of what notifies without an authenticated link: reading, writing, switching its notifications on.
 fn guarded<T: AsGatt>(
     builder: CharacteristicBuilder<'_, '_, T, NoopRawMutex, ATTRIBUTES>,
 ) -> Characteristic<T> {

@@ -4,6 +4,7 @@ use kinara_protocol::control::Outcome;
 use kinara_protocol::frame::MAX_FRAME;
 use kinara_protocol::gatt::Characteristic;
 use kinara_protocol::status::Status;
+use kinara_protocol::vitals::Vitals;
 
 use crate::memory::Peer;
 
@@ -79,6 +80,9 @@ pub trait Wearable {
 
     /// What `status` says now; none when flash cannot be read.
     fn status(&self) -> Option<Status>;
+
+    /// The newest values, for the standard services; of the intervals, those since the last call.
+    fn vitals(&self) -> Vitals;
 
     /// A display shows this passkey, or none any more. A wearable without a display is not asked.
     fn show_passkey(&self, passkey: Option<u32>);

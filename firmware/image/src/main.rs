@@ -74,8 +74,8 @@ fn keygen(file: &Path) -> Result<()> {
         .mode(0o600)
         .open(file)
         .with_context(|| file.display().to_string())?;
-    writeln!(out, "{}", hex(&secret)).with_context(|| file.display().to_string())?;
-    println!("{}", hex(&key.verifying_key().to_bytes()));
+    writeln!(out, "{}", hex::encode(secret)).with_context(|| file.display().to_string())?;
+    println!("{}", hex::encode(key.verifying_key().to_bytes()));
     Ok(())
 }
 
@@ -83,9 +83,7 @@ fn sign(key: &Path, version: [u8; 3], board: Board, payload: &Path, image: &Path
     let secret = fs::read_to_string(key).with_context(|| key.display().to_string())?;
     let key = SigningKey::from_bytes(&unhex(secret.trim()).context("the key has 64 hexadecimal digits")?);
     let bytes = fs::read(payload).with_context(|| payload.display().to_string())?;
-    let length = u32::try_from(bytes.len()).context("the payload is too large")?;
-    let digest = Sha256::digest(&bytes).into();
-    let mut header = Header { board, version, payload: length, digest, signature: [0; 64] };
+    let mut header = Header::of(board, version, &bytes).context("the payload is too large")?;
     header.signature = key.sign(&header.signed()).to_bytes();
     fs::write(image, [header.encode().as_slice(), &bytes].concat())
         .with_context(|| image.display().to_string())
@@ -114,14 +112,8 @@ fn version(text: &str) -> Result<[u8; 3], String> {
     parts.try_into().map_err(|_| "a version is MAJOR.MINOR.PATCH, each at most 255".to_owned())
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
-}
-
 fn unhex(text: &str) -> Option<[u8; 32]> {
-    let byte = |place: usize| u8::from_str_radix(text.get(2 * place..2 * place + 2)?, 16).ok();
-    let bytes: Option<Vec<u8>> = (0..text.len().div_ceil(2)).map(byte).collect();
-    bytes?.try_into().ok()
+    hex::decode(text).ok()?.try_into().ok()
 }
 
 #[cfg(test)]
@@ -131,7 +123,7 @@ mod tests {
     #[test]
     fn keys_are_written_as_they_are_read() {
         let key = [0xa5; 32];
-        assert_eq!(unhex(&hex(&key)), Some(key));
+        assert_eq!(unhex(&hex::encode(key)), Some(key));
         assert_eq!((unhex("a5"), unhex("zz"), unhex("")), (None, None, None));
         assert_eq!(version("1.2.3"), Ok([1, 2, 3]));
         assert!(version("1.2").is_err() && version("1.2.300").is_err());

@@ -84,57 +84,51 @@ impl External {
     }
 }
 
-/// The ring's part.
-pub struct Frames(pub &'static RefCell<External>);
+/// Some pages of the chip.
+pub struct Region {
+    chip: &'static RefCell<External>,
+    first: u32,
+    pages: u32,
+    /// Whether it holds something of a wearer.
+    secret: bool,
+}
 
-impl Flash for Frames {
-    type Error = Error;
-
-    fn pages(&self) -> u32 {
-        EXTERNAL_FLASH / PAGE - RING
+impl Region {
+    /// The ring of frames.
+    pub fn frames(chip: &'static RefCell<External>) -> Self {
+        Self { chip, first: RING, pages: EXTERNAL_FLASH / PAGE - RING, secret: true }
     }
 
-    fn read(&mut self, address: u32, into: &mut [u8]) -> Result<(), Error> {
-        self.0.borrow_mut().read(RING * PAGE + address, into)
-    }
-
-    fn write(&mut self, address: u32, words: &[u8]) -> Result<(), Error> {
-        self.0.borrow_mut().write(RING * PAGE + address, words)
-    }
-
-    fn erase(&mut self, page: u32) -> Result<(), Error> {
-        self.0.borrow_mut().erase(RING + page)
-    }
-
-    fn encipher(&mut self, nonce: &Nonce, bytes: &mut [u8]) {
-        encipher(&self.0.borrow().key, nonce, bytes);
+    /// Where an update comes in.
+    pub fn slot(chip: &'static RefCell<External>) -> Self {
+        Self { chip, first: MEMORY_PAGES, pages: SLOT_PAGES, secret: false }
     }
 }
 
-/// The update's part. It holds nothing of a wearer.
-pub struct Slot(pub &'static RefCell<External>);
-
-impl Flash for Slot {
+impl Flash for Region {
     type Error = Error;
 
     fn pages(&self) -> u32 {
-        SLOT_PAGES
+        self.pages
     }
 
     fn read(&mut self, address: u32, into: &mut [u8]) -> Result<(), Error> {
-        self.0.borrow_mut().read(MEMORY_PAGES * PAGE + address, into)
+        self.chip.borrow_mut().read(self.first * PAGE + address, into)
     }
 
     fn write(&mut self, address: u32, words: &[u8]) -> Result<(), Error> {
-        self.0.borrow_mut().write(MEMORY_PAGES * PAGE + address, words)
+        self.chip.borrow_mut().write(self.first * PAGE + address, words)
     }
 
     fn erase(&mut self, page: u32) -> Result<(), Error> {
-        self.0.borrow_mut().erase(MEMORY_PAGES + page)
+        self.chip.borrow_mut().erase(self.first + page)
     }
 
-    /// An image is no secret.
-    fn encipher(&mut self, _: &Nonce, _: &mut [u8]) {}
+    fn encipher(&mut self, nonce: &Nonce, bytes: &mut [u8]) {
+        if self.secret {
+            encipher(&self.chip.borrow().key, nonce, bytes);
+        }
+    }
 }
 
 /// Before an image: magic, its number, its length, and a checksum of all.

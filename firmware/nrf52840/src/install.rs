@@ -22,7 +22,7 @@ use kinara_firmware_app::update::{Accepts, Updater};
 use kinara_protocol::image::Board;
 use nrf_sdc::mpsl::{self, MultiprotocolServiceLayer};
 
-use crate::flash::Slot;
+use crate::flash::Region;
 
 /// This firmware: major, minor, patch, of the package.
 pub const VERSION: [u8; 3] = [
@@ -70,12 +70,12 @@ const fn unhex(text: &str) -> [u8; 32] {
 }
 
 /// Where an image comes in, and which are taken.
-pub fn updater(slot: Slot) -> Updater<Slot> {
+pub fn updater(slot: Region) -> Updater<Region> {
     Updater::new(slot, Accepts { board: Board::NRF52840, version: VERSION, maker: MAKER })
 }
 
 /// Copies an image that waits to where the bootloader looks for it, and restarts. Returns where none waits.
-pub fn take_over(updater: &mut Updater<Slot>, nvmc: Peri<'_, NVMC>, watchdog: &mut WatchdogHandle) {
+pub fn take_over(updater: &mut Updater<Region>, nvmc: Peri<'_, NVMC>, watchdog: &mut WatchdogHandle) {
     let Ok(Some(header)) = updater.waiting() else { return };
     let flash = BlockingMutex::<NoopRawMutex, _>::new(RefCell::new(Nvmc::new(nvmc)));
     let mut aligned = AlignedBuffer([0; 4]);

@@ -30,12 +30,13 @@ use kinara_protocol::frame::{MAX_FRAME, Ticks};
 use kinara_protocol::gatt::Characteristic;
 use kinara_protocol::label::LabelSecret;
 use kinara_protocol::status::Status;
+use kinara_protocol::vitals::Vitals;
 use nrf_sdc::SoftdeviceController;
 use rand_core::RngCore;
 use static_cell::StaticCell;
 
 use crate::board::{self, Board};
-use crate::flash::{External, Frames, Memories, Slot};
+use crate::flash::{External, Memories, Region};
 use crate::key::{self, Random};
 use crate::sensors::{self, Sensors};
 use crate::{controller, fault, install};
@@ -58,9 +59,9 @@ const HEARTBEAT: Duration = Duration::from_secs(2);
 
 /// The application, as the loops and the radio share it.
 struct Unit {
-    app: RefCell<App<Frames>>,
+    app: RefCell<App<Region>>,
     acquisition: RefCell<Acquisition>,
-    updater: RefCell<Updater<Slot>>,
+    updater: RefCell<Updater<Region>>,
     requests: RefCell<Queue<BondRequest, 4>>,
     show: Signal<NoopRawMutex, ()>,
     reset_at: Cell<Option<Instant>>,
@@ -91,7 +92,7 @@ pub async fn run(board: Board, spawner: Spawner) -> ! {
     if is_held(&button, FACTORY_RESET).await {
         flash.borrow_mut().erase_all(|| watchdog.pet()).expect("the flash chip answers");
     }
-    let mut updater = install::updater(Slot(flash));
+    let mut updater = install::updater(Region::slot(flash));
     install::take_over(&mut updater, nvmc.reborrow(), &mut watchdog);
     let settings = Settings {
         identity: DeviceIdentity { factory_id: board::factory_id(), firmware: install::VERSION },
@@ -99,7 +100,7 @@ pub async fn run(board: Board, spawner: Spawner) -> ! {
         frame_age: FrameAge::default(),
     };
     let entropy = [random.next_u32(), random.next_u32()];
-    let app = App::boot(Frames(flash), settings, reason, entropy, now(), &mut ());
+    let app = App::boot(Region::frames(flash), settings, reason, entropy, now(), &mut ());
     let unit = &*UNIT.init(Unit {
         app: RefCell::new(app.expect("the flash chip answers")),
         acquisition: RefCell::new(Acquisition::new()),
@@ -332,6 +333,10 @@ impl Wearable for Unit {
 
     fn status(&self) -> Option<Status> {
         self.app.borrow_mut().status(now()).ok()
+    }
+
+    fn vitals(&self) -> Vitals {
+        self.app.borrow_mut().take_vitals()
     }
 
     /// It has no display: it is not asked.

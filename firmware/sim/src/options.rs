@@ -148,10 +148,7 @@ impl PlanName {
 }
 
 fn maker(text: &str) -> Result<[u8; 32], String> {
-    let digits = |place: usize| text.get(2 * place..2 * place + 2);
-    let byte = |place| digits(place).and_then(|two| u8::from_str_radix(two, 16).ok());
-    let bytes: Vec<u8> = (0..32).filter_map(byte).collect();
-    let key = <[u8; 32]>::try_from(bytes).ok().filter(|_| text.len() == 64);
+    let key = hex::decode(text).ok().and_then(|bytes| bytes.try_into().ok());
     key.ok_or_else(|| "a key has 64 hexadecimal digits".to_owned())
 }
 

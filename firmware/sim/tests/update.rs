@@ -17,18 +17,11 @@ fn maker() -> SigningKey {
 }
 
 fn key() -> String {
-    maker().verifying_key().to_bytes().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+    hex::encode(maker().verifying_key().to_bytes())
 }
 
 fn image(version: [u8; 3], payload: &[u8]) -> Vec<u8> {
-    let digest = Sha256::digest(payload).into();
-    let mut header = Header {
-        board: Board::SIMULATOR,
-        version,
-        payload: u32::try_from(payload.len()).expect("a test's payload is small"),
-        digest,
-        signature: [0; 64],
-    };
+    let mut header = Header::of(Board::SIMULATOR, version, payload).expect("a test's payload is small");
     header.signature = maker().sign(&header.signed()).to_bytes();
     [header.encode().as_slice(), payload].concat()
 }

@@ -56,6 +56,9 @@ pub enum RolloutError {
     /// It names something outside of its folder.
     #[error("{0:?} is not the name of a file beside the rollout")]
     Name(String),
+    /// It names a device that cannot be one.
+    #[error("{0:?} is no device")]
+    Device(String),
     /// The image is none.
     #[error("{0} is no whole firmware image")]
     Image(PathBuf),
@@ -101,7 +104,7 @@ impl Rollout {
             .filter(|header| Sha256::digest(&image[HEADER_LEN..]).as_slice() == header.digest);
         let Some(header) = header else { return Err(RolloutError::Image(path)) };
         let devices =
-            file.devices.map(|names| names.iter().filter_map(|name| HardwareId::parse(name).ok()).collect());
+            file.devices.map(|names| names.into_iter().map(device).collect::<Result<_, _>>()).transpose()?;
         let digest: [u8; 32] = Sha256::digest(&image).into();
         let mut number = [0; 16];
         number.copy_from_slice(&digest[..16]);
@@ -113,6 +116,10 @@ impl Rollout {
         self.devices.as_ref().is_none_or(|devices| devices.contains(hardware))
             && version(firmware).is_some_and(|runs| runs < self.version)
     }
+}
+
+fn device(name: String) -> Result<HardwareId, RolloutError> {
+    HardwareId::parse(&name).map_err(|_| RolloutError::Device(name))
 }
 
 fn bounded(path: &Path, most: u64) -> io::Result<Vec<u8>> {
@@ -301,15 +308,7 @@ mod tests {
     const HARDWARE: &str = "kinara:00000000000000a1";
 
     fn image(version: [u8; 3], payload: &[u8]) -> Vec<u8> {
-        let digest = Sha256::digest(payload).into();
-        let payload_len = payload.len() as u32;
-        let header = Header {
-            board: kinara_protocol::image::Board::SIMULATOR,
-            version,
-            payload: payload_len,
-            digest,
-            signature: [0; 64],
-        };
+        let header = Header::of(kinara_protocol::image::Board::SIMULATOR, version, payload).unwrap();
         [header.encode().as_slice(), payload].concat()
     }
 
@@ -346,6 +345,7 @@ mod tests {
             ("image = \"w.kfw\"", &cut, "no whole firmware image"),
             ("image = \"../w.kfw\"", &whole, "not the name of a file"),
             ("image = \"x.kfw\"", &whole, "x.kfw"),
+            ("image = \"w.kfw\"\ndevices = [\"kinara:a1\"]", &whole, "no device"),
             ("images = 1", &whole, "no rollout"),
         ] {
             let error = Rollout::read(folder(rollout, image).path()).unwrap_err();

@@ -179,6 +179,22 @@ class Town:
         self.peers[name] = peers.impostor(self.air, name, len(self.peers), copied, kind, passkey)
         await self.peers[name].start()
 
+    async def do_phone(self, name, visits, passkey, patience):
+        """Told at once; what the phone got comes as an event, for a temperature takes a while."""
+        phone = self.peers[name] = peers.Phone(self.air, name)
+        address = str(self.controller(visits).le_legacy_advertiser.address).split("/")[0]
+
+        async def visit():
+            try:
+                got = await phone.visit(address, passkey, patience)
+            except Exception as error:  # told to whoever waits
+                logging.exception("the phone")
+                got = {"error": f"{type(error).__name__}: {error}"}
+            await self.do_remove(name)
+            self.tell(event="phone", device=name, got=got)
+
+        self.visit = asyncio.ensure_future(visit())
+
     async def do_remove(self, name):
         peer = self.peers.pop(name)
         self.air.cut(peer.controller)

@@ -1,17 +1,18 @@
-"""Peers that are wholly Bumble's: a heart-rate sensor of another maker, and impostors."""
+"""Peers that are wholly Bumble's: a heart-rate sensor of another maker, impostors, and somebody's phone."""
 
 import asyncio
 import struct
 
 from bumble import hci
+from bumble.att import ATT_Error
 from bumble.core import UUID, AdvertisingData
-from bumble.device import Device, DeviceConfiguration
+from bumble.device import Device, DeviceConfiguration, Peer as Remote
 from bumble.gatt import Characteristic, Service
 from bumble.host import Host
 from bumble.pairing import PairingConfig, PairingDelegate
 from bumble.transport.common import AsyncPipeSink
 
-from controllers import WearableController
+from controllers import BoxController, WearableController
 
 HEART_RATE, MEASUREMENT = UUID.from_16_bits(0x180D), UUID.from_16_bits(0x2A37)
 BATTERY, LEVEL = UUID.from_16_bits(0x180F), UUID.from_16_bits(0x2A19)
@@ -126,3 +127,68 @@ def impostor(air, name, number, copied, kind, passkey):
     pairing = PairingConfig(sc=secure, mitm=not secure, bonding=True, delegate=Delegate(capability, passkey))
     advertiser = copied.le_legacy_advertiser
     return Peer(air, name, number, bytes(advertiser.advertising_data), bytes(advertiser.scan_response_data), pairing)
+
+
+class Typing(PairingDelegate):
+    """A person types the number that the other side's label gives."""
+
+    def __init__(self, passkey):
+        super().__init__(PairingDelegate.KEYBOARD_INPUT_ONLY)
+        self.passkey = passkey
+
+    async def get_number(self):
+        return self.passkey
+
+
+class Phone:
+    """A central with a stack of its own, that knows the standard services only."""
+
+    # What it reads, by service; Heart Rate and Health Thermometer tell theirs instead.
+    READ = {
+        "manufacturer": (0x180A, 0x2A29),
+        "serial": (0x180A, 0x2A25),
+        "firmware": (0x180A, 0x2A26),
+        "battery": (0x180F, 0x2A19),
+        "location": (0x180D, 0x2A38),
+        "temperature_type": (0x1809, 0x2A1D),
+    }
+    TOLD = {"heart_rate": (0x180D, 0x2A37), "temperature": (0x1809, 0x2A1C)}
+
+    def __init__(self, air, name):
+        self.controller = BoxController(name, air, "F0:F1:F2:00:01:01")
+        config = DeviceConfiguration(name=name, address=hci.Address("F0:F1:F2:00:01:01", hci.Address.PUBLIC_DEVICE_ADDRESS))
+        self.device = Device(config=config, host=Host(self.controller, AsyncPipeSink(self.controller)))
+
+    async def visit(self, address, passkey, patience):
+        """Tries to read, pairs, reads everything, and waits for both measurements. What it got, in hexadecimal."""
+        self.device.pairing_config_factory = lambda _connection: PairingConfig(
+            sc=True, mitm=True, bonding=True, delegate=Typing(passkey)
+        )
+        await self.device.power_on()
+        connection = await self.device.connect(
+            hci.Address(address, hci.Address.RANDOM_DEVICE_ADDRESS), own_address_type=hci.OwnAddressType.PUBLIC, timeout=patience
+        )
+        async with Remote(connection) as remote:
+            await remote.discover_services()
+            await remote.discover_characteristics()
+
+            def find(service, characteristic):
+                return remote.get_characteristics_by_uuid(
+                    UUID.from_16_bits(characteristic), remote.get_services_by_uuid(UUID.from_16_bits(service))[0]
+                )[0]
+
+            got = {"before": {}}
+            for name, place in self.READ.items():
+                try:
+                    got["before"][name] = bytes(await find(*place).read_value()).hex()
+                except ATT_Error as error:
+                    got["before"][name] = f"error {int(error.error_code)}"
+            await asyncio.wait_for(connection.pair(), patience)
+            for name, place in self.READ.items():
+                got[name] = bytes(await find(*place).read_value()).hex()
+            for name, place in self.TOLD.items():
+                told = asyncio.get_running_loop().create_future()
+                await find(*place).subscribe(lambda value, told=told: told.done() or told.set_result(value))
+                got[name] = bytes(await asyncio.wait_for(told, patience)).hex()
+            await connection.disconnect()
+            return got

@@ -177,6 +177,15 @@ impl Air {
         .map(|_| ())
     }
 
+    /// Somebody's phone pairs with a device by this passkey and reads its standard services. What it got comes as an
+    /// event `phone`: hexadecimal under `got`, and under `before` in it what it got before it had paired.
+    pub fn phone(&self, name: &str, visits: &str, passkey: u32, patience: Duration) -> Result<()> {
+        self.tell(&json!({
+            "do": "phone", "name": name, "visits": visits, "passkey": passkey, "patience": patience.as_secs_f64(),
+        }))
+        .map(|_| ())
+    }
+
     /// Takes a sensor or an impostor away.
     pub fn remove(&self, name: &str) -> Result<()> {
         self.tell(&json!({"do": "remove", "name": name})).map(|_| ())

@@ -15,6 +15,7 @@ use kinara_protocol::control::Outcome;
 use kinara_protocol::frame::{MAX_FRAME, ResetReason};
 use kinara_protocol::gatt::Characteristic;
 use kinara_protocol::status::Status;
+use kinara_protocol::vitals::Vitals;
 use serde_json::{Value, json};
 
 use crate::commands;
@@ -264,6 +265,10 @@ impl kinara_firmware_ble::Wearable for Host<'_> {
         let ticks = wearable.ticks(self.clock.utc_us());
         let status = wearable.app().status(ticks);
         self.keep(status)
+    }
+
+    fn vitals(&self) -> Vitals {
+        self.wearable.borrow_mut().app().take_vitals()
     }
 
     fn show_passkey(&self, passkey: Option<u32>) {

@@ -84,6 +84,11 @@ pub const SESSIONS: &[Session] = &[
                 pairing::impostors_are_refused,
             ),
             scenario(
+                "phone",
+                "another stack reads the standard services once it has paired, and nothing before",
+                pairing::a_phone_reads_the_standard_services,
+            ),
+            scenario(
                 "rotation",
                 "a wearable that comes back at another address is known",
                 links::addresses_rotate,

@@ -14,6 +14,9 @@ const WRONG: &str = "AAAAAAAAAAAAAAAA";
 /// From the open window to the first value, where machines are not emulated.
 const WIZARD: Duration = Duration::from_mins(1);
 
+/// How long a phone waits for any of its steps. A temperature comes four times a minute.
+const PHONE: Duration = Duration::from_secs(75);
+
 /// A wearable that the gateway was not told of, and its name in the window.
 pub(super) fn new_wearable(day: &mut Day, args: &[&str]) -> Result<(usize, String)> {
     let wearable = day.ward.add_wearable(args)?;
@@ -149,6 +152,55 @@ pub fn impostors_are_refused(day: &mut Day) -> Result<()> {
         day.ward.bed.air.range(&original, "a", Some(-55))?;
         let _ = day.ward.ctl(day.gateway, &["window", "close"])?;
     }
+    pair_by_label(day, wearable, &name)
+}
+
+/// Another stack, which knows the standard services only, by the passkey of label and nonce.
+pub fn a_phone_reads_the_standard_services(day: &mut Day) -> Result<()> {
+    /// Insufficient Authentication (Core, Vol 3, Part F, 3.4.1.1).
+    const NOT_AUTHENTICATED: &str = "error 5";
+    let (wearable, name) = new_wearable(day, &[])?;
+    let original = day.ward.on_air(wearable).to_owned();
+    day.ward.bed.air.range(&original, "a", None)?;
+    let label: LabelSecret = day.ward.stage.clinic.wearables[wearable]
+        .label_secret
+        .parse()
+        .map_err(|_| BedError::Broken("the bed's own label cannot be read".to_owned()))?;
+    let response = nonce(day, wearable)?;
+    let shown =
+        response.get(19..27).ok_or_else(|| BedError::Broken("an offer without a nonce".to_owned()))?;
+    let from = monotonic();
+    day.ward.bed.air.phone("phone", &original, label.passkey(shown), PHONE)?;
+    let got = until_some("the phone has read", LINK, || {
+        let mut events = day.ward.bed.air.events_since(from).into_iter();
+        Ok(events.find(|event| event.kind == "phone").map(|event| event.told["got"].clone()))
+    })?;
+    day.must(
+        got["before"]
+            .as_object()
+            .is_some_and(|before| before.values().all(|value| value == NOT_AUTHENTICATED)),
+        format!("before it had paired the phone read {}", got["before"]),
+    )?;
+    let bytes = |key: &str| hex::decode(got[key].as_str().unwrap_or_default()).unwrap_or_default();
+    let text = |key: &str| String::from_utf8_lossy(&bytes(key)).into_owned();
+    let hardware = &day.ward.stage.clinic.wearables[wearable].hardware_id;
+    day.must(text("manufacturer") == "Kinara", format!("its maker is {got}"))?;
+    day.must(hardware.ends_with(&text("serial")), format!("its number is {got}"))?;
+    day.must(text("firmware") == "0.1.0", format!("its firmware is {got}"))?;
+    let beats = bytes("heart_rate").get(1).copied().unwrap_or_default();
+    day.must((40..=180).contains(&beats), format!("its heart rate is {got}"))?;
+    let celsius = match bytes("temperature")[..] {
+        [4, low, middle, high, 0xfe, 2] => f64::from(u32::from_le_bytes([low, middle, high, 0])) / 100.0,
+        _ => 0.0,
+    };
+    day.must((25.0..40.0).contains(&celsius), format!("its temperature is {got}"))?;
+    day.must(
+        bytes("battery").first().is_some_and(|percent| *percent <= 100),
+        format!("its battery is {got}"),
+    )?;
+    // It has a bond with the phone; the box pairs with it all the same, once somebody presses the button.
+    day.ward.bed.air.range(&original, "a", Some(-55))?;
+    day.ward.stage.tell(wearable, &json!({"do": "button"}))?;
     pair_by_label(day, wearable, &name)
 }
 

@@ -22,9 +22,8 @@ fn maker() -> Result<Ed25519KeyPair> {
 }
 
 fn image(version: [u8; 3], payload: &[u8]) -> Result<Vec<u8>> {
-    let digest = Sha256::digest(payload).into();
-    let length = payload.len() as u32;
-    let mut header = Header { board: Board::SIMULATOR, version, payload: length, digest, signature: [0; 64] };
+    let mut header = Header::of(Board::SIMULATOR, version, payload)
+        .ok_or_else(|| BedError::Broken("the bed's own image is too large".to_owned()))?;
     let signature = maker()?.sign(&header.signed());
     header.signature.copy_from_slice(signature.as_ref());
     Ok([header.encode().as_slice(), payload].concat())
