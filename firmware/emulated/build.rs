@@ -11,6 +11,8 @@ fn main() -> io::Result<()> {
     if env::var("CARGO_CFG_TARGET_OS").is_ok_and(|system| system == "none") {
         let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
         fs::write(out.join("memory.x"), MEMORY)?;
+        // The interrupts are named in the program.
+        fs::write(out.join("device.x"), "")?;
         println!("cargo::rustc-link-search={}", out.display());
         println!("cargo::rustc-link-arg-bins=--nmagic");
         println!("cargo::rustc-link-arg-bins=-Tlink.x");

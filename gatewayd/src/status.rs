@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use kinara_protocol::frame::Epoch;
 use tokio::sync::watch;
 
 use crate::hardware::HardwareId;
@@ -69,6 +70,8 @@ pub struct Device {
     pub latest: BTreeMap<u16, i32>,
     /// Why the last attempt failed, for people; empty when all is well.
     pub trouble: String,
+    /// The epoch whose start it was asked about.
+    pub started: Option<Epoch>,
 }
 
 /// A radio adapter.
@@ -227,8 +230,12 @@ impl Board {
     }
 
     /// Changes one wearable's entry.
-    pub fn device(&self, hardware: &HardwareId, change: impl FnOnce(&mut Device)) {
-        self.sender.send_modify(|snapshot| change(snapshot.devices.entry(hardware.clone()).or_default()));
+    pub fn device<T>(&self, hardware: &HardwareId, change: impl FnOnce(&mut Device) -> T) -> T {
+        let mut changed = None;
+        self.sender.send_modify(|snapshot| {
+            changed = Some(change(snapshot.devices.entry(hardware.clone()).or_default()));
+        });
+        changed.expect("it was called")
     }
 
     /// Takes a wearable off the board.

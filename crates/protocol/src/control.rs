@@ -4,7 +4,7 @@
 //! id (u16), an operation byte and its fields; a reply is the id (u16), a result byte and its fields; all
 //! little-endian. Every message that names a seq names its epoch.
 
-use crate::frame::{Epoch, Seq, Ticks};
+use crate::frame::{Epoch, ResetReason, Seq, Ticks};
 use crate::wire::{Malformed, Reader, Writer};
 
 /// The longest request or reply.
@@ -118,6 +118,63 @@ pub enum Op {
     },
     /// The image is whole: verify it, and start it. The reply comes before the restart.
     UpdateFinish,
+    /// Why did you start? Reply: [`Outcome::Started`], or [`Refusal::NotInLog`] where that is not known any more.
+    WhyStarted {
+        /// The start that is meant: 0 is the last one, 1 the one before it.
+        back: u8,
+    },
+}
+
+/// A start, for a log of resets and faults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Start {
+    /// Why.
+    pub reason: ResetReason,
+    /// Where the program failed; none where it did not, or nothing is known.
+    pub place: Option<Place>,
+}
+
+/// A place in a program's text.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The line.
+    pub line: u32,
+    length: u8,
+    file: [u8; PLACE_FILE],
+}
+
+/// Bytes of a file's name in a [`Place`]: its end, which says more than its beginning.
+pub const PLACE_FILE: usize = 40;
+
+impl Place {
+    /// A line of a file.
+    pub fn new(file: &[u8], line: u32) -> Self {
+        let end = &file[file.len().saturating_sub(PLACE_FILE)..];
+        let mut place = Self { line, length: end.len() as u8, file: [0; PLACE_FILE] };
+        place.file[..end.len()].copy_from_slice(end);
+        place
+    }
+
+    /// The end of the file's name. Not necessarily whole characters.
+    pub fn file(&self) -> &[u8] {
+        &self.file[..usize::from(self.length)]
+    }
+}
+
+impl core::fmt::Debug for Place {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        core::fmt::Display::fmt(self, f)
+    }
+}
+
+impl core::fmt::Display for Place {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        for byte in self.file() {
+            let shown = if byte.is_ascii_graphic() { char::from(*byte) } else { '?' };
+            core::fmt::Write::write_char(f, shown)?;
+        }
+        write!(f, ":{}", self.line)
+    }
 }
 
 /// Some bytes of an image.
@@ -172,6 +229,8 @@ pub enum Outcome {
     Time(Ticks),
     /// To [`Op::UpdateStart`] and [`Op::UpdateData`]: the image is there up to here.
     UpdateAt(u32),
+    /// To [`Op::WhyStarted`].
+    Started(Start),
 }
 
 /// Why a request was refused.
@@ -289,6 +348,7 @@ impl Request {
                 writer.bytes(bytes.as_bytes());
             }
             Op::UpdateFinish => writer.u8(17),
+            Op::WhyStarted { back } => writer.bytes(&[18, back]),
         }
         writer.written()
     }
@@ -326,6 +386,7 @@ impl Request {
                 return Ok(Ok(Self { id, op: Op::UpdateData { offset, bytes } }));
             }
             17 => Op::UpdateFinish,
+            18 => Op::WhyStarted { back: reader.u8()? },
             _ => return Ok(Err(id)),
         };
         if reader.is_empty() { Ok(Ok(Self { id, op })) } else { Err(ControlError) }
@@ -365,6 +426,13 @@ impl Reply {
                 writer.u8(4);
                 writer.u32(offset);
             }
+            Outcome::Started(Start { reason, place }) => {
+                writer.bytes(&[5, reason.to_byte()]);
+                if let Some(place) = place {
+                    writer.u32(place.line);
+                    writer.bytes(place.file());
+                }
+            }
         }
         writer.written()
     }
@@ -388,6 +456,20 @@ impl Reply {
             }),
             3 => Outcome::Time(Ticks(reader.u48()?)),
             4 => Outcome::UpdateAt(reader.u32()?),
+            5 => {
+                let reason = ResetReason::from_byte(reader.u8()?);
+                let place = if reader.is_empty() {
+                    None
+                } else {
+                    let line = reader.u32()?;
+                    let file = reader.rest();
+                    if file.len() > PLACE_FILE {
+                        return Err(ControlError);
+                    }
+                    Some(Place::new(file, line))
+                };
+                return Ok(Self { id, outcome: Outcome::Started(Start { reason, place }) });
+            }
             _ => return Err(ControlError),
         };
         if reader.is_empty() { Ok(Self { id, outcome }) } else { Err(ControlError) }

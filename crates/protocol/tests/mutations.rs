@@ -74,6 +74,7 @@ fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
             let mut all = Vec::new();
             for (name, op) in [
                 ("hello", Op::Hello),
+                ("why_started", Op::WhyStarted { back: 1 }),
                 (
                     "set_time",
                     Op::SetTime { ticks: Ticks(5), utc_us: 1_764_000_000_123_456, uncertainty_us: 812 },

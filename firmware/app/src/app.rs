@@ -1,7 +1,7 @@
 //! The application: samples in, frames to flash, bytes to and from the gateway.
 
 use kinara_protocol::channel::{BATTERY, ChannelId, HEART_RATE, RR_INTERVAL, SKIN_TEMPERATURE};
-use kinara_protocol::control::{MAX_MESSAGE, Outcome, Refusal, Reply};
+use kinara_protocol::control::{MAX_MESSAGE, Outcome, Refusal, Reply, Start};
 use kinara_protocol::frame::{DeviceEvent, DeviceEventKind, Epoch, MAX_FRAME, ResetReason, Seq, Ticks};
 use kinara_protocol::gatt::Characteristic;
 use kinara_protocol::status::Status;
@@ -38,6 +38,9 @@ pub struct DeviceIdentity {
     /// Firmware version: major, minor, patch.
     pub firmware: [u8; 3],
 }
+
+/// Starts that are remembered.
+pub const MAX_STARTS: usize = 4;
 
 /// How it is set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,11 +113,21 @@ pub struct App<F> {
     acknowledged_since: Option<Ticks>,
     /// Damaged frames that were named in this boot.
     named: Queue<Identity, MAX_NAMED>,
+    /// The last start first.
+    pub(crate) starts: heapless::Vec<Start, MAX_STARTS>,
 }
 
-impl<F: Flash> App<F> {
-    /// Starts: recovers the log and writes the boot anchor. `entropy` are two random numbers: the log id should the
-    /// flash be blank, and the one for a later formatting.
+/// The log of this boot, and all else that an [`App`] is made of. That cannot fail any more: an application can be made in
+/// its place, where a stack has no room for it.
+pub struct Recovered<F> {
+    log: Log<F>,
+    settings: Settings,
+    next_log_id: u32,
+}
+
+impl<F: Flash> Recovered<F> {
+    /// Recovers the log and writes the boot anchor. `entropy` are two random numbers: the log id should the flash be
+    /// blank, and the one for a later formatting.
     pub fn boot(
         flash: F,
         settings: Settings,
@@ -123,12 +136,33 @@ impl<F: Flash> App<F> {
         now: Ticks,
         witness: &mut impl Witness,
     ) -> Result<Self, RingError<F::Error>> {
-        Ok(Self {
+        let log = Log::boot(flash, entropy[0], reason, now, witness)?;
+        Ok(Self { log, settings, next_log_id: entropy[1] })
+    }
+}
+
+impl<F: Flash> App<F> {
+    /// [`Recovered::boot`], and the application of it.
+    pub fn boot(
+        flash: F,
+        settings: Settings,
+        reason: ResetReason,
+        entropy: [u32; 2],
+        now: Ticks,
+        witness: &mut impl Witness,
+    ) -> Result<Self, RingError<F::Error>> {
+        Recovered::boot(flash, settings, reason, entropy, now, witness).map(Self::new)
+    }
+
+    /// The application over its log.
+    pub fn new(recovered: Recovered<F>) -> Self {
+        let Recovered { log, settings, next_log_id } = recovered;
+        Self {
             identity: settings.identity,
             plan: settings.plan,
-            log: Log::boot(flash, entropy[0], reason, now, witness)?,
+            log,
             delivery: Delivery::default(),
-            next_log_id: entropy[1],
+            next_log_id,
             frame_age: settings.frame_age,
             framing: Framing::new(),
             linked: false,
@@ -141,7 +175,14 @@ impl<F: Flash> App<F> {
             vitals: Vitals::default(),
             acknowledged_since: None,
             named: Queue::new(),
-        })
+            starts: heapless::Vec::new(),
+        }
+    }
+
+    /// Knows the last starts, the last one first, for whoever asks; more than [`MAX_STARTS`] are not kept.
+    pub fn remember_starts(&mut self, starts: impl IntoIterator<Item = Start>) {
+        self.starts.clear();
+        self.starts.extend(starts.into_iter().take(MAX_STARTS));
     }
 
     /// What is measured now; a gateway may change it.

@@ -1,11 +1,14 @@
 //! The application as a whole, with flash in memory and a gateway that is a few lines long.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::string::ToString;
 use std::vec;
 use std::vec::Vec;
 
 use kinara_protocol::channel::{BATTERY, EDA, HEART_RATE, PPG, RR_INTERVAL};
-use kinara_protocol::control::{MAX_ADMISSION_S, MAX_MESSAGE, Op, Outcome, Refusal, Reply, Request};
+use kinara_protocol::control::{
+    MAX_ADMISSION_S, MAX_MESSAGE, Op, Outcome, Place, Refusal, Reply, Request, Start,
+};
 use kinara_protocol::frame::{
     Body, DeviceEventKind, FrameRef, Kind, MAX_FRAME, ResetReason, SyncAnchor, Ticks,
 };
@@ -482,4 +485,22 @@ fn frame_at(flash: &[u8], epoch: u64, seq: u32) -> usize {
     let mut identity = epoch.to_le_bytes().to_vec();
     identity.extend(seq.to_le_bytes());
     flash.windows(identity.len()).position(|window| window == identity).expect("it is stored") - 4
+}
+
+#[test]
+fn the_last_starts_are_told_and_what_is_not_known_is_refused() {
+    let mut app = fresh();
+    let fault = Start {
+        reason: ResetReason::Fault,
+        place: Some(Place::new(b"/a/long/way/to/firmware/app/src/ring/mod.rs", 417)),
+    };
+    let power = Start { reason: ResetReason::PowerOn, place: None };
+    app.remember_starts([fault, power]);
+    app.connected();
+    for (back, expected) in
+        [(0, Outcome::Started(fault)), (1, Outcome::Started(power)), (2, Outcome::Refused(Refusal::NotInLog))]
+    {
+        assert_eq!(ask(&mut app, Op::WhyStarted { back }, 0), expected);
+    }
+    assert!(fault.place.unwrap().to_string().ends_with("firmware/app/src/ring/mod.rs:417"));
 }

@@ -1,6 +1,6 @@
 //! One link, from connection to disconnection.
 //!
-//! A stranger is turned away at once outside of all windows, and anybody who has not become an authenticated gateway
+//! A stranger that gets past the accept list is turned away at once outside of all windows, and anybody who has not become an authenticated gateway
 //! within [`PATIENCE`] or [`BONDED_PATIENCE`]. While a label window is open, a bonded gateway that comes back is turned away until its end: a
 //! person stands there who wants to pair another one, and there is one link.
 //!

@@ -1,9 +1,16 @@
 //! Advertises, and accepts one link at a time.
+//!
+//! Outside of all windows a wearable that has gateways listens to these alone: the controller takes links from the identities
+//! on its accept list, and a stranger hears nothing but the advertisement. What the list cannot say is kept from the host.
 
 use core::cell::{Cell, RefCell};
 use core::convert::Infallible;
+use core::pin::pin;
 
-use bt_hci::cmd::le::{LeReadLocalSupportedFeatures, LeSetScanResponseData};
+use bt_hci::cmd::le::{
+    LeAddDeviceToFilterAcceptList, LeClearFilterAcceptList, LeReadLocalSupportedFeatures,
+    LeSetScanResponseData,
+};
 use bt_hci::controller::ControllerCmdSync;
 use embassy_futures::select::{Either, Either3, select, select3};
 use embassy_time::{Duration, Instant, TimeoutError, Timer, with_timeout};
@@ -39,9 +46,21 @@ const HOST_BONDS: usize = MAX_BONDS + 2;
 pub type Resources = HostResources<DefaultPacketPool, 1, 1, 1, HOST_BONDS>;
 
 /// A controller that this radio works on.
-pub trait Capable: Controller + ControllerCmdSync<LeReadLocalSupportedFeatures> {}
+pub trait Capable:
+    Controller
+    + ControllerCmdSync<LeReadLocalSupportedFeatures>
+    + ControllerCmdSync<LeClearFilterAcceptList>
+    + ControllerCmdSync<LeAddDeviceToFilterAcceptList>
+{
+}
 
-impl<C: Controller + ControllerCmdSync<LeReadLocalSupportedFeatures>> Capable for C {}
+impl<C> Capable for C where
+    C: Controller
+        + ControllerCmdSync<LeReadLocalSupportedFeatures>
+        + ControllerCmdSync<LeClearFilterAcceptList>
+        + ControllerCmdSync<LeAddDeviceToFilterAcceptList>
+{
+}
 
 /// How the radio is set up.
 #[derive(Debug, Clone)]
@@ -80,9 +99,40 @@ where
     S: Storage,
     R: RngCore + CryptoRng,
 {
-    let identity = radio.pairing.borrow().identity();
     let startup = Startup::new(radio.settings.privacy);
-    let mut builder = trouble_host::new(Watched::new(controller, &startup), resources)
+    let stack = build(Watched::new(controller, &startup), resources, radio);
+    mirror_bonds(&stack, &radio.pairing.borrow());
+    let mut values = Values::new();
+    let server = Server::new(&radio.settings.nameplate, &mut values);
+    let mut runner = stack.runner();
+    let running = pin!(runner.run());
+    let living = pin!(async {
+        if with_timeout(CONTROLLER_PATIENCE, startup.ended()).await.is_err() {
+            return;
+        }
+        Life { stack: &stack, server: &server, radio, last_link: Cell::new(Instant::now()) }.live().await;
+    });
+    match select(running, living).await {
+        Either::First(Ok(())) => Err(BleHostError::BleHost(Error::Other)),
+        Either::First(Err(error)) => Err(error),
+        Either::Second(()) => Err(BleHostError::BleHost(Error::Timeout)),
+    }
+}
+
+/// Not inlined: what it is made of is not to lie on the stack for as long as the radio runs.
+#[inline(never)]
+fn build<'a, C, W, S, R>(
+    controller: C,
+    resources: &'a mut Resources,
+    radio: &Radio<'_, W, S, R>,
+) -> Stack<'a, C, DefaultPacketPool>
+where
+    C: Capable,
+    S: Storage,
+    R: RngCore + CryptoRng,
+{
+    let identity = radio.pairing.borrow().identity();
+    let mut builder = trouble_host::new(controller, resources)
         .set_random_address(Address::random(reversed(identity.address)))
         .set_io_capabilities(IoCapabilities::DisplayOnly)
         .set_rpa_timeout(radio.settings.address_life);
@@ -91,22 +141,7 @@ where
     {
         builder = builder.enable_privacy(irk);
     }
-    let stack = builder.build();
-    mirror_bonds(&stack, &radio.pairing.borrow());
-    let mut values = Values::new();
-    let server = Server::new(&radio.settings.nameplate, &mut values);
-    let mut runner = stack.runner();
-    let living = async {
-        if with_timeout(CONTROLLER_PATIENCE, startup.ended()).await.is_err() {
-            return;
-        }
-        Life { stack: &stack, server: &server, radio, last_link: Cell::new(Instant::now()) }.live().await;
-    };
-    match select(runner.run(), living).await {
-        Either::First(Ok(())) => Err(BleHostError::BleHost(Error::Other)),
-        Either::First(Err(error)) => Err(error),
-        Either::Second(()) => Err(BleHostError::BleHost(Error::Timeout)),
-    }
+    builder.build()
 }
 
 /// Makes the host's bonds those that are stored: it takes up what pairs by any method, and drops nothing.
@@ -230,6 +265,20 @@ where
         }
     }
 
+    /// Who may connect: in a window anybody, and where nobody has a bond; else the bonded gateways, by their identities.
+    async fn choose_centrals(
+        &self,
+        offering: Option<Offering>,
+    ) -> Result<AdvFilterPolicy, BleHostError<C::Error>> {
+        let gateways: heapless::Vec<Address, MAX_BONDS> =
+            self.radio.pairing.borrow().bonds().iter().map(|bond| to_host(bond).identity.addr).collect();
+        if offering.is_some() || gateways.is_empty() {
+            return Ok(AdvFilterPolicy::Unfiltered);
+        }
+        self.stack.peripheral().set_filter_accept_list(&gateways).await?;
+        Ok(AdvFilterPolicy::FilterConn)
+    }
+
     async fn advertise(
         &self,
         offering: Option<Offering>,
@@ -240,6 +289,7 @@ where
         let parameters = AdvertisementParameters {
             interval_min: shortest,
             interval_max: longest,
+            filter_policy: self.choose_centrals(offering).await?,
             ..AdvertisementParameters::default()
         };
         let (data, response) = match offering {

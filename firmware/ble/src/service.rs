@@ -89,7 +89,8 @@ pub struct Server<'d> {
 }
 
 impl<'d> Server<'d> {
-    /// Builds the table.
+    /// Builds the table. Not inlined, for the sake of the radio's stack.
+    #[inline(never)]
     pub fn new(nameplate: &'d Nameplate<'d>, values: &'d mut Values) -> Self {
         use CharacteristicProp::{Indicate, Notify, Read, Write};
         let mut table = Table::new();

@@ -13,7 +13,7 @@ use kinara_protocol::frame::{FrameRef, MAX_FRAME, ResetReason, Ticks, checksum};
 use kinara_protocol::gatt::Characteristic;
 
 /// HeartPy's recording of a finger, at almost a hundred samples a second (tests/recordings/heartpy).
-const PULSE: &str = include_str!("../../../tests/recordings/heartpy/ppg.txt");
+pub const PULSE: &str = include_str!("../../../tests/recordings/heartpy/ppg.txt");
 /// How long it lasts, ms.
 const LASTS_MS: u64 = 100_000;
 const PAGES: u32 = 12;
@@ -73,7 +73,7 @@ pub struct Outcome {
 }
 
 /// Flash in memory.
-struct Memory<'a>(&'a mut [u8]);
+pub struct Memory<'a>(pub &'a mut [u8]);
 
 impl Flash for Memory<'_> {
     type Error = core::convert::Infallible;

@@ -5,7 +5,7 @@ use std::{env, fs, io};
 
 fn main() -> io::Result<()> {
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
-    let map = fs::read_to_string("../memory.x")?;
+    let map = fs::read_to_string("../memory-nrf52840.x")?;
     // The linker script takes the program from FLASH to RAM.
     let map = map
         .replace("  FLASH            :", "  ACTIVE           :")
@@ -13,7 +13,7 @@ fn main() -> io::Result<()> {
     let map = map.replace("(FLASH)", "(ACTIVE)");
     fs::write(out.join("memory.x"), map)?;
     println!("cargo::rustc-link-search={}", out.display());
-    println!("cargo::rerun-if-changed=../memory.x");
+    println!("cargo::rerun-if-changed=../memory-nrf52840.x");
     println!("cargo::rustc-link-arg-bins=--nmagic");
     println!("cargo::rustc-link-arg-bins=-Tlink.x");
     Ok(())

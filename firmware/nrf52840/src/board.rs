@@ -1,11 +1,13 @@
-//! Which pin is what. The wiring is that of the nRF52840-DK with breakout boards (docs/guide-firmware.md has the table).
+//! Which pin is what. The wiring is that of the nRF52840-DK, or of the nRF52-DK (nRF52832), with breakout boards
+//! (docs/guide-firmware.md has the table).
 
-use embassy_nrf::gpio::{Input, Level, Output, OutputDrive, Pull};
+use embassy_nrf::gpio::{AnyPin, Input, Level, Output, OutputDrive, Pull};
 use embassy_nrf::mode::Async;
-use embassy_nrf::peripherals::{QSPI, RNG, TWISPI0};
+use embassy_nrf::peripherals::{RNG, TWISPI0};
+#[cfg(feature = "external")]
 use embassy_nrf::qspi::{self, Qspi};
 use embassy_nrf::rng::Rng;
-use embassy_nrf::saadc::{self, ChannelConfig, Saadc, VddhDiv5Input};
+use embassy_nrf::saadc::{self, ChannelConfig, Saadc};
 use embassy_nrf::twim::{self, Twim};
 use embassy_nrf::wdt::{self, Watchdog, WatchdogHandle};
 use embassy_nrf::{Peri, bind_interrupts, config, peripherals, rng};
@@ -15,7 +17,6 @@ use static_cell::StaticCell;
 bind_interrupts!(pub struct Irqs {
     RNG => rng::InterruptHandler<RNG>;
     SAADC => saadc::InterruptHandler;
-    QSPI => qspi::InterruptHandler<QSPI>;
     TWISPI0 => twim::InterruptHandler<TWISPI0>;
     EGU0_SWI0 => mpsl::LowPrioInterruptHandler;
     CLOCK_POWER => mpsl::ClockInterruptHandler;
@@ -24,15 +25,25 @@ bind_interrupts!(pub struct Irqs {
     RTC0 => mpsl::HighPrioInterruptHandler;
 });
 
+#[cfg(feature = "external")]
+bind_interrupts!(struct FlashIrqs {
+    QSPI => qspi::InterruptHandler<peripherals::QSPI>;
+});
+
 /// A loop that has not turned for so long is stuck, seconds.
 const WATCHDOG_S: u32 = 8;
 /// Cycles of the low-frequency clock a second.
 const LOW_FREQUENCY: u32 = 32_768;
+/// Microvolts of the cell for a count: gain 1/6 of a reference of 0.6 V, 12 bits. The nRF52840 takes a fifth of its supply at
+/// VDDH, an nRF52832 half of the cell by two resistors.
+pub const BATTERY_UV: u32 = 3_600_000 * if cfg!(feature = "nrf52832") { 2 } else { 5 } / 4_096;
 /// Bytes of the MX25R6435F.
+#[cfg(feature = "external")]
 pub const EXTERNAL_FLASH: u32 = 8 << 20;
 
 /// The peripherals, each with its pins.
 pub struct Board {
+    #[cfg(feature = "external")]
     pub qspi: Qspi<'static>,
     /// MAX30102, both TMP117, LSM6DSO.
     pub i2c: Twim<'static>,
@@ -75,25 +86,34 @@ impl Board {
             settings.debug = config::Debug::Disallowed;
         }
         let p = embassy_nrf::init(settings);
-        let mut flash = qspi::Config::default();
-        flash.capacity = EXTERNAL_FLASH;
-        // MX25R6435F: 10 µs into deep power down, 35 µs out of it; in units of 16 µs.
-        flash.deep_power_down = Some(qspi::DeepPowerDownConfig { enter_time: 1, exit_time: 3 });
+        #[cfg(feature = "external")]
+        let qspi = {
+            let mut flash = qspi::Config::default();
+            flash.capacity = EXTERNAL_FLASH;
+            // MX25R6435F: 10 µs into deep power down, 35 µs out of it; in units of 16 µs.
+            flash.deep_power_down = Some(qspi::DeepPowerDownConfig { enter_time: 1, exit_time: 3 });
+            Qspi::new(p.QSPI, FlashIrqs, p.P0_19, p.P0_17, p.P0_20, p.P0_21, p.P0_22, p.P0_23, flash)
+        };
         let mut bus = twim::Config::default();
         bus.frequency = twim::Frequency::K400;
-        let battery = ChannelConfig::single_ended(VddhDiv5Input);
+        #[cfg(feature = "nrf52840")]
+        let (battery, ranges, led, motor, button) =
+            (saadc::VddhDiv5Input, [p.P1_01.into(), p.P1_02.into()], p.P0_13, p.P1_03, p.P0_11);
+        #[cfg(feature = "nrf52832")]
+        let (battery, ranges, led, motor, button) =
+            (p.P0_03, [p.P0_28.into(), p.P0_29.into()], p.P0_17, p.P0_30, p.P0_13);
+        let battery = ChannelConfig::single_ended(battery);
         let electrodes = ChannelConfig::single_ended(p.P0_02);
         Self {
-            qspi: Qspi::new(p.QSPI, Irqs, p.P0_19, p.P0_17, p.P0_20, p.P0_21, p.P0_22, p.P0_23, flash),
+            #[cfg(feature = "external")]
+            qspi,
             i2c: Twim::new(p.TWISPI0, Irqs, p.P0_26, p.P0_27, bus, COPIES.init([0; 64])),
             converter: Saadc::new(p.SAADC, Irqs, saadc::Config::default(), [electrodes, battery]),
-            ranges: [
-                Output::new(p.P1_01, Level::Low, OutputDrive::Standard),
-                Output::new(p.P1_02, Level::Low, OutputDrive::Standard),
-            ],
-            led: Output::new(p.P0_13, Level::High, OutputDrive::Standard),
-            motor: Output::new(p.P1_03, Level::Low, OutputDrive::Standard),
-            button: Input::new(p.P0_11, Pull::Up),
+            ranges: ranges
+                .map(|pin: Peri<'static, AnyPin>| Output::new(pin, Level::Low, OutputDrive::Standard)),
+            led: Output::new(led, Level::High, OutputDrive::Standard),
+            motor: Output::new(motor, Level::Low, OutputDrive::Standard),
+            button: Input::new(button, Pull::Up),
             rng: Rng::new(p.RNG, Irqs),
             nvmc: p.NVMC,
             watchdog: watchdog(p.WDT),

@@ -7,7 +7,7 @@ use nrf_sdc::mpsl::{self, MultiprotocolServiceLayer};
 use nrf_sdc::{self as sdc, SoftdeviceController};
 use static_cell::StaticCell;
 
-use crate::board::{Irqs, RadioParts};
+use crate::board::Irqs;
 
 /// Packets that wait on each side: a window of the backlog fills a connection event.
 const PACKETS: u8 = 6;
@@ -30,22 +30,30 @@ async fn service(layer: &'static MultiprotocolServiceLayer<'static>) -> ! {
     layer.run().await
 }
 
-/// Starts the controller. Beside it the layer below, whose time slots the chip's own flash is written in.
-pub fn start(
-    parts: RadioParts,
-    rng: &'static mut Rng<'static, Async>,
+/// Starts the layer below the controller, in whose time slots the processor's own flash is written.
+pub fn start_layer(
+    parts: mpsl::Peripherals<'static>,
     spawner: Spawner,
-) -> (SoftdeviceController<'static>, &'static MultiprotocolServiceLayer<'static>) {
+) -> &'static MultiprotocolServiceLayer<'static> {
     static SESSIONS: StaticCell<mpsl::SessionMem<1>> = StaticCell::new();
     static LAYER: StaticCell<MultiprotocolServiceLayer<'static>> = StaticCell::new();
-    static MEMORY_OF: StaticCell<sdc::Mem<MEMORY>> = StaticCell::new();
     let sessions = SESSIONS.init(mpsl::SessionMem::new());
-    let layer = MultiprotocolServiceLayer::with_timeslots(parts.mpsl, Irqs, CLOCK, sessions)
+    let layer = MultiprotocolServiceLayer::with_timeslots(parts, Irqs, CLOCK, sessions)
         .expect("the clock is one that the chip has");
     let layer = &*LAYER.init(layer);
     spawner.spawn(service(layer).expect("spawned once"));
-    let controller = build(parts.sdc, rng, layer, MEMORY_OF.init(sdc::Mem::new()));
-    (controller.expect("what is asked for fits into its memory"), layer)
+    layer
+}
+
+/// Starts the controller.
+pub fn start(
+    parts: sdc::Peripherals<'static>,
+    rng: &'static mut Rng<'static, Async>,
+    layer: &'static MultiprotocolServiceLayer<'static>,
+) -> SoftdeviceController<'static> {
+    static MEMORY_OF: StaticCell<sdc::Mem<MEMORY>> = StaticCell::new();
+    let controller = build(parts, rng, layer, MEMORY_OF.init(sdc::Mem::new()));
+    controller.expect("what is asked for fits into its memory")
 }
 
 fn build(

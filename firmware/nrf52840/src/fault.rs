@@ -1,45 +1,103 @@
-//! Why it started: what the chip remembers, and what a fault left behind in memory that outlives a reset.
+//! Why it started: what the chip remembers, and the last starts and faults, in memory that outlives a reset. (A loss of power
+//! ends that memory; the boot anchors in flash have the reasons of all starts.)
 #![allow(unsafe_code)]
 
 use core::cell::UnsafeCell;
+use core::mem::MaybeUninit;
 use core::panic::PanicInfo;
 
 use embassy_nrf::pac::POWER;
 use embassy_nrf::pac::power::regs::Resetreas;
+use kinara_firmware_app::app::MAX_STARTS;
+use kinara_protocol::control::{PLACE_FILE, Place, Start};
 use kinara_protocol::frame::{ResetReason, checksum};
 
-/// Bytes of the place in the program where it failed.
-const PLACE: usize = 96;
-const MAGIC: u32 = u32::from_le_bytes(*b"FLT1");
+const MAGIC: u32 = u32::from_le_bytes(*b"FLT2");
+/// Reason, whether there is a place, line, length of the file's name, the name.
+const ENTRY: usize = 1 + 1 + 4 + 1 + PLACE_FILE;
+/// The fault that ended the last program comes after the starts.
+const FAULT: usize = MAX_STARTS;
 
+/// Plain bytes: any are a value.
 #[repr(C)]
 struct Kept {
     magic: u32,
     sum: u32,
-    line: u32,
-    length: u32,
-    file: [u8; PLACE],
+    entries: [[u8; ENTRY]; MAX_STARTS + 1],
 }
 
-struct Memory(UnsafeCell<core::mem::MaybeUninit<Kept>>);
+struct Memory(UnsafeCell<MaybeUninit<Kept>>);
 
-// SAFETY: it is written with interrupts off by a program that has failed, and read once by the next one at its start.
+// SAFETY: it is written with interrupts off by a program that has failed, and by the next one at its start.
 unsafe impl Sync for Memory {}
 
 // Not touched by the start-up code.
 #[unsafe(link_section = ".uninit.kept")]
-static KEPT: Memory = Memory(UnsafeCell::new(core::mem::MaybeUninit::uninit()));
+static KEPT: Memory = Memory(UnsafeCell::new(MaybeUninit::uninit()));
 
-fn sum(line: u32, file: &[u8; PLACE]) -> u32 {
-    checksum(file) ^ line
+/// No start: there is no such reason.
+const NONE: u8 = 0xff;
+
+impl Kept {
+    const EMPTY: Self = Self { magic: MAGIC, sum: 0, entries: [[NONE; ENTRY]; MAX_STARTS + 1] };
+
+    fn load() -> Self {
+        // SAFETY: any bytes are a value, and nobody else uses it.
+        let kept = unsafe { KEPT.0.get().cast::<Self>().read_volatile() };
+        if kept.magic == MAGIC && kept.sum == checksum(kept.entries.as_flattened()) {
+            kept
+        } else {
+            Self::EMPTY
+        }
+    }
+
+    fn save(mut self) {
+        self.sum = checksum(self.entries.as_flattened());
+        // SAFETY: as above.
+        unsafe { KEPT.0.get().cast::<Self>().write_volatile(self) };
+    }
+
+    fn start(&self, entry: usize) -> Option<Start> {
+        let [reason, has_place, l0, l1, l2, l3, length, file @ ..] = &self.entries[entry];
+        let file = file.get(..usize::from(*length))?;
+        let place = (*has_place == 1).then(|| Place::new(file, u32::from_le_bytes([*l0, *l1, *l2, *l3])));
+        (*reason != NONE).then_some(Start { reason: ResetReason::from_byte(*reason), place })
+    }
+
+    fn put(&mut self, entry: usize, start: &Start) {
+        let bytes = &mut self.entries[entry];
+        *bytes = [0; ENTRY];
+        bytes[0] = start.reason.to_byte();
+        if let Some(place) = &start.place {
+            let file = place.file();
+            bytes[1] = 1;
+            bytes[2..6].copy_from_slice(&place.line.to_le_bytes());
+            bytes[6] = file.len() as u8;
+            bytes[7..][..file.len()].copy_from_slice(file);
+        }
+    }
 }
 
-/// Why it started. Forgets it.
-pub fn reason() -> ResetReason {
+/// The last starts, this one first. Called once: the next call would count another start.
+pub fn starts() -> heapless::Vec<Start, MAX_STARTS> {
+    let mut kept = Kept::load();
+    let fault = kept.start(FAULT);
+    let by_the_chip = by_the_chip();
+    let this = fault.unwrap_or(Start { reason: by_the_chip, place: None });
+    kept.entries.copy_within(..MAX_STARTS - 1, 1);
+    kept.put(0, &this);
+    kept.entries[FAULT] = [NONE; ENTRY];
+    let starts = (0..MAX_STARTS).map_while(|entry| kept.start(entry)).collect();
+    kept.save();
+    starts
+}
+
+/// Forgets it.
+fn by_the_chip() -> ResetReason {
     let reasons = POWER.resetreas().read();
     // A bit is cleared by a one.
     POWER.resetreas().write_value(Resetreas(u32::MAX));
-    if failed() || reasons.lockup() {
+    if reasons.lockup() {
         ResetReason::Fault
     } else if reasons.dog() {
         ResetReason::Watchdog
@@ -52,31 +110,13 @@ pub fn reason() -> ResetReason {
     }
 }
 
-fn failed() -> bool {
-    let place = KEPT.0.get().cast::<Kept>();
-    // SAFETY: all of it are integers, so any bytes are a value; nobody else uses it.
-    unsafe {
-        let kept = place.read_volatile();
-        (&raw mut (*place).magic).write_volatile(0);
-        kept.magic == MAGIC && kept.sum == sum(kept.line, &kept.file)
-    }
-}
-
 #[panic_handler]
 fn panicked(info: &PanicInfo<'_>) -> ! {
     cortex_m::interrupt::disable();
-    let mut file = [0; PLACE];
-    let (mut line, mut length) = (0, 0);
-    if let Some(place) = info.location() {
-        let name = place.file().as_bytes();
-        // The end of a path says more than its beginning.
-        let name = &name[name.len().saturating_sub(PLACE)..];
-        file[..name.len()].copy_from_slice(name);
-        (line, length) = (place.line(), name.len() as u32);
-    }
-    let kept = Kept { magic: MAGIC, sum: sum(line, &file), line, length, file };
-    // SAFETY: nothing runs any more but this.
-    unsafe { KEPT.0.get().cast::<Kept>().write_volatile(kept) };
+    let place = info.location().map(|place| Place::new(place.file().as_bytes(), place.line()));
+    let mut kept = Kept::load();
+    kept.put(FAULT, &Start { reason: ResetReason::Fault, place });
+    kept.save();
     cortex_m::peripheral::SCB::sys_reset()
 }
 

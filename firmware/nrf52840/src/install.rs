@@ -23,27 +23,10 @@ use kinara_protocol::image::Board;
 use nrf_sdc::mpsl::{self, MultiprotocolServiceLayer};
 
 use crate::flash::Region;
+use crate::version::VERSION;
 
-/// This firmware: major, minor, patch, of the package.
-pub const VERSION: [u8; 3] = [
-    part(env!("CARGO_PKG_VERSION_MAJOR")),
-    part(env!("CARGO_PKG_VERSION_MINOR")),
-    part(env!("CARGO_PKG_VERSION_PATCH")),
-];
-/// As text.
-pub const VERSION_TEXT: &str = env!("CARGO_PKG_VERSION");
 /// How long a new image has to be healthy before it stays.
 const HEALTHY: Duration = Duration::from_secs(60);
-
-const fn part(text: &str) -> u8 {
-    let bytes = text.as_bytes();
-    let (mut at, mut value) = (0, 0);
-    while at < bytes.len() {
-        value = value * 10 + (bytes[at] - b'0');
-        at += 1;
-    }
-    value
-}
 
 /// The maker's public key, 64 hexadecimal digits in `KINARA_MAKER` when this is built. Without, nobody can sign: no image
 /// verifies by a key of zeros.

@@ -1,7 +1,7 @@
 //! This device's key, and its random numbers.
 //!
 //! **Promise.** The key is drawn once, on the first start, lies in a page of the chip's own flash, and leaves it for nobody:
-//! what is in the external flash is worth nothing without this chip, and the chip's port is closed in production.
+//! what is in the other flash is worth nothing without this chip, and the chip's port is closed in production.
 
 use aes::Aes128;
 use aes::cipher::{KeyIvInit, StreamCipher};
@@ -13,8 +13,8 @@ use embassy_nrf::rng::Rng;
 use embedded_storage::nor_flash::{NorFlash, ReadNorFlash};
 use rand_core::{CryptoRng, RngCore};
 
-/// The page, as `memory.x` has it.
-const PAGE: u32 = 0x000f_8000;
+/// The page `KEY` of the memory map.
+const PAGE: u32 = if cfg!(feature = "external") { 0x000f_8000 } else { 0x0005_0000 };
 const PAGE_BYTES: u32 = 4_096;
 const MAGIC: [u8; 4] = *b"KEY1";
 

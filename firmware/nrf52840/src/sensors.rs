@@ -25,8 +25,6 @@ const TURNS_A_SECOND: u64 = 4;
 const BATTERY_TURNS: u64 = 300 * TURNS_A_SECOND;
 /// The infrared LED's current: 6.2 mA, in steps of 0.2 mA.
 const LED_CURRENT: u8 = 31;
-/// Microvolts of a count at the supply's input: a fifth of it, gain 1/6 of a reference of 0.6 V, 12 bits.
-const BATTERY_UV: u32 = 3_600_000 * 5 / 4_096;
 
 /// Addresses on the bus.
 const SKIN: u8 = 0x48;
@@ -119,7 +117,7 @@ impl Sensors {
             let _ = self.temperatures(at, acquisition);
         }
         if self.turn.is_multiple_of(BATTERY_TURNS) {
-            let millivolts = u32::from(counts[1].max(0).cast_unsigned()) * BATTERY_UV / 1_000;
+            let millivolts = u32::from(counts[1].max(0).cast_unsigned()) * crate::board::BATTERY_UV / 1_000;
             acquisition.borrow_mut().battery(at, percent_of(millivolts));
         }
         self.turn += 1;

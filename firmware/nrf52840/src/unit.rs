@@ -3,7 +3,7 @@
 use core::cell::{Cell, RefCell};
 
 use embassy_executor::Spawner;
-use embassy_futures::join::{join, join5};
+use embassy_futures::join::join;
 use embassy_nrf::gpio::{Input, Output};
 use embassy_nrf::mode::Async;
 use embassy_nrf::rng::Rng;
@@ -13,33 +13,33 @@ use embassy_sync::blocking_mutex::raw::NoopRawMutex;
 use embassy_sync::signal::Signal;
 use embassy_time::{Duration, Instant, Ticker, Timer};
 use kinara_firmware_app::acquisition::{Acquisition, Level};
-use kinara_firmware_app::app::{App, DeviceIdentity, Effect, Settings};
+use kinara_firmware_app::app::{App, DeviceIdentity, Recovered, Settings};
 use kinara_firmware_app::framing::FrameAge;
 use kinara_firmware_app::plan::Plan;
-use kinara_firmware_app::queue::Queue;
-use kinara_firmware_app::update::Updater;
+#[cfg(feature = "external")]
+use kinara_firmware_app::update::{Ask, Updater};
 use kinara_firmware_ble::controls::{Command, Controls};
-use kinara_firmware_ble::memory::Peer;
 use kinara_firmware_ble::pairing::{Pairing, Proof};
 use kinara_firmware_ble::radio::{self, Radio, Resources};
 use kinara_firmware_ble::service::Nameplate;
 use kinara_firmware_ble::startup::Privacy;
-use kinara_firmware_ble::{BondRequest, Happening, Wearable};
+use kinara_firmware_unit::{Platform, now};
+#[cfg(feature = "external")]
 use kinara_protocol::control::Outcome;
-use kinara_protocol::frame::{MAX_FRAME, Ticks};
-use kinara_protocol::gatt::Characteristic;
+use kinara_protocol::frame::ResetReason;
 use kinara_protocol::label::LabelSecret;
-use kinara_protocol::status::Status;
-use kinara_protocol::vitals::Vitals;
 use nrf_sdc::SoftdeviceController;
 use rand_core::RngCore;
 use static_cell::StaticCell;
 
 use crate::board::{self, Board};
-use crate::flash::{External, Memories, Region};
+use crate::flash::{Chip, Memories, Region};
+#[cfg(feature = "external")]
+use crate::install;
 use crate::key::{self, Random};
 use crate::sensors::{self, Sensors};
-use crate::{controller, fault, install};
+use crate::version::{VERSION, VERSION_TEXT};
+use crate::{controller, fault};
 
 /// How often the application's own timers are looked at.
 const STEP: Duration = Duration::from_millis(250);
@@ -57,98 +57,140 @@ const BOUNCE: Duration = Duration::from_millis(30);
 /// The watchdog is fed so often, if all loops have turned.
 const HEARTBEAT: Duration = Duration::from_secs(2);
 
-/// The application, as the loops and the radio share it.
-struct Unit {
-    app: RefCell<App<Region>>,
-    acquisition: RefCell<Acquisition>,
+/// What of the board the application reaches.
+struct Panel {
+    #[cfg(feature = "external")]
     updater: RefCell<Updater<Region>>,
-    requests: RefCell<Queue<BondRequest, 4>>,
     show: Signal<NoopRawMutex, ()>,
     reset_at: Cell<Option<Instant>>,
     turned: Cell<[bool; 2]>,
 }
 
-/// The places of [`Unit::turned`].
+type Unit = kinara_firmware_unit::Unit<Region, Panel>;
+
+/// The places of [`Panel::turned`].
 const MEASURES: usize = 0;
 const STEPS: usize = 1;
 
-fn now() -> Ticks {
-    Ticks(Instant::now().as_millis())
-}
+type Bonds = Pairing<Memories, Random>;
 
-/// Runs for ever.
-pub async fn run(board: Board, spawner: Spawner) -> ! {
-    static FLASH_CHIP: StaticCell<RefCell<External>> = StaticCell::new();
+/// Starts everything, and on a board that takes updates stays until this image has proved itself.
+pub async fn run(board: Board, spawner: Spawner) {
+    static FLASH_CHIP: StaticCell<RefCell<Chip>> = StaticCell::new();
     static BUS: StaticCell<RefCell<Twim<'static>>> = StaticCell::new();
     static NOISE: StaticCell<Rng<'static, Async>> = StaticCell::new();
+    static CONTROLS: StaticCell<Controls> = StaticCell::new();
     static UNIT: StaticCell<Unit> = StaticCell::new();
     static RESOURCES: StaticCell<Resources> = StaticCell::new();
-    let Board { qspi, i2c, converter, ranges, led, motor, button, mut rng, mut nvmc, mut watchdog, radio } =
+    #[cfg(feature = "external")]
+    let qspi = board.qspi;
+    let Board { i2c, converter, ranges, led, motor, button, mut rng, mut nvmc, mut watchdog, radio, .. } =
         board;
-    let reason = fault::reason();
     let key = key::of_device(nvmc.reborrow(), &mut rng);
     let mut random = Random::from_noise(&mut rng);
-    let flash = &*FLASH_CHIP.init(RefCell::new(External::new(qspi, key)));
-    if is_held(&button, FACTORY_RESET).await {
-        flash.borrow_mut().erase_all(|| watchdog.pet()).expect("the flash chip answers");
+    let erases = is_held(&button, FACTORY_RESET, || watchdog.pet()).await;
+    #[cfg(feature = "external")]
+    let chip = Chip::new(qspi, key);
+    #[cfg(not(feature = "external"))]
+    let layer = controller::start_layer(radio.mpsl, spawner);
+    #[cfg(not(feature = "external"))]
+    let chip = Chip::new(layer, nvmc, key);
+    let flash = &*FLASH_CHIP.init(RefCell::new(chip));
+    if erases {
+        flash.borrow_mut().erase_all(|| watchdog.pet()).expect("the flash answers");
     }
-    let mut updater = install::updater(Region::slot(flash));
-    install::take_over(&mut updater, nvmc.reborrow(), &mut watchdog);
-    let settings = Settings {
-        identity: DeviceIdentity { factory_id: board::factory_id(), firmware: install::VERSION },
-        plan: Plan::default(),
-        frame_age: FrameAge::default(),
+    #[cfg(feature = "external")]
+    let updater = {
+        let mut updater = install::updater(Region::slot(flash));
+        install::take_over(&mut updater, nvmc.reborrow(), &mut watchdog);
+        updater
     };
+    #[cfg(feature = "external")]
+    let layer = controller::start_layer(radio.mpsl, spawner);
     let entropy = [random.next_u32(), random.next_u32()];
-    let app = App::boot(Region::frames(flash), settings, reason, entropy, now(), &mut ());
-    let unit = &*UNIT.init(Unit {
-        app: RefCell::new(app.expect("the flash chip answers")),
-        acquisition: RefCell::new(Acquisition::new()),
+    let panel = Panel {
+        #[cfg(feature = "external")]
         updater: RefCell::new(updater),
-        requests: RefCell::new(Queue::new()),
         show: Signal::new(),
         reset_at: Cell::new(None),
         turned: Cell::new([false; 2]),
-    });
+    };
+    let starts = fault::starts();
+    let reason = starts.first().map_or(ResetReason::PowerOn, |start| start.reason);
+    let app = start_app(boot(flash, reason, entropy));
+    app.borrow_mut().remember_starts(starts);
+    let unit = &*UNIT.init(Unit::new(app, start_acquisition(), panel));
     // Without a label nobody can know the passkey: such a board measures, and pairs with nobody.
     let secret = board::label_secret().unwrap_or_else(|| {
         let mut drawn = [0; 10];
         random.fill_bytes(&mut drawn);
         drawn
     });
-    let proof = Proof::Label(LabelSecret::from_bytes(secret));
-    let pairing = Pairing::open(Memories::new(flash), random, proof, Instant::now());
-    let pairing = RefCell::new(pairing.unwrap_or_else(|_| panic!("the radio's memory cannot be read")));
-    let controls = Controls::new();
+    let pairing = start_pairing(flash, random, secret);
+    let controls = &*CONTROLS.init(Controls::new());
     let sensors = Sensors::start(BUS.init(RefCell::new(i2c)), converter, ranges).expect("the sensors answer");
-    let (controller, layer) = controller::start(radio, NOISE.init(rng), spawner);
-    let loops = join5(
-        air(unit, &pairing, &controls, controller, RESOURCES.init(Resources::new())),
-        measure(unit, sensors),
-        step(unit, &controls),
-        serve_person(unit, &controls, button, led, motor),
-        feed(unit, watchdog),
-    );
-    join(loops, install::prove(layer, nvmc)).await;
-    unreachable!("the loops do not end")
+    let controller = controller::start(radio.sdc, NOISE.init(rng), layer);
+    // A task each: futures that are joined are made on the stack, and it would have to be as large as all of them.
+    let radio = air(unit, pairing, controls, controller, RESOURCES.init(Resources::new()));
+    spawner.spawn(radio.expect("spawned once"));
+    spawner.spawn(measure(unit, sensors).expect("spawned once"));
+    spawner.spawn(step(unit, controls).expect("spawned once"));
+    spawner.spawn(serve_person(unit, controls, button, led, motor).expect("spawned once"));
+    spawner.spawn(feed(unit, watchdog).expect("spawned once"));
+    #[cfg(feature = "external")]
+    install::prove(layer, nvmc).await;
 }
 
-async fn is_held(button: &Input<'static>, long: Duration) -> bool {
+#[inline(never)]
+fn start_pairing(flash: &'static RefCell<Chip>, random: Random, secret: [u8; 10]) -> &'static RefCell<Bonds> {
+    static PAIRING: StaticCell<RefCell<Bonds>> = StaticCell::new();
+    let proof = Proof::Label(LabelSecret::from_bytes(secret));
+    let pairing = Pairing::open(Memories::new(flash), random, proof, Instant::now());
+    PAIRING.init(RefCell::new(pairing.unwrap_or_else(|_| panic!("the radio's memory cannot be read"))))
+}
+
+/// Not inlined, nor what comes before and after it: their stack is not to be [`run`]'s, which lasts.
+#[inline(never)]
+fn boot(flash: &'static RefCell<Chip>, reason: ResetReason, entropy: [u32; 2]) -> Recovered<Region> {
+    let settings = Settings {
+        identity: DeviceIdentity { factory_id: board::factory_id(), firmware: VERSION },
+        plan: Plan::default(),
+        frame_age: FrameAge::default(),
+    };
+    let booted = Recovered::boot(Region::frames(flash), settings, reason, entropy, now(), &mut ());
+    booted.unwrap_or_else(|_| panic!("the flash answers"))
+}
+
+#[inline(never)]
+fn start_app(recovered: Recovered<Region>) -> &'static RefCell<App<Region>> {
+    static APP: StaticCell<RefCell<App<Region>>> = StaticCell::new();
+    APP.init_with(|| RefCell::new(App::new(recovered)))
+}
+
+#[inline(never)]
+fn start_acquisition() -> &'static RefCell<Acquisition> {
+    static ACQUISITION: StaticCell<RefCell<Acquisition>> = StaticCell::new();
+    ACQUISITION.init_with(|| RefCell::new(Acquisition::new()))
+}
+
+async fn is_held(button: &Input<'static>, long: Duration, mut alive: impl FnMut()) -> bool {
     let until = Instant::now() + long;
     while button.is_low() {
         if Instant::now() >= until {
             return true;
         }
+        alive();
         Timer::after(BOUNCE).await;
     }
     false
 }
 
 /// The radio. A controller that fails has no life but a restart.
+#[embassy_executor::task]
 async fn air(
     unit: &'static Unit,
-    pairing: &RefCell<Pairing<Memories, Random>>,
-    controls: &Controls,
+    pairing: &'static RefCell<Bonds>,
+    controls: &'static Controls,
     controller: SoftdeviceController<'static>,
     resources: &'static mut Resources,
 ) {
@@ -161,7 +203,7 @@ async fn air(
     }
     name.push_str("K-").and_then(|()| name.push_str(&serial[12..])).expect("six characters");
     let settings = radio::Settings {
-        nameplate: Nameplate { name: &name, serial: &serial, firmware: install::VERSION_TEXT },
+        nameplate: Nameplate { name: &name, serial: &serial, firmware: VERSION_TEXT },
         privacy: Privacy::Controller,
         address_life: ADDRESS_LIFE,
     };
@@ -171,52 +213,55 @@ async fn air(
 }
 
 /// Takes readings and makes samples of them.
-async fn measure(unit: &Unit, mut sensors: Sensors) {
+#[embassy_executor::task]
+async fn measure(unit: &'static Unit, mut sensors: Sensors) {
     let mut turns = Ticker::every(sensors::EVERY);
     loop {
         turns.next().await;
-        sensors.turn(&unit.acquisition).await;
+        sensors.turn(unit.acquisition).await;
         let mut acquisition = unit.acquisition.borrow_mut();
         let mut app = unit.app.borrow_mut();
         if sensors.second_is_over() {
             let worn = acquisition.second(now());
-            app.set_worn(worn, now(), &mut ()).expect("the flash chip answers");
+            app.set_worn(worn, now(), &mut ()).expect("the flash answers");
         }
         acquisition.due(now(), |channel, at, value| {
-            app.sample(channel, at, &[value], &mut ()).expect("the flash chip answers");
+            app.sample(channel, at, &[value], &mut ()).expect("the flash answers");
         });
         if acquisition.level() == Level::Stopped {
             acquisition.rest(|channel, at, value| {
-                app.sample(channel, at, &[value], &mut ()).expect("the flash chip answers");
+                app.sample(channel, at, &[value], &mut ()).expect("the flash answers");
             });
-            app.shut_down(&mut ()).expect("the flash chip answers");
+            app.shut_down(&mut ()).expect("the flash answers");
             sensors.stop();
             board::power_off();
         }
-        unit.has_turned(MEASURES);
+        unit.platform.has_turned(MEASURES);
     }
 }
 
 /// The application's timers, and what it asks for.
-async fn step(unit: &Unit, controls: &Controls) {
+#[embassy_executor::task]
+async fn step(unit: &'static Unit, controls: &'static Controls) {
     let mut turns = Ticker::every(STEP);
     loop {
         turns.next().await;
-        unit.app.borrow_mut().step(now(), &mut ()).expect("the flash chip answers");
+        unit.app.borrow_mut().step(now(), &mut ()).expect("the flash answers");
         unit.take_effects();
-        if unit.reset_at.get().is_some_and(|at| Instant::now() >= at) {
-            unit.app.borrow_mut().shut_down(&mut ()).expect("the flash chip answers");
+        if unit.platform.reset_at.get().is_some_and(|at| Instant::now() >= at) {
+            unit.app.borrow_mut().shut_down(&mut ()).expect("the flash answers");
             cortex_m::peripheral::SCB::sys_reset();
         }
         controls.ring();
-        unit.has_turned(STEPS);
+        unit.platform.has_turned(STEPS);
     }
 }
 
 /// The button, the lamp and the motor.
+#[embassy_executor::task]
 async fn serve_person(
-    unit: &Unit,
-    controls: &Controls,
+    unit: &'static Unit,
+    controls: &'static Controls,
     mut button: Input<'static>,
     mut led: Output<'static>,
     mut motor: Output<'static>,
@@ -232,7 +277,7 @@ async fn serve_person(
     };
     let shown = async {
         loop {
-            unit.show.wait().await;
+            unit.platform.show.wait().await;
             motor.set_high();
             for _ in 0..FLASHES {
                 led.set_low();
@@ -247,100 +292,38 @@ async fn serve_person(
 }
 
 /// Feeds the watchdog while all loops turn.
-async fn feed(unit: &Unit, mut watchdog: WatchdogHandle) {
+#[embassy_executor::task]
+async fn feed(unit: &'static Unit, mut watchdog: WatchdogHandle) {
     let mut turns = Ticker::every(HEARTBEAT);
     loop {
         watchdog.pet();
         turns.next().await;
-        while unit.turned.get() != [true; 2] {
+        while unit.platform.turned.get() != [true; 2] {
             Timer::after(STEP).await;
         }
-        unit.turned.set([false; 2]);
+        unit.platform.turned.set([false; 2]);
     }
 }
 
-impl Unit {
+impl Panel {
     fn has_turned(&self, which: usize) {
         let mut turned = self.turned.get();
         turned[which] = true;
         self.turned.set(turned);
     }
-
-    fn take_effects(&self) {
-        loop {
-            let effect = self.app.borrow_mut().take_effect();
-            let Some(effect) = effect else { return };
-            let request = match effect {
-                Effect::Identify => {
-                    self.show.signal(());
-                    continue;
-                }
-                Effect::Reset => {
-                    self.reset_at.set(Some(Instant::now() + RESET_PAUSE));
-                    continue;
-                }
-                Effect::Update { request, ask } => {
-                    let (outcome, installs) = self.updater.borrow_mut().answer(&ask);
-                    self.app.borrow_mut().reply(request, outcome);
-                    if installs {
-                        self.reset_at.set(Some(Instant::now() + RESET_PAUSE));
-                    }
-                    continue;
-                }
-                Effect::Admit { request, secret, lives_s } => BondRequest::Admit { request, secret, lives_s },
-                Effect::Revoke { request, bond } => BondRequest::Revoke { request, bond },
-            };
-            // The application holds as many effects as fit here.
-            let _ = self.requests.borrow_mut().push(request);
-        }
-    }
 }
 
-impl Wearable for Unit {
-    fn connected(&self, _: Peer) {
-        self.app.borrow_mut().connected();
+impl Platform for Panel {
+    fn identify(&self) {
+        self.show.signal(());
     }
 
-    fn disconnected(&self) {
-        // Flash that fails shows with the next step, which does not go on without it.
-        let _ = self.app.borrow_mut().disconnected();
+    fn reset_soon(&self) {
+        self.reset_at.set(Some(Instant::now() + RESET_PAUSE));
     }
 
-    fn subscribe(&self, characteristic: Characteristic, on: bool) {
-        self.app.borrow_mut().subscribe(characteristic, on);
+    #[cfg(feature = "external")]
+    fn update(&self, ask: &Ask) -> (Outcome, bool) {
+        self.updater.borrow_mut().answer(ask)
     }
-
-    fn takes_requests(&self) -> bool {
-        self.app.borrow().takes_requests()
-    }
-
-    fn write(&self, request: &[u8]) {
-        self.app.borrow_mut().write(request, now(), &mut ());
-        self.take_effects();
-    }
-
-    fn take_bond_request(&self) -> Option<BondRequest> {
-        self.requests.borrow_mut().pop()
-    }
-
-    fn reply(&self, request: u16, outcome: Outcome) {
-        self.app.borrow_mut().reply(request, outcome);
-    }
-
-    fn outgoing(&self, into: &mut [u8; MAX_FRAME]) -> Option<(Characteristic, usize)> {
-        self.app.borrow_mut().outgoing(now(), into, &mut ()).ok().flatten()
-    }
-
-    fn status(&self) -> Option<Status> {
-        self.app.borrow_mut().status(now()).ok()
-    }
-
-    fn vitals(&self) -> Vitals {
-        self.app.borrow_mut().take_vitals()
-    }
-
-    /// It has no display: it is not asked.
-    fn show_passkey(&self, _: Option<u32>) {}
-
-    fn happened(&self, _: Happening) {}
 }

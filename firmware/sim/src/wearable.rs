@@ -3,13 +3,13 @@
 use std::io;
 use std::path::Path;
 
-use kinara_firmware_app::app::{App, DeviceIdentity, Settings};
+use kinara_firmware_app::app::{App, DeviceIdentity, MAX_STARTS, Settings};
 use kinara_firmware_app::flash::PAGE;
 use kinara_firmware_app::framing::FrameAge;
 use kinara_firmware_app::plan::Plan;
 use kinara_firmware_app::ring::{JOURNAL_PAGES, MIN_LOG_PAGES, RingError};
 use kinara_firmware_app::update::Ask;
-use kinara_protocol::control::Outcome;
+use kinara_protocol::control::{Outcome, Start};
 use kinara_protocol::frame::{ResetReason, Ticks};
 
 use crate::body::{Body, BodySettings};
@@ -78,6 +78,8 @@ pub struct Wearable {
     done_until: Ticks,
     producing: bool,
     happenings: Vec<Happening>,
+    /// The last one first.
+    starts: Vec<Start>,
 }
 
 impl Wearable {
@@ -109,6 +111,7 @@ impl Wearable {
             done_until: Ticks(0),
             producing: true,
             happenings: Vec::new(),
+            starts: Vec::new(),
         };
         wearable.boot(flash, ResetReason::PowerOn)?;
         wearable.run_to(now_us)?;
@@ -120,6 +123,9 @@ impl Wearable {
         let boot_us = self.crystal.boot_utc_us();
         let mut app = App::boot(flash, self.settings, reason, entropy, Ticks(0), &mut self.oracle)?;
         self.oracle.boot(app.epoch(), boot_us);
+        self.starts.insert(0, Start { reason, place: None });
+        self.starts.truncate(MAX_STARTS);
+        app.remember_starts(self.starts.iter().copied());
         app.set_battery(self.signals.battery_percent(boot_us), Ticks(0), &mut self.oracle)?;
         self.oracle.flush()?;
         self.app = Some(app);

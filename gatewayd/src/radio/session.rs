@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use kinara_clock::Clock;
 use kinara_protocol::control::{Hello, Op, Outcome, PROTOCOL_VERSION};
-use kinara_protocol::frame::{Body, BootAnchor, DeviceEventKind, Epoch, FrameRef};
+use kinara_protocol::frame::{Body, BootAnchor, DeviceEventKind, Epoch, FrameRef, ResetReason};
 use kinara_protocol::gatt::Characteristic;
 use kinara_protocol::status::Status;
 use tokio::sync::{broadcast, watch};
@@ -196,6 +196,7 @@ impl Session<'_> {
         self.expect_ok(Op::StreamOn).await?;
         self.expect_ok(Op::StartBacklog { window }).await?;
         claim.greeted();
+        self.ask_why_it_started().await?;
         let mut known = self.context.known.clone();
         let mut admission = self.context.store.admission();
         let mut identify = self.context.identify.subscribe();
@@ -251,6 +252,23 @@ impl Session<'_> {
                 _ = tick.tick() => self.look_after().await?,
             }
         }
+    }
+
+    /// A start that nobody asked for is told once. Firmware that does not know the question is none the worse.
+    async fn ask_why_it_started(&mut self) -> Result<(), RadioError> {
+        let epoch = self.hello.epoch;
+        let told =
+            self.context.board.device(&self.hardware, |device| device.started.replace(epoch) == Some(epoch));
+        if told {
+            return Ok(());
+        }
+        if let Outcome::Started(start) = self.requests.ask(Op::WhyStarted { back: 0 }).await?
+            && let ResetReason::Watchdog | ResetReason::BrownOut | ResetReason::Fault = start.reason
+        {
+            let place = start.place.map_or_else(|| "not known".to_owned(), |place| place.to_string());
+            tracing::warn!(hardware = %self.hardware, %epoch, reason = ?start.reason, place, "the wearable restarted by itself");
+        }
+        Ok(())
     }
 
     /// Asks the wearable for somebody else, who may have gone meanwhile.

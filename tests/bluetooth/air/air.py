@@ -131,6 +131,7 @@ class Town:
         self.listeners = set()
         self.air = Air(self.tell)
         self.boxes, self.wearables, self.peers = {}, {}, {}
+        self.phones = 0
 
     def tell(self, **event):
         line = json.dumps({**event, "at": time.monotonic()}).encode() + b"\n"
@@ -181,19 +182,33 @@ class Town:
 
     async def do_phone(self, name, visits, passkey, patience):
         """Told at once; what the phone got comes as an event, for a temperature takes a while."""
-        phone = self.peers[name] = peers.Phone(self.air, name)
+        self.send_phone("phone", name, visits, lambda phone, address: phone.visit(address, passkey, patience))
+
+    async def do_stranger(self, name, visits, patience):
+        """Somebody connects who has no bond; the event has the reason for which the link went."""
+        self.send_phone("stranger", name, visits, lambda phone, address: phone.knock(address, patience))
+
+    async def do_collector(self, name, visits, passkey, patience, seconds):
+        """Somebody pairs with a wearable and takes its frames for a while, which the event has."""
+        self.send_phone(
+            "collector", name, visits, lambda phone, address: phone.collect(address, passkey, patience, seconds)
+        )
+
+    def send_phone(self, event, name, visits, errand):
+        self.phones += 1
+        phone = self.peers[name] = peers.Phone(self.air, name, self.phones)
         address = str(self.controller(visits).le_legacy_advertiser.address).split("/")[0]
 
-        async def visit():
+        async def go():
             try:
-                got = await phone.visit(address, passkey, patience)
+                got = await errand(phone, address)
             except Exception as error:  # told to whoever waits
-                logging.exception("the phone")
+                logging.exception("the %s", event)
                 got = {"error": f"{type(error).__name__}: {error}"}
             await self.do_remove(name)
-            self.tell(event="phone", device=name, got=got)
+            self.tell(event=event, device=name, got=got)
 
-        self.visit = asyncio.ensure_future(visit())
+        self.errand = asyncio.ensure_future(go())
 
     async def do_remove(self, name):
         peer = self.peers.pop(name)

@@ -78,7 +78,11 @@ class Air(LocalLink):
         loop = asyncio.get_running_loop()
         if isinstance(packet, ll.ConnectInd):
             for controller in self.controllers:
-                if self.rssi(sender, controller) is not None and controller.advertises_as(packet.advertiser_address):
+                if (
+                    self.rssi(sender, controller) is not None
+                    and controller.advertises_as(packet.advertiser_address)
+                    and controller.listens_to(packet.initiator_address)
+                ):
                     controller.on_le_connect_ind(packet)
                     return
             # Nobody was there (any more). The sender has told its host of a link: that link now fails.
@@ -124,9 +128,14 @@ class BedController(Controller):
     def __init__(self, name, link, **more):
         super().__init__(name, link=link, **more)
         self.on_air = True
+        self.accept = set()
 
     def advertises_as(self, address):
         return self.le_legacy_advertiser.enabled and self.le_legacy_advertiser.address == address
+
+    def listens_to(self, central):
+        """The advertising filter policies 2 and 3 keep connections to the accept list, which Bumble does not hold."""
+        return self.le_legacy_advertiser.advertising_filter_policy < 2 or central in self.accept
 
     def on_le_disconnected(self, connection, reason):
         if self.le_connections.get(connection.peer_address) is connection:
@@ -148,8 +157,21 @@ class BedController(Controller):
         self.le_legacy_advertiser.stop()
         self.le_scan_enable = False
         self.pending_le_connection = None
+        self.accept.clear()
         for connection in list(self.le_connections.values()):
             del self.le_connections[connection.peer_address]
+
+    def on_hci_le_clear_filter_accept_list_command(self, _command):
+        self.accept.clear()
+        return status(SUCCESS)
+
+    def on_hci_le_add_device_to_filter_accept_list_command(self, command):
+        self.accept.add(hci.Address(bytes(command.address), command.address_type))
+        return status(SUCCESS)
+
+    def on_hci_le_remove_device_from_filter_accept_list_command(self, command):
+        self.accept.discard(hci.Address(bytes(command.address), command.address_type))
+        return status(SUCCESS)
 
     def on_hci_read_rssi_command(self, command):
         connection = self.find_le_connection_by_handle(command.handle)
@@ -186,12 +208,10 @@ class BoxController(BedController):
         self.random_address = self.public_address
         self.slots = 16
         self.refused = 0
-        self.accept = set()
         self.reported = {}
 
     def forget(self):
         super().forget()
-        self.accept.clear()
         self.reported.clear()
 
     def hear(self, packet, response, rssi):
@@ -239,18 +259,6 @@ class BoxController(BedController):
     def on_hci_le_set_scan_enable_command(self, command):
         self.reported.clear()
         return super().on_hci_le_set_scan_enable_command(command)
-
-    def on_hci_le_clear_filter_accept_list_command(self, _command):
-        self.accept.clear()
-        return status(SUCCESS)
-
-    def on_hci_le_add_device_to_filter_accept_list_command(self, command):
-        self.accept.add(hci.Address(bytes(command.address), command.address_type))
-        return status(SUCCESS)
-
-    def on_hci_le_remove_device_from_filter_accept_list_command(self, command):
-        self.accept.discard(hci.Address(bytes(command.address), command.address_type))
-        return status(SUCCESS)
 
     def on_hci_le_create_connection_command(self, command):
         if len(self.le_connections) >= self.slots:

@@ -18,6 +18,7 @@ HEART_RATE, MEASUREMENT = UUID.from_16_bits(0x180D), UUID.from_16_bits(0x2A37)
 BATTERY, LEVEL = UUID.from_16_bits(0x180F), UUID.from_16_bits(0x2A19)
 # 16-bit values follow the flags: bit 4 says that there are RR intervals, in 1/1024 s.
 WITH_RR = 0x10
+KINARA_BACKLOG, KINARA_CONTROL = "6B690003-4E61-5261-8B01-7A1C09D54F2E", "6B690004-4E61-5261-8B01-7A1C09D54F2E"
 
 
 class Delegate(PairingDelegate):
@@ -154,20 +155,57 @@ class Phone:
     }
     TOLD = {"heart_rate": (0x180D, 0x2A37), "temperature": (0x1809, 0x2A1C)}
 
-    def __init__(self, air, name):
-        self.controller = BoxController(name, air, "F0:F1:F2:00:01:01")
-        config = DeviceConfiguration(name=name, address=hci.Address("F0:F1:F2:00:01:01", hci.Address.PUBLIC_DEVICE_ADDRESS))
+    def __init__(self, air, name, number):
+        address = f"F0:F1:F2:00:01:{number:02X}"
+        self.controller = BoxController(name, air, address)
+        config = DeviceConfiguration(name=name, address=hci.Address(address, hci.Address.PUBLIC_DEVICE_ADDRESS))
         self.device = Device(config=config, host=Host(self.controller, AsyncPipeSink(self.controller)))
 
-    async def visit(self, address, passkey, patience):
-        """Tries to read, pairs, reads everything, and waits for both measurements. What it got, in hexadecimal."""
+    async def connect(self, address, patience):
+        return await self.device.connect(
+            hci.Address(address, hci.Address.RANDOM_DEVICE_ADDRESS), own_address_type=hci.OwnAddressType.PUBLIC, timeout=patience
+        )
+
+    async def knock(self, address, patience):
+        """Connects, and waits until the link is gone. Why it went."""
+        await self.device.power_on()
+        gone = asyncio.get_running_loop().create_future()
+        # A link that nobody answered may be gone before it is handed over.
+        self.device.once("connection", lambda connection: connection.once("disconnection", gone.set_result))
+        await self.connect(address, patience)
+        return int(await asyncio.wait_for(gone, patience))
+
+    async def collect(self, address, passkey, patience, seconds):
+        """Pairs, asks for all that a wearable holds, and takes what comes for so long: `frames`, and `replies`."""
+        self.type_when_asked(passkey)
+        await self.device.power_on()
+        connection = await self.connect(address, patience)
+        got = {"frames": [], "replies": []}
+        async with Remote(connection) as remote:
+            await remote.request_mtu(247)
+            await remote.discover_services()
+            await remote.discover_characteristics()
+            backlog, control = (remote.get_characteristics_by_uuid(UUID(uuid))[0] for uuid in (KINARA_BACKLOG, KINARA_CONTROL))
+            await asyncio.wait_for(connection.pair(), patience)
+            await control.subscribe(lambda value: got["replies"].append(bytes(value).hex()), prefer_notify=False)
+            await backlog.subscribe(lambda value: got["frames"].append(bytes(value).hex()))
+            # Who are you? Then the backlog, with as many frames on the way as may be.
+            for request in (struct.pack("<HB", 1, 1), struct.pack("<HBB", 2, 6, 100)):
+                await control.write_value(request, with_response=True)
+            await asyncio.sleep(seconds)
+            await connection.disconnect()
+        return got
+
+    def type_when_asked(self, passkey):
         self.device.pairing_config_factory = lambda _connection: PairingConfig(
             sc=True, mitm=True, bonding=True, delegate=Typing(passkey)
         )
+
+    async def visit(self, address, passkey, patience):
+        """Tries to read, pairs, reads everything, and waits for both measurements. What it got, in hexadecimal."""
+        self.type_when_asked(passkey)
         await self.device.power_on()
-        connection = await self.device.connect(
-            hci.Address(address, hci.Address.RANDOM_DEVICE_ADDRESS), own_address_type=hci.OwnAddressType.PUBLIC, timeout=patience
-        )
+        connection = await self.connect(address, patience)
         async with Remote(connection) as remote:
             await remote.discover_services()
             await remote.discover_characteristics()

@@ -24,7 +24,7 @@ pub struct Event {
     pub at: f64,
     /// To whom.
     pub device: String,
-    /// `link`, `box`, `address`, `subscribed`, `paired`, `not_paired` or `measured`.
+    /// `link`, `box`, `address`, `subscribed`, `paired`, `not_paired`, `measured`, `phone`, `stranger` or `collector`.
     pub kind: String,
     /// All that was said about it.
     pub told: Value,
@@ -182,6 +182,31 @@ impl Air {
     pub fn phone(&self, name: &str, visits: &str, passkey: u32, patience: Duration) -> Result<()> {
         self.tell(&json!({
             "do": "phone", "name": name, "visits": visits, "passkey": passkey, "patience": patience.as_secs_f64(),
+        }))
+        .map(|_| ())
+    }
+
+    /// Somebody connects to a device and waits for the link's end. The reason comes as an event `stranger`, under `got`.
+    pub fn stranger(&self, name: &str, visits: &str, patience: Duration) -> Result<()> {
+        self.tell(
+            &json!({"do": "stranger", "name": name, "visits": visits, "patience": patience.as_secs_f64()}),
+        )
+        .map(|_| ())
+    }
+
+    /// Somebody with another stack pairs with a wearable and takes its frames for so long. They come as an event
+    /// `collector`: hexadecimal under `frames` in `got`, and the replies to their requests under `replies`.
+    pub fn collector(
+        &self,
+        name: &str,
+        visits: &str,
+        passkey: u32,
+        patience: Duration,
+        lasts: Duration,
+    ) -> Result<()> {
+        self.tell(&json!({
+            "do": "collector", "name": name, "visits": visits, "passkey": passkey,
+            "patience": patience.as_secs_f64(), "seconds": lasts.as_secs_f64(),
         }))
         .map(|_| ())
     }

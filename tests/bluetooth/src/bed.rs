@@ -89,7 +89,7 @@ impl Bed {
 
     /// A wearable that is no clinic's, and starts it. Returns its place in [`Bed::wearables`].
     pub fn add_wearable(&mut self, program: &Path, args: &[String]) -> Result<usize> {
-        let name = format!("w{}", self.wearables.len());
+        let name = format!("other{}", self.wearables.len());
         let port = self.air.wearable(&name)?;
         let mut wearable = Wearable::new(&name, port, program, args, &self.folder, &self.logs)?;
         wearable.process().spawn()?;

@@ -32,7 +32,8 @@ pub enum ResetReason {
 }
 
 impl ResetReason {
-    const fn to_byte(self) -> u8 {
+    /// Its code.
+    pub const fn to_byte(self) -> u8 {
         match self {
             Self::PowerOn => 0,
             Self::Requested => 1,
@@ -43,7 +44,8 @@ impl ResetReason {
         }
     }
 
-    const fn from_byte(byte: u8) -> Self {
+    /// The reason of a code.
+    pub const fn from_byte(byte: u8) -> Self {
         match byte {
             0 => Self::PowerOn,
             1 => Self::Requested,

@@ -4,6 +4,7 @@
 mod adapters;
 mod boxes;
 mod crowd;
+mod emulated;
 mod links;
 mod pairing;
 mod power;
@@ -87,6 +88,11 @@ pub const SESSIONS: &[Session] = &[
                 "phone",
                 "another stack reads the standard services once it has paired, and nothing before",
                 pairing::a_phone_reads_the_standard_services,
+            ),
+            scenario(
+                "cortex-m4f",
+                "the firmware on an emulated processor pairs with another stack, and brings what it measured to the bit",
+                emulated::another_stack_takes_its_frames,
             ),
             scenario(
                 "rotation",

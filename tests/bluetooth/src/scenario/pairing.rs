@@ -44,9 +44,14 @@ fn name_in(mut data: &[u8]) -> Option<String> {
 /// What a wearable says in its scan response: it changes with each try. The response is set after the advertising
 /// data, so that who knows the name may have to wait for it.
 fn nonce(day: &Day, wearable: usize) -> Result<Vec<u8>> {
+    nonce_of(day, day.ward.on_air(wearable))
+}
+
+/// The same, by its name on the air.
+pub(super) fn nonce_of(day: &Day, name: &str) -> Result<Vec<u8>> {
     until_some("the wearable has a scan response", LINK, || {
         let status = day.ward.bed.air.status()?;
-        let response = status[day.ward.on_air(wearable)]["response"].as_str().unwrap_or_default();
+        let response = status[name]["response"].as_str().unwrap_or_default();
         let response = hex::decode(response).map_err(|error| BedError::Air(format!("told {error}")))?;
         Ok((!response.is_empty()).then_some(response))
     })
@@ -159,6 +164,8 @@ pub fn impostors_are_refused(day: &mut Day) -> Result<()> {
 pub fn a_phone_reads_the_standard_services(day: &mut Day) -> Result<()> {
     /// Insufficient Authentication (Core, Vol 3, Part F, 3.4.1.1).
     const NOT_AUTHENTICATED: &str = "error 5";
+    /// Connection Failed to be Established (Core, Vol 1, Part F, 2.59).
+    const NOT_ESTABLISHED: u8 = 0x3e;
     let (wearable, name) = new_wearable(day, &[])?;
     let original = day.ward.on_air(wearable).to_owned();
     day.ward.bed.air.range(&original, "a", None)?;
@@ -198,7 +205,22 @@ pub fn a_phone_reads_the_standard_services(day: &mut Day) -> Result<()> {
         bytes("battery").first().is_some_and(|percent| *percent <= 100),
         format!("its battery is {got}"),
     )?;
-    // It has a bond with the phone; the box pairs with it all the same, once somebody presses the button.
+    // It listens to the phone alone now, until somebody presses the button: whoever else connects is not heard.
+    until("the window is closed", LINK, || {
+        let there = &day.ward.bed.air.status()?[&original];
+        Ok(there["advertising"] == true && there["response"] == "")
+    })?;
+    let from = monotonic();
+    day.ward.bed.air.stranger("stranger", &original, PHONE)?;
+    let got = until_some("the stranger has tried", LINK, || {
+        let mut events = day.ward.bed.air.events_since(from).into_iter();
+        Ok(events.find(|event| event.kind == "stranger").map(|event| event.told["got"].clone()))
+    })?;
+    day.must(got == json!(NOT_ESTABLISHED), format!("the stranger's link ended with {got}"))?;
+    let linked = day.ward.bed.air.events_since(from).into_iter();
+    let heard: Vec<_> = linked.filter(|event| event.kind == "link" && event.device == original).collect();
+    day.must(heard.is_empty(), format!("the wearable had links: {heard:?}"))?;
+    // The box pairs with it all the same, in a window.
     day.ward.bed.air.range(&original, "a", Some(-55))?;
     day.ward.stage.tell(wearable, &json!({"do": "button"}))?;
     pair_by_label(day, wearable, &name)

@@ -90,6 +90,12 @@ pub fn new_firmware_comes_over_the_air(day: &mut Day) -> Result<()> {
     runs(day, wearable, "0.2.0")?;
     day.all_flow(&[wearable], LINK)?;
     is_given_up(day, &hangs)?;
+    // The wearable tells why it started again.
+    let told = day.ward.hand(day.gateway)?.log("gatewayd")?;
+    let restarted = |line: &str| {
+        line.contains("restarted by itself") && line.contains(&hardware) && line.contains("reason=Watchdog")
+    };
+    day.must(told.lines().any(restarted), "the box does not know of the watchdog")?;
 
     let mut forged = image([0, 4, 0], &vec![0x5a; PAYLOAD])?;
     forged[HEADER_LEN - 1] ^= 1;

@@ -1,82 +1,42 @@
-//! The external flash: the frames, and what the radio remembers. All of a wearer in it is enciphered by the device's key.
+//! Where everything of a wearer lies, enciphered by the device's key: in the flash chip on the board ([`external`]), or, on a
+//! board without one, in the processor's own flash ([`internal`]).
 //!
-//! | pages | what |
-//! |---|---|
-//! | 0, 1 | what the radio remembers, one image in each; the newer whole one counts |
-//! | 2 … 122 | an update: its record, and room for an image of 480 KiB |
-//! | 123 … | the ring of frames |
-//!
-//! Calls block: a word takes microseconds, a page 0.25 s at the worst to erase (MX25R6435F, low-power mode), which comes
-//! once in 20 minutes of the reference plan. The controller runs in interrupts meanwhile.
+//! | pages of the chip | or of the own flash | what |
+//! |---|---|---|
+//! | 0, 1 | 0, 1 | what the radio remembers, one image in each; the newer whole one counts |
+//! | 2 … 122 | | an update: its record, and room for an image of 480 KiB |
+//! | 123 … | 2 … | the ring of frames |
+
+#[cfg(feature = "external")]
+mod external;
+#[cfg(not(feature = "external"))]
+mod internal;
 
 use core::cell::RefCell;
 
-use embassy_nrf::qspi::{Error, Qspi};
 use kinara_firmware_app::flash::{Flash, Nonce, PAGE};
 use kinara_firmware_ble::memory::{MAX_IMAGE, Storage};
 use kinara_protocol::frame::checksum;
 
-use crate::board::EXTERNAL_FLASH;
-use crate::key::{Key, encipher};
+#[cfg(feature = "external")]
+use self::external as place;
+#[cfg(not(feature = "external"))]
+use self::internal as place;
+use crate::key::encipher;
+
+pub use place::{Chip, Error};
 
 /// Pages of what the radio remembers.
 const MEMORY_PAGES: u32 = 2;
-/// Pages of the update.
-const SLOT_PAGES: u32 = 121;
 /// The ring's first page.
-const RING: u32 = MEMORY_PAGES + SLOT_PAGES;
-/// The transfer unit; the peripheral copies whole words between word addresses.
-const CHUNK: usize = 256;
+const RING: u32 = MEMORY_PAGES + place::SLOT_PAGES;
 const WORD: usize = 4;
 
-#[repr(C, align(4))]
-struct Words([u8; CHUNK]);
-
-/// The chip, and the key.
-pub struct External {
-    qspi: Qspi<'static>,
-    key: Key,
-}
-
-impl External {
-    /// A chip whose contents are of this key.
-    pub fn new(qspi: Qspi<'static>, key: Key) -> Self {
-        Self { qspi, key }
-    }
-
-    fn read(&mut self, mut address: u32, mut into: &mut [u8]) -> Result<(), Error> {
-        while !into.is_empty() {
-            let skipped = (address as usize) % WORD;
-            let taken = into.len().min(CHUNK - skipped);
-            let mut words = Words([0; CHUNK]);
-            let whole = (skipped + taken).next_multiple_of(WORD);
-            self.qspi.blocking_read(address - skipped as u32, &mut words.0[..whole])?;
-            let (head, rest) = into.split_at_mut(taken);
-            head.copy_from_slice(&words.0[skipped..skipped + taken]);
-            into = rest;
-            address += taken as u32;
-        }
-        Ok(())
-    }
-
-    fn write(&mut self, address: u32, bytes: &[u8]) -> Result<(), Error> {
-        for (place, chunk) in bytes.chunks(CHUNK).enumerate() {
-            let mut words = Words([0xff; CHUNK]);
-            words.0[..chunk.len()].copy_from_slice(chunk);
-            let whole = chunk.len().next_multiple_of(WORD);
-            self.qspi.blocking_write(address + (place * CHUNK) as u32, &words.0[..whole])?;
-        }
-        Ok(())
-    }
-
-    fn erase(&mut self, page: u32) -> Result<(), Error> {
-        self.qspi.blocking_erase(page * PAGE)
-    }
-
+impl Chip {
     /// Everything of a wearer goes: factory reset, and release from a clinic. It takes minutes; `alive` is called for
     /// each page.
     pub fn erase_all(&mut self, mut alive: impl FnMut()) -> Result<(), Error> {
-        for page in 0..EXTERNAL_FLASH / PAGE {
+        for page in 0..place::PAGES {
             alive();
             self.erase(page)?;
         }
@@ -86,7 +46,7 @@ impl External {
 
 /// Some pages of the chip.
 pub struct Region {
-    chip: &'static RefCell<External>,
+    chip: &'static RefCell<Chip>,
     first: u32,
     pages: u32,
     /// Whether it holds something of a wearer.
@@ -95,13 +55,14 @@ pub struct Region {
 
 impl Region {
     /// The ring of frames.
-    pub fn frames(chip: &'static RefCell<External>) -> Self {
-        Self { chip, first: RING, pages: EXTERNAL_FLASH / PAGE - RING, secret: true }
+    pub fn frames(chip: &'static RefCell<Chip>) -> Self {
+        Self { chip, first: RING, pages: place::PAGES - RING, secret: true }
     }
 
     /// Where an update comes in.
-    pub fn slot(chip: &'static RefCell<External>) -> Self {
-        Self { chip, first: MEMORY_PAGES, pages: SLOT_PAGES, secret: false }
+    #[cfg(feature = "external")]
+    pub fn slot(chip: &'static RefCell<Chip>) -> Self {
+        Self { chip, first: MEMORY_PAGES, pages: place::SLOT_PAGES, secret: false }
     }
 }
 
@@ -137,13 +98,13 @@ const MAGIC: u32 = u32::from_le_bytes(*b"KBND");
 
 /// What the radio remembers: the image with the higher number. The page that holds the other one is written next.
 pub struct Memories {
-    flash: &'static RefCell<External>,
+    flash: &'static RefCell<Chip>,
     number: u32,
 }
 
 impl Memories {
     /// Of this chip.
-    pub fn new(flash: &'static RefCell<External>) -> Self {
+    pub fn new(flash: &'static RefCell<Chip>) -> Self {
         Self { flash, number: 0 }
     }
 
