@@ -32,6 +32,7 @@ use kinara_clock::Clock;
 use kinara_ingest::sweep::{self, Policy};
 use kinara_ingest::upkeep::{self, Bounds};
 use kinara_ingest::{Limits, Name, Writer};
+use kinara_ingest::{rollup, timestamp};
 use kinara_protocol::envelope::{self, Live, PROPERTY_BUFFER, PROPERTY_GATEWAY, PROPERTY_SEQUENCE, State};
 use kinara_protocol::topic::{self, Leaf};
 use kinara_store::Pool;
@@ -152,6 +153,13 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, stop: CancellationToken)
         pool.clone(),
         clock.clone(),
         Duration::from_secs(config.jobs.upkeep_s),
+        metrics.clone(),
+        stop.clone(),
+    ));
+    tasks.spawn(keep_rolled_up(
+        pool.clone(),
+        clock.clone(),
+        Duration::from_secs(config.jobs.rollup_s),
         metrics.clone(),
         stop.clone(),
     ));
@@ -400,6 +408,28 @@ async fn keep_up(
                 }
             }
             Err(error) => tracing::warn!(%error, "the upkeep failed; it will be tried again"),
+        }
+    }
+}
+
+async fn keep_rolled_up(
+    pool: Pool,
+    clock: Arc<dyn Clock>,
+    every: Duration,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) {
+    let slice = rollup::Slice::default();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            () = stop.cancelled() => return,
+        }
+        match rollup::roll_up(&pool, timestamp(clock.utc_us()), &slice).await {
+            Ok(notes) => {
+                metrics.rolled_up_total.fetch_add(notes, Ordering::Relaxed);
+            }
+            Err(error) => tracing::warn!(%error, "aggregates stay stale for now"),
         }
     }
 }

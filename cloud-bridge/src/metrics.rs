@@ -87,6 +87,8 @@ metrics! {
     gaps_lost_total: "counter",
     /// Quarantined frames and events that found their wearer after all.
     replayed_total: "counter",
+    /// Notes of stale aggregates that were worked off.
+    rolled_up_total: "counter",
 }
 
 impl Metrics {

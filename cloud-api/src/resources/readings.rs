@@ -1,5 +1,7 @@
 //! Readings: drawn down on the server to as many points as a picture has, and the newest of each kind.
 
+use std::borrow::Cow;
+
 use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
@@ -35,6 +37,43 @@ pub struct ReadingsQuery {
     /// Most points to answer; 2000 if left out.
     #[param(minimum = 1)]
     points: Option<u32>,
+    /// What the points are drawn from: `raw` readings (the default), or kept aggregates by `minute`, `15min`, `hour` or
+    /// the wearer's local `day`. Coarser than raw, longer periods may be asked for.
+    resolution: Option<Resolution>,
+}
+
+/// Raw readings, or the aggregates that are kept of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]
+pub enum Resolution {
+    /// Readings.
+    #[default]
+    #[serde(rename = "raw")]
+    Raw,
+    /// Minutes.
+    #[serde(rename = "minute")]
+    Minute,
+    /// Quarters of an hour.
+    #[serde(rename = "15min")]
+    Quarter,
+    /// Hours.
+    #[serde(rename = "hour")]
+    Hour,
+    /// The wearer's local days.
+    #[serde(rename = "day")]
+    Day,
+}
+
+impl Resolution {
+    /// The kept aggregates' view, and how many times as long a period as of raw readings may be asked for.
+    const fn kept(self) -> Option<(&'static str, i64)> {
+        match self {
+            Self::Raw => None,
+            Self::Minute => Some(("readings_minute", 12)),
+            Self::Quarter => Some(("readings_15min", 52)),
+            Self::Hour => Some(("readings_hourly", 92)),
+            Self::Day => Some(("readings_daily", 230)),
+        }
+    }
 }
 
 /// A series.
@@ -74,6 +113,16 @@ pub(crate) const SERIES: &str = "SELECT min(time), avg(value), min(value), max(v
      WHERE user_id = $1 AND reading_type = $2 AND time >= $3 AND time < $4 AND quality > 0
      GROUP BY date_bin(make_interval(secs => $5), time, $3) ORDER BY 1";
 
+/// The same from kept aggregates: means weigh as much as they have readings.
+pub(crate) fn series_of(view: &str) -> String {
+    format!(
+        "SELECT min(bucket), sum(avg_value * count) / sum(count), min(min_value), max(max_value)
+         FROM {view}
+         WHERE user_id = $1 AND reading_type = $2 AND bucket >= $3 AND bucket < $4
+         GROUP BY date_bin(make_interval(secs => $5), bucket, $3) ORDER BY 1"
+    )
+}
+
 /// A wearer's readings of one type.
 #[utoipa::path(get, path = "/api/v1/readings", tag = "readings", params(ReadingsQuery),
     responses(
@@ -88,8 +137,10 @@ pub async fn series(
     let (from, to) = period(&app, query.from, query.to, DEFAULT_HOURS)?;
     let limits = &app.config.limits;
     let seconds = to.duration_since(from).as_secs_f64();
-    if seconds > f64::from(limits.readings_days) * 86_400.0 {
-        return Err(Problem::invalid(format!("Ask for at most {} days at once.", limits.readings_days)));
+    let kept = query.resolution.unwrap_or_default().kept();
+    let days = i64::from(limits.readings_days) * kept.map_or(1, |(_, longer)| longer);
+    if seconds > days as f64 * 86_400.0 {
+        return Err(Problem::invalid(format!("Ask for at most {days} days at once of this resolution.")));
     }
     let points = query.points.unwrap_or(DEFAULT_POINTS);
     if points == 0 || points > limits.points {
@@ -104,7 +155,8 @@ pub async fn series(
         .row("SELECT name, unit FROM channels WHERE name = $1", &[&query.reading_type])
         .await?
         .ok_or_else(|| Problem::not_found("reading type"))?;
-    let rows = transaction.rows(SERIES, &[&query.user_id, &query.reading_type, &from, &to, &width]).await?;
+    let sql = kept.map_or(Cow::Borrowed(SERIES), |(view, _)| Cow::Owned(series_of(view)));
+    let rows = transaction.rows(&sql, &[&query.user_id, &query.reading_type, &from, &to, &width]).await?;
     let points = rows
         .iter()
         .map(|row| {

@@ -45,6 +45,27 @@ async fn readings_are_drawn_down_to_as_many_points_as_asked_for_with_their_extre
     assert_eq!(points.len(), 99);
     assert_eq!(points[1], (start + 1000, 61.0, 61.0, 61.0));
 
+    // The same from what is kept of them; of another clinic's wearer nothing.
+    cloud.sql(
+        "INSERT INTO ts.stale SELECT DISTINCT tenant_id, user_id, type, date_bin('1 hour', time, 'epoch') FROM ts.readings",
+    );
+    cloud.sql("SELECT ts.roll_up(1000, '-infinity')");
+    for (resolution, least, most) in [("minute", 120, 121), ("15min", 8, 9), ("hour", 2, 3), ("day", 1, 2)] {
+        let path = ask((start - 86_400_000).to_string(), start + 8_000_000, 2000);
+        let answer = get(&router, &format!("{path}&resolution={resolution}"), &token).await;
+        let points: Vec<(i64, f64, f64, f64)> =
+            serde_json::from_value(answer.json()["points"].clone()).unwrap();
+        assert!((least..=most).contains(&points.len()), "{resolution}: {points:?}");
+        let highest = points.iter().map(|point| point.3).fold(0.0, f64::max);
+        assert!((highest - 180.0).abs() < 1e-9, "{resolution}: {highest}");
+        let foreign = path.replace(&user.to_string(), &cloud.there.wearer.to_string());
+        assert_eq!(get(&router, &format!("{foreign}&resolution={resolution}"), &token).await.status, 404);
+    }
+    let path = ask((start - 90 * 86_400_000).to_string(), start, 100);
+    assert_eq!(get(&router, &format!("{path}&resolution=raw"), &token).await.status, 422);
+    assert_eq!(get(&router, &format!("{path}&resolution=hour"), &token).await.status, 200);
+    assert_eq!(get(&router, &format!("{path}&resolution=fortnight"), &token).await.status, 422);
+
     // One page opens with an answer from the index, not from reading everything.
     let (mut client, connection) =
         tokio_postgres::connect(&cloud.postgres.url("api", "api", &cloud.database), tokio_postgres::NoTls)

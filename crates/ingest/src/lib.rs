@@ -21,6 +21,7 @@ mod gaps;
 mod ledger;
 pub mod plan;
 pub mod quarantine;
+pub mod rollup;
 #[cfg(feature = "sabotage")]
 pub mod sabotage;
 pub mod seqs;

@@ -26,6 +26,7 @@ use crate::gaps::{self, Findings};
 use crate::ledger::{self, Entry, FitKey, NewFrame};
 use crate::plan::{self, Aside, Key, NOT_BEFORE_US, Plan, Taken, Window};
 use crate::quarantine::{self, Refused};
+use crate::rollup;
 use crate::timestamp;
 use crate::touch::Touched;
 
@@ -299,6 +300,7 @@ impl Writer {
 
         let rows = self.rows(&new);
         self.copy(&tx, rows).await?;
+        rollup::note(&tx, &new).await?;
         ledger::update(&tx, &entries, now).await?;
         ledger::frame_times(&tx, &entries).await?;
         name_first_frames(&tx, &new).await?;

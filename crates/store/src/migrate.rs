@@ -73,6 +73,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(8, "0008_gaps"),
     migration!(9, "0009_desk"),
     migration!(10, "0010_pins"),
+    migration!(11, "0011_rollups"),
 ];
 
 /// The migration that decides the storage.

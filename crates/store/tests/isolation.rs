@@ -81,6 +81,10 @@ async fn furnish(admin: &tokio_postgres::Client) {
                VALUES ('{tenant}', '{tenant}', 'payload', 'r', '', 'd{n}');
              INSERT INTO ts.readings (time, tenant_id, user_id, device_id, type, idx, epoch, seq, value)
                VALUES (now(), '{tenant}', '{tenant}', '{tenant}', 1, 0, 1, 0, {n});
+             INSERT INTO ts.readings_minute VALUES ('{tenant}', '{tenant}', 1, now(), 1, {n}, 0, {n}, {n});
+             INSERT INTO ts.readings_15min VALUES ('{tenant}', '{tenant}', 1, now(), 1, {n}, 0, {n}, {n});
+             INSERT INTO ts.readings_hourly VALUES ('{tenant}', '{tenant}', 1, now(), 1, {n}, 0, {n}, {n});
+             INSERT INTO ts.readings_daily VALUES ('{tenant}', '{tenant}', 1, now(), 1, {n}, 0, {n}, {n}, now());
              INSERT INTO ts.events (time, tenant_id, user_id, device_id, event_type, key)
                VALUES (now(), '{tenant}', '{tenant}', '{tenant}', 'hot_flash', 'k');
              INSERT INTO ts.waveforms (time, tenant_id, user_id, device_id, type, idx, epoch, seq, scale, components, data)

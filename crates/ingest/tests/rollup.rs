@@ -1,0 +1,214 @@
+//! Aggregates are what their readings make them.
+
+#![allow(clippy::unwrap_used, clippy::wildcard_imports)]
+
+mod support;
+
+use kinara_ingest::rollup::{Slice, roll_up};
+use kinara_ingest::{Batch, batch, timestamp};
+use kinara_protocol::columns;
+use kinara_protocol::envelope::Fit;
+use kinara_protocol::frame::{Epoch, FrameRef};
+use support::*;
+use uuid::Uuid;
+
+const HOUR_US: i64 = 3_600_000_000;
+const DAY_US: i64 = 24 * HOUR_US;
+
+/// Frames of one second each from this moment on, of an epoch of their own.
+fn at(from_us: i64, seconds: u32) -> Batch {
+    let boot = (from_us / 1_000_000 % i64::from(u32::MAX)) as u32;
+    let epoch = Epoch::new(0xaa, boot);
+    let frames: Vec<Vec<u8>> = (0..seconds)
+        .map(|seq| {
+            frame_with(epoch, seq, u64::from(seq) * 1_000, 600 + (boot.wrapping_add(seq * 7) % 400) as i32)
+        })
+        .collect();
+    let refs = frames.iter().map(|bytes| FrameRef::parse(bytes).unwrap());
+    let fit = Fit { ref_utc_us: from_us, ..fit() };
+    let columns = stamped(columns::encode(HARDWARE, epoch, refs).unwrap(), fit);
+    batch::from_envelope(envelope_of(GATEWAY, 0, vec![columns])).unwrap()
+}
+
+async fn open() -> World {
+    let world = world().await;
+    world.run("UPDATE device_assignments SET valid_from = '2024-01-01'; UPDATE consents SET given_at = '2024-01-01'").await;
+    world
+}
+
+async fn rolled(world: &World) -> u64 {
+    roll_up(&world.pool, timestamp(NOW_US), &Slice { notes: 7, ..Slice::default() }).await.unwrap()
+}
+
+/// How many aggregates differ from what the readings make of them, by level.
+async fn wrong(world: &World) -> [i64; 4] {
+    let mut wrong = [0; 4];
+    for (place, (table, bucket, key)) in [
+        ("readings_minute", "date_bin('1 minute', time, 'epoch')", "bucket"),
+        ("readings_15min", "date_bin('15 minutes', time, 'epoch')", "bucket"),
+        ("readings_hourly", "date_bin('1 hour', time, 'epoch')", "bucket"),
+        ("readings_daily", "(time AT TIME ZONE ts.zone_at(user_id, time))::date", "day"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let sql = format!(
+            "SELECT count(*) FROM (
+               SELECT tenant_id, user_id, type, {bucket} AS {key}, count(*) AS n, avg(value) AS a, min(value) AS low,
+                 max(value) AS high, coalesce(stddev_samp(value), 0) AS s
+               FROM ts.readings WHERE quality > 0 GROUP BY 1, 2, 3, 4) truth
+             FULL JOIN ts.{table} r USING (tenant_id, user_id, type, {key})
+             WHERE r.count IS DISTINCT FROM n OR abs(r.mean - a) > 1e-9 * abs(a) OR r.min <> low OR r.max <> high
+               OR abs(coalesce(sqrt(r.m2 / nullif(r.count - 1, 0)), 0) - s) > 1e-6 * (1 + s)"
+        );
+        wrong[place] = world.number(&sql).await;
+    }
+    wrong
+}
+
+async fn days(world: &World) -> String {
+    world
+        .text("SELECT string_agg(day || ' ' || to_char(bucket AT TIME ZONE 'UTC', 'DD HH24:MI') || ' ' || count, ', ' ORDER BY day)
+               FROM ts.readings_daily WHERE type = 1")
+        .await
+}
+
+#[tokio::test]
+async fn late_doubled_and_replayed_readings_come_out_like_those_in_time() {
+    let world = open().await;
+    world.write(&[at(NOW_US - 2 * HOUR_US, 700), at(NOW_US - DAY_US - 1_000_000, 90)]).await;
+    assert!(rolled(&world).await > 0);
+    assert_eq!(wrong(&world).await, [0; 4]);
+    // Thirty days late, in one hour with what was there, and the same again.
+    let late = [at(NOW_US - 30 * DAY_US, 400), at(NOW_US - 2 * HOUR_US + 701_000_000, 50)];
+    world.write(&late).await;
+    world.write(&late).await;
+    assert_ne!(wrong(&world).await, [0; 4]);
+    rolled(&world).await;
+    assert_eq!(wrong(&world).await, [0; 4]);
+    assert_eq!(world.number("SELECT count(*) FROM ts.stale").await, 0);
+    assert_eq!(rolled(&world).await, 0);
+    assert!(world.number("SELECT sum(count) FROM ts.readings_hourly").await == world.readings().await);
+}
+
+#[tokio::test]
+async fn a_day_is_the_wearers_own_in_kolkata_and_across_a_change_to_summer_time() {
+    let world = open().await;
+    world
+        .run(&format!("UPDATE user_time_zones SET time_zone = 'Asia/Kolkata' WHERE user_id = '{USER}'"))
+        .await;
+    // Midnight in Kolkata is 18:30 UTC.
+    let midnight = NOW_US - 5 * HOUR_US - HOUR_US / 2;
+    world.write(&[at(midnight - 60_000_000, 120)]).await;
+    rolled(&world).await;
+    assert_eq!(wrong(&world).await, [0; 4]);
+    assert_eq!(days(&world).await, "2026-01-01 31 18:30 60, 2026-01-02 01 18:30 60");
+
+    let world = open().await;
+    world
+        .run(&format!("UPDATE user_time_zones SET time_zone = 'Europe/Berlin' WHERE user_id = '{USER}'"))
+        .await;
+    // 30 March 2025 has 23 hours in Berlin: from 23:00 UTC the day before to 22:00.
+    let change: jiff::Timestamp = "2025-03-30T00:00:00Z".parse().unwrap();
+    let change = change.as_microsecond();
+    world.write(&[at(change - HOUR_US - 30_000_000, 60), at(change + 22 * HOUR_US - 30_000_000, 60)]).await;
+    rolled(&world).await;
+    assert_eq!(wrong(&world).await, [0; 4]);
+    assert_eq!(days(&world).await, "2025-03-29 28 23:00 30, 2025-03-30 29 23:00 60, 2025-03-31 30 22:00 30");
+}
+
+#[tokio::test]
+async fn a_travellers_days_follow_the_journey_and_its_correction() {
+    let world = open().await;
+    let noon = NOW_US - DAY_US + 12 * HOUR_US;
+    world.write(&[at(noon - 20 * HOUR_US, 30), at(noon, 30), at(noon + 5 * HOUR_US, 30)]).await;
+    rolled(&world).await;
+    assert_eq!(wrong(&world).await, [0; 4]);
+    let before = days(&world).await;
+    // It turns out that they were in Auckland from noon on.
+    world
+        .run(&format!(
+            "INSERT INTO user_time_zones VALUES ('{TENANT}', '{USER}', to_timestamp({}), 'Pacific/Auckland')",
+            noon / 1_000_000
+        ))
+        .await;
+    rolled(&world).await;
+    assert_eq!(wrong(&world).await, [0; 4]);
+    assert_ne!(days(&world).await, before);
+    // And that they were not.
+    world
+        .run(&format!(
+            "DELETE FROM user_time_zones WHERE time_zone = 'Pacific/Auckland' AND user_id = '{USER}'"
+        ))
+        .await;
+    rolled(&world).await;
+    assert_eq!(wrong(&world).await, [0; 4]);
+    assert_eq!(days(&world).await, before);
+    // A change of the wearer's row counts from now on.
+    world.run(&format!("UPDATE users SET time_zone = 'Asia/Tokyo' WHERE id = '{USER}'")).await;
+    assert_eq!(world.number("SELECT count(*) FROM user_time_zones WHERE time_zone = 'Asia/Tokyo'").await, 1);
+}
+
+#[tokio::test]
+async fn what_outlives_its_readings_stays_as_it_is() {
+    let world = open().await;
+    world.write(&[at(NOW_US - 700 * DAY_US, 100), at(NOW_US - HOUR_US, 100)]).await;
+    rolled(&world).await;
+    let all = "SELECT md5(string_agg(r::text, ',' ORDER BY r::text)) FROM ts.readings_hourly r";
+    let before = world.text(all).await;
+    let daily = days(&world).await;
+    world
+        .run(&format!(
+            "DELETE FROM ts.readings WHERE time < to_timestamp({})",
+            (NOW_US - 10 * DAY_US) / 1_000_000
+        ))
+        .await;
+    // A note that comes too late, and a change of the zone there and back.
+    let old = timestamp(NOW_US - 700 * DAY_US);
+    world
+        .admin
+        .execute(
+            "INSERT INTO ts.stale SELECT tenant_id, user_id, type, date_bin('1 hour', $1, 'epoch') FROM ts.readings_hourly",
+            &[&old],
+        )
+        .await
+        .unwrap();
+    for zone in ["Asia/Kolkata", "UTC"] {
+        world.run(&format!("UPDATE user_time_zones SET time_zone = '{zone}' WHERE user_id = '{USER}'")).await;
+    }
+    let slice = Slice { raw_days: 30, ..Slice::default() };
+    roll_up(&world.pool, timestamp(NOW_US), &slice).await.unwrap();
+    assert_eq!(world.text(all).await, before);
+    assert_eq!(days(&world).await, daily);
+}
+
+#[tokio::test]
+async fn readings_that_move_to_another_wearer_take_their_aggregates_along() {
+    let world = open().await;
+    world.write(&[at(NOW_US - 3 * HOUR_US, 200)]).await;
+    rolled(&world).await;
+    let id = Uuid::from_u128(0x77);
+    world
+        .run(&format!(
+            "INSERT INTO moves (id, tenant_id, from_user, to_user) VALUES ('{id}', '{TENANT}', '{USER}', '{SECOND_USER}')"
+        ))
+        .await;
+    assert_eq!(world.number(&format!("SELECT ts.move('{id}', 2)")).await, world.readings().await);
+    rolled(&world).await;
+    assert_eq!(wrong(&world).await, [0; 4]);
+    assert_eq!(
+        world.number(&format!("SELECT count(*) FROM ts.readings_hourly WHERE user_id = '{USER}'")).await,
+        0
+    );
+}
+
+#[tokio::test]
+async fn a_note_is_as_durable_as_its_readings() {
+    let world = open().await;
+    world.write(&[at(NOW_US - HOUR_US, 10)]).await;
+    // A roll-up that is cut short leaves its notes.
+    world.run("BEGIN; SELECT ts.roll_up(1000, '-infinity'); ROLLBACK").await;
+    assert_eq!(wrong(&world).await.iter().filter(|wrong| **wrong > 0).count(), 4);
+    rolled(&world).await;
+    assert_eq!(wrong(&world).await, [0; 4]);
+}
