@@ -11,7 +11,8 @@ use utoipa::{Modify, OpenApi, ToSchema};
 use crate::config::MetricsFor;
 use crate::problem::{Peer, Problem};
 use crate::resources::{
-    bonds, consent_texts, decisions, devices, events, gaps, gateways, provisional, readings, staff, users,
+    bonds, consent_texts, decisions, devices, events, gaps, gateways, hrv, provisional, readings, staff,
+    users,
 };
 use crate::{App, auth, live};
 
@@ -21,7 +22,7 @@ use crate::{App, auth, live};
     info(title = "Kinara", description = "Wearers' readings for their clinic. Times are UTC."),
     paths(
         auth::login, auth::refresh, auth::logout, users::list, users::one, devices::list, gateways::list,
-        readings::series, readings::latest, events::list, events::acknowledge, gaps::list, live::socket::open,
+        readings::series, readings::latest, hrv::list, events::list, events::acknowledge, gaps::list, live::socket::open,
         provisional::confirm, provisional::merge, bonds::list, bonds::introduce, bonds::revoke, decisions::list,
         staff::list, staff::me, staff::set_pin, staff::remove_pin, consent_texts::list, consent_texts::add,
         openapi, healthz, metrics

@@ -19,7 +19,8 @@ use tower_http::compression::CompressionLayer;
 use crate::access::{Access, Action, Guard, Resource, guard};
 use crate::problem::Problem;
 use crate::resources::{
-    bonds, consent_texts, decisions, devices, events, gaps, gateways, provisional, readings, staff, users,
+    bonds, consent_texts, decisions, devices, events, gaps, gateways, hrv, provisional, readings, staff,
+    users,
 };
 use crate::{App, auth, dashboard, live, operator};
 
@@ -69,6 +70,7 @@ pub fn routes() -> Vec<Route> {
             Member(Read, Resource::Readings),
             readings::latest,
         ),
+        Route::new(get.clone(), "/api/v1/hrv", Member(Read, Resource::Readings), hrv::list),
         Route::new(get.clone(), "/api/v1/events", Member(Read, Resource::Events), events::list),
         Route::new(
             post,

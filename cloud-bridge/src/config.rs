@@ -204,13 +204,15 @@ pub struct Jobs {
     pub upkeep_s: u64,
     /// Seconds between looks at aggregates that are stale.
     pub rollup_s: u64,
+    /// Seconds between looks at heart rate variability that is stale.
+    pub hrv_s: u64,
     /// Seconds that a gap stands still before it is settled.
     pub late_grace_s: u64,
 }
 
 impl Default for Jobs {
     fn default() -> Self {
-        Self { sweep_s: 5, config_s: 10, upkeep_s: 5, rollup_s: 10, late_grace_s: 60 }
+        Self { sweep_s: 5, config_s: 10, upkeep_s: 5, rollup_s: 10, hrv_s: 60, late_grace_s: 60 }
     }
 }
 
@@ -251,6 +253,7 @@ impl Config {
             ("jobs.config_s", config.jobs.config_s),
             ("jobs.upkeep_s", config.jobs.upkeep_s),
             ("jobs.rollup_s", config.jobs.rollup_s),
+            ("jobs.hrv_s", config.jobs.hrv_s),
         ] {
             if value == 0 {
                 return wrong(field, "0".to_owned(), "at least 1");
@@ -287,8 +290,9 @@ impl Config {
     /// The writers' own limits on the database.
     pub fn database_limits(&self) -> kinara_store::Limits {
         kinara_store::Limits {
-            // Writers, the events' writer, states, live checks, jobs, the upkeep and its writing, aggregates.
-            connections: self.limits.writers + 8,
+            // Writers, the events' writer, states, live checks, jobs, the upkeep and its writing, aggregates, what
+            // is derived.
+            connections: self.limits.writers + 9,
             wait: Duration::from_secs(self.database.connect_timeout_s),
             connect: Duration::from_secs(self.database.connect_timeout_s),
             statement: Duration::from_secs(self.database.statement_timeout_s),

@@ -32,7 +32,7 @@ use kinara_clock::Clock;
 use kinara_ingest::sweep::{self, Policy};
 use kinara_ingest::upkeep::{self, Bounds};
 use kinara_ingest::{Limits, Name, Writer};
-use kinara_ingest::{rollup, timestamp};
+use kinara_ingest::{enrich, rollup, timestamp};
 use kinara_protocol::envelope::{self, Live, PROPERTY_BUFFER, PROPERTY_GATEWAY, PROPERTY_SEQUENCE, State};
 use kinara_protocol::topic::{self, Leaf};
 use kinara_store::Pool;
@@ -153,6 +153,13 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, stop: CancellationToken)
         pool.clone(),
         clock.clone(),
         Duration::from_secs(config.jobs.upkeep_s),
+        metrics.clone(),
+        stop.clone(),
+    ));
+    tasks.spawn(keep_enriched(
+        pool.clone(),
+        clock.clone(),
+        Duration::from_secs(config.jobs.hrv_s),
         metrics.clone(),
         stop.clone(),
     ));
@@ -430,6 +437,28 @@ async fn keep_rolled_up(
                 metrics.rolled_up_total.fetch_add(notes, Ordering::Relaxed);
             }
             Err(error) => tracing::warn!(%error, "aggregates stay stale for now"),
+        }
+    }
+}
+
+async fn keep_enriched(
+    pool: Pool,
+    clock: Arc<dyn Clock>,
+    every: Duration,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) {
+    let slice = enrich::Slice::default();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            () = stop.cancelled() => return,
+        }
+        match enrich::enrich(&pool, timestamp(clock.utc_us()), &slice).await {
+            Ok(windows) => {
+                metrics.hrv_windows_total.fetch_add(windows, Ordering::Relaxed);
+            }
+            Err(error) => tracing::warn!(%error, "heart rate variability stays stale for now"),
         }
     }
 }

@@ -89,6 +89,8 @@ metrics! {
     replayed_total: "counter",
     /// Notes of stale aggregates that were worked off.
     rolled_up_total: "counter",
+    /// Windows of heart rate variability that were computed.
+    hrv_windows_total: "counter",
 }
 
 impl Metrics {

@@ -7,6 +7,7 @@ pub mod devices;
 pub mod events;
 pub mod gaps;
 pub mod gateways;
+pub mod hrv;
 pub mod provisional;
 pub mod readings;
 pub mod staff;

@@ -78,7 +78,7 @@ fn asked(
         "/api/v1/decisions" => (format!("{path}?device_id={}&user_id={user}", of.device), None),
         "/api/v1/users/{id}" => (format!("/api/v1/users/{user}"), None),
         "/api/v1/readings" => (format!("{path}?user_id={user}&reading_type=heart_rate"), None),
-        "/api/v1/readings/latest" | "/api/v1/events" | "/api/v1/gaps" => {
+        "/api/v1/readings/latest" | "/api/v1/hrv" | "/api/v1/events" | "/api/v1/gaps" => {
             (format!("{path}?user_id={user}"), None)
         }
         "/api/v1/events/acknowledge" => {

@@ -15,6 +15,7 @@ pub mod batch;
 pub mod copy;
 mod decisions;
 pub mod directory;
+pub mod enrich;
 mod error;
 pub mod events;
 mod gaps;

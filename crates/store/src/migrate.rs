@@ -74,6 +74,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(9, "0009_desk"),
     migration!(10, "0010_pins"),
     migration!(11, "0011_rollups"),
+    migration!(12, "0012_hrv"),
 ];
 
 /// The migration that decides the storage.

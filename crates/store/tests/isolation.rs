@@ -85,6 +85,7 @@ async fn furnish(admin: &tokio_postgres::Client) {
              INSERT INTO ts.readings_15min VALUES ('{tenant}', '{tenant}', 1, now(), 1, {n}, 0, {n}, {n});
              INSERT INTO ts.readings_hourly VALUES ('{tenant}', '{tenant}', 1, now(), 1, {n}, 0, {n}, {n});
              INSERT INTO ts.readings_daily VALUES ('{tenant}', '{tenant}', 1, now(), 1, {n}, 0, {n}, {n}, now());
+             INSERT INTO ts.hrv VALUES ('{tenant}', '{tenant}', now(), 400, 0, 3e5, 750, 50, 40, 10, 900, 800);
              INSERT INTO ts.events (time, tenant_id, user_id, device_id, event_type, key)
                VALUES (now(), '{tenant}', '{tenant}', '{tenant}', 'hot_flash', 'k');
              INSERT INTO ts.waveforms (time, tenant_id, user_id, device_id, type, idx, epoch, seq, scale, components, data)
