@@ -53,9 +53,8 @@ pub fn of(intervals: &[f64]) -> Option<Bands> {
         2.0 * power / segments.len() as f64 / (RATE_HZ * energy)
     };
     let band = |(from, to): (f64, f64)| {
-        let first = (from / width_hz).ceil() as usize;
-        let densities: Vec<f64> =
-            (first..).map(|bin| bin as f64 * width_hz).take_while(|hz| *hz < to).map(density).collect();
+        let (first, end) = ((from / width_hz).ceil() as usize, (to / width_hz).ceil() as usize);
+        let densities: Vec<f64> = (first..end).map(|bin| density(bin as f64 * width_hz)).collect();
         densities.windows(2).map(|pair| f64::midpoint(pair[0], pair[1]) * width_hz).sum()
     };
     Some(Bands { lf_ms2: band(LF_HZ), hf_ms2: band(HF_HZ) })
