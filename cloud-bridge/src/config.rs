@@ -212,7 +212,7 @@ pub struct Jobs {
 
 impl Default for Jobs {
     fn default() -> Self {
-        Self { sweep_s: 5, config_s: 10, upkeep_s: 5, rollup_s: 10, hrv_s: 60, late_grace_s: 60 }
+        Self { sweep_s: 5, config_s: 10, upkeep_s: 5, rollup_s: 60, hrv_s: 60, late_grace_s: 60 }
     }
 }
 
