@@ -100,8 +100,7 @@ fn a_hole_is_no_difference_and_too_little_is_no_window() {
 
 #[test]
 fn what_no_heart_does_breaks_nothing() {
-    for rr in
-        [vec![1_000.0; 200], vec![0.0; 400], vec![f64::MAX / 1e300; 300], [300.0, 2_000.0].repeat(100)]
+    for rr in [vec![1_000.0; 200], vec![0.0; 400], vec![f64::MAX / 1e300; 300], [300.0, 2_000.0].repeat(100)]
     {
         let hrv = of_window(&intervals(&rr));
         assert!(

@@ -1,5 +1,5 @@
-//! Why it started: what the chip remembers, and the last starts and faults, in memory that outlives a reset. (A loss of power
-//! ends that memory; the boot anchors in flash have the reasons of all starts.)
+//! Why it started: what the chip remembers, and the last starts and faults, in memory that outlives a reset. (A loss of
+//! power ends that memory, sooner or later; the boot anchors in flash have the reasons of all starts.)
 #![allow(unsafe_code)]
 
 use core::cell::UnsafeCell;
@@ -8,10 +8,13 @@ use core::panic::PanicInfo;
 
 use embassy_nrf::pac::POWER;
 use embassy_nrf::pac::power::regs::Resetreas;
+use embassy_nrf::pac::power::vals::Threshold;
 use kinara_firmware_app::app::MAX_STARTS;
 use kinara_protocol::control::{PLACE_FILE, Place, Start};
 use kinara_protocol::frame::{ResetReason, checksum};
 
+/// The lowest that a cell's regulator is to give.
+const SAGS_BELOW: Threshold = Threshold::V21;
 const MAGIC: u32 = u32::from_le_bytes(*b"FLT2");
 /// Reason, whether there is a place, line, length of the file's name, the name.
 const ENTRY: usize = 1 + 1 + 4 + 1 + PLACE_FILE;
@@ -81,15 +84,41 @@ impl Kept {
 /// The last starts, this one first. Called once: the next call would count another start.
 pub fn starts() -> heapless::Vec<Start, MAX_STARTS> {
     let mut kept = Kept::load();
-    let fault = kept.start(FAULT);
     let by_the_chip = by_the_chip();
-    let this = fault.unwrap_or(Start { reason: by_the_chip, place: None });
+    let this = match kept.start(FAULT) {
+        // A supply that recovered, and a reset of another kind later.
+        Some(Start { reason: ResetReason::BrownOut, .. }) if by_the_chip != ResetReason::PowerOn => None,
+        noted => noted,
+    };
+    let this = this.unwrap_or(Start { reason: by_the_chip, place: None });
     kept.entries.copy_within(..MAX_STARTS - 1, 1);
     kept.put(0, &this);
     kept.entries[FAULT] = [NONE; ENTRY];
     let starts = (0..MAX_STARTS).map_while(|entry| kept.start(entry)).collect();
     kept.save();
+    watch_supply();
     starts
+}
+
+/// Has the chip watch its supply from now on.
+fn watch_supply() {
+    POWER.events_pofwarn().write_value(0);
+    POWER.pofcon().write(|watch| {
+        watch.set_threshold(SAGS_BELOW);
+        watch.set_pof(true);
+    });
+}
+
+/// Whether the supply has sagged: then whatever comes next, should it be a loss of power, was a brown-out. To be called often:
+/// the chip has no reset reason for it, and its interrupt is the controller's.
+pub fn look_at_supply() {
+    if POWER.events_pofwarn().read() == 0 {
+        return;
+    }
+    POWER.events_pofwarn().write_value(0);
+    let mut kept = Kept::load();
+    kept.put(FAULT, &Start { reason: ResetReason::BrownOut, place: None });
+    kept.save();
 }
 
 /// Forgets it.
@@ -104,8 +133,7 @@ fn by_the_chip() -> ResetReason {
     } else if reasons.sreq() {
         ResetReason::Requested
     } else {
-        // Power, the reset pin, or the end of System OFF. A supply that sagged below the chip's threshold looks the
-        // same: it has no register of its own.
+        // Power, the reset pin, or the end of System OFF.
         ResetReason::PowerOn
     }
 }

@@ -218,6 +218,7 @@ async fn measure(unit: &'static Unit, mut sensors: Sensors) {
     let mut turns = Ticker::every(sensors::EVERY);
     loop {
         turns.next().await;
+        fault::look_at_supply();
         sensors.turn(unit.acquisition).await;
         let mut acquisition = unit.acquisition.borrow_mut();
         let mut app = unit.app.borrow_mut();
