@@ -108,13 +108,13 @@ pub struct Latest {
 
 /// Readings whose value is outside what a body can have are kept, with quality 0; they would spoil a mean.
 /// The buckets are counted from `from`, all of one width, and the index gives their rows.
-pub(crate) const SERIES: &str = "SELECT min(time), avg(value), min(value), max(value)
+pub const SERIES: &str = "SELECT min(time), avg(value), min(value), max(value)
      FROM readings
      WHERE user_id = $1 AND reading_type = $2 AND time >= $3 AND time < $4 AND quality > 0
      GROUP BY date_bin(make_interval(secs => $5), time, $3) ORDER BY 1";
 
 /// The same from kept aggregates: means weigh as much as they have readings.
-pub(crate) fn series_of(view: &str) -> String {
+pub fn series_of(view: &str) -> String {
     format!(
         "SELECT min(bucket), sum(avg_value * count) / sum(count), min(min_value), max(max_value)
          FROM {view}

@@ -33,7 +33,7 @@ impl Default for Slice {
 struct Hour {
     tenant: Uuid,
     user: Uuid,
-    hour: Timestamp,
+    from: Timestamp,
     intervals: Vec<Interval>,
 }
 
@@ -69,7 +69,7 @@ fn hour(row: &tokio_postgres::Row) -> Hour {
         .zip(values)
         .map(|(time, rr_ms)| Interval { at_ms: time.as_microsecond() as f64 / 1_000.0, rr_ms })
         .collect();
-    Hour { tenant: row.get("tenant_id"), user: row.get("user_id"), hour: row.get("hour"), intervals }
+    Hour { tenant: row.get("tenant_id"), user: row.get("user_id"), from: row.get("hour"), intervals }
 }
 
 fn windows(hour: &Hour) -> Vec<(Timestamp, Hrv)> {
@@ -101,7 +101,7 @@ async fn put(
         &[
             &hour.tenant,
             &hour.user,
-            &hour.hour,
+            &hour.from,
             &buckets,
             &intervals,
             &corrected,

@@ -11,6 +11,7 @@ pub mod load;
 pub mod machine;
 pub mod protocol;
 mod publisher;
+pub mod query;
 
 /// The middle one.
 pub fn median(mut values: Vec<f64>) -> f64 {

@@ -32,6 +32,8 @@ enum Name {
     Gateway,
     /// The frame codec.
     Protocol,
+    /// Questions about a day and a month, and what a reading takes on the disk.
+    Query,
 }
 
 fn main() -> ExitCode {
@@ -52,6 +54,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         Name::Ingest => bench::ingest::run()?,
         Name::Gateway => bench::gateway::run(models())?,
         Name::Protocol => bench::protocol::run()?,
+        Name::Query => bench::query::run()?,
     };
     if !arguments.json {
         println!("{result:#}");
