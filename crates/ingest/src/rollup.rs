@@ -1,7 +1,7 @@
 //! Aggregates by minute, quarter of an hour, hour and local day.
 //!
 //! The promise: once no note is left, every aggregate is what its readings make it, whatever order they came in, however
-//! often, and whoever they were moved to. A write notes in its own transaction which hours it made stale ([`note`]); the
+//! often, and whoever they were moved to. A write notes in its own transaction which hours it made stale; the
 //! database recomputes these whole ([`roll_up`]), a bounded slice at a time, one bridge at a time.
 
 use std::collections::BTreeSet;
