@@ -202,17 +202,15 @@ pub struct Jobs {
     pub config_s: u64,
     /// Seconds between slices of what follows from decisions: replays, moves.
     pub upkeep_s: u64,
-    /// Seconds between looks at aggregates that are stale.
-    pub rollup_s: u64,
-    /// Seconds between looks at heart rate variability that is stale.
-    pub hrv_s: u64,
+    /// Seconds between looks at what is derived of readings and stale: aggregates, heart rate variability.
+    pub derive_s: u64,
     /// Seconds that a gap stands still before it is settled.
     pub late_grace_s: u64,
 }
 
 impl Default for Jobs {
     fn default() -> Self {
-        Self { sweep_s: 5, config_s: 10, upkeep_s: 5, rollup_s: 60, hrv_s: 60, late_grace_s: 60 }
+        Self { sweep_s: 5, config_s: 10, upkeep_s: 5, derive_s: 60, late_grace_s: 60 }
     }
 }
 
@@ -252,8 +250,7 @@ impl Config {
             ("jobs.sweep_s", config.jobs.sweep_s),
             ("jobs.config_s", config.jobs.config_s),
             ("jobs.upkeep_s", config.jobs.upkeep_s),
-            ("jobs.rollup_s", config.jobs.rollup_s),
-            ("jobs.hrv_s", config.jobs.hrv_s),
+            ("jobs.derive_s", config.jobs.derive_s),
         ] {
             if value == 0 {
                 return wrong(field, "0".to_owned(), "at least 1");
@@ -290,9 +287,8 @@ impl Config {
     /// The writers' own limits on the database.
     pub fn database_limits(&self) -> kinara_store::Limits {
         kinara_store::Limits {
-            // Writers, the events' writer, states, live checks, jobs, the upkeep and its writing, aggregates, what
-            // is derived.
-            connections: self.limits.writers + 9,
+            // Writers, the events' writer, states, live checks, jobs, the upkeep and its writing, what is derived.
+            connections: self.limits.writers + 8,
             wait: Duration::from_secs(self.database.connect_timeout_s),
             connect: Duration::from_secs(self.database.connect_timeout_s),
             statement: Duration::from_secs(self.database.statement_timeout_s),

@@ -156,17 +156,10 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, stop: CancellationToken)
         metrics.clone(),
         stop.clone(),
     ));
-    tasks.spawn(keep_enriched(
+    tasks.spawn(keep_derived(
         pool.clone(),
         clock.clone(),
-        Duration::from_secs(config.jobs.hrv_s),
-        metrics.clone(),
-        stop.clone(),
-    ));
-    tasks.spawn(keep_rolled_up(
-        pool.clone(),
-        clock.clone(),
-        Duration::from_secs(config.jobs.rollup_s),
+        Duration::from_secs(config.jobs.derive_s),
         metrics.clone(),
         stop.clone(),
     ));
@@ -419,7 +412,8 @@ async fn keep_up(
     }
 }
 
-async fn keep_rolled_up(
+/// Aggregates, and then what the intervals among them give.
+async fn keep_derived(
     pool: Pool,
     clock: Arc<dyn Clock>,
     every: Duration,
@@ -432,29 +426,14 @@ async fn keep_rolled_up(
             () = tokio::time::sleep(every) => {}
             () = stop.cancelled() => return,
         }
-        match rollup::roll_up(&pool, timestamp(clock.utc_us()), &slice).await {
-            Ok(notes) => {
-                metrics.rolled_up_total.fetch_add(notes, Ordering::Relaxed);
+        let now = timestamp(clock.utc_us());
+        match rollup::roll_up(&pool, now, &slice).await {
+            Ok(hours) => {
+                metrics.rolled_up_total.fetch_add(hours, Ordering::Relaxed);
             }
             Err(error) => tracing::warn!(%error, "aggregates stay stale for now"),
         }
-    }
-}
-
-async fn keep_enriched(
-    pool: Pool,
-    clock: Arc<dyn Clock>,
-    every: Duration,
-    metrics: Arc<Metrics>,
-    stop: CancellationToken,
-) {
-    let slice = enrich::Slice::default();
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(every) => {}
-            () = stop.cancelled() => return,
-        }
-        match enrich::enrich(&pool, timestamp(clock.utc_us()), &slice).await {
+        match enrich::enrich(&pool, now, &slice).await {
             Ok(windows) => {
                 metrics.hrv_windows_total.fetch_add(windows, Ordering::Relaxed);
             }

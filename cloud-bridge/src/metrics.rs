@@ -87,7 +87,7 @@ metrics! {
     gaps_lost_total: "counter",
     /// Quarantined frames and events that found their wearer after all.
     replayed_total: "counter",
-    /// Notes of stale aggregates that were worked off.
+    /// Hours of a wearer and type whose aggregates were recomputed.
     rolled_up_total: "counter",
     /// Windows of heart rate variability that were computed.
     hrv_windows_total: "counter",

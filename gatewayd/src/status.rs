@@ -230,12 +230,8 @@ impl Board {
     }
 
     /// Changes one wearable's entry.
-    pub fn device<T>(&self, hardware: &HardwareId, change: impl FnOnce(&mut Device) -> T) -> T {
-        let mut changed = None;
-        self.sender.send_modify(|snapshot| {
-            changed = Some(change(snapshot.devices.entry(hardware.clone()).or_default()));
-        });
-        changed.expect("it was called")
+    pub fn device(&self, hardware: &HardwareId, change: impl FnOnce(&mut Device)) {
+        self.sender.send_modify(|snapshot| change(snapshot.devices.entry(hardware.clone()).or_default()));
     }
 
     /// Takes a wearable off the board.

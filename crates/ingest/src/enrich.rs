@@ -8,38 +8,22 @@ use kinara_hrv::{Hrv, Interval, of_window};
 use kinara_store::Pool;
 use uuid::Uuid;
 
+use crate::rollup::Slice;
 use crate::{Error, timestamp};
 
 const WINDOW_US: i64 = 300_000_000;
-const DAY_US: i64 = 86_400_000_000;
-
-/// What a slice holds itself to.
-#[derive(Debug, Clone, Copy)]
-pub struct Slice {
-    /// Hours of one wearer in a transaction.
-    pub hours: i32,
-    /// Readings are kept so long; what is older is not computed anew.
-    pub raw_days: i64,
-    /// Expired windows that are deleted in a transaction.
-    pub expired: i32,
-}
-
-impl Default for Slice {
-    fn default() -> Self {
-        Self { hours: 20, raw_days: 730, expired: 10_000 }
-    }
-}
 
 struct Hour {
     tenant: Uuid,
     user: Uuid,
     from: Timestamp,
-    intervals: Vec<Interval>,
+    /// With the time of the beat that ends each, µs of UTC: floating numbers would put some into the window before.
+    intervals: Vec<(i64, Interval)>,
 }
 
 /// Computes what is stale, slice by slice, and gives how many windows there are of it.
 pub async fn enrich(pool: &Pool, now: Timestamp, slice: &Slice) -> Result<u64, Error> {
-    let raw_from = timestamp(now.as_microsecond() - slice.raw_days * DAY_US);
+    let raw_from = slice.raw_from(now);
     let mut client = pool.get().await?;
     let mut total = 0;
     loop {
@@ -47,6 +31,8 @@ pub async fn enrich(pool: &Pool, now: Timestamp, slice: &Slice) -> Result<u64, E
         let take = tx.prepare_cached("SELECT * FROM ts.take_hrv($1, $2)").await?;
         let hours: Vec<Hour> = tx.query(&take, &[&slice.hours, &raw_from]).await?.iter().map(hour).collect();
         if hours.is_empty() {
+            // Notes of hours that are too old are gone with this.
+            tx.commit().await?;
             break;
         }
         let computed = tokio::task::spawn_blocking(move || {
@@ -67,16 +53,22 @@ fn hour(row: &tokio_postgres::Row) -> Hour {
     let intervals = times
         .iter()
         .zip(values)
-        .map(|(time, rr_ms)| Interval { at_ms: time.as_microsecond() as f64 / 1_000.0, rr_ms })
+        .map(|(time, rr_ms)| {
+            let us = time.as_microsecond();
+            (us, Interval { at_ms: us as f64 / 1_000.0, rr_ms })
+        })
         .collect();
     Hour { tenant: row.get("tenant_id"), user: row.get("user_id"), from: row.get("hour"), intervals }
 }
 
 fn windows(hour: &Hour) -> Vec<(Timestamp, Hrv)> {
-    let bucket = |interval: &Interval| (interval.at_ms * 1_000.0) as i64 / WINDOW_US;
+    let bucket = |(us, _): &(i64, Interval)| us.div_euclid(WINDOW_US);
     hour.intervals
         .chunk_by(|a, b| bucket(a) == bucket(b))
-        .filter_map(|window| Some((timestamp(bucket(window.first()?) * WINDOW_US), of_window(window)?)))
+        .filter_map(|window| {
+            let intervals: Vec<Interval> = window.iter().map(|(_, interval)| *interval).collect();
+            Some((timestamp(bucket(window.first()?) * WINDOW_US), of_window(&intervals)?))
+        })
         .collect()
 }
 

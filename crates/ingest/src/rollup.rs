@@ -11,15 +11,16 @@ use kinara_store::{Pool, Transaction};
 use uuid::Uuid;
 
 use crate::plan::Taken;
-use crate::{Error, timestamp};
+use crate::write::DAY_US;
+use crate::{Error, Limits, timestamp};
 
 const HOUR_US: i64 = 3_600_000_000;
 
-/// What a slice holds itself to.
+/// What is derived at once.
 #[derive(Debug, Clone, Copy)]
 pub struct Slice {
-    /// Notes in a transaction.
-    pub notes: i32,
+    /// Hours of one wearer and type in a transaction: some hundred thousand readings, which take seconds.
+    pub hours: i32,
     /// Readings are kept so long. What is older is not recomputed: it may be gone in part.
     pub raw_days: i64,
     /// Expired rows of each kind that are deleted in a transaction.
@@ -28,19 +29,30 @@ pub struct Slice {
 
 impl Default for Slice {
     fn default() -> Self {
-        Self { notes: 2_000, raw_days: 730, expired: 10_000 }
+        Self { hours: 50, raw_days: Limits::default().retention_days, expired: 10_000 }
+    }
+}
+
+impl Slice {
+    pub(crate) fn raw_from(&self, now: Timestamp) -> Timestamp {
+        timestamp(now.as_microsecond() - self.raw_days * DAY_US)
     }
 }
 
 /// Notes the hours that these frames' readings are in.
 pub(crate) async fn note(tx: &Transaction<'_>, new: &[Taken<'_>]) -> Result<(), Error> {
     let mut stale: BTreeSet<(Uuid, Uuid, i16, i64)> = BTreeSet::new();
+    let mut last = None;
     for taken in new {
         let (tenant, user) = (taken.assignment.tenant, taken.assignment.user);
         for sample in
             &taken.device.samples[taken.frame.samples.start as usize..taken.frame.samples.end as usize]
         {
-            stale.insert((tenant, user, sample.kind, sample.utc_us.div_euclid(HOUR_US)));
+            let hour = (tenant, user, sample.kind, sample.utc_us.div_euclid(HOUR_US));
+            // A frame's samples of one kind stand together.
+            if last.replace(hour) != Some(hour) {
+                stale.insert(hour);
+            }
         }
     }
     if stale.is_empty() {
@@ -63,16 +75,16 @@ pub(crate) async fn note(tx: &Transaction<'_>, new: &[Taken<'_>]) -> Result<(), 
     Ok(())
 }
 
-/// Recomputes what is stale, slice by slice, and gives how many notes there were. Nothing while another bridge does it.
+/// Recomputes what is stale, slice by slice, and gives how many hours that were. Nothing while another bridge does it.
 pub async fn roll_up(pool: &Pool, now: Timestamp, slice: &Slice) -> Result<u64, Error> {
-    let raw_from = timestamp(now.as_microsecond() - slice.raw_days * 24 * HOUR_US);
+    let raw_from = slice.raw_from(now);
     let client = pool.get().await?;
     let statement = client.prepare_cached("SELECT ts.roll_up($1, $2)").await?;
     let mut total = 0;
     loop {
-        let notes: i64 = client.query_one(&statement, &[&slice.notes, &raw_from]).await?.get(0);
-        total += notes.unsigned_abs();
-        if notes < i64::from(slice.notes) {
+        let hours: i64 = client.query_one(&statement, &[&slice.hours, &raw_from]).await?.get(0);
+        total += hours.unsigned_abs();
+        if hours < i64::from(slice.hours) {
             break;
         }
     }

@@ -4,8 +4,9 @@
 
 mod support;
 
-use kinara_ingest::enrich::{self, enrich};
-use kinara_ingest::{Batch, batch, rollup, timestamp};
+use kinara_ingest::enrich::enrich;
+use kinara_ingest::rollup::{Slice, roll_up};
+use kinara_ingest::{Batch, batch, timestamp};
 use kinara_protocol::channel::RR_INTERVAL;
 use kinara_protocol::columns;
 use kinara_protocol::envelope::Fit;
@@ -43,8 +44,8 @@ fn beats(epoch: Epoch, from_us: i64, intervals: &[i32]) -> Batch {
 }
 
 async fn settle(world: &World) -> u64 {
-    rollup::roll_up(&world.pool, timestamp(NOW_US), &rollup::Slice::default()).await.unwrap();
-    let slice = enrich::Slice { hours: 2, ..enrich::Slice::default() };
+    let slice = Slice { hours: 2, ..Slice::default() };
+    roll_up(&world.pool, timestamp(NOW_US), &slice).await.unwrap();
     enrich(&world.pool, timestamp(NOW_US), &slice).await.unwrap()
 }
 
@@ -76,6 +77,29 @@ async fn a_window_is_what_its_intervals_make_it_however_late_they_come() {
         assert_eq!(world.number("SELECT count(*) FROM hrv").await, expected, "{tenant}");
         world.run("RESET ROLE").await;
     }
+}
+
+#[tokio::test]
+async fn a_beat_on_the_border_is_of_the_window_it_begins_and_what_is_too_old_blocks_nothing() {
+    let world = world().await;
+    // Beats each 1,001 ms around a full hour, one of them exactly on it, in microseconds that no binary fraction is.
+    let hour = NOW_US - 2 * 3_600_000_000;
+    let before = 320;
+    let rr = vec![1_001; 2 * before];
+    world.write(&[beats(Epoch::new(0xaa, 5), hour - before as i64 * 1_001_000, &rr)]).await;
+    world
+        .run("INSERT INTO ts.stale_hrv SELECT tenant_id, user_id, '2001-01-01' FROM ts.readings LIMIT 1")
+        .await;
+    settle(&world).await;
+    settle(&world).await;
+    assert_eq!(world.number("SELECT count(*) FROM ts.stale_hrv").await, 0);
+    let border = world
+        .text(&format!(
+            "SELECT string_agg(extract(epoch FROM bucket)::int8 - {} || ' ' || intervals, ', ' ORDER BY bucket) FROM ts.hrv",
+            hour / 1_000_000
+        ))
+        .await;
+    assert_eq!(border, "-300 299, 0 300");
 }
 
 #[tokio::test]

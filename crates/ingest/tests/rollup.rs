@@ -37,7 +37,7 @@ async fn open() -> World {
 }
 
 async fn rolled(world: &World) -> u64 {
-    roll_up(&world.pool, timestamp(NOW_US), &Slice { notes: 7, ..Slice::default() }).await.unwrap()
+    roll_up(&world.pool, timestamp(NOW_US), &Slice { hours: 3, ..Slice::default() }).await.unwrap()
 }
 
 /// How many aggregates differ from what the readings make of them, by level.
@@ -200,6 +200,18 @@ async fn readings_that_move_to_another_wearer_take_their_aggregates_along() {
         world.number(&format!("SELECT count(*) FROM ts.readings_hourly WHERE user_id = '{USER}'")).await,
         0
     );
+}
+
+#[tokio::test]
+async fn a_zone_that_is_none_is_refused_and_a_clinic_moves_nobodys_days() {
+    let world = open().await;
+    let wrong = format!("UPDATE users SET time_zone = 'Mars/Olympus' WHERE id = '{USER}'");
+    assert_eq!(world.admin.batch_execute(&wrong).await.unwrap_err().code().unwrap().code(), "23514");
+    world.run("CREATE ROLE api LOGIN PASSWORD 'api' IN ROLE kinara_app").await;
+    world.run(&format!("SET ROLE api; SELECT set_config('kinara.tenant', '{OTHER_TENANT}', false)")).await;
+    let foreign =
+        format!("INSERT INTO user_time_zones VALUES ('{OTHER_TENANT}', '{USER}', now(), 'Asia/Tokyo')");
+    assert_eq!(world.admin.batch_execute(&foreign).await.unwrap_err().code().unwrap().code(), "42501");
 }
 
 #[tokio::test]

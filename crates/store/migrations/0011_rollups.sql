@@ -40,16 +40,26 @@ CREATE TABLE ts.readings_daily (
   PRIMARY KEY (tenant_id, user_id, type, day)
 );
 
+CREATE FUNCTION ts.is_zone(name text) RETURNS boolean
+  LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM now() AT TIME ZONE name;
+  RETURN true;
+EXCEPTION WHEN invalid_parameter_value THEN
+  RETURN false;
+END $$;
+
 -- Where a wearer's clock stood: the newest entry at or before a time. The first one holds for all time before it too.
 CREATE TABLE user_time_zones (
   tenant_id uuid NOT NULL REFERENCES tenants ON DELETE CASCADE,
   user_id uuid NOT NULL REFERENCES users ON DELETE CASCADE,
   from_time timestamptz NOT NULL,
-  time_zone varchar(64) NOT NULL,
+  -- One that is none would stop everybody's aggregates.
+  time_zone varchar(64) NOT NULL CHECK (ts.is_zone(time_zone)),
   PRIMARY KEY (user_id, from_time)
 );
 INSERT INTO user_time_zones (tenant_id, user_id, from_time, time_zone)
-  SELECT tenant_id, id, '-infinity', time_zone FROM users;
+  SELECT tenant_id, id, '-infinity', CASE WHEN ts.is_zone(time_zone) THEN time_zone ELSE 'UTC' END FROM users;
 
 CREATE FUNCTION ts.zone_at(which uuid, at timestamptz) RETURNS text
   LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -84,7 +94,7 @@ END $$;
 CREATE TRIGGER days_stale AFTER INSERT OR UPDATE OR DELETE ON user_time_zones FOR EACH ROW
   EXECUTE FUNCTION ts.note_stale_days();
 
--- Recomputes up to so many notes; gives how many. Readings before `raw_from` may be gone: what is there of that time stays.
+-- Recomputes up to so many hours, with all the notes there are of them; gives how many. Readings before `raw_from` may be gone: what is there of that time stays.
 CREATE FUNCTION ts.roll_up(most int, raw_from timestamptz) RETURNS int8
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -97,17 +107,20 @@ BEGIN
     RETURN 0;
   END IF;
   -- A writer that has not committed yet leaves its note for the next time; a note that is seen here comes with its rows.
-  WITH taken AS (
-    DELETE FROM ts.stale WHERE ctid = ANY(ARRAY(SELECT ctid FROM ts.stale LIMIT most)) RETURNING *)
-  SELECT array_agg(taken) INTO notes FROM taken;
+  WITH chosen AS (SELECT DISTINCT s.* FROM ts.stale s LIMIT most),
+  taken AS (
+    DELETE FROM ts.stale s USING chosen c WHERE s.tenant_id = c.tenant_id AND s.user_id = c.user_id
+      AND s.type = c.type AND s.hour = c.hour AND s.days_only = c.days_only
+    RETURNING s.*)
+  SELECT array_agg(DISTINCT taken) INTO notes FROM taken;
   IF notes IS NULL THEN
     RETURN 0;
   END IF;
-  SELECT array_agg(DISTINCT n) INTO hours FROM unnest(notes) n WHERE NOT n.days_only AND n.hour >= raw_from;
+  SELECT array_agg(n) INTO hours FROM unnest(notes) n WHERE NOT n.days_only AND n.hour >= raw_from;
   -- Dates by the zone that holds; where that changed, the days beside them, which were the others.
   SELECT array_agg(DISTINCT (s.tenant_id, s.user_id, s.type,
       (q AT TIME ZONE ts.zone_at(s.user_id, q))::date + shift)::ts.stale_day) INTO days
-    FROM (SELECT DISTINCT n.* FROM unnest(notes) n) s
+    FROM unnest(notes) s
     CROSS JOIN generate_series(s.hour, s.hour + interval '45 minutes', interval '15 minutes') q
     CROSS JOIN generate_series(CASE WHEN s.days_only THEN -1 ELSE 0 END, CASE WHEN s.days_only THEN 1 ELSE 0 END) shift;
 
@@ -190,7 +203,7 @@ CREATE INDEX readings_minute_age ON ts.readings_minute USING brin (bucket);
 CREATE INDEX readings_15min_age ON ts.readings_15min USING brin (bucket);
 CREATE INDEX readings_hourly_age ON ts.readings_hourly USING brin (bucket);
 
-REVOKE ALL ON FUNCTION ts.zone_at(uuid, timestamptz), ts.note_time_zone(), ts.note_stale_days(),
+REVOKE ALL ON FUNCTION ts.is_zone(text), ts.zone_at(uuid, timestamptz), ts.note_time_zone(), ts.note_stale_days(),
   ts.roll_up(int, timestamptz), ts.drop_expired_rollups(int) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION ts.roll_up(int, timestamptz), ts.drop_expired_rollups(int) TO kinara_ingest;
 GRANT INSERT ON ts.stale TO kinara_ingest;
@@ -214,9 +227,8 @@ END $$;
 ALTER TABLE user_time_zones ENABLE ROW LEVEL SECURITY;
 ALTER TABLE user_time_zones FORCE ROW LEVEL SECURITY;
 CREATE POLICY owner ON user_time_zones TO kinara_owner USING (true) WITH CHECK (true);
-CREATE POLICY tenant ON user_time_zones TO kinara_app USING (tenant_id = (select current_tenant()))
-  WITH CHECK (tenant_id = (select current_tenant()));
-GRANT SELECT, INSERT, DELETE ON user_time_zones TO kinara_app;
+CREATE POLICY tenant ON user_time_zones TO kinara_app USING (tenant_id = (select current_tenant()));
+GRANT SELECT ON user_time_zones TO kinara_app;
 
 -- As before, and what moves makes the aggregates of both wearers stale.
 CREATE OR REPLACE FUNCTION ts.move(which uuid, most_days int) RETURNS int8

@@ -142,18 +142,6 @@ impl<F: Flash> Recovered<F> {
 }
 
 impl<F: Flash> App<F> {
-    /// [`Recovered::boot`], and the application of it.
-    pub fn boot(
-        flash: F,
-        settings: Settings,
-        reason: ResetReason,
-        entropy: [u32; 2],
-        now: Ticks,
-        witness: &mut impl Witness,
-    ) -> Result<Self, RingError<F::Error>> {
-        Recovered::boot(flash, settings, reason, entropy, now, witness).map(Self::new)
-    }
-
     /// The application over its log.
     pub fn new(recovered: Recovered<F>) -> Self {
         let Recovered { log, settings, next_log_id } = recovered;

@@ -16,7 +16,7 @@ use kinara_protocol::gatt::Characteristic;
 use kinara_protocol::status::Status;
 use proptest::prelude::*;
 
-use crate::app::{App, DeviceIdentity, Effect, Settings};
+use crate::app::{App, DeviceIdentity, Effect, Recovered, Settings};
 use crate::framing::FrameAge;
 use crate::plan::Plan;
 use crate::ring::Identity;
@@ -29,7 +29,7 @@ const SETTINGS: Settings = Settings {
 };
 
 fn boot(flash: RamFlash) -> App<RamFlash> {
-    App::boot(flash, SETTINGS, ResetReason::PowerOn, [11, 12], Ticks(0), &mut ()).unwrap()
+    App::new(Recovered::boot(flash, SETTINGS, ResetReason::PowerOn, [11, 12], Ticks(0), &mut ()).unwrap())
 }
 
 fn fresh() -> App<RamFlash> {

@@ -1,8 +1,8 @@
 //! One link, from connection to disconnection.
 //!
-//! A stranger that gets past the accept list is turned away at once outside of all windows, and anybody who has not become an authenticated gateway
-//! within [`PATIENCE`] or [`BONDED_PATIENCE`]. While a label window is open, a bonded gateway that comes back is turned away until its end: a
-//! person stands there who wants to pair another one, and there is one link.
+//! A stranger that gets past the accept list is turned away at once outside of all windows, and anybody who has not become
+//! an authenticated gateway within [`PATIENCE`] or [`BONDED_PATIENCE`]. While a label window is open, a bonded gateway that
+//! comes back is turned away until its end: a person stands there who wants to pair another one, and there is one link.
 //!
 //! What the application has to send goes out as fast as the host's queue takes it, replies beside frames: a reply waits
 //! for its confirmation, and frames do not wait for that.

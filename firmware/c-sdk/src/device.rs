@@ -1,6 +1,6 @@
 //! What stands behind a handle: the application, its sensors, and what the radio could not take yet.
 
-use kinara_firmware_app::app::{App, DeviceIdentity, Effect, Settings};
+use kinara_firmware_app::app::{App, DeviceIdentity, Effect, Recovered, Settings};
 use kinara_firmware_app::framing::FrameAge;
 use kinara_firmware_app::plan::Plan;
 use kinara_firmware_app::signal::hot_flash::{Judgement, SternalRule};
@@ -61,7 +61,7 @@ impl Device {
             return Err(Status::BadArgument);
         }
         let now = Ticks(config.now_ms);
-        let app = App::boot(config.flash, settings, reason, config.entropy, now, &mut ());
+        let app = Recovered::boot(config.flash, settings, reason, config.entropy, now, &mut ()).map(App::new);
         Ok(Self {
             app: app.map_err(|_| Status::Storage)?,
             transport: config.transport,

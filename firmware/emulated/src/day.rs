@@ -2,7 +2,7 @@
 //! and a gateway that takes them all.
 
 use kinara_firmware_app::acquisition::Acquisition;
-use kinara_firmware_app::app::{App, DeviceIdentity, Settings};
+use kinara_firmware_app::app::{App, DeviceIdentity, Recovered, Settings};
 use kinara_firmware_app::flash::{Flash, Nonce, PAGE};
 use kinara_firmware_app::framing::FrameAge;
 use kinara_firmware_app::plan::Plan;
@@ -112,8 +112,8 @@ pub fn live(flash: &mut [u8], meter: &impl Meter) -> Outcome {
         plan: Plan::default(),
         frame_age: FrameAge { live_ms: 1_000, stored_ms: 15_000 },
     };
-    let booted = App::boot(Memory(flash), settings, ResetReason::PowerOn, [1, 2], Ticks(0), &mut ());
-    let Ok(mut app) = booted else { return Outcome::default() };
+    let booted = Recovered::boot(Memory(flash), settings, ResetReason::PowerOn, [1, 2], Ticks(0), &mut ());
+    let Ok(mut app) = booted.map(App::new) else { return Outcome::default() };
     let mut acquisition = Acquisition::new();
     let mut outcome = Outcome::default();
     let mut pulse = PULSE.lines().skip(1).filter_map(|line| line.parse::<u32>().ok());

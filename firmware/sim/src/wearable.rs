@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use kinara_firmware_app::app::{App, DeviceIdentity, MAX_STARTS, Settings};
+use kinara_firmware_app::app::{App, DeviceIdentity, MAX_STARTS, Recovered, Settings};
 use kinara_firmware_app::flash::PAGE;
 use kinara_firmware_app::framing::FrameAge;
 use kinara_firmware_app::plan::Plan;
@@ -121,7 +121,8 @@ impl Wearable {
     fn boot(&mut self, flash: FlashFile, reason: ResetReason) -> Result<(), WearableError> {
         let entropy = [entropy::word()?, entropy::word()?];
         let boot_us = self.crystal.boot_utc_us();
-        let mut app = App::boot(flash, self.settings, reason, entropy, Ticks(0), &mut self.oracle)?;
+        let recovered = Recovered::boot(flash, self.settings, reason, entropy, Ticks(0), &mut self.oracle)?;
+        let mut app = App::new(recovered);
         self.oracle.boot(app.epoch(), boot_us);
         self.starts.insert(0, Start { reason, place: None });
         self.starts.truncate(MAX_STARTS);

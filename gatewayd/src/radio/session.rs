@@ -257,9 +257,8 @@ impl Session<'_> {
     /// A start that nobody asked for is told once. Firmware that does not know the question is none the worse.
     async fn ask_why_it_started(&mut self) -> Result<(), RadioError> {
         let epoch = self.hello.epoch;
-        let told =
-            self.context.board.device(&self.hardware, |device| device.started.replace(epoch) == Some(epoch));
-        if told {
+        let board = &self.context.board;
+        if board.now().devices.get(&self.hardware).and_then(|device| device.started) == Some(epoch) {
             return Ok(());
         }
         if let Outcome::Started(start) = self.requests.ask(Op::WhyStarted { back: 0 }).await?
@@ -268,6 +267,7 @@ impl Session<'_> {
             let place = start.place.map_or_else(|| "not known".to_owned(), |place| place.to_string());
             tracing::warn!(hardware = %self.hardware, %epoch, reason = ?start.reason, place, "the wearable restarted by itself");
         }
+        board.device(&self.hardware, |device| device.started = Some(epoch));
         Ok(())
     }
 

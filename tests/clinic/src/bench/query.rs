@@ -21,8 +21,8 @@ const DAYS: i64 = 30;
 const POINTS: f64 = 2_000.0;
 const WARMING: usize = 3;
 const ASKED: usize = 9;
-/// Notes in a roll-up, as the bridge takes them.
-const NOTES: i32 = 2_000;
+/// Hours in a roll-up, as the bridge takes them.
+const HOURS: i32 = 50;
 const ROLE: &str = "bench_reader";
 
 /// Of what holds readings: partitions and chunks alike hang below the table that has their name.
@@ -80,12 +80,12 @@ async fn measure(
         )
         .await?;
     let began = Instant::now();
-    let mut notes = 0;
+    let mut hours = 0;
     loop {
         let taken: i64 =
-            admin.query_one("SELECT ts.roll_up($1, '-infinity')", &[&NOTES]).await?.try_get(0)?;
-        notes += taken;
-        if taken < i64::from(NOTES) {
+            admin.query_one("SELECT ts.roll_up($1, '-infinity')", &[&HOURS]).await?.try_get(0)?;
+        hours += taken;
+        if taken < i64::from(HOURS) {
             break;
         }
     }
@@ -115,7 +115,7 @@ async fn measure(
         "bytes_per_reading_compressed": compressed,
         "storage": if chunks > 0 { "timescale" } else { "plain" },
         "readings": readings,
-        "roll_up_hours_per_s": rounded(notes as f64 / roll_up_s),
+        "roll_up_hours_per_s": rounded(hours as f64 / roll_up_s),
         "roll_up_readings_per_s": rounded(readings as f64 / roll_up_s),
     }))
 }
