@@ -39,6 +39,8 @@ pub struct DeviceIdentity {
     pub firmware: [u8; 3],
 }
 
+/// An erased page takes up to a quarter of a second, in which nothing else is done; so long there is none after it, ms.
+const SCRUB_PAUSE_MS: u64 = 1_000;
 /// Starts that are remembered.
 pub const MAX_STARTS: usize = 4;
 
@@ -113,6 +115,8 @@ pub struct App<F> {
     acknowledged_since: Option<Ticks>,
     /// Damaged frames that were named in this boot.
     named: Queue<Identity, MAX_NAMED>,
+    /// When the next page of an earlier log may be erased.
+    scrub_after: Ticks,
     /// The last start first.
     pub(crate) starts: heapless::Vec<Start, MAX_STARTS>,
 }
@@ -163,6 +167,7 @@ impl<F: Flash> App<F> {
             vitals: Vitals::default(),
             acknowledged_since: None,
             named: Queue::new(),
+            scrub_after: Ticks(0),
             starts: heapless::Vec::new(),
         }
     }
@@ -272,6 +277,9 @@ impl<F: Flash> App<F> {
         }
         if self.log.next_seq() >= Seq::MAX - SEQ_RESERVE {
             self.effect(Effect::Reset);
+        }
+        if now >= self.scrub_after && self.log.scrub()? {
+            self.scrub_after = Ticks(now.0 + SCRUB_PAUSE_MS);
         }
         self.delivery.notice_stored(&mut self.log);
         Ok(())

@@ -190,6 +190,12 @@ impl<F: Flash> Log<F> {
         self.ring.format(new_log_id)
     }
 
+    /// Erases the next page that an earlier log has left; tells whether it did.
+    pub fn scrub(&mut self) -> Result<bool, RingError<F::Error>> {
+        // Between formatting and the reset the pages are still in use.
+        if self.formatted { Ok(false) } else { self.ring.scrub() }
+    }
+
     /// Gives the flash back.
     pub fn into_flash(self) -> F {
         self.ring.into_flash()

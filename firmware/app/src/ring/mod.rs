@@ -9,7 +9,8 @@
 //! formatted gets a new random id, so that identities do not repeat across formatting either.
 //!
 //! Frames that are acknowledged stay readable until their page is needed, so a gateway that lost its copy can still
-//! ask for them.
+//! ask for them. Of a log that was formatted nothing stays: its pages are erased one by one ([`Ring::scrub`]), and a
+//! boot that finds one left goes on with it.
 //!
 //! How: `layout.rs` says what the bytes are. The page after the head is kept erased (the *spare*). When the head page
 //! is full, the spare becomes the head, and the page after it, the oldest, has to go; the caller gets its say
@@ -74,6 +75,8 @@ pub struct Ring<F> {
     spare_ready: bool,
     last: Option<Identity>,
     unacknowledged: u32,
+    /// The page that is looked at next for what an earlier log has left; none where nothing is left.
+    scrubs: Option<u32>,
 }
 
 impl<F: Flash> Ring<F> {
@@ -105,6 +108,7 @@ impl<F: Flash> Ring<F> {
             spare_ready: true,
             last: None,
             unacknowledged: 0,
+            scrubs: None,
         };
         ring.recover()?;
         ring.unacknowledged = ring.count_from(ring.state.acknowledged, ring.head)?;
@@ -114,8 +118,12 @@ impl<F: Flash> Ring<F> {
     fn recover(&mut self) -> Result<(), RingError<F::Error>> {
         let mut newest = None;
         for page in 0..self.log_pages {
-            let found = self.serial_in(page)?;
+            let header = self.header_of(page)?;
+            let found = self.serial_of(&header, page);
             newest = newest.max(found);
+            if found.is_none() && header != [0xff; PAGE_HEADER as usize] {
+                self.scrubs = Some(0);
+            }
         }
         let Some(head) = newest else {
             self.make_blank(0)?;
@@ -386,6 +394,19 @@ impl<F: Flash> Ring<F> {
         self.persist()
     }
 
+    /// Erases the next page of an earlier log, if there is one: a formatted log is another wearer's, or nobody's, to read.
+    /// Looks at one page a call; tells whether it erased, which takes a while.
+    pub fn scrub(&mut self) -> Result<bool, RingError<F::Error>> {
+        let Some(page) = self.scrubs else { return Ok(false) };
+        self.scrubs = (page + 1 < self.log_pages).then_some(page + 1);
+        // All pages of this log have their serials, and its spare is blank.
+        if self.serial_in(page)?.is_some() || self.is_blank(page, 0)? {
+            return Ok(false);
+        }
+        self.make_blank(page)?;
+        Ok(true)
+    }
+
     /// The flash, for whoever needs it after the ring.
     pub fn into_flash(self) -> F {
         self.flash
@@ -402,10 +423,18 @@ impl<F: Flash> Ring<F> {
     }
 
     fn serial_in(&mut self, page: u32) -> Result<Option<u32>, RingError<F::Error>> {
+        let header = self.header_of(page)?;
+        Ok(self.serial_of(&header, page))
+    }
+
+    fn header_of(&mut self, page: u32) -> Result<[u8; PAGE_HEADER as usize], RingError<F::Error>> {
         let mut header = [0; PAGE_HEADER as usize];
-        let address = page_address(page);
-        self.flash.read(address, &mut header)?;
-        Ok(parse_page_header(&header, self.state.log_id).filter(|serial| serial % self.log_pages == page))
+        self.flash.read(page_address(page), &mut header)?;
+        Ok(header)
+    }
+
+    fn serial_of(&self, header: &[u8; PAGE_HEADER as usize], page: u32) -> Option<u32> {
+        parse_page_header(header, self.state.log_id).filter(|serial| serial % self.log_pages == page)
     }
 
     fn entry_in_page(&mut self, at: Position) -> Result<Option<Entry>, RingError<F::Error>> {

@@ -256,6 +256,43 @@ proptest! {
     }
 }
 
+/// Whether anything of this log is left in the log's pages.
+fn is_left(flash: &RamFlash, log_id: u32) -> bool {
+    flash.bytes[(JOURNAL_PAGES * PAGE) as usize..].windows(4).any(|bytes| bytes == log_id.to_le_bytes())
+}
+
+#[test]
+fn of_a_formatted_log_nothing_is_left_wherever_the_power_is_cut_while_it_is_erased() {
+    let mut log =
+        Log::boot(RamFlash::new(PAGES), 0x5eed_0001, ResetReason::PowerOn, Ticks(0), &mut ()).unwrap();
+    run(&mut log, &[Step::Frame(150); 40], &mut Ledger::default()).unwrap();
+    log.format(0x5eed_0002).unwrap();
+    let old = log.into_flash();
+    assert!(is_left(&old, 0x5eed_0001), "all of it is there still");
+    let scrubbed = |mut flash: RamFlash, cut: u64| {
+        flash.left = cut;
+        let shared = SharedFlash::new(flash);
+        let erased =
+            Log::boot(shared.clone(), 9, ResetReason::Requested, Ticks(0), &mut ()).and_then(|mut log| {
+                for _ in 0..PAGES {
+                    log.scrub()?;
+                }
+                Ok(())
+            });
+        (shared.take(), erased.is_ok())
+    };
+    for cut in 0.. {
+        let (flash, whole) = scrubbed(old.clone(), cut);
+        let (flash, again) = scrubbed(flash, u64::MAX);
+        assert!(again && !is_left(&flash, 0x5eed_0001), "cut after {cut} operations");
+        // And the new log is whole.
+        check(flash, &mut Ledger::default());
+        if whole {
+            break;
+        }
+    }
+}
+
 #[test]
 fn formatting_gives_the_log_a_new_id_and_no_old_frame_comes_back() {
     let mut ledger = Ledger::default();

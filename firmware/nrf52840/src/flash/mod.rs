@@ -33,8 +33,8 @@ const RING: u32 = MEMORY_PAGES + place::SLOT_PAGES;
 const WORD: usize = 4;
 
 impl Chip {
-    /// Everything of a wearer goes: factory reset, and release from a clinic. It takes minutes; `alive` is called for
-    /// each page.
+    /// Everything of a wearer goes, and the bonds: factory reset. It takes minutes; `alive` is called for each page. (On
+    /// release from a wearer the log is formatted, which erases its frames page by page.)
     pub fn erase_all(&mut self, mut alive: impl FnMut()) -> Result<(), Error> {
         for page in 0..place::PAGES {
             alive();

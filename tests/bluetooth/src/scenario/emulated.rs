@@ -18,7 +18,7 @@ const SECRET: [u8; 10] = *b"cortex-m4f";
 /// The emulated processor takes its time over elliptic curves.
 const PATIENCE: Duration = Duration::from_mins(1);
 const COLLECTS: Duration = Duration::from_secs(20);
-/// Bytes of stack, a fifth above what was measured: the board leaves so much (`firmware/nrf52840/check`).
+/// Bytes of stack, a tenth above what was measured: the board leaves so much (`firmware/nrf52840/check`).
 const STACK: u64 = 20_480;
 
 /// A sample: epoch, channel, ticks.
