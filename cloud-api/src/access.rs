@@ -112,6 +112,22 @@ pub fn authorize(member: &Member, action: Action, resource: Resource) -> Result<
     )))
 }
 
+/// What a key may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Scope {
+    /// Send readings, and ask what became of them.
+    Ingest,
+}
+
+impl Scope {
+    /// As in the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ingest => "ingest",
+        }
+    }
+}
+
 /// How a route is guarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
@@ -119,6 +135,8 @@ pub enum Access {
     Public,
     /// Needs a member who may do this.
     Member(Action, Resource),
+    /// Needs a clinic's key that may do this.
+    Key(Scope),
     /// The handler asks [`authorize`] itself, because the token comes in the first message (the WebSocket).
     FirstMessage(Action, Resource),
 }

@@ -57,6 +57,9 @@ pub struct Config {
     /// The broker that live values come from. Default: none, and then there are no live values.
     #[serde(default)]
     pub broker: Option<BrokerConfig>,
+    /// Readings over HTTP.
+    #[serde(default)]
+    pub ingest: IngestConfig,
     /// Limits on requests.
     #[serde(default)]
     pub limits: Limits,
@@ -193,6 +196,34 @@ impl Default for Limits {
     }
 }
 
+/// `[ingest]`: readings over HTTP.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IngestConfig {
+    /// Largest body as it is sent. Default 5000000.
+    pub body_bytes: usize,
+    /// Largest body once it is unpacked. Default 5000000.
+    pub unpacked_bytes: usize,
+    /// Requests that are read at once. Default 4.
+    pub at_once: usize,
+    /// Requests of one clinic that may wait to be written. Default 256.
+    pub waiting_requests: i64,
+    /// Bytes of one clinic that may wait to be written, packed. Default 67108864.
+    pub waiting_bytes: i64,
+}
+
+impl Default for IngestConfig {
+    fn default() -> Self {
+        Self {
+            body_bytes: 5_000_000,
+            unpacked_bytes: 5_000_000,
+            at_once: 4,
+            waiting_requests: 256,
+            waiting_bytes: 64 * 1024 * 1024,
+        }
+    }
+}
+
 /// `[login]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -299,6 +330,11 @@ impl Config {
             ("database.acquire_timeout_s", self.database.acquire_timeout_s, 1),
             ("database.statement_timeout_s", self.database.statement_timeout_s, 1),
             ("limits.body_bytes", self.limits.body_bytes as u64, 1024),
+            ("ingest.body_bytes", self.ingest.body_bytes as u64, 1024),
+            ("ingest.unpacked_bytes", self.ingest.unpacked_bytes as u64, 1024),
+            ("ingest.at_once", self.ingest.at_once as u64, 1),
+            ("ingest.waiting_requests", self.ingest.waiting_requests.max(0).unsigned_abs(), 1),
+            ("ingest.waiting_bytes", self.ingest.waiting_bytes.max(0).unsigned_abs(), 1),
             ("limits.request_timeout_s", self.limits.request_timeout_s, 1),
             ("limits.header_timeout_s", self.limits.header_timeout_s, 1),
             ("limits.write_timeout_s", self.limits.write_timeout_s, 1),

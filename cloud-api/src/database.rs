@@ -2,8 +2,9 @@
 //!
 //! The promise: every question about a clinic's data is asked inside a transaction that has named its tenant
 //! ([`Connection::tenant`]), as a role that PostgreSQL holds to that tenant. The name ends with the transaction, so a
-//! connection that goes back to the pool carries nobody's name. A question asked without one sees nothing. Only two
-//! functions are called before the tenant is known: who has this address, and whose is this refresh token.
+//! connection that goes back to the pool carries nobody's name. A question asked without one sees nothing. Only three
+//! functions are called before the tenant is known: who has this address, and whose is this refresh
+//! token or key.
 
 use std::ops::Deref;
 use std::time::Duration;
@@ -96,6 +97,17 @@ pub struct LoginRow {
     pub password_hash: String,
 }
 
+/// Whose a key is, before there is a tenant.
+#[derive(Debug, Clone)]
+pub struct KeyRow {
+    /// The key's row.
+    pub key: Uuid,
+    /// The clinic.
+    pub tenant: Uuid,
+    /// What it may.
+    pub scopes: Vec<String>,
+}
+
 /// Whose a refresh token is, before there is a tenant.
 #[derive(Debug, Clone, Copy)]
 pub struct SessionRow {
@@ -134,6 +146,17 @@ impl Connection {
             Ok(LoginRow { member: row.try_get(0)?, tenant: row.try_get(1)?, password_hash: row.try_get(2)? })
         })
         .transpose()
+    }
+
+    /// Whose key has this hash, and what it may. Notes that it was used.
+    pub async fn api_key_lookup(&self, hash: &str) -> Result<Option<KeyRow>, Problem> {
+        let statement =
+            self.0.prepare_cached("SELECT api_key_id, tenant_id, scopes FROM api_key_lookup($1)").await?;
+        let Some(row) = self.0.query_opt(&statement, &[&hash]).await? else { return Ok(None) };
+        let key = KeyRow { key: row.try_get(0)?, tenant: row.try_get(1)?, scopes: row.try_get(2)? };
+        let used = self.0.prepare_cached("SELECT api_key_used($1)").await?;
+        self.0.execute(&used, &[&key.key]).await?;
+        Ok(Some(key))
     }
 
     /// Whose refresh token has this hash.

@@ -25,6 +25,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use kinara_clock::Clock;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -53,6 +54,8 @@ pub struct Shared {
     pub tokens: Tokens,
     /// Passwords.
     pub passwords: Checker,
+    /// Requests with readings that are read at once.
+    pub ingest_places: Semaphore,
     /// Failed logins.
     pub login_limit: LoginLimit,
     /// Who listens.
@@ -115,6 +118,7 @@ impl App {
             tokens: Tokens::new(&key, config.login.access_s, clock.clone()),
             passwords: Checker::new(config.login.checks_at_once)?,
             login_limit: LoginLimit::new(&config.login, clock.clone()),
+            ingest_places: Semaphore::new(config.ingest.at_once),
             hub: Arc::new(Hub::new(config.live.clone(), clock.clone(), metrics.clone())),
             metrics,
             stop: CancellationToken::new(),

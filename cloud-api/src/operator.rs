@@ -5,14 +5,14 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi, ToSchema};
 
 use crate::config::MetricsFor;
 use crate::problem::{Peer, Problem};
 use crate::resources::{
-    bonds, consent_texts, decisions, devices, events, gaps, gateways, hrv, provisional, readings, staff,
-    users,
+    bonds, consent_texts, coverage, days, decisions, devices, events, gaps, gateways, hrv, ingest,
+    provisional, readings, staff, users,
 };
 use crate::{App, auth, live};
 
@@ -22,10 +22,10 @@ use crate::{App, auth, live};
     info(title = "Kinara", description = "Wearers' readings for their clinic. Times are UTC."),
     paths(
         auth::login, auth::refresh, auth::logout, users::list, users::one, devices::list, gateways::list,
-        readings::series, readings::latest, hrv::list, events::list, events::acknowledge, gaps::list, live::socket::open,
+        readings::series, readings::latest, hrv::list, days::list, coverage::show, events::list, events::acknowledge, gaps::list, live::socket::open,
         provisional::confirm, provisional::merge, bonds::list, bonds::introduce, bonds::revoke, decisions::list,
         staff::list, staff::me, staff::set_pin, staff::remove_pin, consent_texts::list, consent_texts::add,
-        openapi, healthz, metrics
+        ingest::take, ingest::receipt, openapi, healthz, metrics
     ),
     modifiers(&Bearer),
     security(("bearer" = []))
@@ -40,6 +40,8 @@ impl Modify for Bearer {
         let scheme =
             SecurityScheme::Http(Http::builder().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").build());
         components.add_security_scheme("bearer", scheme);
+        let key = SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("X-API-Key")));
+        components.add_security_scheme("api_key", key);
     }
 }
 

@@ -15,12 +15,14 @@ use axum::routing::MethodRouter;
 use axum::{Router, routing};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
+use tower_http::limit::RequestBodyLimitLayer;
 
-use crate::access::{Access, Action, Guard, Resource, guard};
+use crate::access::{Access, Action, Guard, Resource, Scope, guard};
+use crate::auth::key::{self, KeyGuard};
 use crate::problem::Problem;
 use crate::resources::{
-    bonds, consent_texts, decisions, devices, events, gaps, gateways, hrv, provisional, readings, staff,
-    users,
+    bonds, consent_texts, coverage, days, decisions, devices, events, gaps, gateways, hrv, ingest,
+    provisional, readings, staff, users,
 };
 use crate::{App, auth, dashboard, live, operator};
 
@@ -55,6 +57,10 @@ pub fn routes() -> Vec<Route> {
     let get = Method::GET;
     let post = Method::POST;
     let mut routes = desk();
+    routes.extend([
+        Route::new(post.clone(), "/ingest", Access::Key(Scope::Ingest), ingest::take),
+        Route::new(get.clone(), "/ingest/{id}", Access::Key(Scope::Ingest), ingest::receipt),
+    ]);
     routes.extend(vec![
         Route::new(post.clone(), "/api/v1/auth/login", Public, auth::login),
         Route::new(post.clone(), "/api/v1/auth/refresh", Public, auth::refresh),
@@ -70,6 +76,8 @@ pub fn routes() -> Vec<Route> {
             Member(Read, Resource::Readings),
             readings::latest,
         ),
+        Route::new(get.clone(), "/api/v1/days", Member(Read, Resource::Readings), days::list),
+        Route::new(get.clone(), "/api/v1/coverage", Member(Read, Resource::Gaps), coverage::show),
         Route::new(get.clone(), "/api/v1/hrv", Member(Read, Resource::Readings), hrv::list),
         Route::new(get.clone(), "/api/v1/events", Member(Read, Resource::Events), events::list),
         Route::new(
@@ -120,6 +128,16 @@ pub fn router(app: &App) -> Router {
     for route in routes() {
         let handler = match route.access {
             Access::Public | Access::FirstMessage(..) => route.handler,
+            Access::Key(scope) => {
+                let guarded = KeyGuard { app: app.clone(), scope };
+                // Known first, and only then unpacked.
+                route
+                    .handler
+                    .route_layer(ingest::unpacking())
+                    .route_layer(DefaultBodyLimit::disable())
+                    .route_layer(RequestBodyLimitLayer::new(app.config.ingest.body_bytes))
+                    .route_layer(middleware::from_fn_with_state(guarded, key::guard))
+            }
             Access::Member(action, resource) => {
                 let guarded = Guard { app: app.clone(), action, resource };
                 route.handler.route_layer(middleware::from_fn_with_state(guarded, guard))
@@ -172,7 +190,7 @@ const POLICY: &str = "default-src 'self'; script-src 'self'; style-src 'self'; i
 async fn every_answer(State(app): State<App>, request: Request, next: Next) -> Response {
     let began = std::time::Instant::now();
     let method = request.method().clone();
-    let api = request.uri().path().starts_with("/api/");
+    let api = ["/api/", "/ingest"].iter().any(|prefix| request.uri().path().starts_with(prefix));
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let route = route
         .and_then(|path| app.route_names.iter().find(|name| **name == path).copied())
@@ -215,7 +233,11 @@ async fn as_problem(response: Response) -> Response {
     let name = if status == StatusCode::PAYLOAD_TOO_LARGE { "too-large" } else { "refused" };
     let allow = response.headers().get(header::ALLOW).cloned();
     let text = axum::body::to_bytes(response.into_body(), 4096).await.unwrap_or_default();
-    let mut problem = Problem::new(status, name, String::from_utf8_lossy(&text).into_owned()).into_response();
+    let mut detail = String::from_utf8_lossy(&text).into_owned();
+    if detail.is_empty() {
+        detail = format!("{}; see /openapi.json.", status.canonical_reason().unwrap_or("Refused"));
+    }
+    let mut problem = Problem::new(status, name, detail).into_response();
     if let Some(allow) = allow {
         problem.headers_mut().insert(header::ALLOW, allow);
     }

@@ -206,11 +206,29 @@ pub struct Jobs {
     pub derive_s: u64,
     /// Seconds that a gap stands still before it is settled.
     pub late_grace_s: u64,
+    /// Jobs of the database's queue that are done side by side.
+    pub workers: usize,
+    /// Seconds between looks at the queue where no notice comes.
+    pub poll_s: u64,
+    /// When the night's work is done, UTC: minute, hour, day, month, day of the week, as in a crontab.
+    pub nightly: String,
+    /// Seconds that the comparison of one day's readings may take.
+    pub reconcile_timeout_s: u64,
 }
 
 impl Default for Jobs {
     fn default() -> Self {
-        Self { sweep_s: 5, config_s: 10, upkeep_s: 5, derive_s: 60, late_grace_s: 60 }
+        Self {
+            sweep_s: 5,
+            config_s: 10,
+            upkeep_s: 5,
+            derive_s: 60,
+            late_grace_s: 60,
+            workers: 2,
+            poll_s: 5,
+            nightly: "17 2 * * *".to_owned(),
+            reconcile_timeout_s: 900,
+        }
     }
 }
 
@@ -251,10 +269,18 @@ impl Config {
             ("jobs.config_s", config.jobs.config_s),
             ("jobs.upkeep_s", config.jobs.upkeep_s),
             ("jobs.derive_s", config.jobs.derive_s),
+            ("jobs.poll_s", config.jobs.poll_s),
+            ("jobs.reconcile_timeout_s", config.jobs.reconcile_timeout_s),
         ] {
             if value == 0 {
                 return wrong(field, "0".to_owned(), "at least 1");
             }
+        }
+        if !(1..=16).contains(&config.jobs.workers) {
+            return wrong("jobs.workers", config.jobs.workers.to_string(), "1 to 16");
+        }
+        if config.jobs.nightly.split_whitespace().count() != 5 {
+            return wrong("jobs.nightly", config.jobs.nightly.clone(), "five fields, as in a crontab");
         }
         let group = &config.broker.share_group;
         if group.is_empty() || !group.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
@@ -287,8 +313,9 @@ impl Config {
     /// The writers' own limits on the database.
     pub fn database_limits(&self) -> kinara_store::Limits {
         kinara_store::Limits {
-            // Writers, the events' writer, states, live checks, jobs, the upkeep and its writing, what is derived.
-            connections: self.limits.writers + 8,
+            // Writers, the events' writer, states, live checks, jobs, the upkeep and its writing, what is derived; of each
+            // job of the queue its own, and the one it writes with.
+            connections: self.limits.writers + 8 + 2 * self.jobs.workers,
             wait: Duration::from_secs(self.database.connect_timeout_s),
             connect: Duration::from_secs(self.database.connect_timeout_s),
             statement: Duration::from_secs(self.database.statement_timeout_s),

@@ -4,6 +4,7 @@
 //! broker ─▶ link ─┬─ batches, events ─▶ queue ─▶ work ─▶ kinara-ingest ─▶ database
 //!                 ├─ states ─▶ state ─▶ database          └─ answer ─▶ broker ─▶ gateway
 //!                 └─ live ─▶ live ─▶ broker (by clinic)
+//! database ─▶ jobs (what came over HTTP, erasures, the night's work) ─▶ kinara-ingest ─▶ database
 //! ```
 //!
 //! Any number of bridges share one subscription. None of them holds anything that matters: what a bridge had not
@@ -12,6 +13,7 @@
 pub mod answer;
 pub mod config;
 pub mod http;
+pub mod jobs;
 pub mod link;
 pub mod live;
 pub mod metrics;
@@ -163,6 +165,15 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, stop: CancellationToken)
         metrics.clone(),
         stop.clone(),
     ));
+    let shop = jobs::Workshop {
+        writer: writer.clone(),
+        pool: pool.clone(),
+        clock: clock.clone(),
+        metrics: metrics.clone(),
+        patience: Duration::from_secs(config.jobs.reconcile_timeout_s),
+    };
+    tasks.spawn(jobs::work(config.clone(), shop, stop.clone()));
+    tasks.spawn(keep_counted(config.clone(), metrics.clone(), stop.clone()));
     {
         let (metrics, queues, stop) = (metrics.clone(), queues.clone(), stop.clone());
         tasks.spawn(async move {
@@ -438,6 +449,32 @@ async fn keep_derived(
                 metrics.hrv_windows_total.fetch_add(windows, Ordering::Relaxed);
             }
             Err(error) => tracing::warn!(%error, "heart rate variability stays stale for now"),
+        }
+    }
+}
+
+/// How many jobs wait, and how many are dead.
+async fn keep_counted(config: Config, metrics: Arc<Metrics>, stop: CancellationToken) {
+    let queue = match jobs::Queue::new(&config) {
+        Ok(queue) => queue,
+        Err(error) => return tracing::error!(%error, "jobs are not counted"),
+    };
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs(config.jobs.sweep_s)) => {}
+            () = stop.cancelled() => return,
+        }
+        match queue.count().await {
+            Ok((waiting, dead)) => {
+                metrics.jobs_waiting.store(waiting, Ordering::Relaxed);
+                if metrics.jobs_dead.swap(dead, Ordering::Relaxed) < dead {
+                    tracing::error!(
+                        dead,
+                        "jobs were tried as often as they are; see kinara-cloud-bridge revive-jobs"
+                    );
+                }
+            }
+            Err(error) => tracing::debug!(%error, "jobs could not be counted"),
         }
     }
 }

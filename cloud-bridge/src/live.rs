@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kinara_clock::Clock;
+use kinara_ingest::Sender;
 use kinara_ingest::assign::{Consent, Moment, Whose, whose};
 use kinara_ingest::directory::Directory;
 use kinara_protocol::envelope::{self, ENVELOPE_VERSION, Live, TenantLive, TenantLiveDevice};
@@ -112,7 +113,7 @@ impl Gate {
                     Consent::Given => true,
                     Consent::Withdrawn(at) => utc_us < at,
                 };
-                let ours = directory.tenant_of(gateway) == Some(assignment.tenant);
+                let ours = directory.tenant_of(Sender::Gateway(gateway)) == Some(assignment.tenant);
                 (consented && ours && !assignment.erased).then_some(Holder {
                     tenant: assignment.tenant,
                     user: assignment.user,

@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+use kinara_clock::Clock;
 use kinara_cloud_bridge::config::Config;
+use kinara_cloud_bridge::jobs::Queue;
 use kinara_ingest::quarantine::{self, Which};
-use kinara_ingest::{Limits, Writer};
+use kinara_ingest::{Limits, Writer, erase};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +36,12 @@ enum Task {
         #[arg(long)]
         reason: Option<String>,
     },
+    /// Gives jobs that were tried as often as they are all their attempts again; prints how many as JSON.
+    ReviveJobs,
+    /// Prints who was erased, a line of JSON each: to be kept beside the backups.
+    Tombstones,
+    /// Reads from standard input what `tombstones` printed, and erases these wearers again: after a restore.
+    RestoreTombstones,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -56,15 +64,8 @@ fn main() -> anyhow::Result<()> {
     let clock = kinara_clock::from_env()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        if let Some(Task::ReplayQuarantine { reason }) = arguments.command {
-            let limits = config.database_limits();
-            let pool = kinara_store::connect(&config.database.url, "kinara-replay-quarantine", &limits)?;
-            let writer = Writer::new(pool.clone(), Arc::clone(&clock), Limits::default());
-            let reasons: Vec<&str> = reason.iter().map(String::as_str).collect();
-            let which = Which { hardware_id: None, reasons: &reasons };
-            let replayed = quarantine::replay(&writer, &pool, clock.as_ref(), which).await?;
-            println!("{}", serde_json::json!({ "taken": replayed.taken, "refused": replayed.refused }));
-            return Ok(());
+        if let Some(task) = arguments.command {
+            return run_task(task, &config, clock).await;
         }
         let stop = CancellationToken::new();
         let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
@@ -80,4 +81,34 @@ fn main() -> anyhow::Result<()> {
         kinara_cloud_bridge::run(config, clock, stop).await?;
         Ok(())
     })
+}
+
+async fn run_task(task: Task, config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<()> {
+    let pool =
+        kinara_store::connect(&config.database.url, "kinara-cloud-bridge task", &config.database_limits())?;
+    match task {
+        Task::ReplayQuarantine { reason } => {
+            let writer = Writer::new(pool.clone(), Arc::clone(&clock), Limits::default());
+            let reasons: Vec<&str> = reason.iter().map(String::as_str).collect();
+            let which = Which { hardware_id: None, reasons: &reasons };
+            let replayed = quarantine::replay(&writer, &pool, clock.as_ref(), which).await?;
+            println!("{}", serde_json::json!({ "taken": replayed.taken, "refused": replayed.refused }));
+        }
+        Task::ReviveJobs => {
+            println!("{}", serde_json::json!({ "revived": Queue::new(config)?.revive().await? }));
+        }
+        Task::Tombstones => {
+            for stone in erase::tombstones(&pool).await? {
+                println!("{}", serde_json::to_string(&stone)?);
+            }
+        }
+        Task::RestoreTombstones => {
+            let stones = std::io::stdin()
+                .lines()
+                .map(|line| Ok(serde_json::from_str(&line?)?))
+                .collect::<anyhow::Result<Vec<erase::Tombstone>>>()?;
+            println!("{}", serde_json::json!({ "restored": erase::restore(&pool, &stones).await? }));
+        }
+    }
+    Ok(())
 }

@@ -91,6 +91,20 @@ metrics! {
     rolled_up_total: "counter",
     /// Windows of heart rate variability that were computed.
     hrv_windows_total: "counter",
+    /// Requests that came over HTTP and are written.
+    requests_total: "counter",
+    /// Rows of erased wearers that were deleted.
+    erased_total: "counter",
+    /// Days whose rows were compared with what was written.
+    reconciled_days_total: "counter",
+    /// Epochs whose numbers do not add up, as of the last comparison.
+    differing_epochs: "gauge",
+    /// Hours of a clinic whose rows are not what was written, as of the last comparison.
+    differing_hours: "gauge",
+    /// Jobs that wait, of all bridges.
+    jobs_waiting: "gauge",
+    /// Jobs that were tried as often as they are, and wait for an operator.
+    jobs_dead: "gauge",
 }
 
 impl Metrics {

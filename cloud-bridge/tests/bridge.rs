@@ -515,3 +515,123 @@ async fn decisions_are_taken_over_the_broker_once_the_box_has_said_its_key() {
     assert_eq!(world.text(&adapter).await, "AA:01:02:03:04:05");
     bridge.stop().await;
 }
+
+/// The text of `/metrics`.
+async fn figures(certificates: &Certificates) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let address = std::fs::read_to_string(certificates.path("bridge.addr")).unwrap();
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    text
+}
+
+async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let all = async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, all).await.unwrap_or_else(|_| panic!("{what}"));
+}
+
+/// A request as the API takes it: `None` is a payload that nobody can read.
+async fn request(world: &World, items: Option<&str>) -> Uuid {
+    use kinara_ingest::items;
+    let payload = items.map_or_else(
+        || b"no request".to_vec(),
+        |text| items::pack(&items::read(text.as_bytes(), items::Form::Json, None).unwrap().batches),
+    );
+    let row = world
+        .admin
+        .query_one(
+            "INSERT INTO ingest_requests (tenant_id, digest, items, refused, told, payload)
+             VALUES ($1, '', 1, 0, '[]', $2) RETURNING id",
+            &[&TENANT, &payload],
+        )
+        .await
+        .unwrap();
+    row.get(0)
+}
+
+#[tokio::test]
+async fn what_came_over_http_is_written_by_a_job_and_a_job_that_cannot_be_done_waits_for_an_operator() {
+    let (mut world, certificates, broker) = ground(Options::new()).await;
+    let bridge = Bridge::start(&world, &certificates, &broker, "[jobs]\npoll_s = 1\nsweep_s = 1\n").await;
+    let now_ms = NOW_US / 1_000;
+    let item = |seq: u32| {
+        format!(r#"[{{"source":"{HARDWARE}","epoch":9,"seq":{seq},"time":{now_ms},"type":"eda","value":2}}]"#)
+    };
+    request(&world, Some(&item(0))).await;
+    let waiting = "SELECT count(*) FROM ingest_requests WHERE finished_at IS NULL";
+    until("the request was not written", async || world.number(waiting).await == 0).await;
+    assert_eq!(
+        (world.readings().await, world.number("SELECT count(*) FROM jobs._private_jobs").await),
+        (1, 0)
+    );
+
+    // One that has used up its attempts is dead: counted, and not tried again.
+    world.run("ALTER TABLE ingest_requests DISABLE TRIGGER take").await;
+    let bad = request(&world, None).await;
+    world.run("ALTER TABLE ingest_requests ENABLE TRIGGER take").await;
+    world
+        .run(&format!(
+            "SELECT jobs.add_job('take_request', json_build_object('id', '{bad}'), max_attempts => 1,
+               queue_name => 'tenant:{TENANT}')"
+        ))
+        .await;
+    until("the dead job is not counted", async || {
+        figures(&certificates).await.contains("\nkinara_bridge_jobs_dead 1\n")
+    })
+    .await;
+    let error = world.text("SELECT last_error FROM jobs._private_jobs").await;
+    assert!(error.contains("cannot be read"), "{error}");
+    // Its clinic's queue goes on without it.
+    request(&world, Some(&item(1))).await;
+    until("a dead job stops its clinic", async || world.readings().await == 2).await;
+    // An operator mends it and says so.
+    let good =
+        kinara_ingest::items::read(item(3).as_bytes(), kinara_ingest::items::Form::Json, None).unwrap();
+    let good = kinara_ingest::items::pack(&good.batches);
+    world
+        .admin
+        .execute("UPDATE ingest_requests SET payload = $2 WHERE id = $1", &[&bad, &good])
+        .await
+        .unwrap();
+    let text = format!(
+        "[database]\nurl = '{}'\n[broker]\n{}",
+        world.server.url("bridge", "bridge", "test_0"),
+        certificates.section("bridge", broker.port)
+    );
+    let config = Config::parse(&text, Path::new("bridge.toml")).unwrap();
+    let queue = kinara_cloud_bridge::jobs::Queue::new(&config).unwrap();
+    assert_eq!(queue.revive().await.unwrap(), 1);
+    until("the revived job was not done", async || world.readings().await == 3).await;
+    until("no job is dead", async || queue.count().await.unwrap() == (0, 0)).await;
+
+    // The database goes and comes back: the queue is worked on again.
+    world.server.kill();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    world.server.restart().unwrap();
+    let (admin, connection) =
+        tokio_postgres::connect(&world.server.superuser_url("test_0"), tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    world.admin = admin;
+    request(&world, Some(&item(4))).await;
+    until("the queue was left alone", async || world.number(waiting).await == 0).await;
+
+    // The night: what is missing is found, and what was erased stays so.
+    world
+        .run(&format!(
+            "DELETE FROM ts.readings WHERE seq = 1; INSERT INTO tombstones (tenant_id, user_id) VALUES ('{TENANT}', '{USER}')"
+        ))
+        .await;
+    until("nobody was erased", async || world.readings().await == 0).await;
+    world.run("SELECT jobs.add_job('nightly', '{}'::json)").await;
+    until("the difference is not shown", async || {
+        figures(&certificates).await.contains("\nkinara_bridge_differing_hours 1\n")
+    })
+    .await;
+    bridge.stop().await;
+}

@@ -5,8 +5,8 @@ use tokio_postgres::Transaction;
 use uuid::Uuid;
 
 use super::{AdminError, audit, check_zone, find_tenant, name_tenant, printed, refused};
-use crate::access::Role;
-use crate::auth::password;
+use crate::access::{Role, Scope};
+use crate::auth::{key, password};
 
 pub(super) async fn tenant(
     transaction: &Transaction<'_>,
@@ -271,4 +271,82 @@ pub(super) async fn trust_key(
             .await?;
     }
     Ok(printed(id, tenant, chosen.is_some(), json!({ "key": chosen.or(trusted) })))
+}
+
+/// The tombstone is set here; the bridge's job deletes what there is, and what comes later is not taken.
+pub(super) async fn erase(
+    transaction: &Transaction<'_>,
+    slug: &str,
+    external_id: &str,
+) -> Result<Value, AdminError> {
+    let tenant = find_tenant(transaction, slug).await?;
+    let id = find_wearer(transaction, tenant, slug, external_id).await?;
+    let new = transaction
+        .execute(
+            "INSERT INTO tombstones (tenant_id, user_id) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+            &[&tenant, &id],
+        )
+        .await?;
+    if new > 0 {
+        audit(transaction, tenant, "admin.erase", &format!("user:{id}"), json!({})).await?;
+    }
+    Ok(printed(id, tenant, new > 0, json!({})))
+}
+
+pub(super) async fn add_key(
+    transaction: &Transaction<'_>,
+    slug: &str,
+    name: &str,
+    scopes: &[Scope],
+    days: Option<i32>,
+) -> Result<Value, AdminError> {
+    let tenant = find_tenant(transaction, slug).await?;
+    if name.is_empty() || name.len() > 255 {
+        return refused("a key's name has 1 to 255 characters");
+    }
+    let scopes: Vec<&str> = scopes.iter().map(|scope| scope.as_str()).collect();
+    let found = transaction
+        .query_opt("SELECT id FROM api_keys WHERE tenant_id = $1 AND name = $2", &[&tenant, &name])
+        .await?;
+    if let Some(row) = found {
+        return Ok(printed(row.try_get(0)?, tenant, false, json!({ "name": name })));
+    }
+    let (id, secret) = (Uuid::now_v7(), key::draw());
+    transaction
+        .execute(
+            "INSERT INTO api_keys (id, tenant_id, key_hash, name, scopes, expires_at)
+             VALUES ($1, $2, $3, $4, $5, now() + make_interval(days => $6))",
+            &[&id, &tenant, &key::hash(&secret), &name, &scopes, &days],
+        )
+        .await?;
+    let detail = json!({ "name": name, "scopes": scopes, "days": days });
+    audit(transaction, tenant, "admin.api_key", &format!("api_key:{id}"), detail).await?;
+    Ok(printed(id, tenant, true, json!({ "name": name, "key": secret })))
+}
+
+pub(super) async fn revoke_key(
+    transaction: &Transaction<'_>,
+    slug: &str,
+    name: &str,
+) -> Result<Value, AdminError> {
+    let tenant = find_tenant(transaction, slug).await?;
+    let row = transaction
+        .query_opt(
+            "UPDATE api_keys SET expires_at = now() WHERE tenant_id = $1 AND name = $2
+               AND (expires_at IS NULL OR expires_at > now()) RETURNING id",
+            &[&tenant, &name],
+        )
+        .await?;
+    if let Some(row) = row {
+        let id: Uuid = row.try_get(0)?;
+        audit(transaction, tenant, "admin.api_key_revoked", &format!("api_key:{id}"), json!({})).await?;
+        return Ok(printed(id, tenant, true, json!({ "name": name })));
+    }
+    let row = transaction
+        .query_opt("SELECT id FROM api_keys WHERE tenant_id = $1 AND name = $2", &[&tenant, &name])
+        .await?;
+    match row {
+        Some(row) => Ok(printed(row.try_get(0)?, tenant, false, json!({ "name": name }))),
+        None => refused(format!("the clinic {slug:?} has no key {name:?}")),
+    }
 }

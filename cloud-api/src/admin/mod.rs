@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio_postgres::{Client, NoTls, Transaction};
 use uuid::Uuid;
 
-use crate::access::Role;
+use crate::access::{Role, Scope};
 
 /// Why a command did nothing.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +66,9 @@ pub enum Command {
     /// The boxes on the shelf.
     #[command(subcommand)]
     Gateway(GatewayCommand),
+    /// Keys by which a clinic's own programs send readings.
+    #[command(subcommand)]
+    ApiKey(KeyCommand),
     /// Gives a device to a wearer, from a boundary on; whoever had it has it until there.
     Assign(Assign),
 }
@@ -127,6 +130,47 @@ pub enum WearerCommand {
         /// They have agreed to this version of the terms. Without a consent, what their device measures is discarded.
         #[arg(long)]
         consent_version: Option<String>,
+    },
+    /// Erases a wearer and all that was measured of them, for ever.
+    Erase {
+        /// The clinic's short name.
+        #[arg(long)]
+        tenant: String,
+        /// The clinic's own name for them.
+        #[arg(long)]
+        external_id: String,
+        /// Yes, I mean it.
+        #[arg(long, required = true)]
+        for_ever: bool,
+    },
+}
+
+/// `admin api-key …`
+#[derive(Debug, Subcommand)]
+pub enum KeyCommand {
+    /// Makes a key, and prints it: this once.
+    Add {
+        /// The clinic's short name.
+        #[arg(long)]
+        tenant: String,
+        /// What it is for.
+        #[arg(long)]
+        name: String,
+        /// What it may.
+        #[arg(long, required = true)]
+        scope: Vec<Scope>,
+        /// It ends after so many days [default: never].
+        #[arg(long)]
+        days: Option<i32>,
+    },
+    /// Takes a key back.
+    Revoke {
+        /// The clinic's short name.
+        #[arg(long)]
+        tenant: String,
+        /// Its name.
+        #[arg(long)]
+        name: String,
     },
 }
 
@@ -239,6 +283,15 @@ async fn command(client: &mut Client, command: &Command) -> Result<Value, AdminE
                 consent_version: consent_version.as_deref(),
             };
             commands::wearer(&transaction, tenant, &wearer).await?
+        }
+        Command::Wearer(WearerCommand::Erase { tenant, external_id, for_ever: _ }) => {
+            commands::erase(&transaction, tenant, external_id).await?
+        }
+        Command::ApiKey(KeyCommand::Add { tenant, name, scope, days }) => {
+            commands::add_key(&transaction, tenant, name, scope, *days).await?
+        }
+        Command::ApiKey(KeyCommand::Revoke { tenant, name }) => {
+            commands::revoke_key(&transaction, tenant, name).await?
         }
         Command::Gateway(GatewayCommand::Add { tenant, id, name }) => {
             commands::gateway(&transaction, tenant, *id, name).await?

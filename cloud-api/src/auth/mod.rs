@@ -4,6 +4,7 @@
 //! hash, and works once: its use makes the next. Whoever uses one a second time (the thief or the robbed, nobody can
 //! tell) ends the whole session. It travels in a cookie that scripts cannot read and other sites cannot send.
 
+pub mod key;
 pub mod limit;
 pub mod password;
 pub mod token;

@@ -2,12 +2,15 @@
 
 pub mod bonds;
 pub mod consent_texts;
+pub mod coverage;
+pub mod days;
 pub mod decisions;
 pub mod devices;
 pub mod events;
 pub mod gaps;
 pub mod gateways;
 pub mod hrv;
+pub mod ingest;
 pub mod provisional;
 pub mod readings;
 pub mod staff;

@@ -77,8 +77,10 @@ fn asked(
         "/api/v1/bonds/{id}/revoke" => (format!("/api/v1/bonds/{}/revoke", own(of, BOND)), None),
         "/api/v1/decisions" => (format!("{path}?device_id={}&user_id={user}", of.device), None),
         "/api/v1/users/{id}" => (format!("/api/v1/users/{user}"), None),
-        "/api/v1/readings" => (format!("{path}?user_id={user}&reading_type=heart_rate"), None),
-        "/api/v1/readings/latest" | "/api/v1/hrv" | "/api/v1/events" | "/api/v1/gaps" => {
+        "/api/v1/coverage" | "/api/v1/readings" => {
+            (format!("{path}?user_id={user}&reading_type=heart_rate"), None)
+        }
+        "/api/v1/readings/latest" | "/api/v1/hrv" | "/api/v1/days" | "/api/v1/events" | "/api/v1/gaps" => {
             (format!("{path}?user_id={user}"), None)
         }
         "/api/v1/events/acknowledge" => {
@@ -140,7 +142,7 @@ async fn nobody_gets_in_without_a_token_too_low_a_role_is_refused_and_another_cl
 fn routes_without_a_login_are_these_and_no_more() {
     let public: BTreeSet<&str> = routes::routes()
         .iter()
-        .filter(|route| !matches!(route.access, Access::Member(..)))
+        .filter(|route| !matches!(route.access, Access::Member(..) | Access::Key(..)))
         .map(|route| route.path)
         .collect();
     let expected = [
@@ -172,7 +174,9 @@ fn every_route_is_described_and_everything_described_is_a_route() {
     for route in routes::routes() {
         let operation = &description["paths"][route.path][route.method.as_str().to_lowercase()];
         let public = operation["security"] == json!([{}]);
-        assert_eq!(public, !matches!(route.access, Access::Member(..)), "{}", route.path);
+        assert_eq!(public, !matches!(route.access, Access::Member(..) | Access::Key(..)), "{}", route.path);
+        let by_key = operation["security"][0].get("api_key").is_some();
+        assert_eq!(by_key, matches!(route.access, Access::Key(..)), "{}", route.path);
     }
 }
 

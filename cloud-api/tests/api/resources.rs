@@ -246,3 +246,40 @@ async fn every_refusal_is_a_problem_and_every_answer_is_guarded_by_headers() {
     let described = call(&router, plain(Method::GET, "/openapi.json")).await.json();
     assert!(described["paths"]["/api/v1/readings"]["get"].is_object());
 }
+
+#[tokio::test]
+async fn every_second_of_a_period_is_accounted_for() {
+    let cloud = Cloud::start().await;
+    let app = cloud.app();
+    let router = routes::router(&app);
+    let token = token(&app, "viewer", "here").await;
+    let from = jiff::Timestamp::from_second(now().as_second() - 600).unwrap();
+    let values: Vec<(i64, f64)> = (0..60).map(|n| (n, 70.0)).collect();
+    cloud.readings(&cloud.here, 1, from, &values);
+    let at = |seconds: i64| (from + jiff::SignedDuration::from_secs(seconds)).to_string();
+    cloud.sql(&format!(
+        "INSERT INTO gaps (hardware, epoch, seqs, reason, from_time, to_time)
+           SELECT h.id, 1, '{{[60,70)}}', 'overflow', '{}', '{}' FROM hardware h WHERE hardware_id = 'kinara:0000000000000001';
+         INSERT INTO wear SELECT h.id, 1, t::timestamptz, w FROM hardware h,
+           (VALUES ('{}', false), ('{}', true)) v(t, w) WHERE hardware_id = 'kinara:0000000000000001'",
+        at(60),
+        at(80),
+        at(75),
+        at(90)
+    ));
+    let ask = |seconds: i64| {
+        let (user, to) = (cloud.here.wearer, at(seconds));
+        format!("/api/v1/coverage?user_id={user}&reading_type=heart_rate&from={}&to={to}", at(0))
+    };
+    let told = get(&router, &ask(100), &token).await.json();
+    let start = from.as_millisecond();
+    let runs: Vec<(i64, &str)> = told["runs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|run| ((run["to_ms"].as_i64().unwrap() - start) / 1_000, run["state"].as_str().unwrap()))
+        .collect();
+    assert_eq!(runs, [(60, "received"), (75, "lost"), (90, "worn_off"), (100, "out_of_range")]);
+    assert_eq!((&told["received"], &told["runs"][1]["reason"]), (&json!(0.6), &json!("overflow")));
+    assert!(get(&router, &ask(90_000), &token).await.is_problem(422));
+}

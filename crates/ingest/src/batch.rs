@@ -14,6 +14,8 @@ use kinara_protocol::frame::{
 };
 use uuid::Uuid;
 
+use crate::quality;
+
 /// The name of a batch or event batch, unique for ever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Name {
@@ -49,11 +51,32 @@ pub fn name(name: Option<&envelope::Name>) -> Result<Name, Unreadable> {
     Ok(Name { gateway, buffer: name.buffer, sequence: name.sequence })
 }
 
+/// Who brought a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sender {
+    /// A gateway: whose it is says the database.
+    Gateway(Uuid),
+    /// A clinic itself, over HTTP, known by its key.
+    Clinic(Uuid),
+}
+
+impl Sender {
+    /// The gateway, where one brought it.
+    pub fn gateway(self) -> Option<Uuid> {
+        match self {
+            Self::Gateway(gateway) => Some(gateway),
+            Self::Clinic(_) => None,
+        }
+    }
+}
+
 /// A decoded batch.
 #[derive(Debug)]
 pub struct Batch {
     /// Its name.
     pub name: Name,
+    /// Who brought it.
+    pub sender: Sender,
     pub(crate) devices: Vec<DeviceBatch>,
     /// Parts whose columns contradict each other.
     pub(crate) unreadable: Vec<UnreadablePart>,
@@ -147,8 +170,10 @@ pub fn from_envelope(batch: envelope::Batch) -> Result<Batch, Unreadable> {
     if batch.version == 0 || batch.version > ENVELOPE_VERSION {
         return Err(EnvelopeError::Version(batch.version).into());
     }
+    let name = name(batch.name.as_ref())?;
     let mut out = Batch {
-        name: name(batch.name.as_ref())?,
+        name,
+        sender: Sender::Gateway(name.gateway),
         devices: Vec::with_capacity(batch.devices.len()),
         unreadable: Vec::new(),
         readings: 0,
@@ -166,6 +191,12 @@ pub fn from_envelope(batch: envelope::Batch) -> Result<Batch, Unreadable> {
 }
 
 impl Batch {
+    /// The same, brought by a clinic itself.
+    #[must_use]
+    pub fn of_clinic(self, tenant: Uuid) -> Self {
+        Self { sender: Sender::Clinic(tenant), ..self }
+    }
+
     /// Readings in it (a block of a waveform counts as one here).
     pub fn readings(&self) -> usize {
         self.readings
@@ -179,7 +210,8 @@ impl Batch {
 
     /// This batch without its frames: the parts that could not be read.
     pub(crate) fn unreadable_alone(&self) -> Self {
-        Self { name: self.name, devices: Vec::new(), unreadable: self.unreadable.clone(), readings: 0 }
+        let unreadable = self.unreadable.clone();
+        Self { name: self.name, sender: self.sender, devices: Vec::new(), unreadable, readings: 0 }
     }
 
     /// This batch with one frame alone.
@@ -199,7 +231,7 @@ impl Batch {
             waves,
             columns: Arc::clone(&source.columns),
         };
-        Self { name: self.name, devices: vec![part], unreadable: Vec::new(), readings }
+        Self { name: self.name, sender: self.sender, devices: vec![part], unreadable: Vec::new(), readings }
     }
 }
 
@@ -264,8 +296,9 @@ fn device(columns: DeviceFrames) -> Result<DeviceBatch, Box<UnreadablePart>> {
     };
     out.take_samples(&decoded);
     out.take_others(&decoded);
-    let Normalised { items: frames, samples, waves } = out;
+    let Normalised { items: frames, mut samples, waves } = out;
     drop(decoded);
+    quality::judge(&mut samples);
     Ok(DeviceBatch {
         hardware_id: columns.hardware_id.clone(),
         epoch: Epoch(columns.epoch),
@@ -358,8 +391,7 @@ impl Normalised {
         let step = known.map_or(1.0, |channel| channel.step);
         // All steps are 1, a tenth, a hundredth, …: dividing gives the decimal itself, 21.24 and not 21.240000000000002.
         let per_unit = (1.0 / step).round();
-        let range = known.map_or((f64::NEG_INFINITY, f64::INFINITY), |channel| channel.range);
-        let quality = |value: f64| if range.0 <= value && value <= range.1 { 1.0f32 } else { 0.0 };
+        let quality = quality::of_range(known);
         let wave = match known {
             Some(channel) => channel.shape == Shape::Waveform,
             None => frame_kind == Kind::Waveform,
@@ -460,7 +492,7 @@ fn read_other(bytes: &[u8], epoch: Epoch) -> (Header, u32, Content) {
 
 /// Puts one frame, as received, into a batch of its own: the way back from quarantine, through the ordinary write.
 pub fn batch_of_frame(
-    gateway: Uuid,
+    sender: Sender,
     hardware_id: &str,
     bytes: &[u8],
     fit: Option<Fit>,
@@ -474,10 +506,12 @@ pub fn batch_of_frame(
         columns.fits = vec![fit];
         columns.fit_of = vec![0, 1];
     }
-    from_envelope(envelope::Batch {
+    let gateway = sender.gateway().unwrap_or_default();
+    let batch = from_envelope(envelope::Batch {
         version: ENVELOPE_VERSION,
         name: Some(Name { gateway, buffer: 0, sequence: 0 }.into()),
         sealed_at_us: 0,
         devices: vec![columns],
-    })
+    })?;
+    Ok(Batch { sender, ..batch })
 }

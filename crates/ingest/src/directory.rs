@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::Error;
 use crate::assign::{Assignment, Boundary, Consent};
+use crate::batch::Sender;
 
 /// Gateways and devices, as of one transaction.
 #[derive(Debug, Default)]
@@ -82,9 +83,12 @@ impl Directory {
         Ok(out)
     }
 
-    /// The clinic of a gateway.
-    pub fn tenant_of(&self, gateway: Uuid) -> Option<Uuid> {
-        self.gateways.get(&gateway).copied()
+    /// The clinic of who brought something.
+    pub fn tenant_of(&self, sender: Sender) -> Option<Uuid> {
+        match sender {
+            Sender::Gateway(gateway) => self.gateways.get(&gateway).copied(),
+            Sender::Clinic(tenant) => Some(tenant),
+        }
     }
 
     /// A device.

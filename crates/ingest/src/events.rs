@@ -14,7 +14,7 @@ use prost::Message as _;
 use uuid::Uuid;
 
 use crate::assign::{Assignment, Consent, Moment, Whose, all_of, whose};
-use crate::batch::{Name, Unreadable, is_hardware_id, name};
+use crate::batch::{Name, Sender, Unreadable, is_hardware_id, name};
 use crate::directory::{Directory, Hardware};
 use crate::error::Remedy;
 use crate::gaps::{self, Candidate, Findings};
@@ -179,7 +179,7 @@ impl Writer {
         let mut client = self.pool.get().await?;
         let tx = client.transaction().await?;
         let directory = Directory::load(&tx, &[events.name.gateway], &[]).await?;
-        let tenant = directory.tenant_of(events.name.gateway);
+        let tenant = directory.tenant_of(Sender::Gateway(events.name.gateway));
         let refused: Vec<Refused<'_>> = events
             .derived
             .iter()
@@ -204,7 +204,7 @@ impl Writer {
             .filter(|id| is_hardware_id(id))
             .collect();
         let directory = Directory::load(&tx, &[events.name.gateway], &hardware).await?;
-        let Some(tenant) = directory.tenant_of(events.name.gateway) else {
+        let Some(tenant) = directory.tenant_of(Sender::Gateway(events.name.gateway)) else {
             return Ok(Outcome::RetryAfter {
                 seconds: self.limits.unknown_gateway_s,
                 reason: "this gateway is not enrolled".to_owned(),
@@ -284,7 +284,7 @@ fn aside<'a>(
     Refused {
         what: "event",
         tenant,
-        gateway,
+        gateway: Some(gateway),
         hardware_id: &event.hardware_id,
         epoch: event.epoch,
         seq: Some(event.onset_seq),

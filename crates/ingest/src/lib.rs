@@ -6,7 +6,8 @@
 //! whose device it was when the frame was made, at a clinic whose gateway brought it, with consent. A gap and a stored
 //! frame never overlap: the transaction that writes a frame takes it out of every gap that named it.
 //!
-//! Stages: [`batch`] decodes, validates and normalises (pure); [`directory`] and [`assign`] say whose a frame is;
+//! Stages: [`batch`] decodes, validates and normalises, with [`units`] and `quality` (pure; [`items`] is the same for what
+//! comes over HTTP); [`directory`] and [`assign`] say whose a frame is;
 //! [`plan`] decides what becomes of it; [`Writer`] writes many batches in one transaction, and when one of them fails on
 //! its data, each alone, then frame by frame, so that one bad frame stops nobody.
 
@@ -16,22 +17,29 @@ pub mod copy;
 mod decisions;
 pub mod directory;
 pub mod enrich;
+pub mod erase;
 mod error;
 pub mod events;
 mod gaps;
+pub mod items;
 mod ledger;
 pub mod plan;
+mod quality;
 pub mod quarantine;
+pub mod reconcile;
+pub mod requests;
 pub mod rollup;
 #[cfg(feature = "sabotage")]
 pub mod sabotage;
 pub mod seqs;
 pub mod sweep;
 mod touch;
+pub mod units;
 pub mod upkeep;
+mod wear;
 mod write;
 
-pub use batch::{Batch, Name, decode};
+pub use batch::{Batch, Name, Sender, decode};
 pub use error::{Error, Remedy};
 pub use write::{Counts, Limits, Outcome, Writer};
 

@@ -58,7 +58,7 @@ pub enum Fate<'a> {
 pub(crate) fn fate<'a>(
     frame: &'a Frame,
     epoch: Epoch,
-    gateway_tenant: Uuid,
+    sender_tenant: Uuid,
     assignments: &'a [Assignment],
     window: Window,
 ) -> Fate<'a> {
@@ -86,7 +86,7 @@ pub(crate) fn fate<'a>(
         Whose::Straddles => return aside("straddle"),
         Whose::Contradicts => return aside("order"),
     };
-    if assignment.tenant != gateway_tenant {
+    if assignment.tenant != sender_tenant {
         return aside("foreign_gateway");
     }
     if assignment.erased {
@@ -164,7 +164,7 @@ pub struct Plan<'a> {
 /// Plans the frames of a device in a batch.
 pub fn plan<'a>(plan: &mut Plan<'a>, batches: &'a [Batch], directory: &'a Directory, window: Window) {
     for (index, batch) in batches.iter().enumerate() {
-        let Some(tenant) = directory.tenant_of(batch.name.gateway) else { continue };
+        let Some(tenant) = directory.tenant_of(batch.sender) else { continue };
         for device in &batch.devices {
             let hardware = directory.hardware(&device.hardware_id);
             let assignments = hardware.map_or(&[][..], |hardware| hardware.assignments.as_slice());

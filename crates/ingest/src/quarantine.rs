@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use crate::batch::{batch_of_frame, cleaned};
+use crate::batch::{Sender, batch_of_frame, cleaned};
 use crate::events::Events;
 use crate::write::Outcome;
 use crate::{Error, Writer};
@@ -24,8 +24,8 @@ pub struct Refused<'a> {
     pub what: &'static str,
     /// The clinic whose gateway brought it.
     pub tenant: Option<Uuid>,
-    /// Who brought it.
-    pub gateway: Uuid,
+    /// The gateway that brought it; none: the clinic itself.
+    pub gateway: Option<Uuid>,
     /// Which device it says it is of.
     pub hardware_id: &'a str,
     /// Its epoch.
@@ -77,7 +77,7 @@ pub(crate) async fn keep(tx: &Transaction<'_>, refused: &[Refused<'_>], now: Tim
             &statement,
             &[
                 &item.tenant,
-                &item.tenant.map(|_| item.gateway),
+                &item.tenant.and(item.gateway),
                 &item.what,
                 &cleaned(item.hardware_id),
                 &(item.epoch as i64),
@@ -117,8 +117,9 @@ pub struct Which<'a> {
 const PAGE: i64 = 500;
 
 const WAITING: &str = "
-    SELECT id, gateway_id, hardware_id, payload, fit, what FROM quarantine
-    WHERE what IN ('frame', 'event') AND replayed_at IS NULL AND gateway_id IS NOT NULL AND hardware_id IS NOT NULL
+    SELECT id, gateway_id, hardware_id, payload, fit, what, tenant_id FROM quarantine
+    WHERE what IN ('frame', 'event') AND replayed_at IS NULL AND tenant_id IS NOT NULL AND hardware_id IS NOT NULL
+      AND (what = 'frame' OR gateway_id IS NOT NULL)
       AND id > $1 AND ($2::text IS NULL OR hardware_id = $2) AND (cardinality($3::text[]) = 0 OR reason = ANY($3))
     ORDER BY id LIMIT $4";
 
@@ -161,7 +162,7 @@ pub(crate) async fn replay_page(
             if is_taken(&outcome) {
                 taken.push(row.get(0));
             }
-        } else if let Ok(batch) = batch_of_frame(row.get(1), row.get(2), row.get(3), fit_of(row)) {
+        } else if let Ok(batch) = batch_of_frame(sender_of(row), row.get(2), row.get(3), fit_of(row)) {
             batches.push(batch);
             of.push(row.get::<_, Uuid>(0));
         }
@@ -178,6 +179,10 @@ pub(crate) async fn replay_page(
 
 fn is_taken(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::Done(counts) if counts.quarantined == 0)
+}
+
+fn sender_of(row: &tokio_postgres::Row) -> Sender {
+    row.get::<_, Option<Uuid>>(1).map_or_else(|| Sender::Clinic(row.get(6)), Sender::Gateway)
 }
 
 fn fit_of(row: &tokio_postgres::Row) -> Option<Fit> {

@@ -4,7 +4,7 @@
 //! often, and whoever they were moved to. A write notes in its own transaction which hours it made stale; the
 //! database recomputes these whole ([`roll_up`]), a bounded slice at a time, one bridge at a time.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use kinara_store::{Pool, Transaction};
@@ -39,10 +39,12 @@ impl Slice {
     }
 }
 
-/// Notes the hours that these frames' readings are in.
+/// Notes the hours that these frames' readings are in, and how many readings of a clinic that are.
 pub(crate) async fn note(tx: &Transaction<'_>, new: &[Taken<'_>]) -> Result<(), Error> {
     let mut stale: BTreeSet<(Uuid, Uuid, i16, i64)> = BTreeSet::new();
+    let mut written: BTreeMap<(Uuid, i64), i64> = BTreeMap::new();
     let mut last = None;
+    let mut count = 0;
     for taken in new {
         let (tenant, user) = (taken.assignment.tenant, taken.assignment.user);
         for sample in
@@ -50,10 +52,17 @@ pub(crate) async fn note(tx: &Transaction<'_>, new: &[Taken<'_>]) -> Result<(), 
         {
             let hour = (tenant, user, sample.kind, sample.utc_us.div_euclid(HOUR_US));
             // A frame's samples of one kind stand together.
-            if last.replace(hour) != Some(hour) {
+            if last != Some(hour) {
+                if let Some((tenant, _, _, before)) = last.replace(hour) {
+                    *written.entry((tenant, before)).or_default() += std::mem::take(&mut count);
+                }
                 stale.insert(hour);
             }
+            count += 1;
         }
+    }
+    if let Some((tenant, _, _, hour)) = last {
+        *written.entry((tenant, hour)).or_default() += count;
     }
     if stale.is_empty() {
         return Ok(());
@@ -67,11 +76,17 @@ pub(crate) async fn note(tx: &Transaction<'_>, new: &[Taken<'_>]) -> Result<(), 
     }
     let statement = tx
         .prepare_cached(
-            "INSERT INTO ts.stale (tenant_id, user_id, type, hour)
+            "WITH counted AS (
+               INSERT INTO ts.written (tenant_id, hour, readings)
+               SELECT * FROM unnest($5::uuid[], $6::timestamptz[], $7::int8[]))
+             INSERT INTO ts.stale (tenant_id, user_id, type, hour)
              SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::int2[], $4::timestamptz[])",
         )
         .await?;
-    tx.execute(&statement, &[&tenants, &users, &types, &hours]).await?;
+    let clinics: Vec<Uuid> = written.keys().map(|(tenant, _)| *tenant).collect();
+    let clock_hours: Vec<Timestamp> = written.keys().map(|(_, hour)| timestamp(hour * HOUR_US)).collect();
+    let counts: Vec<i64> = written.into_values().collect();
+    tx.execute(&statement, &[&tenants, &users, &types, &hours, &clinics, &clock_hours, &counts]).await?;
     Ok(())
 }
 
@@ -88,6 +103,7 @@ pub async fn roll_up(pool: &Pool, now: Timestamp, slice: &Slice) -> Result<u64, 
             break;
         }
     }
+    client.query_one("SELECT ts.add_up_written()", &[]).await?;
     let statement = client.prepare_cached("SELECT ts.drop_expired_rollups($1)").await?;
     client.query_one(&statement, &[&slice.expired]).await?;
     Ok(total)

@@ -29,6 +29,7 @@ use crate::quarantine::{self, Refused};
 use crate::rollup;
 use crate::timestamp;
 use crate::touch::Touched;
+use crate::wear::{self, Wear};
 
 pub(crate) const DAY_US: i64 = 86_400_000_000;
 
@@ -237,11 +238,11 @@ impl Writer {
                     Err(error) if error.last_remedy() == Remedy::Split => {
                         let mut client = self.pool.get().await?;
                         let tx = client.transaction().await?;
-                        let directory = Directory::load(&tx, &[batch.name.gateway], &[]).await?;
+                        let directory = Directory::load(&tx, batch.sender.gateway().as_slice(), &[]).await?;
                         let refused = Refused {
                             what: "frame",
-                            tenant: directory.tenant_of(batch.name.gateway),
-                            gateway: batch.name.gateway,
+                            tenant: directory.tenant_of(batch.sender),
+                            gateway: batch.sender.gateway(),
                             hardware_id: &part.hardware_id,
                             epoch: part.epoch.0,
                             seq: Some(frame.seq),
@@ -273,7 +274,7 @@ impl Writer {
         self.make_room(&client, times, window).await?;
         self.name_channels(&client, batches).await?;
         let tx = client.transaction().await?;
-        let mut gateways: Vec<Uuid> = batches.iter().map(|batch| batch.name.gateway).collect();
+        let mut gateways: Vec<Uuid> = batches.iter().filter_map(|batch| batch.sender.gateway()).collect();
         gateways.sort_unstable();
         gateways.dedup();
         let mut hardware: Vec<&str> =
@@ -298,7 +299,8 @@ impl Writer {
         let new = decide(&mut plan, &mut entries, &mut counts);
         let findings = findings(&plan, &new, &mut entries);
 
-        let rows = self.rows(&new);
+        let wear = Wear::of(&tx, &new).await?;
+        let rows = self.rows(&new, &wear);
         self.copy(&tx, rows).await?;
         rollup::note(&tx, &new).await?;
         ledger::update(&tx, &entries, now).await?;
@@ -321,7 +323,7 @@ impl Writer {
         Ok(batches
             .iter()
             .zip(counts)
-            .map(|(batch, counts)| match directory.tenant_of(batch.name.gateway) {
+            .map(|(batch, counts)| match directory.tenant_of(batch.sender) {
                 Some(_) => Outcome::Done(counts),
                 None => Outcome::RetryAfter {
                     seconds: self.limits.unknown_gateway_s,
@@ -389,7 +391,7 @@ impl Writer {
         not(feature = "sabotage"),
         expect(clippy::unused_self, reason = "a test build plants faults here")
     )]
-    fn rows(&self, new: &[Taken<'_>]) -> (Rows, Rows) {
+    fn rows(&self, new: &[Taken<'_>], wear: &Wear) -> (Rows, Rows) {
         let (mut readings, mut waves) = (Rows::new(), Rows::new());
         let mut template: Option<((Key, Uuid), ReadingTemplate)> = None;
         #[cfg(feature = "sabotage")]
@@ -412,8 +414,10 @@ impl Writer {
             if let Some(user) = swapped.next(assignment.user) {
                 row.set_user(user);
             }
+            let said = wear.said(taken.key);
             for sample in &taken.device.samples[frame.samples.start as usize..frame.samples.end as usize] {
-                readings.reading(row, sample.utc_us, sample.kind, sample.index, sample.value, sample.quality);
+                let quality = wear::quality(said, sample);
+                readings.reading(row, sample.utc_us, sample.kind, sample.index, sample.value, quality);
             }
             #[cfg(feature = "sabotage")]
             if self.sabotage == Some(crate::sabotage::Sabotage::DoubleBatch) {
@@ -536,12 +540,12 @@ async fn put_aside(
 ) -> Result<(), Error> {
     let mut refused = Vec::new();
     for aside in &plan.aside {
-        let gateway = batches[aside.batch].name.gateway;
+        let sender = batches[aside.batch].sender;
         counts[aside.batch].quarantined += 1;
         refused.push(Refused {
             what: "frame",
-            tenant: directory.tenant_of(gateway),
-            gateway,
+            tenant: directory.tenant_of(sender),
+            gateway: sender.gateway(),
             hardware_id: &aside.device.hardware_id,
             epoch: aside.device.epoch.0,
             seq: (aside.reason != "damaged").then_some(aside.frame.seq),
@@ -552,13 +556,13 @@ async fn put_aside(
         });
     }
     for (index, batch) in batches.iter().enumerate() {
-        let Some(tenant) = directory.tenant_of(batch.name.gateway) else { continue };
+        let Some(tenant) = directory.tenant_of(batch.sender) else { continue };
         for part in &batch.unreadable {
             counts[index].quarantined += part.frames;
             refused.push(Refused {
                 what: "payload",
                 tenant: Some(tenant),
-                gateway: batch.name.gateway,
+                gateway: batch.sender.gateway(),
                 hardware_id: &part.hardware_id,
                 epoch: part.epoch,
                 seq: None,

@@ -7,7 +7,9 @@ mod support;
 use kinara_ingest::quarantine::Which;
 use kinara_ingest::{Counts, Limits, Outcome, Writer, batch, quarantine};
 use kinara_protocol::channel::{ACCELERATION, ChannelId, HEART_RATE};
-use kinara_protocol::frame::{Epoch, FrameBuilder, Kind, MAX_FRAME, Ticks};
+use kinara_protocol::frame::{
+    DeviceEvent, DeviceEventKind, Epoch, FrameBuilder, Kind, MAX_FRAME, Ticks, encode_device_event,
+};
 use kinara_test_postgres::{Options, Postgres};
 use support::*;
 use uuid::Uuid;
@@ -449,4 +451,84 @@ async fn a_database_that_is_away_is_an_error_and_not_an_answer() {
     world.server.restart().unwrap();
     let counts = counts(writer.write(&batch).await.unwrap());
     assert_eq!(counts, [stored(3)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_gateways_with_the_same_twenty_wearables_on_two_bridges_never_lock_each_other_out() {
+    const WEARABLES: u128 = 20;
+    let world = world().await;
+    let hardware = |n: u128| format!("kinara:{:016x}", 0x1000 + n);
+    for n in 0..WEARABLES {
+        let id = Uuid::from_u128(0x9000 + n);
+        let name = hardware(n);
+        world
+            .run(&format!(
+                "INSERT INTO hardware (id, hardware_id) VALUES ('{id}', '{name}');
+                 INSERT INTO devices (id, tenant_id, hardware_id) VALUES ('{id}', '{TENANT}', '{name}');
+                 INSERT INTO device_assignments (hardware_id, tenant_id, user_id, device_id, consent_id, valid_from)
+                   VALUES ('{id}', '{TENANT}', '{USER}', '{id}', '{USER}', '2025-01-01')"
+            ))
+            .await;
+    }
+    // Each gateway has heard most of every wearable's frames, and seals them in its own order.
+    let sealed = |gateway: Uuid, round: u32| {
+        let mut order: Vec<u128> = (0..WEARABLES).collect();
+        if gateway == SECOND_GATEWAY {
+            order.reverse();
+        }
+        order.rotate_left(round as usize % WEARABLES as usize);
+        let from = round * 5;
+        let devices = order.iter().map(|&n| columns_of(&hardware(n), &seconds(from..from + 8))).collect();
+        batch::from_envelope(envelope_of(gateway, u64::from(round), devices)).unwrap()
+    };
+    let before =
+        world.number("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()").await;
+    let bridge = async |gateway: Uuid| {
+        let writer = world.writer();
+        let mut total = Counts::default();
+        for round in 0..30 {
+            for counts in counts(writer.write(&[sealed(gateway, round)]).await.unwrap()) {
+                total.stored += counts.stored;
+                total.duplicate += counts.duplicate;
+            }
+        }
+        total
+    };
+    let (one, two) = tokio::join!(bridge(GATEWAY), bridge(SECOND_GATEWAY));
+    let frames = WEARABLES as u64 * (29 * 5 + 8);
+    assert_eq!(one.stored + two.stored, frames);
+    assert_eq!(one.stored + two.stored + one.duplicate + two.duplicate, 2 * 30 * WEARABLES as u64 * 8);
+    assert_eq!(world.readings().await as u64, frames * 5);
+    assert_eq!(
+        world.number("SELECT count(*) FROM (SELECT 1 FROM ts.readings GROUP BY device_id, epoch, seq, idx HAVING count(*) > 1) d").await,
+        0
+    );
+    // The statistics come a moment later; the log is at once.
+    world.run("SELECT pg_stat_clear_snapshot(), pg_sleep(1)").await;
+    let after =
+        world.number("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()").await;
+    assert_eq!(after, before);
+}
+
+#[tokio::test]
+async fn what_is_measured_off_the_skin_has_no_quality_whichever_batch_said_so() {
+    let world = world().await;
+    let said = |seq: u32, kind: DeviceEventKind| {
+        let event = DeviceEvent { ticks: Ticks(u64::from(seq) * 1_000), kind };
+        let mut out = [0; MAX_FRAME];
+        let len = encode_device_event(EPOCH, seq, &event, &mut out);
+        out[..len].to_vec()
+    };
+    world.write(&[batch_of(GATEWAY, &seconds(0..2))]).await;
+    world.write(&[batch_of(GATEWAY, &[said(2, DeviceEventKind::NotWorn)])]).await;
+    world.write(&[batch_of(GATEWAY, &seconds(3..5))]).await;
+    let mut frames = vec![frame(EPOCH, 5), said(6, DeviceEventKind::Worn)];
+    frames.extend(seconds(7..9));
+    frames.push(frame_of(EPOCH, 9, kinara_protocol::channel::AMBIENT_TEMPERATURE, &[2_100]));
+    world.write(&[batch_of(GATEWAY, &frames)]).await;
+    assert_eq!(
+        world.text("SELECT string_agg(DISTINCT seq::text, ' ' ORDER BY seq::text) FROM ts.readings WHERE quality = 0").await,
+        "3 4 5"
+    );
+    assert_eq!(world.number("SELECT count(*) FROM ts.readings WHERE quality = 1").await, 4 * 5 + 1);
 }

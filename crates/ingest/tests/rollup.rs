@@ -224,3 +224,29 @@ async fn a_note_is_as_durable_as_its_readings() {
     rolled(&world).await;
     assert_eq!(wrong(&world).await, [0; 4]);
 }
+
+#[tokio::test]
+async fn a_day_tells_its_quietest_quarter_and_the_minutes_that_the_wearable_was_worn() {
+    let world = open().await;
+    let quarter = NOW_US - 2 * HOUR_US;
+    world.write(&[at(quarter, 600), at(quarter + 900_000_000, 600), at(quarter + 1_800_000_000, 200)]).await;
+    // On a table it is not worn, whatever it measures there: the last quarter is the lowest, and does not count.
+    world.run("UPDATE ts.readings SET value = 40 WHERE type = 1 AND epoch = (SELECT max(epoch) FROM ts.readings)").await;
+    rolled(&world).await;
+    let days = "FROM wearer_days WHERE day = '2026-01-01'";
+    world.run(&format!("SET kinara.tenant = '{TENANT}'")).await;
+    let quietest: f64 =
+        world.admin.query_one(&format!("SELECT resting_heart_rate {days}"), &[]).await.unwrap().get(0);
+    let truth: f64 = world
+        .admin
+        .query_one(
+            "SELECT min(a) FROM (SELECT avg(value) AS a FROM ts.readings WHERE type = 1
+               GROUP BY date_bin('15 minutes', time, 'epoch') HAVING count(*) >= 300) q",
+            &[],
+        )
+        .await
+        .unwrap()
+        .get(0);
+    assert!((quietest - truth).abs() < 1e-9 && quietest > 41.0, "{quietest} {truth}");
+    assert_eq!(world.number(&format!("SELECT worn_minutes {days}")).await, 10 + 10 + 4);
+}

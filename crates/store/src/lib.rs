@@ -1,10 +1,12 @@
 //! The cloud's database: its schema, and how a program reaches it.
 //!
 //! - [`migrate()`] brings a database, PostgreSQL 15 or later with or without TimescaleDB, to this program's schema.
+//! - [`jobs`] is the queue of what is done later.
 //! - [`pool`] makes connections with named limits.
 //! - [`tenant`] scopes a transaction to one clinic: the database itself then shows nothing of any other.
 //! - [`Storage`] says which of the two storages a database has. Programs do not need to know; logs and tests do.
 
+pub mod jobs;
 pub mod migrate;
 pub mod pool;
 pub mod tenant;
@@ -47,6 +49,9 @@ pub enum Error {
         /// This program's.
         known: i32,
     },
+    /// The queue of jobs.
+    #[error("the queue of jobs: {0}")]
+    Jobs(String),
     /// A migration failed; nothing of it remains.
     #[error("migration {name} failed: {}", explain(.source))]
     Migration {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 use tokio_postgres::{Client, NoTls};
 
-use crate::{Error, explain};
+use crate::{Error, explain, jobs};
 
 /// The key of the advisory lock that migrating programs take turns by.
 const LOCK: i64 = 0x6b69_6e61_7261_0001;
@@ -75,6 +75,8 @@ const MIGRATIONS: &[Migration] = &[
     migration!(10, "0010_pins"),
     migration!(11, "0011_rollups"),
     migration!(12, "0012_hrv"),
+    migration!(13, "0013_jobs"),
+    migration!(14, "0014_erasure"),
 ];
 
 /// The migration that decides the storage.
@@ -167,6 +169,7 @@ async fn apply(client: &mut Client, url: &str) -> Result<Migrated, Error> {
         tracing::info!(migration = migration.name, storage = kind, "applied");
         applied += 1;
     }
+    jobs::migrate(url).await?;
     Ok(Migrated { version: SCHEMA_VERSION, applied, storage })
 }
 

@@ -53,11 +53,12 @@ pub fn configuration(url: &str, program: &str, limits: &Limits) -> Result<Config
 ///
 /// Connections are not encrypted by this client: database and programs share a machine, or a network that is.
 pub fn connect(url: &str, program: &str, limits: &Limits) -> Result<Pool, Error> {
-    let manager = Manager::from_config(
-        configuration(url, program, limits)?,
-        NoTls,
-        ManagerConfig { recycling_method: RecyclingMethod::Fast },
-    );
+    from_config(configuration(url, program, limits)?, limits)
+}
+
+pub(crate) fn from_config(config: Config, limits: &Limits) -> Result<Pool, Error> {
+    let manager =
+        Manager::from_config(config, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
     Ok(Pool::builder(manager)
         .max_size(limits.connections)
         .wait_timeout(Some(limits.wait))

@@ -72,6 +72,10 @@ async fn furnish(admin: &tokio_postgres::Client) {
              INSERT INTO gateway_configs (gateway_id, tenant_id, version, digest) VALUES ('{tenant}', '{tenant}', 1, '');
              INSERT INTO moves (tenant_id, from_user, to_user) VALUES ('{tenant}', '{tenant}', gen_random_uuid());
              INSERT INTO tombstones (tenant_id, user_id) VALUES ('{tenant}', '{tenant}');
+             INSERT INTO ingest_requests (id, tenant_id, digest, items, refused, told)
+               VALUES ('{tenant}', '{tenant}', '', 1, 0, '[]');
+             INSERT INTO differences (tenant_id, hour, written, present) VALUES ('{tenant}', now(), 1, 2);
+             INSERT INTO wear VALUES ('{tenant}', 1, now(), true);
              INSERT INTO ledger (hardware, epoch) VALUES ('{tenant}', 1);
              INSERT INTO frame_times VALUES ('{tenant}', 1, '{{[0,1)}}', 0, 0, 0, 0, 0, false);
              INSERT INTO event_keys VALUES ('{tenant}', 'k', 'p', 1, 1, '{tenant}', '{tenant}', '{tenant}', now());

@@ -62,7 +62,7 @@ pub const ALL: &[Scenario] = &[
     scenario("kill-database", 0, "kill -9 of PostgreSQL at random moments", cloud::kill_database),
     scenario("broker-down", 0, "the broker is stopped for a while", cloud::broker_down),
     scenario("database-down", 0, "the database is stopped for a while", cloud::database_down),
-    scenario("two-bridges", 0, "two bridges on one subscription, each killed once", cloud::two_bridges),
+    scenario("three-bridges", 0, "three bridges on one subscription, killed at random", cloud::three_bridges),
     scenario("deliveries", 0, "frames and batches come again and out of order", deliveries::prepare),
     scenario(
         "kill-wearable",

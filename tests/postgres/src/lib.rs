@@ -339,8 +339,10 @@ impl Postgres {
         ] {
             command.arg("-c").arg(format!("{name}={value}"));
         }
-        // TimescaleDB works only when it is loaded at start; where it is installed, tests and demo use it.
-        if self.bin.join("../lib/timescaledb.so").exists() {
+        // TimescaleDB works only when it is loaded at start; where it is installed, tests and demo use it, unless they are
+        // told to do without.
+        let plain = std::env::var_os("KINARA_STORAGE").is_some_and(|storage| storage == "plain");
+        if !plain && self.bin.join("../lib/timescaledb.so").exists() {
             command.args([
                 "-c",
                 "shared_preload_libraries=timescaledb",

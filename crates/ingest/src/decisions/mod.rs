@@ -347,7 +347,7 @@ async fn put_aside(
     let refused = Refused {
         what: "decision",
         tenant: Some(speaker.tenant),
-        gateway: speaker.gateway,
+        gateway: Some(speaker.gateway),
         hardware_id: content::named_hardware(decision),
         epoch: 0,
         seq: None,

@@ -146,12 +146,13 @@ pub fn database_down(stage: &mut Stage) -> Result<()> {
     Ok(())
 }
 
-pub fn two_bridges(stage: &mut Stage) -> Result<()> {
+pub fn three_bridges(stage: &mut Stage) -> Result<()> {
     somebody(stage)?;
-    let second = stage.clinic.add_bridge_with(BRIDGE)?;
-    for bridge in [0, second] {
-        let down = stage.moment(FROM, TO);
-        kill_bridge_at(stage, bridge, down, down + 1.5);
+    let (second, third) = (stage.clinic.add_bridge_with(BRIDGE)?, stage.clinic.add_bridge_with(BRIDGE)?);
+    for bridge in [0, second, third] {
+        for (down, up) in outages(stage) {
+            kill_bridge_at(stage, bridge, down, up);
+        }
     }
     Ok(())
 }

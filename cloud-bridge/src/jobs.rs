@@ -1,0 +1,239 @@
+//! Work that waits in the database's queue: what came over HTTP, erasures, and what is done every night.
+//!
+//! The promise: a job that was begun and not finished is tried again, by this bridge or another, ever more seldom; after
+//! [`ATTEMPTS`] attempts it stays where it is, dead, is counted in `kinara_bridge_jobs_dead`, and is tried again when an
+//! operator says so. A clinic's jobs are done one after another, so a clinic that brings a thousand waits for itself.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use graphile_worker::{IntoTaskHandlerResult, TaskHandler, WorkerContext, WorkerOptions};
+use kinara_clock::Clock;
+use kinara_ingest::reconcile::{self, Span};
+use kinara_ingest::{Limits, Writer, erase, requests, timestamp};
+use kinara_store::{Pool, jobs};
+use rand::Rng as _;
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::config::Config;
+use crate::metrics::Metrics;
+
+/// How often a job is tried: the library's own number, which its tables have as a default. Between two attempts are
+/// e^attempt seconds, at most six hours.
+pub const ATTEMPTS: i16 = 25;
+/// A worker that has not been heard of for so long is dead, and its jobs are another's.
+const DEAD_AFTER: Duration = Duration::from_mins(2);
+/// How long what is being done may go on when the bridge stops.
+const GRACE: Duration = Duration::from_secs(15);
+/// How long to wait for the database before the queue is asked again, and the part of it that is drawn by lot.
+const AGAIN: Duration = Duration::from_secs(2);
+
+const DAY_US: i64 = 86_400_000_000;
+/// Keys of requests count so long.
+const KEYS_DAYS: i64 = 30;
+/// So many days are compared every night, whether or not they changed.
+const COMPARED_DAYS: i64 = 8;
+
+/// What jobs are done with.
+#[derive(Clone)]
+pub struct Workshop {
+    /// Writes what came over HTTP.
+    pub writer: Arc<Writer>,
+    /// Connections for everything but the queue.
+    pub pool: Pool,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Figures.
+    pub metrics: Arc<Metrics>,
+    /// How long a day's comparison may take.
+    pub patience: Duration,
+}
+
+impl std::fmt::Debug for Workshop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Workshop").finish_non_exhaustive()
+    }
+}
+
+fn workshop(context: &WorkerContext) -> Workshop {
+    context.get_ext::<Workshop>().expect("the worker is built with one").clone()
+}
+
+/// Writes a request that came over HTTP.
+#[derive(Debug, Serialize, Deserialize)]
+struct TakeRequest {
+    id: Uuid,
+}
+
+impl TaskHandler for TakeRequest {
+    const IDENTIFIER: &'static str = "take_request";
+
+    async fn run(self, context: WorkerContext) -> impl IntoTaskHandlerResult {
+        let shop = workshop(&context);
+        let done = requests::take(&shop.writer, &shop.pool, shop.clock.as_ref(), self.id).await;
+        done.map(|counts| {
+            Metrics::count(&shop.metrics.requests_total);
+            shop.metrics.outcome(&counts);
+        })
+        .map_err(|error| error.to_string())
+    }
+}
+
+/// Deletes what there is of somebody who has a tombstone.
+#[derive(Debug, Serialize, Deserialize)]
+struct Erase {
+    tenant: Uuid,
+    id: Uuid,
+}
+
+impl TaskHandler for Erase {
+    const IDENTIFIER: &'static str = "erase";
+
+    async fn run(self, context: WorkerContext) -> impl IntoTaskHandlerResult {
+        let shop = workshop(&context);
+        let erased = erase::erase(&shop.pool, self.tenant, self.id).await;
+        erased
+            .map(|rows| {
+                shop.metrics.erased_total.fetch_add(rows, Ordering::Relaxed);
+                tracing::info!(tenant = %self.tenant, rows, "a wearer was erased");
+            })
+            .map_err(|error| error.to_string())
+    }
+}
+
+/// What is done every night: comparing, erasing again what a restored backup brought back, forgetting old keys.
+#[derive(Debug, Serialize, Deserialize)]
+struct Nightly {}
+
+impl TaskHandler for Nightly {
+    const IDENTIFIER: &'static str = "nightly";
+
+    async fn run(self, context: WorkerContext) -> impl IntoTaskHandlerResult {
+        nightly(&workshop(&context)).await.map_err(|error| error.to_string())
+    }
+}
+
+/// The night's work.
+pub async fn nightly(shop: &Workshop) -> Result<(), kinara_ingest::Error> {
+    let now_us = shop.clock.utc_us();
+    let ago = |days: i64| timestamp(now_us - days * DAY_US);
+    let erased = erase::erase_all(&shop.pool).await?;
+    if erased > 0 {
+        shop.metrics.erased_total.fetch_add(erased, Ordering::Relaxed);
+        tracing::warn!(rows = erased, "readings of erased wearers had come back, and are erased again");
+    }
+    requests::forget(&shop.pool, ago(KEYS_DAYS)).await?;
+    let span = Span {
+        raw_from: ago(Limits::default().retention_days),
+        again_from: ago(COMPARED_DAYS),
+        patience: shop.patience,
+    };
+    let found = reconcile::reconcile(&shop.pool, &span).await?;
+    for one in &found.frames {
+        tracing::error!(hardware = %one.hardware, epoch = format!("{:016x}", one.epoch as u64), nowhere = one.nowhere,
+            twice = one.twice, "the numbers of a wearable do not add up");
+    }
+    if found.hours > 0 {
+        tracing::error!(
+            hours = found.hours,
+            "there are not as many readings as were written; see the table differences"
+        );
+    }
+    shop.metrics.differing_epochs.store(found.frames.len() as u64, Ordering::Relaxed);
+    shop.metrics.differing_hours.store(found.hours, Ordering::Relaxed);
+    shop.metrics.reconciled_days_total.fetch_add(found.days, Ordering::Relaxed);
+    tracing::info!(days = found.days, "what was written and what is there were compared");
+    Ok(())
+}
+
+/// Works on the queue until told to stop. A database that is away is waited for.
+pub async fn work(config: Config, shop: Workshop, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        if let Err(error) = session(&config, &shop, &stop).await {
+            tracing::warn!(%error, "jobs have to wait");
+        }
+        let wait = AGAIN + AGAIN.mul_f64(rand::rng().random());
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+}
+
+/// Why the queue is not worked on.
+#[derive(Debug, thiserror::Error)]
+enum SessionError {
+    #[error(transparent)]
+    Store(#[from] kinara_store::Error),
+    #[error("[jobs] nightly: {0}")]
+    Crontab(String),
+    #[error("the queue: {0}")]
+    Build(#[from] graphile_worker::WorkerBuildError),
+    #[error("the queue: {0}")]
+    Work(String),
+}
+
+async fn session(config: &Config, shop: &Workshop, stop: &CancellationToken) -> Result<(), SessionError> {
+    let workers = config.jobs.workers;
+    let limits = kinara_store::Limits { connections: workers + 2, ..config.database_limits() };
+    let database = jobs::database(&config.database.url, "kinara-cloud-bridge jobs", &limits)?;
+    let told = stop.clone();
+    let worker = WorkerOptions::default()
+        .database(database)
+        .schema(jobs::SCHEMA)
+        .concurrency(workers)
+        .poll_interval(Duration::from_secs(config.jobs.poll_s))
+        .heartbeat_interval(DEAD_AFTER / 4)
+        .sweep_interval(DEAD_AFTER / 2)
+        .sweep_threshold(DEAD_AFTER)
+        .listen_os_shutdown_signals(false)
+        .shutdown_signal(async move { told.cancelled().await })
+        .shutdown_grace_period(GRACE)
+        .add_extension(shop.clone())
+        .define_job::<TakeRequest>()
+        .define_job::<Erase>()
+        .define_job::<Nightly>()
+        // A night that was slept through is made up for.
+        .with_cron(format!("{} nightly ?fill=12h&max=5", config.jobs.nightly).as_str())
+        .map_err(|error| SessionError::Crontab(format!("{error:?}")))?
+        .init()
+        .await?;
+    worker.run().await.map_err(|error| SessionError::Work(error.to_string()))
+}
+
+/// The queue from outside.
+#[derive(Debug)]
+pub struct Queue(Pool);
+
+impl Queue {
+    /// A connection to it. None is made yet.
+    pub fn new(config: &Config) -> Result<Self, kinara_store::Error> {
+        let limits = kinara_store::Limits { connections: 1, ..config.database_limits() };
+        Ok(Self(jobs::pool(&config.database.url, "kinara-cloud-bridge queue", &limits)?))
+    }
+
+    /// Jobs that wait, and jobs that are dead.
+    pub async fn count(&self) -> Result<(u64, u64), kinara_store::Error> {
+        let row = self
+            .0
+            .get()
+            .await?
+            .query_one(
+                "SELECT count(*) FILTER (WHERE attempts < max_attempts),
+                   count(*) FILTER (WHERE attempts >= max_attempts AND locked_at IS NULL) FROM jobs._private_jobs",
+                &[],
+            )
+            .await?;
+        Ok((row.get::<_, i64>(0).unsigned_abs(), row.get::<_, i64>(1).unsigned_abs()))
+    }
+
+    /// Gives dead jobs all their attempts again; how many that were.
+    pub async fn revive(&self) -> Result<u64, kinara_store::Error> {
+        let sql = "UPDATE jobs._private_jobs SET attempts = 0, run_at = now(), updated_at = now()
+                   WHERE attempts >= max_attempts AND locked_at IS NULL";
+        Ok(self.0.get().await?.execute(sql, &[]).await?)
+    }
+}

@@ -1,0 +1,112 @@
+//! The count: what wearables numbered, what is accounted for, and what is there.
+//!
+//! Two identities, which the write keeps in every commit, are computed from the outside, every night:
+//!
+//! - **frames**: of every epoch, the numbers up to the highest one that was ever heard of (the wearable's own counter, as
+//!   its gateways passed it on) are each in the ledger, in a gap, or in quarantine; none is in the ledger and in a gap.
+//! - **readings**: of every clinic and hour, the rows that are there are as many as transactions noted that they wrote.
+//!
+//! A difference is an alert: it is logged as an error, counted in a metric, and kept until it is gone.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kinara_store::Pool;
+use uuid::Uuid;
+
+use crate::Error;
+
+/// Epochs with a difference that are told.
+const TOLD: i64 = 100;
+
+/// An epoch whose numbers do not add up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unaccounted {
+    /// The device.
+    pub hardware: Uuid,
+    /// Its epoch.
+    pub epoch: i64,
+    /// Numbers that are nowhere.
+    pub nowhere: String,
+    /// Numbers that are stored and in a gap.
+    pub twice: String,
+}
+
+/// What a comparison found.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Epochs whose numbers do not add up, the first hundred.
+    pub frames: Vec<Unaccounted>,
+    /// Hours of a clinic whose rows are not what was written.
+    pub hours: u64,
+    /// Days that were compared.
+    pub days: u64,
+}
+
+const FRAMES: &str = "
+    WITH gone AS (
+      SELECT hardware, epoch, range_agg(seqs) AS seqs FROM gaps WHERE withdrawn_at IS NULL AND seqs IS NOT NULL
+      GROUP BY 1, 2),
+    aside AS (
+      SELECT h.id AS hardware, q.epoch, range_agg(int8range(q.seq, q.seq, '[]')) AS seqs
+      FROM quarantine q JOIN hardware h ON h.hardware_id = q.hardware_id
+      WHERE q.what = 'frame' AND q.seq IS NOT NULL AND q.epoch IS NOT NULL GROUP BY 1, 2),
+    told AS (
+      SELECT l.hardware, l.epoch,
+        int8multirange(int8range(0, l.highest + 1)) - l.seqs - coalesce(g.seqs, '{}') - coalesce(q.seqs, '{}') AS nowhere,
+        l.seqs * coalesce(g.seqs, '{}') AS twice
+      FROM ledger l LEFT JOIN gone g ON g.hardware = l.hardware AND g.epoch = l.epoch
+        LEFT JOIN aside q ON q.hardware = l.hardware AND q.epoch = l.epoch
+      WHERE l.updated_at >= $1)
+    SELECT hardware, epoch, nowhere::text, twice::text FROM told
+    WHERE NOT isempty(nowhere) OR NOT isempty(twice) ORDER BY 1, 2 LIMIT $2";
+
+/// What is compared.
+#[derive(Debug, Clone, Copy)]
+pub struct Span {
+    /// Readings are kept from here on.
+    pub raw_from: Timestamp,
+    /// From here on everything is compared, before only what changed since it was last compared.
+    pub again_from: Timestamp,
+    /// Bounds each statement: counting a day's rows takes longer than a writer would wait.
+    pub patience: Duration,
+}
+
+/// Compares the epochs and the days of a span.
+pub async fn reconcile(pool: &Pool, span: &Span) -> Result<Found, Error> {
+    let mut client = pool.get().await?;
+    let mut out = Found::default();
+    let timeout = format!("SET LOCAL statement_timeout = {}", span.patience.as_millis());
+    let tx = client.transaction().await?;
+    tx.batch_execute(&timeout).await?;
+    let rows = tx.query(FRAMES, &[&span.again_from, &TOLD]).await?;
+    out.frames = rows
+        .iter()
+        .map(|row| Unaccounted {
+            hardware: row.get(0),
+            epoch: row.get(1),
+            nowhere: row.get(2),
+            twice: row.get(3),
+        })
+        .collect();
+    tx.commit().await?;
+    client.query_one("SELECT ts.add_up_written()", &[]).await?;
+    // The database's clock, as in what it is compared with.
+    let began: Timestamp = client.query_one("SELECT clock_timestamp()", &[]).await?.get(0);
+    loop {
+        let tx = client.transaction().await?;
+        tx.batch_execute(&timeout).await?;
+        let wrong: Option<i64> = tx
+            .query_one("SELECT ts.reconcile($1, $2, $3)", &[&span.raw_from, &span.again_from, &began])
+            .await?
+            .get(0);
+        tx.commit().await?;
+        if wrong.is_none() {
+            break;
+        }
+        out.days += 1;
+    }
+    let differ: i64 = client.query_one("SELECT count(*) FROM differences", &[]).await?.get(0);
+    out.hours = differ.unsigned_abs();
+    Ok(out)
+}

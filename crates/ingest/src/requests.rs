@@ -1,0 +1,164 @@
+//! What came over HTTP, written.
+//!
+//! The promise: a request that was accepted is on disk before its sender is told so, and is written by the ordinary write,
+//! however often that is tried; its payload goes in the transaction that keeps what became of it.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use kinara_clock::Clock;
+use kinara_store::Pool;
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::batch::{self, Batch};
+use crate::write::{Counts, Outcome, Writer};
+use crate::{Error, items, timestamp};
+
+/// The largest request, unpacked: what the API takes is smaller.
+const UNPACKED: usize = 64 * 1024 * 1024;
+/// Refused readings that are named in an outcome.
+const NAMED: i64 = 1_000;
+/// Requests that are forgotten at once.
+const FORGOTTEN: i32 = 10_000;
+
+/// Why a request is not written yet.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// The database.
+    #[error(transparent)]
+    Database(#[from] Error),
+    /// It holds what was not packed here.
+    #[error("the payload of request {0} cannot be read")]
+    Payload(Uuid),
+    /// Another time.
+    #[error("request {0} has to wait: {1}")]
+    Later(Uuid, String),
+}
+
+impl From<kinara_store::PoolError> for RequestError {
+    fn from(error: kinara_store::PoolError) -> Self {
+        Self::Database(error.into())
+    }
+}
+
+impl From<tokio_postgres::Error> for RequestError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Database(error.into())
+    }
+}
+
+/// What became of a request.
+#[derive(Debug, Serialize)]
+struct Told {
+    stored: u64,
+    duplicate: u64,
+    quarantined: u64,
+    discarded: u64,
+    expired: u64,
+    /// The readings that were put aside.
+    aside: Vec<Aside>,
+}
+
+#[derive(Debug, Serialize)]
+struct Aside {
+    source: String,
+    epoch: String,
+    seq: i64,
+    reason: String,
+}
+
+/// Writes a request; nothing where that is done already.
+pub async fn take(writer: &Writer, pool: &Pool, clock: &dyn Clock, id: Uuid) -> Result<Counts, RequestError> {
+    let client = pool.get().await?;
+    let row = client
+        .query_opt(
+            "SELECT tenant_id, payload, received_at FROM ingest_requests WHERE id = $1 AND finished_at IS NULL",
+            &[&id],
+        )
+        .await?;
+    // Writing takes a connection of its own.
+    drop(client);
+    let Some(row) = row else { return Ok(Counts::default()) };
+    let (tenant, received_at): (Uuid, Timestamp) = (row.get(0), row.get(2));
+    let packed: &[u8] = row.get::<_, Option<&[u8]>>(1).unwrap_or_default();
+    let batches = items::unpack(packed, UNPACKED).ok_or(RequestError::Payload(id))?;
+    let batches: Vec<Batch> = batches
+        .into_iter()
+        .map(|batch| Ok(batch::from_envelope(batch)?.of_clinic(tenant)))
+        .collect::<Result<_, batch::Unreadable>>()
+        .map_err(|_| RequestError::Payload(id))?;
+    let mut total = Counts::default();
+    for batch in &batches {
+        for outcome in writer.write(std::slice::from_ref(batch)).await? {
+            match outcome {
+                Outcome::Done(counts) => total.add(counts),
+                Outcome::RetryAfter { reason, .. } => return Err(RequestError::Later(id, reason)),
+            }
+        }
+    }
+    let client = pool.get().await?;
+    let aside =
+        if total.quarantined > 0 { aside(&client, tenant, &batches, received_at).await? } else { Vec::new() };
+    let told = Told {
+        stored: total.stored,
+        duplicate: total.duplicate,
+        quarantined: total.quarantined,
+        discarded: total.discarded,
+        expired: total.expired,
+        aside,
+    };
+    client
+        .execute(
+            "UPDATE ingest_requests SET payload = NULL, finished_at = $2, outcome = $3
+             WHERE id = $1 AND finished_at IS NULL",
+            &[&id, &timestamp(clock.utc_us()), &serde_json::json!(told)],
+        )
+        .await?;
+    Ok(total)
+}
+
+async fn aside(
+    client: &kinara_store::Client,
+    tenant: Uuid,
+    batches: &[Batch],
+    received_at: Timestamp,
+) -> Result<Vec<Aside>, Error> {
+    let mut of: BTreeMap<(&str, i64), Vec<i64>> = BTreeMap::new();
+    for device in batches.iter().flat_map(|batch| &batch.devices) {
+        let seqs = device.frames.iter().map(|frame| i64::from(frame.seq));
+        of.entry((&device.hardware_id, device.epoch.0 as i64)).or_default().extend(seqs);
+    }
+    let mut out = Vec::new();
+    for ((source, epoch), seqs) in of {
+        let room = NAMED - out.len() as i64;
+        let rows = client
+            .query(
+                "SELECT DISTINCT seq, reason FROM quarantine WHERE hardware_id = $1 AND epoch = $2 AND seq = ANY($3)
+                   AND tenant_id = $4 AND (received_at >= $5 OR replayed_at IS NULL) ORDER BY seq LIMIT $6",
+                &[&source, &epoch, &seqs, &tenant, &received_at, &room],
+            )
+            .await?;
+        out.extend(rows.iter().map(|row| Aside {
+            source: source.to_owned(),
+            epoch: format!("{:016x}", epoch as u64),
+            seq: row.get(0),
+            reason: row.get(1),
+        }));
+    }
+    Ok(out)
+}
+
+/// Forgets requests, and with them their keys, that were finished and came before a time; gives how many.
+pub async fn forget(pool: &Pool, before: Timestamp) -> Result<u64, Error> {
+    let client = pool.get().await?;
+    let mut total = 0;
+    loop {
+        let gone: i64 =
+            client.query_one("SELECT forget_requests($1, $2)", &[&before, &FORGOTTEN]).await?.get(0);
+        total += gone.unsigned_abs();
+        if gone < i64::from(FORGOTTEN) {
+            return Ok(total);
+        }
+    }
+}

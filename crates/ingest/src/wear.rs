@@ -1,0 +1,119 @@
+//! Worn or not: a wearable says when it is put on and taken off, and what it measures on skin in between means nothing.
+//!
+//! The promise: a sample is judged by the last word of its wearable before it, in the same epoch, from whichever batch
+//! that word came. Frames come in the order of their numbers, so a word is there before what follows it; where it is
+//! not, the wearable is taken to be worn.
+
+use std::collections::BTreeMap;
+
+use kinara_protocol::frame::DeviceEventKind;
+use kinara_store::Transaction;
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
+
+use crate::batch::{Content, Sample};
+use crate::plan::{Key, Taken};
+use crate::{Error, quality, timestamp};
+
+/// What wearables said, by epoch, in the order of time.
+#[derive(Debug, Default)]
+pub(crate) struct Wear(BTreeMap<Key, Vec<(i64, bool)>>);
+
+const BEFORE: &str = "
+    SELECT k.hardware, k.epoch, w.at, w.worn
+    FROM (SELECT * FROM unnest($1::uuid[], $2::int8[], $3::timestamptz[])) k(hardware, epoch, first)
+    CROSS JOIN LATERAL (SELECT at, worn FROM wear w WHERE w.hardware = k.hardware AND w.epoch = k.epoch
+      AND w.at <= k.first ORDER BY at DESC LIMIT 1) w";
+const INSERT: &str = "
+    INSERT INTO wear (hardware, epoch, at, worn)
+    SELECT * FROM unnest($1::uuid[], $2::int8[], $3::timestamptz[], $4::bool[]) ON CONFLICT DO NOTHING";
+
+impl Wear {
+    /// What was said before these frames, and what they say themselves; the latter is kept.
+    pub async fn of(tx: &Transaction<'_>, new: &[Taken<'_>]) -> Result<Self, Error> {
+        let mut firsts: BTreeMap<Key, i64> = BTreeMap::new();
+        let mut out = Self::default();
+        for taken in new {
+            let first = firsts.entry(taken.key).or_insert(i64::MAX);
+            *first = taken.frame.first_us.min(*first);
+            let Content::Events(events) = &taken.frame.content else { continue };
+            for event in events {
+                let worn = match event.kind {
+                    DeviceEventKind::Worn => true,
+                    DeviceEventKind::NotWorn => false,
+                    _ => continue,
+                };
+                // The frame's time is its event's.
+                out.0.entry(taken.key).or_default().push((taken.frame.first_us, worn));
+            }
+        }
+        if firsts.is_empty() {
+            return Ok(out);
+        }
+        let (mut hardware, mut epochs, mut times, mut worn) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for (key, said) in &out.0 {
+            for (at_us, is_worn) in said {
+                hardware.push(key.hardware);
+                epochs.push(key.epoch);
+                times.push(timestamp(*at_us));
+                worn.push(*is_worn);
+            }
+        }
+        if !hardware.is_empty() {
+            let statement = tx.prepare_cached(INSERT).await?;
+            tx.execute(&statement, &[&hardware, &epochs, &times, &worn]).await?;
+        }
+        let keys: Vec<Uuid> = firsts.keys().map(|key| key.hardware).collect();
+        let epochs: Vec<i64> = firsts.keys().map(|key| key.epoch).collect();
+        let firsts: Vec<jiff::Timestamp> = firsts.values().map(|first| timestamp(*first)).collect();
+        let statement = tx.prepare_cached(BEFORE).await?;
+        let values: [&(dyn ToSql + Sync); 3] = [&keys, &epochs, &firsts];
+        for row in tx.query(&statement, &values).await? {
+            let key = Key { hardware: row.get(0), epoch: row.get(1) };
+            let at: jiff::Timestamp = row.get(2);
+            out.0.entry(key).or_default().push((at.as_microsecond(), row.get(3)));
+        }
+        for said in out.0.values_mut() {
+            said.sort_unstable();
+        }
+        Ok(out)
+    }
+
+    /// What was said of this epoch; mostly nothing.
+    pub fn said(&self, key: Key) -> &[(i64, bool)] {
+        self.0.get(&key).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// A sample's quality under what its wearable said.
+#[inline]
+pub(crate) fn quality(said: &[(i64, bool)], sample: &Sample) -> f32 {
+    if said.is_empty() || !quality::is_on_skin(sample.kind) {
+        return sample.quality;
+    }
+    let before = said.partition_point(|(at_us, _)| *at_us <= sample.utc_us);
+    match before.checked_sub(1).map(|last| said[last].1) {
+        Some(false) => 0.0,
+        Some(true) | None => sample.quality,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kinara_protocol::channel::{AMBIENT_TEMPERATURE, ChannelId, HEART_RATE};
+
+    #[test]
+    fn what_is_measured_on_skin_counts_from_the_word_that_it_is_worn() {
+        let said = [(1_000, false), (2_000, true)];
+        let of = |kind: ChannelId, utc_us| {
+            quality(&said, &Sample { utc_us, value: 1.0, quality: 0.8, kind: kind.0 as i16, index: 0 })
+        };
+        let same = |a: f32, b: f32| (a - b).abs() < f32::EPSILON;
+        for (us, expected) in [(999, 0.8), (1_000, 0.0), (1_999, 0.0), (2_000, 0.8)] {
+            assert!(same(of(HEART_RATE, us), expected), "{us}");
+        }
+        assert!(same(of(AMBIENT_TEMPERATURE, 1_500), 0.8));
+    }
+}

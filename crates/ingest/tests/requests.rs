@@ -1,0 +1,136 @@
+//! What came over HTTP goes the gateways' way.
+
+#![allow(clippy::unwrap_used, clippy::wildcard_imports)]
+
+mod support;
+
+use kinara_ingest::items::{Form, pack, read};
+use kinara_ingest::quarantine::{self, Which};
+use kinara_ingest::requests::{forget, take};
+use kinara_ingest::timestamp;
+use support::*;
+use uuid::Uuid;
+
+const SECOND: i64 = 1_000;
+
+fn item(source: &str, seq: u32, at_ms: i64) -> String {
+    let value = 70.0 + f64::from(seq);
+    format!(
+        r#"{{"source":"{source}","epoch":7,"seq":{seq},"time":{at_ms},"type":"heart_rate","value":{value}}}"#
+    )
+}
+
+/// As the API puts it into the database.
+async fn accepted(world: &World, tenant: Uuid, items: &[String]) -> Uuid {
+    let request = read(items.join("\n").as_bytes(), Form::JsonLines, None).unwrap();
+    let payload = pack(&request.batches);
+    let (items, refused) = (request.items as i32, request.refused as i32);
+    world
+        .admin
+        .query_one(
+            "INSERT INTO ingest_requests (tenant_id, digest, items, refused, told, payload)
+             VALUES ($1, '', $2, $3, '[]', $4) RETURNING id",
+            &[&tenant, &items, &refused, &payload],
+        )
+        .await
+        .unwrap()
+        .get(0)
+}
+
+async fn outcome(world: &World, id: Uuid) -> serde_json::Value {
+    let row =
+        world.admin.query_one("SELECT outcome FROM ingest_requests WHERE id = $1", &[&id]).await.unwrap();
+    row.get(0)
+}
+
+#[tokio::test]
+async fn a_request_is_written_once_however_often_it_is_taken_or_sent() {
+    let world = world().await;
+    let now_ms = NOW_US / 1_000;
+    let items: Vec<String> =
+        (0..50).map(|seq| item(HARDWARE, seq, now_ms + i64::from(seq) * SECOND)).collect();
+    let first = accepted(&world, TENANT, &items).await;
+    let second = accepted(&world, TENANT, &items).await;
+    // Each has a job, in its clinic's own queue, which names it and nothing else.
+    assert_eq!(
+        world.number("SELECT count(*) FROM jobs._private_jobs j JOIN jobs._private_job_queues q ON q.id = j.job_queue_id
+                      WHERE q.queue_name = 'tenant:00000000-0000-0000-0000-000000000001'").await,
+        2
+    );
+    let writer = world.writer();
+    for _ in 0..2 {
+        take(&writer, &world.pool, world.clock.as_ref(), first).await.unwrap();
+    }
+    take(&writer, &world.pool, world.clock.as_ref(), second).await.unwrap();
+    assert_eq!(world.readings().await, 50);
+    assert_eq!(
+        world
+            .number("SELECT count(*) FROM ts.readings WHERE user_id = '00000000-0000-0000-0000-000000000031'")
+            .await,
+        50
+    );
+    assert_eq!(world.text("SELECT min(value) || ' ' || max(value) FROM ts.readings").await, "70 119");
+    assert_eq!(world.ledger().await, "{[0,50)}");
+    assert_eq!(
+        (
+            outcome(&world, first).await["stored"].as_u64(),
+            outcome(&world, second).await["duplicate"].as_u64()
+        ),
+        (Some(50), Some(50))
+    );
+    assert_eq!(world.number("SELECT count(*) FROM ingest_requests WHERE payload IS NOT NULL").await, 0);
+    // What is finished is forgotten with its key when its time has come.
+    assert_eq!(forget(&world.pool, timestamp(0)).await.unwrap(), 0);
+    assert_eq!(forget(&world.pool, "2100-01-01T00:00:00Z".parse().unwrap()).await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn another_clinics_device_is_refused_by_name_and_marks_nothing() {
+    let world = world().await;
+    let now_ms = NOW_US / 1_000;
+    let stranger = "bt:00:11:22:33:44:55";
+    let id = accepted(&world, OTHER_TENANT, &[item(HARDWARE, 3, now_ms), item(stranger, 4, now_ms)]).await;
+    take(&world.writer(), &world.pool, world.clock.as_ref(), id).await.unwrap();
+    assert_eq!((world.readings().await, world.ledger().await), (0, "empty".to_owned()));
+    let told = outcome(&world, id).await;
+    assert_eq!(told["quarantined"], 2);
+    let aside = told["aside"].as_array().unwrap();
+    let reasons: Vec<(&str, &str)> =
+        aside.iter().map(|one| (one["source"].as_str().unwrap(), one["reason"].as_str().unwrap())).collect();
+    assert_eq!(reasons, [(stranger, "no_assignment"), (HARDWARE, "foreign_gateway")]);
+    // The clinic's own request of the same name is not in its way.
+    let id = accepted(&world, TENANT, &[item(HARDWARE, 3, now_ms)]).await;
+    take(&world.writer(), &world.pool, world.clock.as_ref(), id).await.unwrap();
+    assert_eq!(outcome(&world, id).await["stored"], 1);
+}
+
+#[tokio::test]
+async fn what_was_refused_is_replayed_as_the_clinics_own_once_the_device_is_known() {
+    let world = world().await;
+    let stranger = "bt:00:11:22:33:44:55";
+    let id = accepted(&world, TENANT, &[item(stranger, 0, NOW_US / 1_000)]).await;
+    take(&world.writer(), &world.pool, world.clock.as_ref(), id).await.unwrap();
+    assert_eq!(world.quarantine().await, "no_assignment 0");
+    world
+        .run(&format!(
+            "INSERT INTO hardware (id, hardware_id) VALUES ('{USER}', '{stranger}');
+             INSERT INTO devices (id, tenant_id, hardware_id) VALUES ('{USER}', '{TENANT}', '{stranger}');
+             INSERT INTO device_assignments (hardware_id, tenant_id, user_id, device_id, consent_id, valid_from)
+               VALUES ('{USER}', '{TENANT}', '{USER}', '{USER}', '{USER}', '2025-01-01')"
+        ))
+        .await;
+    let writer = world.writer();
+    let replayed =
+        quarantine::replay(&writer, &world.pool, world.clock.as_ref(), Which::default()).await.unwrap();
+    assert_eq!((replayed.taken, world.readings().await, world.quarantine().await), (1, 1, "none".to_owned()));
+}
+
+#[tokio::test]
+async fn without_consent_nothing_is_kept_and_a_gap_says_so() {
+    let world = world().await;
+    world.run("UPDATE consents SET withdrawn_at = '2025-12-01'").await;
+    let id = accepted(&world, TENANT, &[item(HARDWARE, 0, NOW_US / 1_000)]).await;
+    take(&world.writer(), &world.pool, world.clock.as_ref(), id).await.unwrap();
+    assert_eq!(outcome(&world, id).await["discarded"], 1);
+    assert_eq!((world.readings().await, world.gaps().await), (0, "no_consent {[0,1)}".to_owned()));
+}
