@@ -1,5 +1,6 @@
 //! `/metrics` and `/healthz`.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,6 +11,8 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
+use kinara_ingest::Writer;
+use kinara_ingest::stages::Stage;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +23,7 @@ use crate::queue::Queue;
 struct Seen {
     metrics: Arc<Metrics>,
     queues: Vec<Queue>,
+    writer: Arc<Writer>,
 }
 
 /// Serves until told to stop.
@@ -27,12 +31,13 @@ pub async fn serve(
     listener: TcpListener,
     metrics: Arc<Metrics>,
     queues: Vec<Queue>,
+    writer: Arc<Writer>,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
     let routes = Router::new()
         .route("/metrics", get(numbers))
         .route("/healthz", get(health))
-        .with_state(Seen { metrics, queues });
+        .with_state(Seen { metrics, queues, writer });
     axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 
@@ -48,7 +53,14 @@ async fn numbers(State(seen): State<Seen>) -> impl IntoResponse {
     let (bytes, length) = loads.fold((0, 0), |sum, load| (sum.0 + load.0, sum.1 + load.1));
     seen.metrics.queue_bytes.store(bytes as u64, Ordering::Relaxed);
     seen.metrics.queue_length.store(length as u64, Ordering::Relaxed);
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], seen.metrics.text())
+    let mut text = seen.metrics.text();
+    text.push_str("# HELP kinara_bridge_stage_seconds_total Time spent in each stage of the pipeline.\n");
+    text.push_str("# TYPE kinara_bridge_stage_seconds_total counter\n");
+    for stage in Stage::ALL {
+        let (name, seconds) = (stage.name(), seen.writer.stages.seconds(stage));
+        let _ = writeln!(text, "kinara_bridge_stage_seconds_total{{stage=\"{name}\"}} {seconds}");
+    }
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text)
 }
 
 /// Healthy: batches can come in. The database may be away; the bridge says so and has the gateways wait.

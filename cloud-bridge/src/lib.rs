@@ -176,8 +176,9 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, stop: CancellationToken)
     tasks.spawn(keep_counted(config.clone(), metrics.clone(), stop.clone()));
     {
         let (metrics, queues, stop) = (metrics.clone(), queues.clone(), stop.clone());
+        let writer = writer.clone();
         tasks.spawn(async move {
-            if let Err(error) = http::serve(listener, metrics, queues, stop).await {
+            if let Err(error) = http::serve(listener, metrics, queues, writer, stop).await {
                 tracing::error!(%error, "metrics are not served any more");
             }
         });

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use kinara_clock::Clock;
+use kinara_ingest::stages::Stage;
 use kinara_ingest::{Batch, Writer, events};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -85,7 +86,10 @@ impl Workplace {
     }
 
     fn gather(&self, item: Item, group: &mut Group) {
-        match kinara_ingest::decode(&item.payload) {
+        let began = std::time::Instant::now();
+        let decoded = kinara_ingest::decode(&item.payload);
+        self.writer.stages.passed(Stage::Decode, began);
+        match decoded {
             Ok(batch) if batch.name.gateway == item.gateway => {
                 group.readings += batch.readings();
                 group.to.push(Addressee::new(batch.name, false, &item.payload));

@@ -32,6 +32,7 @@ pub mod rollup;
 #[cfg(feature = "sabotage")]
 pub mod sabotage;
 pub mod seqs;
+pub mod stages;
 pub mod sweep;
 mod touch;
 pub mod units;

@@ -29,55 +29,59 @@ const INSERT: &str = "
     SELECT * FROM unnest($1::uuid[], $2::int8[], $3::timestamptz[], $4::bool[]) ON CONFLICT DO NOTHING";
 
 impl Wear {
-    /// What was said before these frames, and what they say themselves; the latter is kept.
-    pub async fn of(tx: &Transaction<'_>, new: &[Taken<'_>]) -> Result<Self, Error> {
+    /// What was said before these frames.
+    pub async fn before(tx: &Transaction<'_>, frames: &[Taken<'_>]) -> Result<Self, Error> {
         let mut firsts: BTreeMap<Key, i64> = BTreeMap::new();
-        let mut out = Self::default();
-        for taken in new {
+        for taken in frames {
             let first = firsts.entry(taken.key).or_insert(i64::MAX);
             *first = taken.frame.first_us.min(*first);
-            let Content::Events(events) = &taken.frame.content else { continue };
-            for event in events {
-                let worn = match event.kind {
-                    DeviceEventKind::Worn => true,
-                    DeviceEventKind::NotWorn => false,
-                    _ => continue,
-                };
-                // The frame's time is its event's.
-                out.0.entry(taken.key).or_default().push((taken.frame.first_us, worn));
-            }
         }
+        let mut out = Self::default();
         if firsts.is_empty() {
             return Ok(out);
         }
-        let (mut hardware, mut epochs, mut times, mut worn) =
-            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for (key, said) in &out.0 {
-            for (at_us, is_worn) in said {
-                hardware.push(key.hardware);
-                epochs.push(key.epoch);
-                times.push(timestamp(*at_us));
-                worn.push(*is_worn);
-            }
-        }
-        if !hardware.is_empty() {
-            let statement = tx.prepare_cached(INSERT).await?;
-            tx.execute(&statement, &[&hardware, &epochs, &times, &worn]).await?;
-        }
-        let keys: Vec<Uuid> = firsts.keys().map(|key| key.hardware).collect();
+        let hardware: Vec<Uuid> = firsts.keys().map(|key| key.hardware).collect();
         let epochs: Vec<i64> = firsts.keys().map(|key| key.epoch).collect();
         let firsts: Vec<jiff::Timestamp> = firsts.values().map(|first| timestamp(*first)).collect();
         let statement = tx.prepare_cached(BEFORE).await?;
-        let values: [&(dyn ToSql + Sync); 3] = [&keys, &epochs, &firsts];
+        let values: [&(dyn ToSql + Sync); 3] = [&hardware, &epochs, &firsts];
         for row in tx.query(&statement, &values).await? {
             let key = Key { hardware: row.get(0), epoch: row.get(1) };
             let at: jiff::Timestamp = row.get(2);
             out.0.entry(key).or_default().push((at.as_microsecond(), row.get(3)));
         }
-        for said in out.0.values_mut() {
+        Ok(out)
+    }
+
+    /// Takes note of what the frames that are written now say themselves.
+    pub async fn hear(&mut self, tx: &Transaction<'_>, new: &[Taken<'_>]) -> Result<(), Error> {
+        let (mut hardware, mut epochs, mut times, mut worn) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for taken in new {
+            let Content::Events(events) = &taken.frame.content else { continue };
+            for event in events {
+                let is_worn = match event.kind {
+                    DeviceEventKind::Worn => true,
+                    DeviceEventKind::NotWorn => false,
+                    _ => continue,
+                };
+                // The frame's time is its event's.
+                self.0.entry(taken.key).or_default().push((taken.frame.first_us, is_worn));
+                hardware.push(taken.key.hardware);
+                epochs.push(taken.key.epoch);
+                times.push(timestamp(taken.frame.first_us));
+                worn.push(is_worn);
+            }
+        }
+        if hardware.is_empty() {
+            return Ok(());
+        }
+        for said in self.0.values_mut() {
             said.sort_unstable();
         }
-        Ok(out)
+        let statement = tx.prepare_cached(INSERT).await?;
+        tx.execute(&statement, &[&hardware, &epochs, &times, &worn]).await?;
+        Ok(())
     }
 
     /// What was said of this epoch; mostly nothing.

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::SinkExt as _;
@@ -27,6 +27,7 @@ use crate::ledger::{self, Entry, FitKey, NewFrame};
 use crate::plan::{self, Aside, Key, NOT_BEFORE_US, Plan, Taken, Window};
 use crate::quarantine::{self, Refused};
 use crate::rollup;
+use crate::stages::{Stage, Stages};
 use crate::timestamp;
 use crate::touch::Touched;
 use crate::wear::{self, Wear};
@@ -116,6 +117,8 @@ pub struct Writer {
     /// Channels beyond the registry that have a row.
     channels: Mutex<HashSet<i16>>,
     touched: Touched,
+    /// Where the time goes.
+    pub stages: Stages,
     #[cfg(feature = "sabotage")]
     sabotage: Option<crate::sabotage::Sabotage>,
 }
@@ -135,6 +138,7 @@ impl Writer {
             days: Mutex::default(),
             channels: Mutex::default(),
             touched: Touched::default(),
+            stages: Stages::default(),
             #[cfg(feature = "sabotage")]
             sabotage: crate::sabotage::Sabotage::from_env(),
         }
@@ -281,11 +285,17 @@ impl Writer {
             batches.iter().flat_map(|b| &b.devices).map(|device| device.hardware_id.as_str()).collect();
         hardware.sort_unstable();
         hardware.dedup();
+        let began = Instant::now();
         let directory = Directory::load(&tx, &gateways, &hardware).await?;
+        let began = self.stages.passed(Stage::Enrich, began);
         let mut plan = Plan::default();
         plan::plan(&mut plan, batches, &directory, window);
 
-        let mut entries = ledger::lock(&tx, plan.keys.keys().copied()).await?;
+        // Sent together: neither waits for the other's answer.
+        let (mut entries, mut wear) = futures_util::try_join!(
+            ledger::lock(&tx, plan.keys.keys().copied()),
+            Wear::before(&tx, &plan.take)
+        )?;
         for (key, heard) in &plan.keys {
             entries.entry(*key).or_default().heard.add(heard);
         }
@@ -299,9 +309,11 @@ impl Writer {
         let new = decide(&mut plan, &mut entries, &mut counts);
         let findings = findings(&plan, &new, &mut entries);
 
-        let wear = Wear::of(&tx, &new).await?;
+        let began = self.stages.passed(Stage::Decide, began);
+        wear.hear(&tx, &new).await?;
         let rows = self.rows(&new, &wear);
         self.copy(&tx, rows).await?;
+        let began = self.stages.passed(Stage::Write, began);
         rollup::note(&tx, &new).await?;
         ledger::update(&tx, &entries, now).await?;
         ledger::frame_times(&tx, &entries).await?;
@@ -314,7 +326,9 @@ impl Writer {
         if self.sabotage == Some(crate::sabotage::Sabotage::AckBeforeCommit) {
             tokio::time::sleep(crate::sabotage::DELAY).await;
         }
+        let began = self.stages.passed(Stage::Account, began);
         tx.commit().await?;
+        self.stages.passed(Stage::Commit, began);
 
         let wait = Duration::from_secs(self.limits.device_status_s);
         if let Err(error) = self.touched.update(&client, &new, wait, now).await {
@@ -595,17 +609,25 @@ async fn name_first_frames(tx: &Transaction<'_>, new: &[Taken<'_>]) -> Result<()
             *first = name;
         }
     }
-    // In the order of their ids: two bridges do not wait for each other in a circle.
-    for (assignment, (epoch, seq)) in firsts {
-        let statement = tx
-            .prepare_cached(
-                "UPDATE device_assignments SET first_epoch = $2, first_seq = $3
-                 WHERE id = $1 AND (first_epoch IS NULL OR (first_epoch >> 32 = $2::int8 >> 32
-                   AND (first_epoch & 4294967295, first_seq) > ($2::int8 & 4294967295, $3::int8)))",
-            )
-            .await?;
-        tx.execute(&statement, &[&assignment, &(epoch.0 as i64), &i64::from(seq)]).await?;
+    if firsts.is_empty() {
+        return Ok(());
     }
+    let assignments: Vec<Uuid> = firsts.keys().copied().collect();
+    let epochs: Vec<i64> = firsts.values().map(|(epoch, _)| epoch.0 as i64).collect();
+    let seqs: Vec<i64> = firsts.values().map(|(_, seq)| i64::from(*seq)).collect();
+    // Locked in the order of their ids: two bridges do not wait for each other in a circle.
+    let statement = tx
+        .prepare_cached(
+            "WITH locked AS MATERIALIZED (
+               SELECT a.id, n.epoch, n.seq
+               FROM device_assignments a JOIN unnest($1::uuid[], $2::int8[], $3::int8[]) n(id, epoch, seq) ON n.id = a.id
+               ORDER BY a.id FOR UPDATE OF a)
+             UPDATE device_assignments a SET first_epoch = n.epoch, first_seq = n.seq FROM locked n
+             WHERE a.id = n.id AND (a.first_epoch IS NULL OR (a.first_epoch >> 32 = n.epoch >> 32
+               AND (a.first_epoch & 4294967295, a.first_seq) > (n.epoch & 4294967295, n.seq)))",
+        )
+        .await?;
+    tx.execute(&statement, &[&assignments, &epochs, &seqs]).await?;
     Ok(())
 }
 

@@ -9,9 +9,11 @@ pub mod ingest;
 pub mod live;
 pub mod load;
 pub mod machine;
+pub mod peers;
 pub mod protocol;
 mod publisher;
 pub mod query;
+pub mod scale;
 
 /// The middle one.
 pub fn median(mut values: Vec<f64>) -> f64 {

@@ -20,8 +20,8 @@ use serde_json::{Value, json};
 use tokio_postgres::NoTls;
 
 use super::load::{Load, produce};
-use super::machine::Meter;
-use super::{gateway, median, publisher, rounded};
+use super::machine::{Meter, peak_rss_mib};
+use super::{gateway, median, peers, publisher, rounded, scale};
 use crate::clinic::{self, Options, programs};
 use crate::{Assignment, Clinic, ClinicError, GatewayPlan, Result};
 
@@ -49,7 +49,7 @@ pub struct Prepared {
 }
 
 /// `./kinara bench ingest`.
-pub fn run() -> Result<Value> {
+pub fn run(rows_then: i64) -> Result<Value> {
     let folder = clinic::root().join(".kinara/bench/ingest");
     let count = GATEWAYS * WEARABLES_EACH;
     let loads = produce(&programs().join("kinara-wearable-sim"), &folder, count, HOURS, SEED)?;
@@ -87,7 +87,7 @@ pub fn run() -> Result<Value> {
         for (kind, sealed, rates) in [("online", &online, &mut as_online), ("full", &full, &mut as_full)] {
             restart(&mut clinic, bridge)?;
             let meter = Meter::start(std::process::id());
-            let seconds = runtime.block_on(publisher::publish(&clinic, sealed))?;
+            let seconds = runtime.block_on(publisher::publish(&clinic, sealed, None))?.seconds;
             if kind == "online" {
                 cpu.extend(meter.and_then(|meter| meter.percent()));
             }
@@ -115,10 +115,28 @@ pub fn run() -> Result<Value> {
         copied.push(best);
     }
     let (online_rate, full_rate, copy_rate) = (median(as_online), median(as_full), median(copied));
+    let full_rss = clinic.bridges[bridge].pid().and_then(peak_rss_mib).unwrap_or(0.0);
+    // Half of what it can take.
+    restart(&mut clinic, bridge)?;
+    let pace = Duration::from_secs_f64(readings as f64 / (online_rate / 2.0));
+    let mut waits = runtime.block_on(publisher::publish(&clinic, &online, Some(pace)))?.waits;
+    waits.sort_by(f64::total_cmp);
+    let p99 = waits[(waits.len() * 99 / 100).min(waits.len() - 1)] * 1e3;
+    let rss = clinic.bridges[bridge].pid().and_then(peak_rss_mib).unwrap_or(0.0).max(full_rss);
+    clinic.bridges[bridge].stop();
+    let peers = runtime.block_on(peers::rates(&clinic, &loads))?;
+    empty(&clinic)?;
+    let (thousand, ten) = runtime.block_on(scale::costs(&clinic, &online, rows_then))?;
     Ok(json!({
         "readings_per_s": rounded(online_rate),
         "copy_rows_per_s": rounded(copy_rate),
         "ratio_to_copy": rounded(online_rate / copy_rate),
+        "p99_publish_to_commit_ms": rounded(p99),
+        "bridge_rss_mib": rounded(rss),
+        "cost_1000gw_over_1gw": rounded(thousand),
+        "cost_10x_rows": rounded(ten),
+        "rows_then": rows_then,
+        "peers": peers,
         "publisher_cpu": rounded(median(cpu)),
         "ratio_full_batches": rounded(full_rate / copy_rate),
         "readings_per_s_full_batches": rounded(full_rate),
@@ -205,9 +223,10 @@ fn restart(clinic: &mut Clinic, bridge: usize) -> Result<()> {
     clinic.bridges[bridge].start()
 }
 
-fn empty(clinic: &Clinic) -> Result<()> {
+pub(super) fn empty(clinic: &Clinic) -> Result<()> {
     clinic.database.sql(
-        "TRUNCATE ts.readings, ts.waveforms, ledger, frame_times, gaps, quarantine, gateway_buffers; CHECKPOINT",
+        "TRUNCATE ts.readings, ts.waveforms, ts.stale, ts.written, ledger, frame_times, wear, gaps, quarantine,
+           gateway_buffers; CHECKPOINT",
     )?;
     Ok(())
 }

@@ -28,8 +28,22 @@ struct Writer<'a> {
     batches: &'a [Prepared],
 }
 
-/// Publishes everything and waits for the bridge's word on each. Gives the seconds from the first publish.
-pub async fn publish(clinic: &Clinic, prepared: &[Vec<Prepared>]) -> Result<f64> {
+/// What publishing took.
+#[derive(Debug, Default)]
+pub struct Published {
+    /// From the first publish to the last acknowledgement.
+    pub seconds: f64,
+    /// Of each batch, from its publish to its acknowledgement, which follows its commit.
+    pub waits: Vec<f64>,
+}
+
+/// Publishes everything and waits for the bridge's word on each: as fast as it goes, or each gateway's batches spread evenly
+/// over `pace`.
+pub async fn publish(
+    clinic: &Clinic,
+    prepared: &[Vec<Prepared>],
+    pace: Option<Duration>,
+) -> Result<Published> {
     let mut writers = Vec::new();
     for (number, batches) in prepared.iter().enumerate() {
         let gateway = &clinic.gateways[number];
@@ -49,35 +63,54 @@ pub async fn publish(clinic: &Clinic, prepared: &[Vec<Prepared>]) -> Result<f64>
         writers.push(Writer { client, events, gateway, batches });
     }
     let began = Instant::now();
-    futures_util::future::try_join_all(writers.into_iter().map(Writer::run)).await?;
-    Ok(began.elapsed().as_secs_f64())
+    let gateways = writers.len().max(1) as u32;
+    let runs = writers.into_iter().zip(0u32..).map(|(writer, number)| {
+        let every = pace.map(|pace| pace / writer.batches.len().max(1) as u32);
+        // Not all at the same moment.
+        writer.run(every, every.unwrap_or_default() * number / gateways)
+    });
+    let waits = futures_util::future::try_join_all(runs).await?.concat();
+    Ok(Published { seconds: began.elapsed().as_secs_f64(), waits })
 }
 
 impl Writer<'_> {
-    async fn run(mut self) -> Result<()> {
-        let mut open: HashMap<u64, &Prepared> = HashMap::new();
-        let mut rest = self.batches.iter();
-        let mut done = 0;
-        while done < self.batches.len() {
-            while open.len() < WINDOW
+    async fn run(mut self, every: Option<Duration>, later: Duration) -> Result<Vec<f64>> {
+        let mut open: HashMap<u64, (&Prepared, Instant)> = HashMap::new();
+        let mut rest = self.batches.iter().peekable();
+        let mut waits = Vec::with_capacity(self.batches.len());
+        let mut due = Instant::now() + later;
+        while waits.len() < self.batches.len() {
+            let now = Instant::now();
+            while (every.is_some() || open.len() < WINDOW)
+                && (every.is_none() || due <= now)
                 && let Some(batch) = rest.next()
             {
                 self.send(batch)?;
-                open.insert(batch.sequence, batch);
+                open.insert(batch.sequence, (batch, Instant::now()));
+                due += every.unwrap_or_default();
             }
-            let event = tokio::time::timeout(PATIENCE, self.events.poll()).await;
-            let event =
-                event.map_err(|_| trouble(&"the bridge has not acknowledged anything for a minute"))?;
+            // Where it is paced, the next one's time ends the wait.
+            let patience = match every {
+                Some(_) if rest.peek().is_some() => due.saturating_duration_since(Instant::now()),
+                _ => PATIENCE,
+            };
+            let event = match tokio::time::timeout(patience, self.events.poll()).await {
+                Ok(event) => event,
+                Err(_) if patience < PATIENCE => continue,
+                Err(_) => return Err(trouble(&"the bridge has not acknowledged anything for a minute")),
+            };
             let Event::Incoming(Packet::Publish(publish)) = event.map_err(|error| trouble(&error))? else {
                 continue;
             };
             let ack: Ack = envelope::open(&publish.payload).map_err(|error| trouble(&error))?;
             let sequence = ack.name.as_ref().map_or(u64::MAX, |name| name.sequence);
             match ack.outcome {
-                Some(Outcome::Done(_)) => done += usize::from(open.remove(&sequence).is_some()),
+                Some(Outcome::Done(_)) => {
+                    waits.extend(open.remove(&sequence).map(|(_, sent)| sent.elapsed().as_secs_f64()));
+                }
                 Some(Outcome::RetryAfter(retry)) => {
                     tokio::time::sleep(Duration::from_secs(u64::from(retry.seconds))).await;
-                    if let Some(batch) = open.get(&sequence) {
+                    if let Some((batch, _)) = open.get(&sequence) {
                         self.send(batch)?;
                     }
                 }
@@ -86,7 +119,7 @@ impl Writer<'_> {
         }
         // Whether it is told good-bye changes nothing for the broker.
         let _ = self.client.try_disconnect();
-        Ok(())
+        Ok(waits)
     }
 
     fn send(&self, batch: &Prepared) -> Result<()> {

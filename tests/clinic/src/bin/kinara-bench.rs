@@ -27,7 +27,11 @@ enum Name {
         seconds: u32,
     },
     /// From publish to committed rows, beside a bare COPY.
-    Ingest,
+    Ingest {
+        /// How many rows the table has where its growth is measured.
+        #[arg(long, default_value_t = 10_000_000)]
+        rows: i64,
+    },
     /// Twenty wearables' frames to disk, and what the daemon costs.
     Gateway,
     /// The frame codec.
@@ -51,7 +55,7 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<()> {
     let result = match arguments.name {
         Name::Live { seconds } => bench::live::run(seconds, models())?,
-        Name::Ingest => bench::ingest::run()?,
+        Name::Ingest { rows } => bench::ingest::run(rows)?,
         Name::Gateway => bench::gateway::run(models())?,
         Name::Protocol => bench::protocol::run()?,
         Name::Query => bench::query::run()?,
