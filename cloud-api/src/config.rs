@@ -204,8 +204,10 @@ pub struct IngestConfig {
     pub body_bytes: usize,
     /// Largest body once it is unpacked. Default 5000000.
     pub unpacked_bytes: usize,
-    /// Requests that are read at once. Default 4.
+    /// Requests that are read at once. Default 16.
     pub at_once: usize,
+    /// Of these, of one clinic. Default 2.
+    pub at_once_of_clinic: usize,
     /// Requests of one clinic that may wait to be written. Default 256.
     pub waiting_requests: i64,
     /// Bytes of one clinic that may wait to be written, packed. Default 67108864.
@@ -217,7 +219,8 @@ impl Default for IngestConfig {
         Self {
             body_bytes: 5_000_000,
             unpacked_bytes: 5_000_000,
-            at_once: 4,
+            at_once: 16,
+            at_once_of_clinic: 2,
             waiting_requests: 256,
             waiting_bytes: 64 * 1024 * 1024,
         }
@@ -333,6 +336,7 @@ impl Config {
             ("ingest.body_bytes", self.ingest.body_bytes as u64, 1024),
             ("ingest.unpacked_bytes", self.ingest.unpacked_bytes as u64, 1024),
             ("ingest.at_once", self.ingest.at_once as u64, 1),
+            ("ingest.at_once_of_clinic", self.ingest.at_once_of_clinic as u64, 1),
             ("ingest.waiting_requests", self.ingest.waiting_requests.max(0).unsigned_abs(), 1),
             ("ingest.waiting_bytes", self.ingest.waiting_bytes.max(0).unsigned_abs(), 1),
             ("limits.request_timeout_s", self.limits.request_timeout_s, 1),

@@ -25,7 +25,6 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use kinara_clock::Clock;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +35,7 @@ use config::Config;
 use database::Database;
 use live::hub::Hub;
 use metrics::Metrics;
+use resources::ingest::Places;
 
 /// Everything that handlers share.
 #[derive(Debug, Clone)]
@@ -54,8 +54,8 @@ pub struct Shared {
     pub tokens: Tokens,
     /// Passwords.
     pub passwords: Checker,
-    /// Requests with readings that are read at once.
-    pub ingest_places: Semaphore,
+    /// Requests with readings that are being read.
+    pub ingest_places: Places,
     /// Failed logins.
     pub login_limit: LoginLimit,
     /// Who listens.
@@ -118,7 +118,7 @@ impl App {
             tokens: Tokens::new(&key, config.login.access_s, clock.clone()),
             passwords: Checker::new(config.login.checks_at_once)?,
             login_limit: LoginLimit::new(&config.login, clock.clone()),
-            ingest_places: Semaphore::new(config.ingest.at_once),
+            ingest_places: Places::default(),
             hub: Arc::new(Hub::new(config.live.clone(), clock.clone(), metrics.clone())),
             metrics,
             stop: CancellationToken::new(),

@@ -279,8 +279,9 @@ impl Config {
         if !(1..=16).contains(&config.jobs.workers) {
             return wrong("jobs.workers", config.jobs.workers.to_string(), "1 to 16");
         }
-        if config.jobs.nightly.split_whitespace().count() != 5 {
-            return wrong("jobs.nightly", config.jobs.nightly.clone(), "five fields, as in a crontab");
+        if crate::jobs::crontab(&config.jobs.nightly).is_none() {
+            let accepted = "minute, hour, day, month and day of the week, as in a crontab";
+            return wrong("jobs.nightly", config.jobs.nightly.clone(), accepted);
         }
         let group = &config.broker.share_group;
         if group.is_empty() || !group.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
@@ -354,5 +355,10 @@ mod tests {
         let text = format!("{MINIMAL}[limits]\nwriters=99\n");
         let error = Config::parse(&text, Path::new("b.toml")).unwrap_err().to_string();
         assert_eq!(error, "b.toml: limits.writers is 99; 1 to 16");
+        for nightly in ["", "tonight", "61 2 * * *", "17 2 * *"] {
+            let text = format!("{MINIMAL}[jobs]\nnightly='{nightly}'\n");
+            let error = Config::parse(&text, Path::new("b.toml")).unwrap_err().to_string();
+            assert!(error.contains("jobs.nightly"), "{error}");
+        }
     }
 }

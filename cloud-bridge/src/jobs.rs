@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use graphile_worker::{IntoTaskHandlerResult, TaskHandler, WorkerContext, WorkerOptions};
+use graphile_worker::{Crontab, IntoTaskHandlerResult, TaskHandler, WorkerContext, WorkerOptions};
 use kinara_clock::Clock;
 use kinara_ingest::reconcile::{self, Span};
 use kinara_ingest::{Limits, Writer, erase, requests, timestamp};
@@ -116,6 +116,13 @@ impl TaskHandler for Nightly {
     }
 }
 
+/// When the night's work is done, of five fields as in a crontab; `None`: they are none. A night that was slept through is
+/// made up for.
+pub(crate) fn crontab(fields: &str) -> Option<Vec<Crontab>> {
+    let line = format!("{fields} {} ?fill=12h&max=5", Nightly::IDENTIFIER);
+    graphile_worker::parse_crontab(&line).ok().filter(|parsed| parsed.len() == 1)
+}
+
 /// The night's work.
 pub async fn nightly(shop: &Workshop) -> Result<(), kinara_ingest::Error> {
     let now_us = shop.clock.utc_us();
@@ -168,8 +175,6 @@ pub async fn work(config: Config, shop: Workshop, stop: CancellationToken) {
 enum SessionError {
     #[error(transparent)]
     Store(#[from] kinara_store::Error),
-    #[error("[jobs] nightly: {0}")]
-    Crontab(String),
     #[error("the queue: {0}")]
     Build(#[from] graphile_worker::WorkerBuildError),
     #[error("the queue: {0}")]
@@ -196,9 +201,7 @@ async fn session(config: &Config, shop: &Workshop, stop: &CancellationToken) -> 
         .define_job::<TakeRequest>()
         .define_job::<Erase>()
         .define_job::<Nightly>()
-        // A night that was slept through is made up for.
-        .with_cron(format!("{} nightly ?fill=12h&max=5", config.jobs.nightly).as_str())
-        .map_err(|error| SessionError::Crontab(format!("{error:?}")))?
+        .with_crons(crontab(&config.jobs.nightly).unwrap_or_default())
         .init()
         .await?;
     worker.run().await.map_err(|error| SessionError::Work(error.to_string()))

@@ -6,6 +6,9 @@
 //!
 //! Bounds: a body's size as sent and unpacked; how many are read at once; and of each clinic how much may wait.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -23,6 +26,42 @@ use uuid::Uuid;
 use crate::App;
 use crate::auth::key::ApiClient;
 use crate::problem::{Path, Problem};
+
+/// Requests that are being read, by clinic: who sends slowly stands in its own way alone.
+#[derive(Debug, Default)]
+pub struct Places(Mutex<HashMap<Uuid, usize>>);
+
+impl Places {
+    /// A place for a clinic's request, if there is one.
+    pub fn take(&self, tenant: Uuid, of_clinic: usize, in_all: usize) -> Option<Place<'_>> {
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = taken.get(&tenant).copied().unwrap_or(0);
+        if own >= of_clinic || taken.values().sum::<usize>() >= in_all {
+            return None;
+        }
+        taken.insert(tenant, own + 1);
+        Some(Place { places: self, tenant })
+    }
+}
+
+/// A place that is given back when it is dropped.
+#[derive(Debug)]
+pub struct Place<'a> {
+    places: &'a Places,
+    tenant: Uuid,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut taken = self.places.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = taken.get_mut(&self.tenant) {
+            *own -= 1;
+            if *own == 0 {
+                taken.remove(&self.tenant);
+            }
+        }
+    }
+}
 
 /// Takes gzip and zstd off a body.
 pub(crate) fn unpacking() -> RequestDecompressionLayer {
@@ -115,8 +154,12 @@ pub async fn take(State(app): State<App>, client: ApiClient, request: Request) -
     let form = form(request.headers())?;
     let key = idempotency_key(request.headers())?;
     // Before the body is read: a request of many megabytes is held in memory from here on.
-    let Ok(_place) = app.ingest_places.try_acquire() else {
-        return Err(Problem::unavailable("Others send readings right now. Try again in a moment."));
+    let limits = &app.config.ingest;
+    let Some(_place) = app.ingest_places.take(client.tenant, limits.at_once_of_clinic, limits.at_once) else {
+        return Err(Problem::too_many(
+            "Other requests with readings are being read. Try again in a moment.",
+            1,
+        ));
     };
     let most = app.config.ingest.unpacked_bytes;
     let body =
@@ -241,4 +284,20 @@ async fn find(transaction: &crate::database::TenantTransaction<'_>, id: Uuid) ->
         errors: row.try_get(3)?,
         outcome: row.try_get(4)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clinic_that_sends_slowly_leaves_a_place_for_the_others() {
+        let (places, slow, other) = (Places::default(), Uuid::from_u128(1), Uuid::from_u128(2));
+        let held = [places.take(slow, 2, 3), places.take(slow, 2, 3)];
+        assert!(held.iter().all(Option::is_some) && places.take(slow, 2, 3).is_none());
+        let others = places.take(other, 2, 3);
+        assert!(others.is_some() && places.take(other, 2, 3).is_none());
+        drop(held);
+        assert!(places.take(slow, 2, 3).is_some());
+    }
 }

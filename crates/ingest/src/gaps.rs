@@ -148,7 +148,9 @@ const ASIDE: &str = "
     WHERE q.what = 'frame' AND q.seq IS NOT NULL AND q.reason <> 'foreign_gateway'";
 const INSERT: &str = "
     INSERT INTO gaps (hardware, epoch, seqs, reason, from_time, to_time, gateway_id, created_at, updated_at)
-    VALUES ($1, $2, $3::text::int8multirange, $4, $5, $6, $7, $8, $8)";
+    SELECT hardware, epoch, seqs::int8multirange, reason, from_time, to_time, gateway, $8, $8
+    FROM unnest($1::uuid[], $2::int8[], $3::text[], $4::text[], $5::timestamptz[], $6::timestamptz[], $7::uuid[])
+      n(hardware, epoch, seqs, reason, from_time, to_time, gateway)";
 const RESET: &str = "
     INSERT INTO gaps (hardware, epoch, reason, from_ticks, from_time, to_time, created_at, updated_at)
     VALUES ($1, $2, 'reset', $3, $4, $5, $6, $6) ON CONFLICT DO NOTHING";
@@ -245,10 +247,12 @@ pub(crate) async fn record(
     // Reasons first: what they explain is not late.
     candidates.sort_by_key(|candidate| candidate.reason == LATE);
     let mut carved = BTreeMap::<Key, SeqSet>::new();
+    // In one statement: a thousand wearables that come back together leave a thousand holes.
+    let mut new: Vec<Candidate> = Vec::new();
     for candidate in candidates {
         let key = candidate.key;
         let late = candidate.reason == LATE;
-        let mut seqs = candidate.seqs;
+        let mut seqs = candidate.seqs.clone();
         if let Some(entry) = entries.get(&key) {
             seqs = seqs.minus(&entry.seqs).minus(&entry.new);
         }
@@ -264,20 +268,19 @@ pub(crate) async fn record(
         if !late {
             carved.entry(key).or_default().add(&seqs);
         }
-        tx.execute(
-            &insert,
-            &[
-                &key.hardware,
-                &key.epoch,
-                &seqs.to_string(),
-                &candidate.reason,
-                &candidate.from_us.map(timestamp),
-                &candidate.to_us.map(timestamp),
-                &candidate.gateway,
-                &now,
-            ],
-        )
-        .await?;
+        new.push(Candidate { seqs, ..candidate });
+    }
+    if !new.is_empty() {
+        let times = |of: fn(&Candidate) -> Option<i64>| {
+            new.iter().map(|gap| of(gap).map(timestamp)).collect::<Vec<Option<Timestamp>>>()
+        };
+        let hardware: Vec<Uuid> = new.iter().map(|gap| gap.key.hardware).collect();
+        let epochs: Vec<i64> = new.iter().map(|gap| gap.key.epoch).collect();
+        let seqs: Vec<String> = new.iter().map(|gap| gap.seqs.to_string()).collect();
+        let reasons: Vec<&str> = new.iter().map(|gap| gap.reason).collect();
+        let gateways: Vec<Option<Uuid>> = new.iter().map(|gap| gap.gateway).collect();
+        let (from, to) = (times(|gap| gap.from_us), times(|gap| gap.to_us));
+        tx.execute(&insert, &[&hardware, &epochs, &seqs, &reasons, &from, &to, &gateways, &now]).await?;
     }
     take_out(tx, &carved, false, now).await
 }
