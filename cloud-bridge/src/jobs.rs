@@ -1,8 +1,8 @@
 //! Work that waits in the database's queue: what came over HTTP, erasures, and what is done every night.
 //!
-//! The promise: a job that was begun and not finished is tried again, by this bridge or another, ever more seldom; after
-//! [`ATTEMPTS`] attempts it stays where it is, dead, is counted in `kinara_bridge_jobs_dead`, and is tried again when an
-//! operator says so. A clinic's jobs are done one after another, so a clinic that brings a thousand waits for itself.
+//! The promise: a job that was begun and not finished is tried again, by this bridge or another, ever more seldom (after
+//! e^attempt seconds, at most six hours); after 25 attempts, the library's number, it stays where it is, dead, is counted in
+//! `kinara_bridge_jobs_dead`, and is tried again when an operator says so. A clinic's jobs are done one after another, so a clinic that brings a thousand waits for itself.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,9 +21,6 @@ use uuid::Uuid;
 use crate::config::Config;
 use crate::metrics::Metrics;
 
-/// How often a job is tried: the library's own number, which its tables have as a default. Between two attempts are
-/// e^attempt seconds, at most six hours.
-pub const ATTEMPTS: i16 = 25;
 /// A worker that has not been heard of for so long is dead, and its jobs are another's.
 const DEAD_AFTER: Duration = Duration::from_mins(2);
 /// How long what is being done may go on when the bridge stops.
