@@ -28,10 +28,17 @@ class Stream:
 
     def __init__(self, writer):
         self.writer = writer
+        self.ended = False
 
     def on_packet(self, packet):
-        if not self.writer.is_closing():
+        if not self.ended and not self.writer.is_closing():
             self.writer.write(packet)
+
+    def end(self, last):
+        """The last that the host hears."""
+        self.ended = True
+        self.writer.write(last)
+        self.writer.write_eof()
 
 
 async def carry(reader, controller):
@@ -88,9 +95,8 @@ class Box:
             self.wanted.set()
             return
         self.wanted.clear()
-        if self.writer:
-            self.writer.write(PULLED_OUT)
-            self.writer.write_eof()
+        if self.writer and not self.controller.host.ended:
+            self.controller.host.end(PULLED_OUT)
 
 
 class Wearable:

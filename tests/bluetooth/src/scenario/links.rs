@@ -121,9 +121,11 @@ pub fn bluetoothd_is_killed(day: &mut Day) -> Result<()> {
 
 pub fn the_controller_is_pulled_out(day: &mut Day) -> Result<()> {
     day.ward.bed.air.plug("a", false)?;
-    wait_for_adapter(day.ward.hand(day.gateway)?, false)?;
+    let gone = wait_for_adapter(day.ward.hand(day.gateway)?, false);
     pause(Duration::from_secs(2));
+    // In any case, or all that follows fails with this.
     day.ward.bed.air.plug("a", true)?;
+    gone?;
     wait_for_adapter(day.ward.hand(day.gateway)?, true)?;
     let known = day.known.clone();
     let took = day.all_flow(&known, LINK)?;
