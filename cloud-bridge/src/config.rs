@@ -56,6 +56,9 @@ pub struct Config {
     /// Background jobs.
     #[serde(default)]
     pub jobs: Jobs,
+    /// Traces of batches, to a collector.
+    #[serde(default)]
+    pub traces: kinara_traces::Settings,
 }
 
 /// `[database]`
@@ -282,6 +285,16 @@ impl Config {
         if crate::jobs::crontab(&config.jobs.nightly).is_none() {
             let accepted = "minute, hour, day, month and day of the week, as in a crontab";
             return wrong("jobs.nightly", config.jobs.nightly.clone(), accepted);
+        }
+        let traces = &config.traces;
+        if let Err(kinara_traces::Error::Address(address)) = traces.check() {
+            return wrong("traces.otlp", address, "http://HOST:PORT or https://HOST:PORT");
+        }
+        if !(0.0..=1.0).contains(&traces.ratio) {
+            return wrong("traces.ratio", traces.ratio.to_string(), "0 to 1");
+        }
+        if traces.check().is_err() {
+            return wrong("traces", "0 somewhere".to_owned(), "timeout_s, every_s and queue of at least 1");
         }
         let group = &config.broker.share_group;
         if group.is_empty() || !group.bytes().all(|byte| byte.is_ascii_alphanumeric()) {

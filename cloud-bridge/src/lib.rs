@@ -21,6 +21,7 @@ pub mod notices;
 pub mod queue;
 pub mod roster;
 pub mod state;
+pub mod trace;
 pub mod work;
 
 use std::collections::HashMap;
@@ -38,6 +39,7 @@ use kinara_ingest::{enrich, rollup, timestamp};
 use kinara_protocol::envelope::{self, Live, PROPERTY_BUFFER, PROPERTY_GATEWAY, PROPERTY_SEQUENCE, State};
 use kinara_protocol::topic::{self, Leaf};
 use kinara_store::Pool;
+use kinara_traces::Traces;
 use rumqttc::v5::mqttbytes::v5::Publish;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
@@ -52,6 +54,7 @@ use crate::link::Publisher;
 use crate::metrics::Metrics;
 use crate::queue::{Item, Queue};
 use crate::state::{Message, Register};
+use crate::trace::Tracer;
 use crate::work::Workplace;
 
 /// States that may wait.
@@ -79,6 +82,9 @@ pub enum Error {
         /// Why not.
         source: std::io::Error,
     },
+    /// The configuration of traces.
+    #[error(transparent)]
+    Traces(#[from] kinara_traces::Error),
     /// The file for the address.
     #[error("cannot write [metrics] addr_file: {0}")]
     AddrFile(std::io::Error),
@@ -92,6 +98,9 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, stop: CancellationToken)
     }
     let pool = kinara_store::connect(&config.database.url, "kinara-cloud-bridge", &config.database_limits())?;
     let transport = link::transport(&config.broker)?;
+    let instance = config.broker.client_id.clone();
+    let traces = Traces::open(&config.traces, "kinara-cloud-bridge", env!("CARGO_PKG_VERSION"), instance)?
+        .map(Arc::new);
     let listener = TcpListener::bind(config.metrics.listen)
         .await
         .map_err(|source| Error::Listen { address: config.metrics.listen, source })?;
@@ -114,6 +123,7 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, stop: CancellationToken)
             metrics: metrics.clone(),
             clock: clock.clone(),
             limits: config.limits.clone(),
+            tracer: Tracer::new(traces.clone(), clock.clone()),
         };
         tasks.spawn(workplace.work(stop.clone()));
     }
@@ -221,6 +231,10 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, stop: CancellationToken)
     };
     tokio::join!(link, all_done);
     tasks.shutdown().await;
+    if let Some(traces) = traces {
+        let patience = Duration::from_secs(config.traces.timeout_s);
+        let _ = tokio::task::spawn_blocking(move || traces.close(patience)).await;
+    }
     Ok(())
 }
 
@@ -285,7 +299,14 @@ impl Reception {
 
     fn enqueue(&self, gateway: Uuid, publish: &Publish, event: bool) {
         Metrics::count(if event { &self.metrics.event_batches_total } else { &self.metrics.batches_total });
-        let item = Item { gateway, name: name(publish), event, payload: publish.payload.clone() };
+        let item = Item {
+            gateway,
+            name: name(publish),
+            event,
+            payload: publish.payload.clone(),
+            arrived: std::time::Instant::now(),
+            traceparent: property(publish, kinara_traces::PROPERTY).map(str::to_owned),
+        };
         // A gateway's batches all go to one writer: writers seldom wait for each other's locks then.
         let mut hash = DefaultHasher::new();
         gateway.hash(&mut hash);
@@ -316,10 +337,15 @@ impl Reception {
     }
 }
 
+/// A user property of a publish.
+fn property<'a>(publish: &'a Publish, key: &str) -> Option<&'a str> {
+    let properties = &publish.properties.as_ref()?.user_properties;
+    properties.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
+}
+
 /// The name in a publish's user properties.
 fn name(publish: &Publish) -> Option<Name> {
-    let properties = &publish.properties.as_ref()?.user_properties;
-    let get = |key: &str| properties.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str());
+    let get = |key| property(publish, key);
     Some(Name {
         gateway: get(PROPERTY_GATEWAY)?.parse().ok()?,
         buffer: get(PROPERTY_BUFFER)?.parse().ok()?,

@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use bytes::Bytes;
 use kinara_ingest::Name;
@@ -23,6 +24,10 @@ pub struct Item {
     pub event: bool,
     /// The payload.
     pub payload: Bytes,
+    /// When it came.
+    pub arrived: Instant,
+    /// What its user properties say of its trace.
+    pub traceparent: Option<String>,
 }
 
 #[derive(Debug, Default)]
@@ -121,7 +126,8 @@ mod tests {
     use super::*;
 
     fn item(gateway: u128, event: bool, len: usize) -> Item {
-        Item { gateway: Uuid::from_u128(gateway), name: None, event, payload: Bytes::from(vec![0; len]) }
+        let (gateway, payload) = (Uuid::from_u128(gateway), Bytes::from(vec![0; len]));
+        Item { gateway, name: None, event, payload, arrived: Instant::now(), traceparent: None }
     }
 
     #[test]

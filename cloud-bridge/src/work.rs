@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use kinara_clock::Clock;
-use kinara_ingest::stages::Stage;
+use kinara_ingest::stages::{Passage, Stage};
 use kinara_ingest::{Batch, Writer, events};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +18,7 @@ use crate::config::Limits;
 use crate::link::Publisher;
 use crate::metrics::Metrics;
 use crate::queue::{Item, Queue};
+use crate::trace::{Told, Tracer, Way};
 
 /// The longest that a gateway is sent away for, in seconds, while the database is down.
 const LONGEST_RETRY_S: u32 = 60;
@@ -37,11 +38,15 @@ pub struct Workplace {
     pub clock: Arc<dyn Clock>,
     /// Bounds.
     pub limits: Limits,
+    /// Where traces go.
+    pub tracer: Tracer,
 }
 
 struct Group {
     batches: Vec<Batch>,
     to: Vec<Addressee>,
+    /// Of those that are followed.
+    ways: Vec<Option<Way>>,
     readings: usize,
 }
 
@@ -54,7 +59,7 @@ impl Workplace {
                 item = self.queue.next() => item,
                 () = stop.cancelled() => return,
             };
-            let mut group = Group { batches: Vec::new(), to: Vec::new(), readings: 0 };
+            let mut group = Group { batches: Vec::new(), to: Vec::new(), ways: Vec::new(), readings: 0 };
             let until = Instant::now() + Duration::from_millis(self.limits.gather_ms);
             let mut next = Some(first);
             while let Some(item) = next {
@@ -77,8 +82,11 @@ impl Workplace {
     }
 
     /// What cannot be read is answered by the name in its properties; without one nobody can be answered.
-    fn refuse(&self, item: &Item, reason: String) {
+    fn refuse(&self, item: &Item, way: Option<&Way>, reason: String) {
         tracing::warn!(gateway = %item.gateway, reason, event = item.event, "a payload cannot be read");
+        if let Some(way) = way {
+            self.tracer.tell(way, &Told::Failed(reason.clone()), None);
+        }
         match Addressee::by_properties(item) {
             Some(to) => self.answer(&to, Answer::Refused(reason)),
             None => Metrics::count(&self.metrics.refused_total),
@@ -87,16 +95,21 @@ impl Workplace {
 
     fn gather(&self, item: Item, group: &mut Group) {
         let began = std::time::Instant::now();
+        let mut way = self.tracer.taken(&item, began);
         let decoded = kinara_ingest::decode(&item.payload);
         self.writer.stages.passed(Stage::Decode, began);
         match decoded {
             Ok(batch) if batch.name.gateway == item.gateway => {
+                if let Some(way) = &mut way {
+                    way.decoded(&batch);
+                }
+                group.ways.push(way);
                 group.readings += batch.readings();
                 group.to.push(Addressee::new(batch.name, false, &item.payload));
                 group.batches.push(batch);
             }
-            Ok(_) => self.refuse(&item, "the batch names another gateway".to_owned()),
-            Err(error) => self.refuse(&item, error.to_string()),
+            Ok(_) => self.refuse(&item, way.as_ref(), "the batch names another gateway".to_owned()),
+            Err(error) => self.refuse(&item, way.as_ref(), error.to_string()),
         }
     }
 
@@ -114,11 +127,18 @@ impl Workplace {
             }
             return;
         }
-        match self.writer.write(&group.batches).await {
+        let (began, mut passage) = (std::time::Instant::now(), Passage::default());
+        let tell = |way: &Option<Way>, told: Told<'_>, passage: &Passage| {
+            if let Some(way) = way {
+                self.tracer.tell(way, &told, Some((began, passage, group.batches.len())));
+            }
+        };
+        match self.writer.write_watched(&group.batches, &mut passage).await {
             Ok(outcomes) => {
                 self.succeeded(failures);
                 self.metrics.readings_total.fetch_add(group.readings as u64, Ordering::Relaxed);
-                for (to, outcome) in group.to.iter().zip(outcomes) {
+                for ((to, way), outcome) in group.to.iter().zip(&group.ways).zip(outcomes) {
+                    tell(way, Told::Answered(&outcome), &passage);
                     if let kinara_ingest::Outcome::Done(counts) = &outcome {
                         self.metrics.outcome(counts);
                     }
@@ -127,7 +147,8 @@ impl Workplace {
             }
             Err(error) => {
                 let seconds = self.failed(&error, failures);
-                for to in &group.to {
+                for (to, way) in group.to.iter().zip(&group.ways) {
+                    tell(way, Told::Failed(error.to_string()), &passage);
                     self.answer(to, Answer::RetryAfter(seconds, "the database is not there".to_owned()));
                 }
             }
@@ -135,15 +156,25 @@ impl Workplace {
     }
 
     async fn write_events(&self, item: &Item, failures: &mut u32) {
+        let way = self.tracer.taken(item, std::time::Instant::now());
         let events = match events::decode(&item.payload) {
             Ok(events) if events.name.gateway == item.gateway => events,
-            Ok(_) => return self.refuse(item, "the event batch names another gateway".to_owned()),
-            Err(error) => return self.refuse(item, error.to_string()),
+            Ok(_) => {
+                return self.refuse(item, way.as_ref(), "the event batch names another gateway".to_owned());
+            }
+            Err(error) => return self.refuse(item, way.as_ref(), error.to_string()),
+        };
+        let (began, passage) = (std::time::Instant::now(), Passage::default());
+        let tell = |told: Told<'_>| {
+            if let Some(way) = &way {
+                self.tracer.tell(way, &told, Some((began, &passage, 1)));
+            }
         };
         let to = Addressee::new(events.name, true, &item.payload);
         match self.writer.write_events(&events).await {
             Ok(outcome) => {
                 self.succeeded(failures);
+                tell(Told::Answered(&outcome));
                 if let kinara_ingest::Outcome::Done(counts) = &outcome {
                     self.metrics.outcome(counts);
                 }
@@ -151,6 +182,7 @@ impl Workplace {
             }
             Err(error) => {
                 let seconds = self.failed(&error, failures);
+                tell(Told::Failed(error.to_string()));
                 self.answer(&to, Answer::RetryAfter(seconds, "the database is not there".to_owned()));
             }
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use kinara_clock::Clock;
 use kinara_protocol::topic::GatewayId;
+use kinara_traces::Traces;
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -36,6 +37,8 @@ use crate::uplink;
 
 /// How long the parts may take to stop.
 const STOPPING: Duration = Duration::from_secs(10);
+/// How long telling the last spans may take on the way down.
+const TELLING: Duration = Duration::from_secs(3);
 const MIB: u64 = 1 << 20;
 
 /// Why the daemon does not run.
@@ -291,6 +294,7 @@ pub async fn run(
     };
     let mut radios = JoinSet::new();
     radios.spawn(manager.run(stop.clone()));
+    let traces = traces(&config);
     let uplink = uplink::Context {
         settings: uplink_settings,
         store: store.clone(),
@@ -303,6 +307,7 @@ pub async fn run(
         desk: desk.clone(),
         signing_key: decisions.signing_key(),
         floor_us: last_saved_us,
+        traces: traces.clone(),
     };
     last.spawn(uplink::run(uplink, uplinking.clone()));
     ready(desk);
@@ -320,7 +325,24 @@ pub async fn run(
     }
     parts.shutdown().await;
     store.stop().await;
+    if let Some(traces) = traces {
+        // Nothing depends on it: within what systemd allows for the stop, and no longer.
+        let _ = tokio::task::spawn_blocking(move || traces.close(TELLING)).await;
+    }
     Ok(())
+}
+
+/// Traces, if a collector is configured. That none can be told is no reason to take no readings.
+fn traces(config: &Config) -> Option<Arc<Traces>> {
+    let id = config.gateway_id.to_string();
+    match Traces::open(&config.traces, "kinara-gatewayd", env!("CARGO_PKG_VERSION"), id) {
+        Ok(traces) => traces.map(Arc::new),
+        Err(error) => {
+            let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            tracing::warn!(%error, source, "batches are not traced");
+            None
+        }
+    }
 }
 
 /// The web server that tells the time, if one is configured.

@@ -77,6 +77,8 @@ pub struct Batch {
     pub name: Name,
     /// Who brought it.
     pub sender: Sender,
+    /// When it was sealed, by the gateway's clock, UTC microseconds; 0 where nobody says.
+    pub sealed_at_us: i64,
     pub(crate) devices: Vec<DeviceBatch>,
     /// Parts whose columns contradict each other.
     pub(crate) unreadable: Vec<UnreadablePart>,
@@ -174,6 +176,7 @@ pub fn from_envelope(batch: envelope::Batch) -> Result<Batch, Unreadable> {
     let mut out = Batch {
         name,
         sender: Sender::Gateway(name.gateway),
+        sealed_at_us: batch.sealed_at_us,
         devices: Vec::with_capacity(batch.devices.len()),
         unreadable: Vec::new(),
         readings: 0,
@@ -211,7 +214,8 @@ impl Batch {
     /// This batch without its frames: the parts that could not be read.
     pub(crate) fn unreadable_alone(&self) -> Self {
         let unreadable = self.unreadable.clone();
-        Self { name: self.name, sender: self.sender, devices: Vec::new(), unreadable, readings: 0 }
+        let (devices, readings) = (Vec::new(), 0);
+        Self { unreadable, devices, readings, ..*self }
     }
 
     /// This batch with one frame alone.
@@ -231,7 +235,7 @@ impl Batch {
             waves,
             columns: Arc::clone(&source.columns),
         };
-        Self { name: self.name, sender: self.sender, devices: vec![part], unreadable: Vec::new(), readings }
+        Self { devices: vec![part], unreadable: Vec::new(), readings, ..*self }
     }
 }
 

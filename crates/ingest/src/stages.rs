@@ -38,6 +38,11 @@ impl Stage {
     }
 }
 
+/// When one transaction passed its stages: from and to, in their order. Of a transaction that was tried again it is the
+/// last try's.
+#[derive(Debug, Default, Clone)]
+pub struct Passage(pub Vec<(Stage, Instant, Instant)>);
+
 /// Time spent in each, by all that write here.
 #[derive(Debug, Default)]
 pub struct Stages([AtomicU64; Stage::ALL.len()]);

@@ -27,7 +27,7 @@ use crate::ledger::{self, Entry, FitKey, NewFrame};
 use crate::plan::{self, Aside, Key, NOT_BEFORE_US, Plan, Taken, Window};
 use crate::quarantine::{self, Refused};
 use crate::rollup;
-use crate::stages::{Stage, Stages};
+use crate::stages::{Passage, Stage, Stages};
 use crate::timestamp;
 use crate::touch::Touched;
 use crate::wear::{self, Wear};
@@ -163,7 +163,16 @@ impl Writer {
     /// Writes batches in one transaction, and answers each. An error means that no batch has an answer and that the
     /// database is not there: the batches are to come again later.
     pub async fn write(&self, batches: &[Batch]) -> Result<Vec<Outcome>, Error> {
-        let error = match self.tries(batches).await {
+        self.write_watched(batches, &mut Passage::default()).await
+    }
+
+    /// [`Writer::write`], noting when the transaction passed its stages.
+    pub async fn write_watched(
+        &self,
+        batches: &[Batch],
+        passage: &mut Passage,
+    ) -> Result<Vec<Outcome>, Error> {
+        let error = match self.tries(batches, passage).await {
             Ok(outcomes) => return Ok(outcomes),
             Err(error) if error.last_remedy() == Remedy::Split => error,
             Err(error) => return Err(error),
@@ -171,7 +180,7 @@ impl Writer {
         tracing::warn!(%error, batches = batches.len(), "a transaction failed on its data: finding the frame");
         let mut outcomes = Vec::with_capacity(batches.len());
         for batch in batches {
-            match self.alone(batch).await {
+            match self.alone(batch, passage).await {
                 Ok(mut outcome) => outcomes.append(&mut outcome),
                 Err(error) if outcomes.is_empty() => return Err(error),
                 Err(error) => {
@@ -190,12 +199,12 @@ impl Writer {
 
     /// Writes one batch. One that the database refuses however it is cut gets an answer of its own, so that it does
     /// not stand in the others' way.
-    async fn alone(&self, batch: &Batch) -> Result<Vec<Outcome>, Error> {
-        match self.tries(std::slice::from_ref(batch)).await {
+    async fn alone(&self, batch: &Batch, passage: &mut Passage) -> Result<Vec<Outcome>, Error> {
+        match self.tries(std::slice::from_ref(batch), passage).await {
             Err(error) if error.last_remedy() == Remedy::Split => {}
             other => return other,
         }
-        match self.frame_by_frame(batch).await {
+        match self.frame_by_frame(batch, passage).await {
             Ok(counts) => Ok(vec![Outcome::Done(counts)]),
             Err(error) if error.last_remedy() == Remedy::Split => {
                 tracing::error!(%error, name = ?batch.name, "a batch can be neither written nor put aside");
@@ -208,10 +217,11 @@ impl Writer {
         }
     }
 
-    async fn tries(&self, batches: &[Batch]) -> Result<Vec<Outcome>, Error> {
+    async fn tries(&self, batches: &[Batch], passage: &mut Passage) -> Result<Vec<Outcome>, Error> {
         let mut left = self.limits.tries;
         loop {
-            match self.transaction(batches).await {
+            passage.0.clear();
+            match self.transaction(batches, passage).await {
                 Err(error) if error.remedy() == Remedy::Again && left > 1 => {
                     left -= 1;
                     lock(&self.days).clear();
@@ -222,16 +232,16 @@ impl Writer {
         }
     }
 
-    async fn frame_by_frame(&self, batch: &Batch) -> Result<Counts, Error> {
+    async fn frame_by_frame(&self, batch: &Batch, passage: &mut Passage) -> Result<Counts, Error> {
         let mut total = Counts::default();
-        for outcome in self.tries(&[batch.unreadable_alone()]).await? {
+        for outcome in self.tries(&[batch.unreadable_alone()], passage).await? {
             if let Outcome::Done(counts) = outcome {
                 total.add(counts);
             }
         }
         for (device, part) in batch.devices.iter().enumerate() {
             for (index, frame) in part.frames.iter().enumerate() {
-                match self.tries(&[batch.only(device, index)]).await {
+                match self.tries(&[batch.only(device, index)], passage).await {
                     Ok(outcomes) => {
                         for outcome in outcomes {
                             if let Outcome::Done(counts) = outcome {
@@ -266,7 +276,12 @@ impl Writer {
         Ok(total)
     }
 
-    async fn transaction(&self, batches: &[Batch]) -> Result<Vec<Outcome>, Error> {
+    async fn transaction(&self, batches: &[Batch], passage: &mut Passage) -> Result<Vec<Outcome>, Error> {
+        let mut passed = |stage, from| {
+            let now = self.stages.passed(stage, from);
+            passage.0.push((stage, from, now));
+            now
+        };
         let window = self.window();
         let now = timestamp(self.clock.utc_us());
         let mut client = self.pool.get().await?;
@@ -287,7 +302,7 @@ impl Writer {
         hardware.dedup();
         let began = Instant::now();
         let directory = Directory::load(&tx, &gateways, &hardware).await?;
-        let began = self.stages.passed(Stage::Enrich, began);
+        let began = passed(Stage::Enrich, began);
         let mut plan = Plan::default();
         plan::plan(&mut plan, batches, &directory, window);
 
@@ -309,11 +324,11 @@ impl Writer {
         let new = decide(&mut plan, &mut entries, &mut counts);
         let findings = findings(&plan, &new, &mut entries);
 
-        let began = self.stages.passed(Stage::Decide, began);
+        let began = passed(Stage::Decide, began);
         wear.hear(&tx, &new).await?;
         let rows = self.rows(&new, &wear);
         self.copy(&tx, rows).await?;
-        let began = self.stages.passed(Stage::Write, began);
+        let began = passed(Stage::Write, began);
         rollup::note(&tx, &new).await?;
         ledger::update(&tx, &entries, now).await?;
         ledger::frame_times(&tx, &entries).await?;
@@ -326,9 +341,9 @@ impl Writer {
         if self.sabotage == Some(crate::sabotage::Sabotage::AckBeforeCommit) {
             tokio::time::sleep(crate::sabotage::DELAY).await;
         }
-        let began = self.stages.passed(Stage::Account, began);
+        let began = passed(Stage::Account, began);
         tx.commit().await?;
-        self.stages.passed(Stage::Commit, began);
+        passed(Stage::Commit, began);
 
         let wait = Duration::from_secs(self.limits.device_status_s);
         if let Err(error) = self.touched.update(&client, &new, wait, now).await {

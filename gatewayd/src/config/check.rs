@@ -146,6 +146,7 @@ pub(super) fn check(path: &Path, text: &str, config: &Config) -> Result<(), Conf
     }
     checker.range("store", "reserve_mib", store.reserve_mib, (1, 4_096))?;
     uplink(&checker, config)?;
+    traces(&checker, config)?;
     checker.range("live", "every_ms", config.live.every_ms, (200, 60_000))?;
     checker.range("local", "idle_logout_min", config.local.idle_logout_min, (0.05, 720.0))?;
     checker.range("infer", "refractory_min", config.infer.refractory_min, (0.0, 1_440.0))?;
@@ -233,6 +234,23 @@ fn wearables(checker: &Checker<'_>, config: &Config) -> Result<(), ConfigError> 
     Ok(())
 }
 
+fn traces(checker: &Checker<'_>, config: &Config) -> Result<(), ConfigError> {
+    let traces = &config.traces;
+    if let Err(kinara_traces::Error::Address(address)) = traces.check() {
+        return Err(checker.wrong(
+            "traces",
+            "otlp",
+            0,
+            format!("{address:?}"),
+            "http://HOST:PORT or https://HOST:PORT",
+        ));
+    }
+    checker.range("traces", "ratio", traces.ratio, (0.0, 1.0))?;
+    checker.range("traces", "timeout_s", traces.timeout_s, (1, 600))?;
+    checker.range("traces", "every_s", traces.every_s, (1, 600))?;
+    checker.range("traces", "queue", traces.queue, (1, 1_000_000))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -299,7 +317,8 @@ tls = false
             let (name, _) = line.strip_prefix("        ")?.split_once(": ")?;
             name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_').then_some(name)
         });
-        for field in fields {
+        let traces = ["otlp", "ratio", "headers", "ca", "timeout_s", "every_s", "queue"];
+        for field in fields.chain(traces) {
             assert!(text.contains(&format!("{field} =")), "{field} is not in the example");
         }
     }

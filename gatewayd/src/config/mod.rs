@@ -49,6 +49,9 @@ pub struct Config {
     /// The local page.
     #[serde(default)]
     pub local: Local,
+    /// Traces of batches, to a collector.
+    #[serde(default)]
+    pub traces: kinara_traces::Settings,
 }
 
 fn default_name() -> String {

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::flight::Window;
 use super::messages::{self, Identity};
+use super::trace::{self, Follower};
 use super::{Context, UplinkError, tls};
 use crate::align::source::ToldTime;
 use crate::hardware::HardwareId;
@@ -51,6 +52,7 @@ pub struct Connection<'a> {
     poller: AbortHandle,
     identity: Identity,
     window: Window,
+    follower: Follower,
     /// Acknowledgements on their way into the store.
     deleting: JoinSet<Result<(), StoreError>>,
     live_until: Option<Instant>,
@@ -110,6 +112,12 @@ impl<'a> Connection<'a> {
             poller,
             identity,
             window: Window::new(settings),
+            follower: Follower::new(
+                context.traces.clone(),
+                settings.gateway,
+                context.clock.clone(),
+                context.known.clone(),
+            ),
             deleting: JoinSet::new(),
             live_until: None,
             live_by_config: false,
@@ -197,8 +205,9 @@ impl<'a> Connection<'a> {
                         true
                     });
                 }
-                let properties =
+                let mut properties =
                     messages::properties(&self.context.settings.gateway.to_string(), &sealed.name);
+                properties.user_properties.extend(self.follower.published(&sealed));
                 self.publish(leaf, QoS::AtLeastOnce, false, sealed.payload, properties).await?;
             }
         }
@@ -252,6 +261,7 @@ impl<'a> Connection<'a> {
         };
         match &ack.outcome {
             Some(ack::Outcome::Done(_)) if self.window.answered(name, &sha256) => {
+                self.follower.answered(name, &trace::Answer::Done);
                 let (store, board, clock) =
                     (self.context.store.clone(), self.context.board.clone(), self.context.clock.clone());
                 self.deleting.spawn(async move {
@@ -266,10 +276,12 @@ impl<'a> Connection<'a> {
                 });
             }
             Some(ack::Outcome::Refused(refused)) if self.window.answered(name, &sha256) => {
+                self.follower.answered(name, &trace::Answer::Refused(&refused.reason));
                 self.park(name, sha256, refused.reason.clone());
             }
             Some(ack::Outcome::RetryAfter(retry)) => {
                 tracing::info!(seconds = retry.seconds, reason = retry.reason, "the bridge asks for a pause");
+                self.follower.answered(name, &trace::Answer::Later(&retry.reason));
                 let pause = Duration::from_secs(u64::from(retry.seconds.clamp(1, 600)));
                 self.window.pause(name, pause, Instant::now());
             }

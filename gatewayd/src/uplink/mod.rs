@@ -9,6 +9,7 @@ mod connection;
 mod flight;
 mod messages;
 pub mod tls;
+mod trace;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use kinara_clock::Clock;
 use kinara_protocol::topic::GatewayId;
+use kinara_traces::Traces;
 use rand::Rng;
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -102,6 +104,8 @@ pub struct Context {
     pub signing_key: [u8; 32],
     /// Certificates are not judged by a time before this, microseconds.
     pub floor_us: i64,
+    /// Where traces of batches go.
+    pub traces: Option<Arc<Traces>>,
 }
 
 /// Connects and serves, again and again, until `cancel`.
