@@ -21,7 +21,7 @@ use crate::{App, auth, live};
 #[openapi(
     info(title = "Kinara", description = "Wearers' readings for their clinic. Times are UTC."),
     paths(
-        auth::login, auth::refresh, auth::logout, users::list, users::one, devices::list, gateways::list,
+        auth::login, auth::refresh, auth::logout, users::list, users::one, devices::list, devices::firmware, gateways::list,
         readings::series, readings::latest, hrv::list, days::list, coverage::show, events::list, events::acknowledge, gaps::list, live::socket::open,
         provisional::confirm, provisional::merge, bonds::list, bonds::introduce, bonds::revoke, decisions::list,
         staff::list, staff::me, staff::set_pin, staff::remove_pin, consent_texts::list, consent_texts::add,

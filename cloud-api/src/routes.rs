@@ -68,6 +68,12 @@ pub fn routes() -> Vec<Route> {
         Route::new(get.clone(), "/api/v1/users", Member(Read, Resource::Users), users::list),
         Route::new(get.clone(), "/api/v1/users/{id}", Member(Read, Resource::Users), users::one),
         Route::new(get.clone(), "/api/v1/devices", Member(Read, Resource::Devices), devices::list),
+        Route::new(
+            get.clone(),
+            "/api/v1/devices/{id}/firmware",
+            Member(Read, Resource::Devices),
+            devices::firmware,
+        ),
         Route::new(get.clone(), "/api/v1/gateways", Member(Read, Resource::Gateways), gateways::list),
         Route::new(get.clone(), "/api/v1/readings", Member(Read, Resource::Readings), readings::series),
         Route::new(

@@ -217,6 +217,9 @@ pub struct Jobs {
     pub nightly: String,
     /// Seconds that the comparison of one day's readings may take.
     pub reconcile_timeout_s: u64,
+    /// Memory of the database's machine, MiB: what is not compressed is kept below a quarter of it. Default: what the
+    /// database says it has for its cache (`effective_cache_size`).
+    pub database_memory_mib: Option<u64>,
 }
 
 impl Default for Jobs {
@@ -231,6 +234,7 @@ impl Default for Jobs {
             poll_s: 5,
             nightly: "17 2 * * *".to_owned(),
             reconcile_timeout_s: 900,
+            database_memory_mib: None,
         }
     }
 }

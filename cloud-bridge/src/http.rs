@@ -22,7 +22,7 @@ use crate::queue::Queue;
 #[derive(Clone)]
 struct Seen {
     metrics: Arc<Metrics>,
-    queues: Vec<Queue>,
+    queue: Queue,
     writer: Arc<Writer>,
 }
 
@@ -30,14 +30,14 @@ struct Seen {
 pub async fn serve(
     listener: TcpListener,
     metrics: Arc<Metrics>,
-    queues: Vec<Queue>,
+    queue: Queue,
     writer: Arc<Writer>,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
     let routes = Router::new()
         .route("/metrics", get(numbers))
         .route("/healthz", get(health))
-        .with_state(Seen { metrics, queues, writer });
+        .with_state(Seen { metrics, queue, writer });
     axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 
@@ -49,8 +49,7 @@ pub fn write_address(path: &Path, address: std::net::SocketAddr) -> std::io::Res
 }
 
 async fn numbers(State(seen): State<Seen>) -> impl IntoResponse {
-    let loads = seen.queues.iter().map(Queue::load);
-    let (bytes, length) = loads.fold((0, 0), |sum, load| (sum.0 + load.0, sum.1 + load.1));
+    let (bytes, length) = seen.queue.load();
     seen.metrics.queue_bytes.store(bytes as u64, Ordering::Relaxed);
     seen.metrics.queue_length.store(length as u64, Ordering::Relaxed);
     let mut text = seen.metrics.text();

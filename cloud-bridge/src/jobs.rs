@@ -11,7 +11,7 @@ use std::time::Duration;
 use graphile_worker::{Crontab, IntoTaskHandlerResult, TaskHandler, WorkerContext, WorkerOptions};
 use kinara_clock::Clock;
 use kinara_ingest::reconcile::{self, Span};
-use kinara_ingest::{Limits, Writer, erase, requests, timestamp};
+use kinara_ingest::{Limits, Writer, erase, requests, sweep, timestamp};
 use kinara_store::{Pool, jobs};
 use rand::Rng as _;
 use serde::{Deserialize, Serialize};
@@ -47,6 +47,8 @@ pub struct Workshop {
     pub metrics: Arc<Metrics>,
     /// How long a day's comparison may take.
     pub patience: Duration,
+    /// Bytes of memory that the database has, where it does not say so itself.
+    pub database_memory: Option<u64>,
 }
 
 impl std::fmt::Debug for Workshop {
@@ -130,6 +132,9 @@ pub async fn nightly(shop: &Workshop) -> Result<(), kinara_ingest::Error> {
         tracing::warn!(rows = erased, "readings of erased wearers had come back, and are erased again");
     }
     requests::forget(&shop.pool, ago(KEYS_DAYS)).await?;
+    if let Some(length) = sweep::fit_chunks(&shop.pool, shop.database_memory).await? {
+        tracing::info!(length, "chunks of readings are of another length from here on");
+    }
     let span = Span {
         raw_from: ago(Limits::default().retention_days),
         again_from: ago(COMPARED_DAYS),

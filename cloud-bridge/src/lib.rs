@@ -25,7 +25,6 @@ pub mod trace;
 pub mod work;
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -52,7 +51,7 @@ use crate::answer::{Addressee, Answer};
 use crate::config::Config;
 use crate::link::Publisher;
 use crate::metrics::Metrics;
-use crate::queue::{Item, Queue};
+use crate::queue::{Item, Queue, WriterId};
 use crate::state::{Message, Register};
 use crate::trace::Tracer;
 use crate::work::Workplace;
@@ -109,14 +108,13 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, stop: CancellationToken)
     let metrics = Arc::new(Metrics::default());
     let publisher = Publisher::new(metrics.clone());
     let writer = Arc::new(Writer::new(pool.clone(), clock.clone(), Limits::default()));
-    let writers = config.limits.writers;
-    let queues: Vec<Queue> = (0..writers)
-        .map(|_| Queue::new(config.limits.queue_bytes / writers, config.limits.tenant_percent))
-        .collect();
+    let limits = &config.limits;
+    let queue = Queue::new(limits.queue_bytes, limits.tenant_percent, limits.writers);
 
     let mut tasks = JoinSet::new();
-    for queue in &queues {
+    for number in 0..limits.writers {
         let workplace = Workplace {
+            id: WriterId(number),
             writer: writer.clone(),
             queue: queue.clone(),
             publisher: publisher.clone(),
@@ -181,14 +179,15 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, stop: CancellationToken)
         clock: clock.clone(),
         metrics: metrics.clone(),
         patience: Duration::from_secs(config.jobs.reconcile_timeout_s),
+        database_memory: config.jobs.database_memory_mib.map(|mib| mib << 20),
     };
     tasks.spawn(jobs::work(config.clone(), shop, stop.clone()));
     tasks.spawn(keep_counted(config.clone(), metrics.clone(), stop.clone()));
     {
-        let (metrics, queues, stop) = (metrics.clone(), queues.clone(), stop.clone());
+        let (metrics, queue, stop) = (metrics.clone(), queue.clone(), stop.clone());
         let writer = writer.clone();
         tasks.spawn(async move {
-            if let Err(error) = http::serve(listener, metrics, queues, writer, stop).await {
+            if let Err(error) = http::serve(listener, metrics, queue, writer, stop).await {
                 tracing::error!(%error, "metrics are not served any more");
             }
         });
@@ -199,7 +198,7 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, stop: CancellationToken)
     tracing::info!(%address, "serving metrics");
 
     let reception = Reception {
-        queues,
+        queue,
         states,
         lives,
         tenants,
@@ -260,7 +259,7 @@ impl Tenants {
 
 /// Sorts what comes in.
 struct Reception {
-    queues: Vec<Queue>,
+    queue: Queue,
     states: mpsc::Sender<Message>,
     lives: mpsc::Sender<(Uuid, Live)>,
     tenants: Tenants,
@@ -307,11 +306,7 @@ impl Reception {
             arrived: std::time::Instant::now(),
             traceparent: property(publish, kinara_traces::PROPERTY).map(str::to_owned),
         };
-        // A gateway's batches all go to one writer: writers seldom wait for each other's locks then.
-        let mut hash = DefaultHasher::new();
-        gateway.hash(&mut hash);
-        let queue = &self.queues[(hash.finish() % self.queues.len() as u64) as usize];
-        if let Err(item) = queue.push(self.tenants.of(gateway), item)
+        if let Err(item) = self.queue.push(self.tenants.of(gateway), item)
             && let Some(to) = Addressee::by_properties(&item)
         {
             let answer = Answer::RetryAfter(self.retry_after_s, "the bridge has enough to do".to_owned());

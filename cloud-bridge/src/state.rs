@@ -135,7 +135,7 @@ impl Register {
                 tracing::warn!(%gateway, "this gateway signs with a new key, which no operator has trusted yet");
             }
         }
-        links(&tx, gateway, tenant, state).await?;
+        links(&tx, gateway, tenant, state, now).await?;
         let payload = json!({ "tenant": tenant, "gateway": gateway }).to_string();
         tx.execute("SELECT pg_notify('kinara_state', $1)", &[&payload]).await?;
         tx.commit().await?;
@@ -193,6 +193,7 @@ async fn links(
     gateway: Uuid,
     tenant: Uuid,
     state: &State,
+    now: jiff::Timestamp,
 ) -> Result<(), kinara_ingest::Error> {
     if !state.online {
         tx.execute(
@@ -212,6 +213,15 @@ async fn links(
                firmware_version = coalesce(nullif($7, ''), firmware_version)
              WHERE tenant_id = $1 AND hardware_id = $2
                AND ($8 OR link IS NULL OR link->>'gateway_id' = $9::text OR NOT (link->>'connected')::bool)",
+        )
+        .await?;
+    let runs = tx
+        .prepare_cached(
+            "INSERT INTO device_firmware (device_id, tenant_id, epoch, firmware, told_at)
+             SELECT d.id, d.tenant_id, $3, $4, $5 FROM devices d
+             WHERE d.tenant_id = $1 AND d.hardware_id = $2
+               AND NOT EXISTS (SELECT FROM device_firmware f WHERE f.device_id = d.id AND f.epoch = $3)
+             ON CONFLICT DO NOTHING",
         )
         .await?;
     let mut devices: Vec<_> = state.devices.iter().collect();
@@ -249,6 +259,10 @@ async fn links(
             ],
         )
         .await?;
+        if speaks && device.epoch != 0 && !firmware.is_empty() {
+            let epoch = device.epoch as i64;
+            tx.execute(&runs, &[&tenant, &device.hardware_id, &epoch, &firmware, &now]).await?;
+        }
     }
     Ok(())
 }

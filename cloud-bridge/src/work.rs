@@ -17,7 +17,7 @@ use crate::answer::{self, Addressee, Answer};
 use crate::config::Limits;
 use crate::link::Publisher;
 use crate::metrics::Metrics;
-use crate::queue::{Item, Queue};
+use crate::queue::{Item, Queue, WriterId};
 use crate::trace::{Told, Tracer, Way};
 
 /// The longest that a gateway is sent away for, in seconds, while the database is down.
@@ -26,9 +26,11 @@ const LONGEST_RETRY_S: u32 = 60;
 /// What a writer works with.
 #[derive(Debug, Clone)]
 pub struct Workplace {
+    /// Which writer this is.
+    pub id: WriterId,
     /// The pipeline's last stage.
     pub writer: Arc<Writer>,
-    /// What waits for this writer.
+    /// What waits for the writers.
     pub queue: Queue,
     /// Where answers go.
     pub publisher: Publisher,
@@ -56,7 +58,7 @@ impl Workplace {
         let mut failures = 0u32;
         loop {
             let first = tokio::select! {
-                item = self.queue.next() => item,
+                item = self.queue.next(self.id) => item,
                 () = stop.cancelled() => return,
             };
             let mut group = Group { batches: Vec::new(), to: Vec::new(), ways: Vec::new(), readings: 0 };
@@ -69,11 +71,12 @@ impl Workplace {
                     self.gather(item, &mut group);
                 }
                 let full = group.readings >= self.limits.readings_per_transaction;
-                next = if full || Instant::now() >= until { None } else { self.queue.pop() };
+                next = if full || Instant::now() >= until { None } else { self.queue.pop(self.id) };
             }
             if !group.batches.is_empty() {
                 self.write(group, &mut failures).await;
             }
+            self.queue.release(self.id);
         }
     }
 

@@ -52,6 +52,8 @@ pub struct Device {
     pub name: String,
     /// Firmware version from its Hello.
     pub firmware: String,
+    /// The epoch in which it said so.
+    pub epoch: Option<Epoch>,
     /// Battery in percent, when told.
     pub battery_percent: Option<u8>,
     /// Whether it is worn, when told.

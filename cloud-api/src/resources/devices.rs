@@ -10,7 +10,7 @@ use super::Items;
 use crate::App;
 use crate::access::Member;
 use crate::database::TenantTransaction;
-use crate::problem::Problem;
+use crate::problem::{Path, Problem};
 use crate::times::UtcMs;
 
 /// A wearable.
@@ -61,6 +61,20 @@ pub struct Link {
     pub problem: Option<String>,
 }
 
+/// What a device ran in one epoch, from a start to the next one.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Firmware {
+    /// The epoch, 16 hexadecimal digits.
+    pub epoch: String,
+    /// Its version.
+    pub firmware_version: String,
+    /// When a gateway first told so.
+    pub told_at: UtcMs,
+}
+
+/// Most epochs of one answer, the newest.
+const EPOCHS: i64 = 1_000;
+
 /// All devices of the transaction's tenant.
 pub(crate) async fn all(transaction: &TenantTransaction<'_>) -> Result<Vec<Device>, Problem> {
     let rows = transaction
@@ -99,4 +113,42 @@ pub async fn list(State(app): State<App>, member: Member) -> Result<Json<Items<D
     let mut connection = app.database.connection().await?;
     let transaction = connection.tenant(member.tenant).await?;
     Ok(Json(Items { items: all(&transaction).await? }))
+}
+
+/// Which firmware a device ran, epoch by epoch, the newest first.
+#[utoipa::path(get, path = "/api/v1/devices/{id}/firmware", tag = "devices",
+    params(("id" = Uuid, Path, description = "The device")),
+    responses(
+        (status = 200, body = Items<Firmware>),
+        (status = 404, description = "No such device", body = Problem, content_type = "application/problem+json")))]
+pub async fn firmware(
+    State(app): State<App>,
+    member: Member,
+    Path(id): Path<Uuid>,
+) -> Result<Json<Items<Firmware>>, Problem> {
+    let mut connection = app.database.connection().await?;
+    let transaction = connection.tenant(member.tenant).await?;
+    transaction
+        .row("SELECT FROM devices WHERE id = $1", &[&id])
+        .await?
+        .ok_or_else(|| Problem::not_found("device"))?;
+    let rows = transaction
+        .rows(
+            "SELECT epoch, firmware, told_at FROM device_firmware WHERE device_id = $1
+             ORDER BY told_at DESC, epoch DESC LIMIT $2",
+            &[&id, &EPOCHS],
+        )
+        .await?;
+    let items = rows
+        .iter()
+        .map(|row| {
+            let epoch: i64 = row.try_get(0)?;
+            Ok(Firmware {
+                epoch: format!("{:016x}", epoch as u64),
+                firmware_version: row.try_get(1)?,
+                told_at: UtcMs(row.try_get(2)?),
+            })
+        })
+        .collect::<Result<_, tokio_postgres::Error>>()?;
+    Ok(Json(Items { items }))
 }

@@ -70,6 +70,7 @@ fn asked(
             (format!("/api/v1/users/{}/merge", own(of, KNOWN)), Some(json!({ "into": user })))
         }
         "/api/v1/devices/{id}/bonds" => (format!("/api/v1/devices/{}/bonds", of.device), None),
+        "/api/v1/devices/{id}/firmware" => (format!("/api/v1/devices/{}/firmware", of.device), None),
         "/api/v1/devices/{id}/introductions" => (
             format!("/api/v1/devices/{}/introductions", of.device),
             Some(json!({ "gateway_id": own(of, OTHER_GATEWAY) })),

@@ -110,6 +110,13 @@ pub async fn sweep(pool: &Pool, clock: &dyn Clock, policy: &Policy) -> Result<Sw
     Ok(Swept { lost, expired })
 }
 
+/// Chooses the length of the chunks that are made from here on, so that what is not compressed fits in a quarter of the
+/// database's memory (bytes; by itself it knows what its cache may take). Gives the length where it is another one now.
+pub async fn fit_chunks(pool: &Pool, memory: Option<u64>) -> Result<Option<String>, Error> {
+    let memory = memory.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
+    Ok(pool.get().await?.query_one("SELECT ts.fit_chunks($1)::text", &[&memory]).await?.get(0))
+}
+
 /// Frames that leave the quarantine leave a gap `expired`. Their numbers count as heard of, so that such a frame that
 /// comes after all is taken out of its gap, and so that a number below them which was never seen is `late`.
 async fn expire(

@@ -6,7 +6,7 @@ mod support;
 
 use std::time::Duration;
 
-use kinara_ingest::sweep::{Policy, sweep};
+use kinara_ingest::sweep::{Policy, fit_chunks, sweep};
 use kinara_ingest::{Counts, Name, Outcome, events};
 use kinara_protocol::envelope::{self, ENVELOPE_VERSION, Event, EventBatch, Gap};
 use support::*;
@@ -315,4 +315,34 @@ async fn a_clinic_that_did_not_hold_the_device_at_the_time_settles_nothing() {
     world.clock.advance_us(11_000_000);
     assert_eq!(settle(&world).await, 0);
     assert_eq!(world.gaps().await, "late {[3,5)}");
+}
+
+#[tokio::test]
+async fn chunks_are_as_long_as_a_quarter_of_the_memory_holds() {
+    const GIB: u64 = 1 << 30;
+    let world = world().await;
+    let fitted = async |gib| fit_chunks(&world.pool, Some(gib * GIB)).await.unwrap();
+    assert_eq!(fitted(1).await, None, "nothing is known of what is to come");
+    // Eighty million readings a day: 20 GB with their index.
+    world
+        .run(&format!(
+            "INSERT INTO ts.written_hours (tenant_id, hour, readings, changed_at)
+               SELECT '{TENANT}', date_bin('1 day', now(), 'epoch') - make_interval(hours => h), 80000000 / 24, now()
+               FROM generate_series(1, 168) h"
+        ))
+        .await;
+    let timescale = world.text("SELECT kind FROM ts.storage").await == "timescale";
+    for (gib, length) in
+        [(256, "1 day"), (128, "12:00:00"), (90, "03:00:00"), (16, "01:00:00"), (1024, "7 days")]
+    {
+        // A day is how long they are at first.
+        let expected = (timescale && length != "1 day").then(|| length.to_owned());
+        assert_eq!(fitted(gib).await, expected, "{gib} GiB");
+        assert_eq!(fitted(gib).await, None, "and they stay so");
+    }
+    if timescale {
+        let length = "SELECT time_interval::text FROM timescaledb_information.dimensions
+                      WHERE hypertable_schema = 'ts' AND hypertable_name = 'readings'";
+        assert_eq!(world.text(length).await, "7 days");
+    }
 }

@@ -77,6 +77,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(12, "0012_hrv"),
     migration!(13, "0013_jobs"),
     migration!(14, "0014_erasure"),
+    migration!(15, "0015_chunks_and_firmware"),
 ];
 
 /// The migration that decides the storage.

@@ -79,6 +79,7 @@ async fn furnish(admin: &tokio_postgres::Client) {
              INSERT INTO ledger (hardware, epoch) VALUES ('{tenant}', 1);
              INSERT INTO frame_times VALUES ('{tenant}', 1, '{{[0,1)}}', 0, 0, 0, 0, 0, false);
              INSERT INTO event_keys VALUES ('{tenant}', 'k', 'p', 1, 1, '{tenant}', '{tenant}', '{tenant}', now());
+             INSERT INTO device_firmware VALUES ('{tenant}', '{tenant}', 1, '1.0.0', now());
              INSERT INTO gaps (id, hardware, epoch, seqs, reason, from_time, to_time)
                VALUES ('{tenant}', '{tenant}', 1, '{{[5,9)}}', 'overflow', now() - interval '2 hours', now());
              INSERT INTO quarantine (id, tenant_id, what, reason, payload, digest)

@@ -183,6 +183,7 @@ impl Session<'_> {
         self.context.board.device(&self.hardware, |device| {
             device.link = LinkState::Draining;
             device.firmware = format!("{major}.{minor}.{patch}");
+            device.epoch = Some(self.hello.epoch);
             device.behind_frames = u64::from(self.hello.stored_frames);
             device.trouble.clear();
         });

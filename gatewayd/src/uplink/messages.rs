@@ -79,6 +79,7 @@ pub fn state(
         last_seen_us: device.last_frame_us,
         firmware: device.firmware.clone(),
         problem: device.trouble.clone(),
+        epoch: device.epoch.map_or(0, |epoch| epoch.0),
     });
     State {
         version: ENVELOPE_VERSION,
