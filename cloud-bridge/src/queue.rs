@@ -126,13 +126,13 @@ impl Queue {
     }
 
     /// Puts an item into its gateway's lane, or gives it back.
-    pub fn push(&self, tenant: Uuid, item: Item) -> Result<(), Item> {
+    pub fn push(&self, tenant: Uuid, item: Item) -> Result<(), Box<Item>> {
         {
             let mut inner = self.lock();
             let len = item.payload.len();
             let held = inner.clinics.get(&tenant).map_or(0, |clinic| clinic.bytes);
             if inner.bytes + len > self.most || held + len > self.share {
-                return Err(item);
+                return Err(Box::new(item));
             }
             inner.bytes += len;
             inner.length += 1;

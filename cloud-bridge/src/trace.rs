@@ -77,8 +77,7 @@ impl Tracer {
         let at = |moment: Instant| now_us - now.saturating_duration_since(moment).as_micros() as i64;
         let error = match told {
             Told::Answered(Outcome::Done(_)) => None,
-            Told::Answered(Outcome::RetryAfter { reason, .. }) => Some(reason.clone()),
-            Told::Failed(reason) => Some(reason.clone()),
+            Told::Answered(Outcome::RetryAfter { reason, .. }) | Told::Failed(reason) => Some(reason.clone()),
         };
         if !way.rooted {
             let sealed = if way.sealed_at_us > 0 { way.sealed_at_us } else { at(way.arrived) };

@@ -215,7 +215,7 @@ impl Batch {
     pub(crate) fn unreadable_alone(&self) -> Self {
         let unreadable = self.unreadable.clone();
         let (devices, readings) = (Vec::new(), 0);
-        Self { unreadable, devices, readings, ..*self }
+        Self { devices, unreadable, readings, ..*self }
     }
 
     /// This batch with one frame alone.

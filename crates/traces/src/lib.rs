@@ -240,7 +240,7 @@ impl Traces {
             dropped_attributes_count: 0,
             events: SpanEvents::default(),
             links: SpanLinks::default(),
-            status: span.error.map_or(Status::Unset, |error| Status::error(error)),
+            status: span.error.map_or(Status::Unset, Status::error),
             instrumentation_scope: self.scope.clone(),
         });
     }
