@@ -25,6 +25,14 @@ pub enum ConfigError {
         /// What and where.
         source: Box<toml::de::Error>,
     },
+    /// What `[traces]` says makes no sense.
+    #[error("{path}: {source}")]
+    Traces {
+        /// Which file.
+        path: PathBuf,
+        /// What, and what may be.
+        source: kinara_traces::Error,
+    },
     /// A value makes no sense.
     #[error("{path}: {field} is {value}; {accepted}")]
     Value {
@@ -290,15 +298,8 @@ impl Config {
             let accepted = "minute, hour, day, month and day of the week, as in a crontab";
             return wrong("jobs.nightly", config.jobs.nightly.clone(), accepted);
         }
-        let traces = &config.traces;
-        if let Err(kinara_traces::Error::Address(address)) = traces.check() {
-            return wrong("traces.otlp", address, "http://HOST:PORT or https://HOST:PORT");
-        }
-        if !(0.0..=1.0).contains(&traces.ratio) {
-            return wrong("traces.ratio", traces.ratio.to_string(), "0 to 1");
-        }
-        if traces.check().is_err() {
-            return wrong("traces", "0 somewhere".to_owned(), "timeout_s, every_s and queue of at least 1");
+        if let Err(source) = config.traces.check() {
+            return Err(ConfigError::Traces { path: path.to_owned(), source });
         }
         let group = &config.broker.share_group;
         if group.is_empty() || !group.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
@@ -372,6 +373,9 @@ mod tests {
         let text = format!("{MINIMAL}[limits]\nwriters=99\n");
         let error = Config::parse(&text, Path::new("b.toml")).unwrap_err().to_string();
         assert_eq!(error, "b.toml: limits.writers is 99; 1 to 16");
+        let text = format!("{MINIMAL}[traces]\notlp='collector:4318'\n");
+        let error = Config::parse(&text, Path::new("b.toml")).unwrap_err().to_string();
+        assert!(error.contains("b.toml: [traces] otlp") && error.contains("http://HOST:PORT"), "{error}");
         for nightly in ["", "tonight", "61 2 * * *", "17 2 * *"] {
             let text = format!("{MINIMAL}[jobs]\nnightly='{nightly}'\n");
             let error = Config::parse(&text, Path::new("b.toml")).unwrap_err().to_string();
