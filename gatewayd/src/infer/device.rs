@@ -2,27 +2,18 @@
 
 use std::collections::VecDeque;
 
-use kinara_inference::session::Score;
+use kinara_inference::detect::EVENT_GRID;
 use kinara_inference::sternal::PRODUCER;
 use kinara_inference::window::Taken;
 use kinara_inference::{
-    DeviceWindows, Features, FrameSamples, Judgement, Refractory, Sample, Session, Signal, SternalRule,
-    Window, WindowConfig,
+    Asked, Detector, DeviceWindows, Finding, FrameSamples, Refractory, Sample, Session, Signal, WindowConfig,
 };
 use kinara_protocol::channel;
-use serde_json::json;
 
 use super::memory::Memory;
 use super::{Counts, Settings};
 use crate::hardware::HardwareId;
 use crate::pipeline::{Fit, NewEvent, StoredFrame};
-
-/// The kind of a hot flash's events.
-pub const HOT_FLASH: &str = "hot_flash";
-
-/// Onsets that fall into the same minute of the device's ticks are the same event, whichever gateway saw it and
-/// wherever its windows began.
-const EVENT_GRID: u64 = 60_000;
 
 /// Epochs whose time is remembered: a wearable that drains a backlog is in two or three at once.
 const EPOCHS: usize = 8;
@@ -31,9 +22,7 @@ const EPOCHS: usize = 8;
 pub(super) struct Device {
     hardware: HardwareId,
     windows: DeviceWindows,
-    rule: SternalRule,
-    by_rule: Refractory,
-    by_model: Refractory,
+    detector: Detector,
     fits: VecDeque<(u64, Fit)>,
 }
 
@@ -55,9 +44,10 @@ impl Device {
         };
         Self {
             windows: DeviceWindows::new(config),
-            rule: SternalRule::default(),
-            by_rule: refractory(PRODUCER),
-            by_model: model.map_or_else(|| refractory(""), |m| refractory(&m.package().producer())),
+            detector: Detector::new(
+                refractory(PRODUCER),
+                model.map_or_else(|| refractory(""), |m| refractory(&m.package().producer())),
+            ),
             fits: VecDeque::new(),
             hardware,
         }
@@ -79,53 +69,18 @@ impl Device {
             }
             self.fits.push_back((frame.epoch, fit));
         }
-        let Self { hardware, windows, rule, by_rule, by_model, fits } = self;
+        let Self { hardware, windows, detector, fits } = self;
         let taken = windows.offer(&signals(frame), |window| {
             Counts::add(&counts.windows);
-            let features = Features::of(window);
-            let event = |producer: String, onset: u64, confidence: f32, data: serde_json::Value| NewEvent {
-                hardware: hardware.clone(),
-                kind: HOT_FLASH.to_owned(),
-                producer,
-                epoch: window.epoch,
-                onset_ticks: onset,
-                grid_ticks: EVENT_GRID,
-                seq: window.seq_at(onset).unwrap_or(frame.seq),
-                fit: fits.iter().find(|(epoch, _)| *epoch == window.epoch).map(|(_, fit)| *fit),
-                severity: "info".to_owned(),
-                confidence,
-                data,
-            };
-            let judgement = rule.judge(window, &features);
-            match judgement {
-                Judgement::HotFlash(rise) if by_rule.admit(window.epoch, rise.from) => {
-                    Counts::add(&counts.rule_events);
-                    let data = evidence(window, &features, json!({ "rise_us": rounded(rise.rise) }));
-                    found.push(event(PRODUCER.to_owned(), rise.from, rule.confidence(rise.rise), data));
-                }
-                Judgement::HotFlash(_) | Judgement::Quiet => {}
-                Judgement::NotEnoughSignal | Judgement::Motion | Judgement::NoContact => {
-                    Counts::add(&counts.gated);
-                    return;
-                }
+            let said = detector.look(window, model.as_deref_mut());
+            if said.gated {
+                Counts::add(&counts.gated);
             }
-            let Some(session) = model.as_deref_mut() else { return };
-            match session.score(&features) {
-                Ok(Score::Probability(probability)) => {
-                    Counts::add(&counts.scored);
-                    let manifest = session.package().manifest();
-                    let onset = rule.onset(window);
-                    if probability >= manifest.output.threshold && by_model.admit(window.epoch, onset) {
-                        Counts::add(&counts.model_events);
-                        let detail = json!({ "probability": rounded(f64::from(probability)) });
-                        let data = evidence(window, &features, detail);
-                        let mut event = event(session.package().producer(), onset, probability, data);
-                        event.kind.clone_from(&manifest.event);
-                        found.push(event);
-                    }
-                }
-                Ok(Score::NotEnoughSignal(_)) => Counts::add(&counts.unscored),
-                Err(error) => {
+            match said.model {
+                None => {}
+                Some(Asked::Scored) => Counts::add(&counts.scored),
+                Some(Asked::Unscored) => Counts::add(&counts.unscored),
+                Some(Asked::Failed(error)) => {
                     // Said once, then by every power of two, so that a broken model does not fill the journal.
                     Counts::add(&counts.failures);
                     let failures = counts.failures.load(std::sync::atomic::Ordering::Relaxed);
@@ -133,6 +88,23 @@ impl Device {
                         tracing::warn!(%error, failures, "the model failed; the rule goes on");
                     }
                 }
+            }
+            for Finding { kind, producer, onset, confidence, data } in said.findings {
+                let of_rule = producer == PRODUCER;
+                Counts::add(if of_rule { &counts.rule_events } else { &counts.model_events });
+                found.push(NewEvent {
+                    hardware: hardware.clone(),
+                    kind,
+                    producer,
+                    epoch: window.epoch,
+                    onset_ticks: onset,
+                    grid_ticks: EVENT_GRID,
+                    seq: window.seq_at(onset).unwrap_or(frame.seq),
+                    fit: fits.iter().find(|(epoch, _)| *epoch == window.epoch).map(|(_, fit)| *fit),
+                    severity: "info".to_owned(),
+                    confidence,
+                    data,
+                });
             }
         });
         if taken == Taken::Cold {
@@ -145,7 +117,7 @@ impl Device {
 fn signals(frame: &StoredFrame) -> FrameSamples {
     let mut samples = Vec::with_capacity(frame.samples.iter().map(|s| s.ticks.len()).sum());
     for series in &frame.samples {
-        let Some(signal) = signal_of(series.channel) else { continue };
+        let Some(signal) = Signal::of_channel(series.channel) else { continue };
         let Some(channel) = channel::by_id(channel::ChannelId(series.channel)) else { continue };
         if series.components != 1 {
             continue;
@@ -158,26 +130,4 @@ fn signals(frame: &StoredFrame) -> FrameSamples {
         }
     }
     FrameSamples { epoch: frame.epoch, seq: frame.seq, ticks: frame.ticks, samples, worn: frame.worn }
-}
-
-fn signal_of(number: u16) -> Option<Signal> {
-    match channel::ChannelId(number) {
-        channel::EDA => Some(Signal::Eda),
-        channel::HEART_RATE => Some(Signal::HeartRate),
-        channel::RR_INTERVAL => Some(Signal::RrInterval),
-        channel::SKIN_TEMPERATURE => Some(Signal::SkinTemperature),
-        channel::ACTIVITY_COUNTS => Some(Signal::Activity),
-        _ => None,
-    }
-}
-
-fn evidence(window: &Window<'_>, features: &Features, mut data: serde_json::Value) -> serde_json::Value {
-    let named = features.present().map(|(f, v)| (f.name().to_owned(), json!(rounded(f64::from(v)))));
-    data["features"] = serde_json::Value::Object(named.collect());
-    data["window_end_ticks"] = json!(window.end);
-    data
-}
-
-fn rounded(value: f64) -> f64 {
-    (value * 1000.0).round() / 1000.0
 }

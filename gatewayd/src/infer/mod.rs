@@ -29,7 +29,6 @@ use crate::status::Board;
 use crate::store::{Store, StoreError};
 
 use device::Device;
-pub use device::HOT_FLASH;
 use memory::Memory;
 
 /// How inference works. Built from the configuration.

@@ -1,6 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
+use kinara_inference::detect::HOT_FLASH;
 use kinara_protocol::channel::{self, ChannelId};
 
 use super::*;
