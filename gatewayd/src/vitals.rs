@@ -16,9 +16,10 @@ pub struct Vitals {
 impl Vitals {
     /// A loop says that it has begun to turn.
     pub fn pulse(&self, name: impl Into<String>) -> Pulse {
-        let pulse = Pulse { vitals: self.clone(), name: name.into() };
-        pulse.beat();
-        pulse
+        let name = name.into();
+        // Known before it does anything: a loop that hangs in its first turn is missed as well.
+        self.with(|last| last.insert(name.clone(), Instant::now()));
+        Pulse { vitals: self.clone(), name }
     }
 
     /// The loops that have not turned for this long, by name.
@@ -47,6 +48,7 @@ impl Pulse {
         crate::sabotage::stall(&self.name);
         self.vitals.with(|last| match last.get_mut(&self.name) {
             Some(at) => *at = Instant::now(),
+            // Another pulse of this name has ended since.
             None => {
                 last.insert(self.name.clone(), Instant::now());
             }
