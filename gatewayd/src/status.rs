@@ -7,6 +7,7 @@ use kinara_protocol::frame::Epoch;
 use tokio::sync::watch;
 
 use crate::hardware::HardwareId;
+use crate::store::SeqSet;
 use crate::vitals::Vitals;
 
 /// Where a wearable's link stands.
@@ -64,6 +65,8 @@ pub struct Device {
     pub behind_frames: u64,
     /// Frames of this wearable on our disk that the cloud has not acknowledged.
     pub buffered_frames: u64,
+    /// Of one of its epochs: the frames that the cloud has, or knows that it will not get.
+    pub delivered: Option<(Epoch, SeqSet)>,
     /// Frames received since the daemon started, doubles included.
     pub received_frames: u64,
     /// UTC of the last frame received, microseconds; 0 for never.

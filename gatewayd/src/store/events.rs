@@ -262,16 +262,10 @@ impl Engine {
 
 /// A gap as it waits: with ticks in place of times; see `stamped_gap`.
 fn gap(hardware: &HardwareId, epoch: u64, lost: &Extent, reason: &str) -> Vec<u8> {
-    let mut seq_ranges = Vec::new();
-    let mut end = 0;
-    for (from, to) in lost.seqs.ranges() {
-        seq_ranges.extend([from - end, to - from + 1]);
-        end = to + 1;
-    }
     envelope::Gap {
         hardware_id: hardware.to_string(),
         epoch,
-        seq_ranges,
+        seq_ranges: lost.seqs.distances(),
         reason: reason.to_owned(),
         from_utc_us: lost.ticks.map_or(NO_TICKS, |ticks| ticks.0 as i64),
         to_utc_us: lost.ticks.map_or(NO_TICKS, |ticks| ticks.1 as i64),

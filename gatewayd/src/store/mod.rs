@@ -14,6 +14,7 @@
 mod append;
 mod clock;
 mod damage;
+mod delivered;
 mod engine;
 mod events;
 mod outbox;

@@ -289,12 +289,19 @@ impl Engine {
         };
         let buffered: Vec<_> =
             self.devices.iter().map(|(name, device)| (name.clone(), device.buffered)).collect();
+        let delivered = self.delivered()?;
         let parked = self.figures.parked;
         self.board.update(|snapshot| {
             let mut changed = std::mem::replace(&mut snapshot.buffer, told.clone()) != told;
             for (hardware, frames) in buffered {
                 if let Some(device) = snapshot.devices.get_mut(&hardware) {
                     changed |= std::mem::replace(&mut device.buffered_frames, frames) != frames;
+                }
+            }
+            // No reason to wake anybody: it goes along with the next state.
+            for (hardware, told) in delivered {
+                if let Some(device) = snapshot.devices.get_mut(&hardware) {
+                    device.delivered = told;
                 }
             }
             changed

@@ -84,6 +84,25 @@ impl SeqSet {
         left
     }
 
+    /// No more than so many ranges, the ones with the highest numbers.
+    #[must_use]
+    pub fn newest(mut self, most: usize) -> Self {
+        self.ranges.drain(..self.ranges.len().saturating_sub(most));
+        self
+    }
+
+    /// Start and length in turns, each start as the distance from the end before it: as the envelopes have it. The full
+    /// range of `u32` does not fit, and is told without its last number.
+    pub fn distances(&self) -> Vec<u32> {
+        let mut end = 0;
+        let mut out = Vec::with_capacity(self.ranges.len() * 2);
+        for &(first, last) in &self.ranges {
+            out.extend([first - end, (last - first).saturating_add(1)]);
+            end = last.saturating_add(1);
+        }
+        out
+    }
+
     /// The ranges, sorted.
     pub fn ranges(&self) -> &[(u32, u32)] {
         &self.ranges
@@ -131,6 +150,15 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
+
+    #[test]
+    fn distances_start_from_the_end_before() {
+        let mut set = SeqSet::default();
+        set.insert_range(5, 6);
+        set.insert_range(8, 8);
+        assert_eq!(set.distances(), [5, 2, 1, 1]);
+        assert_eq!(set.newest(1).distances(), [8, 1]);
+    }
 
     proptest! {
         #[test]

@@ -1,6 +1,6 @@
 //! What is said on MQTT, as types: `state` from the board, names and answers from the wire.
 
-use kinara_protocol::envelope::{self, Ack, AdapterState, DeviceState, ENVELOPE_VERSION, State};
+use kinara_protocol::envelope::{self, Ack, AdapterState, Delivered, DeviceState, ENVELOPE_VERSION, State};
 use rumqttc::v5::mqttbytes::v5::PublishProperties;
 
 use super::Context;
@@ -80,6 +80,10 @@ pub fn state(
         firmware: device.firmware.clone(),
         problem: device.trouble.clone(),
         epoch: device.epoch.map_or(0, |epoch| epoch.0),
+        delivered: device
+            .delivered
+            .as_ref()
+            .map(|(epoch, seqs)| Delivered { epoch: epoch.0, seq_ranges: seqs.distances() }),
     });
     State {
         version: ENVELOPE_VERSION,

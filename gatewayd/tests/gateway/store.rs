@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use kinara_clock::SystemClock;
 use kinara_gatewayd::hardware::HardwareId;
 use kinara_gatewayd::pipeline::NewEvent;
 use kinara_gatewayd::status::Admission;
@@ -13,7 +14,7 @@ use kinara_protocol::frame::{
     BootAnchor, Epoch, Kind as FrameKind, MAX_FRAME, ResetReason, Ticks, encode_boot_anchor,
 };
 
-use super::frames::{drain, event, frame_of, known, open, scalar, settings, synchronise, waveform};
+use super::frames::{board, drain, event, frame_of, known, open, scalar, settings, synchronise, waveform};
 
 const EPOCH: Epoch = Epoch::new(7, 1);
 
@@ -103,6 +104,42 @@ async fn a_batch_is_deleted_only_for_its_name_and_digest() {
     assert_eq!((again.name, again.sha256), (sealed.name, sealed.sha256));
     assert!(store.acknowledged(sealed.name, sealed.sha256).await.unwrap());
     assert!(!store.acknowledged(sealed.name, sealed.sha256).await.unwrap());
+    store.stop().await;
+}
+
+#[tokio::test]
+async fn delivered_is_what_the_bridge_has_acknowledged_and_nothing_that_still_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let board = board();
+    board.device(&hardware(), |device| device.name = "worn".to_owned());
+    let store = Store::open(settings(dir.path()), std::sync::Arc::new(SystemClock), board.clone()).unwrap();
+    synchronise(&store, &hardware(), EPOCH).await;
+    store.clock_is(Some(known())).await.unwrap();
+    let tells = async |expected: Option<&[u32]>| {
+        let told = || {
+            let delivered = board.now().devices.get(&hardware()).and_then(|device| device.delivered.clone());
+            delivered.map(|(epoch, seqs)| (epoch, seqs.distances()))
+        };
+        let expected = expected.map(|distances| (EPOCH, distances.to_vec()));
+        for _ in 0..100 {
+            if told() == expected {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("{:?} and not {expected:?}", told());
+    };
+    put(&store, (0..5).map(|seq| scalar(EPOCH, seq)).collect()).await;
+    tells(Some(&[])).await;
+    store.seal_now().await.unwrap();
+    // Which of the numbers are in the batch is not looked up: nothing is told meanwhile.
+    tells(None).await;
+    let sealed = store.waiting(Kind::Batch, Vec::new(), 16, 1 << 20).await.unwrap().remove(0);
+    assert!(store.acknowledged(sealed.name, sealed.sha256).await.unwrap());
+    tells(Some(&[0, 5])).await;
+    put(&store, (7..9).map(|seq| scalar(EPOCH, seq)).collect()).await;
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    tells(Some(&[0, 5])).await;
     store.stop().await;
 }
 
