@@ -70,6 +70,10 @@ pub enum Resource {
     Readings,
     /// What was derived from them.
     Events,
+    /// What somebody has to look at.
+    Alerts,
+    /// When an alert is raised.
+    AlertRules,
     /// What is missing, and why.
     Gaps,
     /// The members, and who of them may use the boxes' pages.
@@ -92,8 +96,10 @@ pub fn lowest_role(action: Action, resource: Resource) -> Role {
         // A viewer does nothing at a box, and need not know who did what there.
         (Action::Read, Resource::OwnPin | Resource::Decisions) => Role::Clinician,
         (Action::Read, _) => Role::Viewer,
-        (Action::Acknowledge, Resource::Events) => Role::Clinician,
-        (Action::Change, Resource::Users | Resource::Bonds | Resource::OwnPin) => Role::Clinician,
+        (Action::Acknowledge, Resource::Events | Resource::Alerts) => Role::Clinician,
+        (Action::Change, Resource::Users | Resource::Bonds | Resource::OwnPin | Resource::AlertRules) => {
+            Role::Clinician
+        }
         // What is not named starts closed; should a route say so one day, somebody has to open it here.
         (Action::Acknowledge | Action::Change, _) => Role::Admin,
     }
@@ -219,6 +225,8 @@ mod tests {
             Resource::Gateways,
             Resource::Readings,
             Resource::Events,
+            Resource::Alerts,
+            Resource::AlertRules,
             Resource::Gaps,
             Resource::Staff,
             Resource::OwnPin,
@@ -238,7 +246,9 @@ mod tests {
                 let may = authorize(&member(role), Action::Acknowledge, resource).is_ok();
                 assert_eq!(
                     may,
-                    role == Role::Admin || (role == Role::Clinician && resource == Resource::Events)
+                    role == Role::Admin
+                        || (role == Role::Clinician
+                            && matches!(resource, Resource::Events | Resource::Alerts))
                 );
             }
         }

@@ -11,7 +11,7 @@ use utoipa::{Modify, OpenApi, ToSchema};
 use crate::config::MetricsFor;
 use crate::problem::{Peer, Problem};
 use crate::resources::{
-    bonds, consent_texts, coverage, days, decisions, devices, events, gaps, gateways, hrv, ingest,
+    alerts, bonds, consent_texts, coverage, days, decisions, devices, events, gaps, gateways, hrv, ingest,
     provisional, readings, staff, users,
 };
 use crate::{App, auth, live};
@@ -22,7 +22,7 @@ use crate::{App, auth, live};
     info(title = "Kinara", description = "Wearers' readings for their clinic. Times are UTC."),
     paths(
         auth::login, auth::refresh, auth::logout, users::list, users::one, devices::list, devices::firmware, gateways::list,
-        readings::series, readings::latest, hrv::list, days::list, coverage::show, events::list, events::acknowledge, gaps::list, live::socket::open,
+        readings::series, readings::latest, hrv::list, days::list, coverage::show, events::list, events::acknowledge, alerts::list, alerts::acknowledge, alerts::rules, alerts::add_rule, alerts::end_rule, gaps::list, live::socket::open,
         provisional::confirm, provisional::merge, bonds::list, bonds::introduce, bonds::revoke, decisions::list,
         staff::list, staff::me, staff::set_pin, staff::remove_pin, consent_texts::list, consent_texts::add,
         ingest::take, ingest::receipt, openapi, healthz, metrics

@@ -21,7 +21,7 @@ use crate::access::{Access, Action, Guard, Resource, Scope, guard};
 use crate::auth::key::{self, KeyGuard};
 use crate::problem::Problem;
 use crate::resources::{
-    bonds, consent_texts, coverage, days, decisions, devices, events, gaps, gateways, hrv, ingest,
+    alerts, bonds, consent_texts, coverage, days, decisions, devices, events, gaps, gateways, hrv, ingest,
     provisional, readings, staff, users,
 };
 use crate::{App, auth, dashboard, live, operator};
@@ -53,7 +53,7 @@ impl Route {
 /// All routes but the dashboard's files.
 pub fn routes() -> Vec<Route> {
     use Access::{FirstMessage, Member, Public};
-    use Action::{Acknowledge, Read};
+    use Action::{Acknowledge, Change, Read};
     let get = Method::GET;
     let post = Method::POST;
     let mut routes = desk();
@@ -87,10 +87,30 @@ pub fn routes() -> Vec<Route> {
         Route::new(get.clone(), "/api/v1/hrv", Member(Read, Resource::Readings), hrv::list),
         Route::new(get.clone(), "/api/v1/events", Member(Read, Resource::Events), events::list),
         Route::new(
-            post,
+            post.clone(),
             "/api/v1/events/acknowledge",
             Member(Acknowledge, Resource::Events),
             events::acknowledge,
+        ),
+        Route::new(get.clone(), "/api/v1/alerts", Member(Read, Resource::Alerts), alerts::list),
+        Route::new(
+            post.clone(),
+            "/api/v1/alerts/{id}/acknowledge",
+            Member(Acknowledge, Resource::Alerts),
+            alerts::acknowledge,
+        ),
+        Route::new(get.clone(), "/api/v1/alert-rules", Member(Read, Resource::AlertRules), alerts::rules),
+        Route::new(
+            post.clone(),
+            "/api/v1/alert-rules",
+            Member(Change, Resource::AlertRules),
+            alerts::add_rule,
+        ),
+        Route::new(
+            Method::DELETE,
+            "/api/v1/alert-rules/{id}",
+            Member(Change, Resource::AlertRules),
+            alerts::end_rule,
         ),
         Route::new(get.clone(), "/api/v1/gaps", Member(Read, Resource::Gaps), gaps::list),
         Route::new(get.clone(), "/api/v1/live", FirstMessage(Read, Resource::Readings), live::socket::open),

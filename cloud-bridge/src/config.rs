@@ -64,6 +64,9 @@ pub struct Config {
     /// Background jobs.
     #[serde(default)]
     pub jobs: Jobs,
+    /// What looks at readings that came over HTTP.
+    #[serde(default)]
+    pub infer: crate::infer::Settings,
     /// Traces of batches, to a collector.
     #[serde(default)]
     pub traces: kinara_traces::Settings,

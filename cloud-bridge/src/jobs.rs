@@ -1,4 +1,5 @@
-//! Work that waits in the database's queue: what came over HTTP, erasures, and what is done every night.
+//! Work that waits in the database's queue: what came over HTTP, erasures, clinics' alert rules, and what is done every
+//! night.
 //!
 //! The promise: a job that was begun and not finished is tried again, by this bridge or another, ever more seldom (after
 //! e^attempt seconds, at most six hours); after 25 attempts, the library's number, it stays where it is, dead, is counted in
@@ -11,7 +12,8 @@ use std::time::Duration;
 use graphile_worker::{Crontab, IntoTaskHandlerResult, TaskHandler, WorkerContext, WorkerOptions};
 use kinara_clock::Clock;
 use kinara_ingest::reconcile::{self, Span};
-use kinara_ingest::{Limits, Writer, erase, requests, sweep, timestamp};
+use kinara_ingest::{Limits, Writer, alerts, erase, requests, sweep, timestamp};
+use kinara_protocol::frame::Epoch;
 use kinara_store::{Pool, jobs};
 use rand::Rng as _;
 use serde::{Deserialize, Serialize};
@@ -19,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::config::Config;
+use crate::infer::Inference;
 use crate::metrics::Metrics;
 
 /// A worker that has not been heard of for so long is dead, and its jobs are another's.
@@ -45,6 +48,8 @@ pub struct Workshop {
     pub clock: Arc<dyn Clock>,
     /// Figures.
     pub metrics: Arc<Metrics>,
+    /// Looks at what came over HTTP.
+    pub inference: Inference,
     /// How long a day's comparison may take.
     pub patience: Duration,
     /// Bytes of memory that the database has, where it does not say so itself.
@@ -54,6 +59,13 @@ pub struct Workshop {
 impl std::fmt::Debug for Workshop {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Workshop").finish_non_exhaustive()
+    }
+}
+
+impl Workshop {
+    /// From here on readings are kept.
+    fn raw_from(&self) -> jiff::Timestamp {
+        timestamp(self.clock.utc_us() - Limits::default().retention_days * DAY_US)
     }
 }
 
@@ -103,6 +115,54 @@ impl TaskHandler for Erase {
     }
 }
 
+/// Looks for events in a clinic's readings that no gateway looked at.
+#[derive(Debug, Serialize, Deserialize)]
+struct Infer {
+    tenant: Uuid,
+}
+
+impl TaskHandler for Infer {
+    const IDENTIFIER: &'static str = "infer";
+
+    async fn run(self, context: WorkerContext) -> impl IntoTaskHandlerResult {
+        let shop = workshop(&context);
+        let raw_from = shop.raw_from();
+        let found = shop.inference.look(&shop.pool, &shop.writer, &shop.metrics, self.tenant, raw_from).await;
+        found
+            .map(|events| {
+                if events > 0 {
+                    tracing::info!(tenant = %self.tenant, events, "found in what came over HTTP");
+                }
+            })
+            .map_err(|error| error.to_string())
+    }
+}
+
+/// Looks at what a clinic's rules say of what changed.
+#[derive(Debug, Serialize, Deserialize)]
+struct EvaluateAlerts {
+    tenant: Uuid,
+}
+
+impl TaskHandler for EvaluateAlerts {
+    const IDENTIFIER: &'static str = "evaluate_alerts";
+
+    async fn run(self, context: WorkerContext) -> impl IntoTaskHandlerResult {
+        let shop = workshop(&context);
+        let raw_from = shop.raw_from();
+        let done = alerts::evaluate(&shop.pool, self.tenant, raw_from).await;
+        done.map(|done| {
+            Metrics::count(&shop.metrics.evaluated_total);
+            shop.metrics.alerts_raised_total.fetch_add(done.raised, Ordering::Relaxed);
+            if done != alerts::Evaluated::default() {
+                tracing::info!(tenant = %self.tenant, raised = done.raised, stretched = done.stretched,
+                    withdrawn = done.withdrawn, "alerts by the clinic's rules");
+            }
+        })
+        .map_err(|error| error.to_string())
+    }
+}
+
 /// What is done every night: comparing, erasing again what a restored backup brought back, forgetting old keys.
 #[derive(Debug, Serialize, Deserialize)]
 struct Nightly {}
@@ -135,15 +195,11 @@ pub async fn nightly(shop: &Workshop) -> Result<(), kinara_ingest::Error> {
     if let Some(length) = sweep::fit_chunks(&shop.pool, shop.database_memory).await? {
         tracing::info!(length, "chunks of readings are of another length from here on");
     }
-    let span = Span {
-        raw_from: ago(Limits::default().retention_days),
-        again_from: ago(COMPARED_DAYS),
-        patience: shop.patience,
-    };
+    let span = Span { raw_from: shop.raw_from(), again_from: ago(COMPARED_DAYS), patience: shop.patience };
     let found = reconcile::reconcile(&shop.pool, &span).await?;
     for one in &found.frames {
-        tracing::error!(hardware = %one.hardware, epoch = format!("{:016x}", one.epoch as u64), nowhere = one.nowhere,
-            twice = one.twice, "the numbers of a wearable do not add up");
+        tracing::error!(hardware = %one.hardware, epoch = %Epoch(one.epoch as u64), nowhere = one.nowhere,
+            twice = one.twice, acknowledged = one.acknowledged, "the numbers of a wearable do not add up");
     }
     if found.hours > 0 {
         tracing::error!(
@@ -202,6 +258,8 @@ async fn session(config: &Config, shop: &Workshop, stop: &CancellationToken) -> 
         .add_extension(shop.clone())
         .define_job::<TakeRequest>()
         .define_job::<Erase>()
+        .define_job::<EvaluateAlerts>()
+        .define_job::<Infer>()
         .define_job::<Nightly>()
         .with_crons(crontab(&config.jobs.nightly).unwrap_or_default())
         .init()

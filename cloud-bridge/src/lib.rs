@@ -4,7 +4,7 @@
 //! broker ─▶ link ─┬─ batches, events ─▶ queue ─▶ work ─▶ kinara-ingest ─▶ database
 //!                 ├─ states ─▶ state ─▶ database          └─ answer ─▶ broker ─▶ gateway
 //!                 └─ live ─▶ live ─▶ broker (by clinic)
-//! database ─▶ jobs (what came over HTTP, erasures, the night's work) ─▶ kinara-ingest ─▶ database
+//! database ─▶ jobs (what came over HTTP, alerts, erasures, the night's work) ─▶ kinara-ingest ─▶ database
 //! ```
 //!
 //! Any number of bridges share one subscription. None of them holds anything that matters: what a bridge had not
@@ -13,6 +13,7 @@
 pub mod answer;
 pub mod config;
 pub mod http;
+pub mod infer;
 pub mod jobs;
 pub mod link;
 pub mod live;
@@ -179,6 +180,7 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, stop: CancellationToken)
         clock: clock.clone(),
         metrics: metrics.clone(),
         patience: Duration::from_secs(config.jobs.reconcile_timeout_s),
+        inference: infer::Inference::open(&config.infer),
         database_memory: config.jobs.database_memory_mib.map(|mib| mib << 20),
     };
     tasks.spawn(jobs::work(config.clone(), shop, stop.clone()));

@@ -95,6 +95,14 @@ metrics! {
     requests_total: "counter",
     /// Rows of erased wearers that were deleted.
     erased_total: "counter",
+    /// Windows of what came over HTTP that were looked at.
+    inference_windows_total: "counter",
+    /// Events that were found in them.
+    inference_events_total: "counter",
+    /// Times that a clinic's alert rules were looked at.
+    evaluated_total: "counter",
+    /// Alerts that a clinic's rules raised.
+    alerts_raised_total: "counter",
     /// Days whose rows were compared with what was written.
     reconciled_days_total: "counter",
     /// Epochs whose numbers do not add up, as of the last comparison.

@@ -8,8 +8,9 @@
 use std::sync::Arc;
 
 use kinara_clock::Clock;
+use kinara_ingest::seqs::SeqSet;
 use kinara_ingest::{timestamp, upkeep};
-use kinara_protocol::envelope::{self, Command, ENVELOPE_VERSION, State, Time, command};
+use kinara_protocol::envelope::{self, Command, DeviceState, ENVELOPE_VERSION, State, Time, command};
 use kinara_protocol::topic::{self, GatewayId, Leaf};
 use kinara_store::{Pool, Transaction};
 use rumqttc::v5::mqttbytes::QoS;
@@ -204,65 +205,131 @@ async fn links(
         .await?;
         return Ok(());
     }
-    let statement = tx
-        .prepare_cached(
-            "UPDATE devices SET link = $3,
-               last_seen_at = greatest(last_seen_at, $4),
-               battery_percent = coalesce($5, battery_percent),
-               worn = coalesce($6, worn),
-               firmware_version = coalesce(nullif($7, ''), firmware_version)
-             WHERE tenant_id = $1 AND hardware_id = $2
-               AND ($8 OR link IS NULL OR link->>'gateway_id' = $9::text OR NOT (link->>'connected')::bool)",
-        )
-        .await?;
-    let runs = tx
-        .prepare_cached(
-            "INSERT INTO device_firmware (device_id, tenant_id, epoch, firmware, told_at)
-             SELECT d.id, d.tenant_id, $3, $4, $5 FROM devices d
-             WHERE d.tenant_id = $1 AND d.hardware_id = $2
-               AND NOT EXISTS (SELECT FROM device_firmware f WHERE f.device_id = d.id AND f.epoch = $3)
-             ON CONFLICT DO NOTHING",
-        )
-        .await?;
-    let mut devices: Vec<_> = state.devices.iter().collect();
+    let mut devices: Vec<&DeviceState> = state.devices.iter().collect();
     devices.sort_by(|a, b| a.hardware_id.cmp(&b.hardware_id));
+    devices.dedup_by(|a, b| a.hardware_id == b.hardware_id);
+    let column = Columns::of(gateway, &devices);
+    let statement = tx.prepare_cached(LINKS).await?;
+    tx.execute(
+        &statement,
+        &[
+            &tenant,
+            &gateway.to_string(),
+            &column.hardware,
+            &column.link,
+            &column.seen,
+            &column.battery,
+            &column.worn,
+            &column.firmware,
+            &column.speaks,
+        ],
+    )
+    .await?;
+    let statement = tx.prepare_cached(FIRMWARE).await?;
+    tx.execute(
+        &statement,
+        &[&tenant, &now, &column.hardware, &column.epoch, &column.firmware, &column.speaks],
+    )
+    .await?;
+    delivered(tx, gateway, tenant, &devices, now).await
+}
+
+/// In the order of their names, so that two bridges with states of the same devices do not wait in a circle.
+const LINKS: &str = "
+    WITH locked AS (
+      SELECT id FROM devices WHERE tenant_id = $1 AND hardware_id = ANY($3) ORDER BY hardware_id FOR UPDATE)
+    UPDATE devices d SET link = n.link,
+      last_seen_at = greatest(d.last_seen_at, n.seen),
+      battery_percent = coalesce(n.battery, d.battery_percent),
+      worn = coalesce(n.worn, d.worn),
+      firmware_version = coalesce(nullif(n.firmware, ''), d.firmware_version)
+    FROM locked, unnest($3::text[], $4::jsonb[], $5::timestamptz[], $6::int2[], $7::bool[], $8::text[], $9::bool[])
+      AS n (hardware_id, link, seen, battery, worn, firmware, speaks)
+    WHERE d.id = locked.id AND d.hardware_id = n.hardware_id
+      AND (n.speaks OR d.link IS NULL OR d.link->>'gateway_id' = $2 OR NOT (d.link->>'connected')::bool)";
+
+const FIRMWARE: &str = "
+    INSERT INTO device_firmware (device_id, tenant_id, epoch, firmware, told_at)
+    SELECT d.id, d.tenant_id, n.epoch, n.firmware, $2
+    FROM unnest($3::text[], $4::int8[], $5::text[], $6::bool[]) AS n (hardware_id, epoch, firmware, speaks)
+      JOIN devices d ON d.tenant_id = $1 AND d.hardware_id = n.hardware_id
+    WHERE n.speaks AND n.epoch <> 0 AND n.firmware <> ''
+      AND NOT EXISTS (SELECT FROM device_firmware f WHERE f.device_id = d.id AND f.epoch = n.epoch)
+    ORDER BY 1 ON CONFLICT DO NOTHING";
+
+/// Once an hour is enough for a comparison that is made once a day, and a write for every state is not worth it.
+const DELIVERED: &str = "
+    INSERT INTO gateway_delivered AS g (gateway_id, hardware, epoch, seqs, told_at)
+    SELECT $1, h.id, n.epoch, n.seqs::int8multirange, $3
+    FROM unnest($4::text[], $5::int8[], $6::text[]) AS n (hardware_id, epoch, seqs)
+      JOIN devices d ON d.tenant_id = $2 AND d.hardware_id = n.hardware_id
+      JOIN hardware h ON h.hardware_id = n.hardware_id
+    WHERE NOT EXISTS (SELECT FROM gateway_delivered o WHERE o.gateway_id = $1 AND o.hardware = h.id
+      AND o.epoch = n.epoch AND (o.told_at > $3::timestamptz - interval '1 hour' OR o.seqs @> n.seqs::int8multirange))
+    ORDER BY 2, 3
+    ON CONFLICT (gateway_id, hardware, epoch) DO UPDATE SET seqs = g.seqs + excluded.seqs, told_at = excluded.told_at";
+
+/// Takes note of what a gateway says was acknowledged to it.
+async fn delivered(
+    tx: &Transaction<'_>,
+    gateway: Uuid,
+    tenant: Uuid,
+    devices: &[&DeviceState],
+    now: jiff::Timestamp,
+) -> Result<(), kinara_ingest::Error> {
+    let (mut hardware, mut epochs, mut seqs) = (Vec::new(), Vec::new(), Vec::new());
     for device in devices {
-        let link = json!({
-            "gateway_id": gateway,
-            "connected": device.connected,
-            "rssi_dbm": (device.rssi_dbm != 0).then_some(device.rssi_dbm),
-            "buffered_frames": device.buffered_frames,
-            "backlog_frames": device.backlog_frames,
-            "problem": (!device.problem.is_empty()).then_some(&device.problem),
-        });
-        let seen = (device.last_seen_us > 0).then(|| timestamp(device.last_seen_us));
-        let battery = (device.battery_percent <= 100).then_some(device.battery_percent as i16);
-        let worn = match device.worn {
-            1 => Some(true),
-            2 => Some(false),
-            _ => None,
-        };
-        let firmware = device.firmware.get(..device.firmware.len().min(50)).unwrap_or("");
-        let speaks = device.connected;
-        tx.execute(
-            &statement,
-            &[
-                &tenant,
-                &device.hardware_id,
-                &link,
-                &seen,
-                &battery,
-                &worn,
-                &firmware,
-                &speaks,
-                &gateway.to_string(),
-            ],
-        )
-        .await?;
-        if speaks && device.epoch != 0 && !firmware.is_empty() {
-            let epoch = device.epoch as i64;
-            tx.execute(&runs, &[&tenant, &device.hardware_id, &epoch, &firmware, &now]).await?;
-        }
+        let Some(delivered) = &device.delivered else { continue };
+        let Some(set) = SeqSet::from_distances(&delivered.seq_ranges) else { continue };
+        hardware.push(device.hardware_id.as_str());
+        epochs.push(delivered.epoch as i64);
+        seqs.push(set.to_string());
     }
+    if hardware.is_empty() {
+        return Ok(());
+    }
+    let statement = tx.prepare_cached(DELIVERED).await?;
+    tx.execute(&statement, &[&gateway, &tenant, &now, &hardware, &epochs, &seqs]).await?;
     Ok(())
+}
+
+/// What devices say, by column.
+#[derive(Default)]
+struct Columns<'a> {
+    hardware: Vec<&'a str>,
+    link: Vec<Value>,
+    seen: Vec<Option<jiff::Timestamp>>,
+    battery: Vec<Option<i16>>,
+    worn: Vec<Option<bool>>,
+    firmware: Vec<&'a str>,
+    speaks: Vec<bool>,
+    epoch: Vec<i64>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(gateway: Uuid, devices: &[&'a DeviceState]) -> Self {
+        let mut out = Self::default();
+        for device in devices {
+            out.hardware.push(&device.hardware_id);
+            out.link.push(json!({
+                "gateway_id": gateway,
+                "connected": device.connected,
+                "rssi_dbm": (device.rssi_dbm != 0).then_some(device.rssi_dbm),
+                "buffered_frames": device.buffered_frames,
+                "backlog_frames": device.backlog_frames,
+                "problem": (!device.problem.is_empty()).then_some(&device.problem),
+            }));
+            out.seen.push((device.last_seen_us > 0).then(|| timestamp(device.last_seen_us)));
+            out.battery.push((device.battery_percent <= 100).then_some(device.battery_percent as i16));
+            out.worn.push(match device.worn {
+                1 => Some(true),
+                2 => Some(false),
+                _ => None,
+            });
+            out.firmware.push(device.firmware.get(..device.firmware.len().min(50)).unwrap_or(""));
+            out.speaks.push(device.connected);
+            out.epoch.push(device.epoch as i64);
+        }
+        out
+    }
 }

@@ -316,6 +316,10 @@ async fn a_gateway_learns_the_time_and_what_it_should_be_and_its_state_is_kept()
                 worn: 1,
                 firmware: "1.2.3".to_owned(),
                 epoch: EPOCH.0 + (buffer - 1) / 2,
+                delivered: Some(envelope::Delivered {
+                    epoch: EPOCH.0 + (buffer - 1) / 2,
+                    seq_ranges: vec![0, buffer as u32],
+                }),
                 ..Default::default()
             }],
             ..State::default()
@@ -342,6 +346,10 @@ async fn a_gateway_learns_the_time_and_what_it_should_be_and_its_state_is_kept()
     // Two states told of each of two epochs.
     let runs = "SELECT string_agg(epoch::text || ' ' || firmware, ', ' ORDER BY epoch) FROM device_firmware";
     assert_eq!(world.text(runs).await, format!("{} 1.2.3, {} 1.2.3", EPOCH.0, EPOCH.0 + 1));
+    // What was acknowledged is noted once an hour.
+    let delivered =
+        "SELECT string_agg(epoch::text || ' ' || seqs, ', ' ORDER BY epoch) FROM gateway_delivered";
+    assert_eq!(world.text(delivered).await, format!("{} {{[0,1)}}, {} {{[0,3)}}", EPOCH.0, EPOCH.0 + 1));
     // The third has another database, the fourth forgot what came after the first.
     let broken = "SELECT string_agg(buffer::text, ' ' ORDER BY buffer) FROM gateway_buffers WHERE broke_at IS NOT NULL";
     assert_eq!(world.text(broken).await, "3 4");

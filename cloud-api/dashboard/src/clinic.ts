@@ -92,15 +92,16 @@ export class Clinic {
     clearTimeout(this.reloadTimer);
     let next = RELOAD_MS;
     try {
-      const [users, devices, gateways, latest, events] = await Promise.all([
+      const [users, devices, gateways, latest, events, alerts] = await Promise.all([
         this.client.users(),
         this.client.devices(),
         this.client.gateways(),
         this.client.latest(),
         this.client.events({ from: now() - EVENTS_SPAN_MS }),
+        this.client.openAlerts(),
       ]);
       if (this.stopped) return;
-      this.store.load({ users, devices, gateways, latest, events });
+      this.store.load({ users, devices, gateways, latest, events, alerts });
       this.setError(null);
     } catch (error) {
       if (this.stopped) return;
@@ -149,6 +150,7 @@ function isHint(message: ServerMessage): boolean {
   return (
     (message.type === 'event' && message.event === null) ||
     (message.type === 'gateway' && message.gateway === null) ||
-    (message.type === 'device' && message.device === null)
+    (message.type === 'device' && message.device === null) ||
+    message.type === 'alerts'
   );
 }

@@ -1,10 +1,11 @@
 /** Which view an address' hash names. */
-export type Route = { at: 'overview' | 'boxes'; id: '' } | { at: 'wearer' | 'device'; id: string };
+export type Route = { at: 'overview' | 'boxes' | 'rules'; id: '' } | { at: 'wearer' | 'device'; id: string };
 
 export function readRoute(hash: string): Route {
   const match = /^#\/(wearer|device)\/([^/?]+)/.exec(hash);
   if (match?.[2]) return { at: match[1] === 'device' ? 'device' : 'wearer', id: decode(match[2]) };
-  return { at: /^#\/boxes\b/.test(hash) ? 'boxes' : 'overview', id: '' };
+  const plain = /^#\/(boxes|rules)\b/.exec(hash);
+  return { at: plain ? (plain[1] as 'boxes' | 'rules') : 'overview', id: '' };
 }
 
 /** What is not well encoded names nothing, and is no reason to fail. */

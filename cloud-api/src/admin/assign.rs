@@ -4,6 +4,7 @@
 //! ends the running assignment and begins the new one: same time, same frame.
 
 use jiff::Timestamp;
+use kinara_protocol::frame::Epoch;
 use serde_json::{Value, json};
 use tokio_postgres::Transaction;
 use uuid::Uuid;
@@ -104,7 +105,7 @@ pub(super) async fn assign(transaction: &Transaction<'_>, order: &Assign) -> Res
         .map_err(|error| overlap(error, order))?;
     wear(transaction, device, Some(user)).await?;
     let detail = json!({ "user_id": user, "device_id": device, "from": order.from,
-        "at_frame": order.at_frame.map(|frame| format!("{:016x}:{}", frame.epoch, frame.seq)) });
+        "at_frame": order.at_frame.map(|frame| format!("{}:{}", Epoch(frame.epoch), frame.seq)) });
     audit(transaction, tenant, "admin.assign", &order.hardware, detail).await?;
     if consent.is_none() {
         tracing::warn!(wearer = order.wearer, "no consent: what the device measures will be discarded");

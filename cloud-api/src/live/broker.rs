@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use kinara_protocol::channel::{self, ChannelId};
 use kinara_protocol::envelope::{self, TenantLive};
+use kinara_protocol::frame::Epoch;
 use kinara_protocol::topic;
 use rand::Rng as _;
 use rumqttc::v5::mqttbytes::QoS;
@@ -214,7 +215,7 @@ pub(crate) fn give(hub: &Hub, tenant: Uuid, live: TenantLive) {
                     value: channel.value(count),
                     unit: (!channel.unit.is_empty()).then(|| channel.unit.to_owned()),
                     time_ms: value.utc_us.div_euclid(1000),
-                    key: format!("{epoch:016x}:{}:{}", value.seq, value.index),
+                    key: format!("{}:{}:{}", Epoch(epoch), value.seq, value.index),
                     stored: false,
                 };
                 Some((i64::from(value.seq), reading))

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use kinara_clock::Clock;
+use kinara_protocol::frame::Epoch;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -45,6 +46,8 @@ struct Room {
 pub(crate) struct Dirty {
     /// Gateways and devices.
     pub(crate) state: bool,
+    /// Alerts.
+    pub(crate) alerts: bool,
     /// Events: whose, and onset.
     pub(crate) events: Vec<(Uuid, jiff::Timestamp)>,
     /// All events from here on.
@@ -170,7 +173,7 @@ impl Hub {
         }
         let mark = room.stored.entry((device, epoch)).or_insert(seq);
         *mark = seq.max(*mark);
-        let prefix = format!("{epoch:016x}:");
+        let prefix = format!("{}:", Epoch(epoch));
         for newest in room.newest.values_mut().filter(|newest| newest.device == device) {
             let key = newest.reading.key.strip_prefix(&prefix).and_then(|rest| rest.split_once(':'));
             if key.and_then(|(seq, _)| seq.parse().ok()).is_some_and(|of: i64| of <= seq) {
@@ -205,6 +208,11 @@ impl Hub {
         self.mark(tenant, |dirty| dirty.state = true);
     }
 
+    /// There are other alerts than before.
+    pub(crate) fn alerts_changed(&self, tenant: Uuid) {
+        self.mark(tenant, |dirty| dirty.alerts = true);
+    }
+
     /// There is an event.
     pub(crate) fn event_changed(&self, tenant: Uuid, user: Uuid, time: jiff::Timestamp) {
         self.mark(tenant, |dirty| {
@@ -228,6 +236,7 @@ impl Hub {
         for tenant in self.watched() {
             self.mark(tenant, |dirty| {
                 dirty.state = true;
+                dirty.alerts = true;
                 dirty.events_since = Some(dirty.events_since.map_or(since, |old| old.min(since)));
             });
         }

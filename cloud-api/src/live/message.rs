@@ -40,6 +40,8 @@ pub enum Message {
     Gateway(Gateway),
     /// A device, new or changed.
     Device(Device),
+    /// There are other alerts than before; they have to be asked for.
+    Alerts,
 }
 
 /// One value.

@@ -32,7 +32,7 @@ const BEFORE_BREAK_US: i64 = 600 * 1_000_000;
 const EVENTS_AGAIN: i64 = 100;
 /// After every event; PostgreSQL does not hold jiff's own end of time.
 const END_OF_TIME: jiff::Timestamp = jiff::Timestamp::constant(7_258_118_400, 0);
-const LISTEN: &str = "LISTEN kinara_stored; LISTEN kinara_event; LISTEN kinara_state";
+const LISTEN: &str = "LISTEN kinara_stored; LISTEN kinara_event; LISTEN kinara_state; LISTEN kinara_alert";
 
 #[derive(Deserialize)]
 struct StoredNotice {
@@ -66,6 +66,9 @@ fn take(hub: &Hub, channel: &str, payload: &str) -> bool {
             .map(|notice| hub.event_changed(notice.tenant, notice.user, notice.time.0)),
         "kinara_state" => {
             serde_json::from_str::<StateNotice>(payload).ok().map(|notice| hub.state_changed(notice.tenant))
+        }
+        "kinara_alert" => {
+            serde_json::from_str::<StateNotice>(payload).ok().map(|notice| hub.alerts_changed(notice.tenant))
         }
         _ => Some(()),
     }
@@ -197,6 +200,9 @@ async fn read(database: &Database, hub: &Hub, tenant: Uuid, dirty: &Dirty) -> Re
         hub.each(tenant, |outbox| {
             outbox.event(event.clone());
         });
+    }
+    if dirty.alerts {
+        hub.each(tenant, super::outbox::Outbox::alerts);
     }
     if dirty.state {
         let (gateways, devices) = (gateways::all(&transaction).await?, devices::all(&transaction).await?);

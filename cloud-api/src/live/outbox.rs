@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Mutex;
 
+use kinara_protocol::frame::Epoch;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -21,6 +22,7 @@ struct Waiting {
     events: VecDeque<Event>,
     devices: HashMap<Uuid, Device>,
     gateways: HashMap<Uuid, Gateway>,
+    alerts: bool,
 }
 
 #[derive(Debug, Default)]
@@ -105,6 +107,11 @@ impl Outbox {
         }
     }
 
+    /// That there are other alerts than before.
+    pub fn alerts(&self) {
+        self.put(|waiting| waiting.alerts = true);
+    }
+
     /// Waits until there is something.
     pub async fn filled(&self) {
         self.notify.notified().await;
@@ -120,13 +127,14 @@ impl Outbox {
         });
         let stored = waiting.stored.into_iter().map(|((device_id, epoch), seq)| Message::Stored {
             device_id,
-            epoch: format!("{epoch:016x}"),
+            epoch: Epoch(epoch).to_string(),
             seq,
         });
         live.chain(stored)
             .chain(waiting.events.into_iter().map(Message::Event))
             .chain(waiting.gateways.into_values().map(Message::Gateway))
             .chain(waiting.devices.into_values().map(Message::Device))
+            .chain(waiting.alerts.then_some(Message::Alerts))
             .collect()
     }
 }

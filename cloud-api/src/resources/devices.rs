@@ -2,6 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
+use kinara_protocol::frame::Epoch;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -144,7 +145,7 @@ pub async fn firmware(
         .map(|row| {
             let epoch: i64 = row.try_get(0)?;
             Ok(Firmware {
-                epoch: format!("{:016x}", epoch as u64),
+                epoch: Epoch(epoch as u64).to_string(),
                 firmware_version: row.try_get(1)?,
                 told_at: UtcMs(row.try_get(2)?),
             })

@@ -1,5 +1,6 @@
 //! What the API shows and lets people change. Each module reads its own tables and views.
 
+pub mod alerts;
 pub mod bonds;
 pub mod consent_texts;
 pub mod coverage;

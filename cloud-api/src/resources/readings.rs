@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use axum::Json;
 use axum::extract::State;
+use kinara_protocol::frame::Epoch;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
@@ -199,7 +200,7 @@ pub(crate) async fn newest(
                 value: row.try_get(3)?,
                 unit: row.try_get(4)?,
                 time_ms: time.as_millisecond(),
-                key: format!("{:016x}:{seq}:{index}", epoch as u64),
+                key: format!("{}:{seq}:{index}", Epoch(epoch as u64)),
             })
         })
         .collect()

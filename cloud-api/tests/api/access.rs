@@ -16,6 +16,8 @@ const NEW: u128 = 0x200;
 const KNOWN: u128 = 0x300;
 const OTHER_GATEWAY: u128 = 0x400;
 const BOND: u128 = 0x500;
+const RULE: u128 = 0x600;
+const ALERT: u128 = 0x700;
 
 /// A row that each clinic has.
 fn own(of: &crate::common::Tenant, what: u128) -> Uuid {
@@ -33,7 +35,10 @@ fn furnish(cloud: &Cloud, of: &crate::common::Tenant) {
          INSERT INTO gateways (id, tenant_id, name) VALUES ('{}', '{tenant}', 'B');
          INSERT INTO bonds (id, tenant_id, gateway_id, hardware_id, adapter, how, since)
            SELECT '{}', '{tenant}', '{gateway}', hardware_id, '\\x010203040506', 'label', now()
-           FROM devices WHERE id = '{}';",
+           FROM devices WHERE id = '{}';
+         INSERT INTO alert_rules (id, tenant_id, name, severity, event_type) VALUES ('{}', '{tenant}', 'r', 'info', 'x');
+         INSERT INTO alerts (id, tenant_id, kind, rule_id, user_id, title, severity, from_time, to_time)
+           VALUES ('{}', '{tenant}', 'event', '{}', '{}', 'r', 'info', now(), now());",
         own(of, MEMBER),
         of.slug,
         own(of, NEW),
@@ -41,6 +46,10 @@ fn furnish(cloud: &Cloud, of: &crate::common::Tenant) {
         own(of, OTHER_GATEWAY),
         own(of, BOND),
         of.device,
+        own(of, RULE),
+        own(of, ALERT),
+        own(of, RULE),
+        of.wearer,
     ));
 }
 
@@ -54,9 +63,15 @@ fn asked(
 ) -> (String, Option<Value>) {
     let user = of.wearer;
     match path {
-        "/api/v1/users" | "/api/v1/devices" | "/api/v1/gateways" | "/api/v1/staff" | "/api/v1/staff/me" => {
-            (path.to_owned(), None)
+        "/api/v1/users" | "/api/v1/devices" | "/api/v1/gateways" | "/api/v1/staff" | "/api/v1/staff/me"
+        | "/api/v1/alerts" => (path.to_owned(), None),
+        "/api/v1/alerts/{id}/acknowledge" => (format!("/api/v1/alerts/{}/acknowledge", own(of, ALERT)), None),
+        "/api/v1/alert-rules" => {
+            let rule =
+                json!({ "name": "Flash", "severity": "info", "event_type": "hot_flash", "user_id": user });
+            (path.to_owned(), (method == Method::POST).then_some(rule))
         }
+        "/api/v1/alert-rules/{id}" => (format!("/api/v1/alert-rules/{}", own(of, RULE)), None),
         "/api/v1/staff/me/pin" => (path.to_owned(), Some(json!({ "pin": "407193" }))),
         "/api/v1/staff/{id}/pin" => (format!("/api/v1/staff/{}/pin", own(of, MEMBER)), None),
         "/api/v1/consent-texts" => {
@@ -135,7 +150,7 @@ async fn nobody_gets_in_without_a_token_too_low_a_role_is_refused_and_another_cl
             }
         }
     }
-    assert!(guarded >= 21);
+    assert!(guarded >= 26);
     assert_eq!(cloud.sql("SELECT count(*) FROM ts.events WHERE acknowledged_at IS NOT NULL"), "1");
 }
 

@@ -150,6 +150,92 @@ async fn an_event_is_acknowledged_once_by_whom_the_audit_log_says() {
 }
 
 #[tokio::test]
+async fn a_rule_is_checked_made_and_ended_and_its_alert_acknowledged_once() {
+    let cloud = Cloud::start().await;
+    let app = cloud.app();
+    let router = routes::router(&app);
+    let clinician = token(&app, "clinician", "here").await;
+    let good = json!({ "name": "Fast heart", "severity": "warning", "reading_type": "heart_rate", "above": 120.0,
+        "minutes": 5 });
+    let make =
+        |rule: &Value| request(Method::POST, "/api/v1/alert-rules", Some(&clinician), Some(rule.clone()));
+    for (field, value) in [
+        ("name", json!(" ")),
+        ("name", json!("x".repeat(101))),
+        ("severity", json!("grave")),
+        ("reading_type", json!("mood")),
+        ("reading_type", Value::Null),
+        ("below", json!(40.0)),
+        ("above", Value::Null),
+        ("minutes", json!(0)),
+        ("minutes", json!(721)),
+        ("minutes", Value::Null),
+        ("event_type", json!("hot_flash")),
+        ("least_confidence", json!(0.5)),
+        ("colour", json!("red")),
+    ] {
+        let mut bad = good.clone();
+        bad[field] = value;
+        let answer = call(&router, make(&bad)).await;
+        assert!(answer.is_problem(422), "{bad}: {answer:?}");
+    }
+    let rule = call(&router, make(&good)).await.json();
+    assert_eq!(
+        (&rule["reading_type"], &rule["above"], &rule["event_type"]),
+        (&json!("heart_rate"), &json!(120.0), &Value::Null)
+    );
+    let rules = get(&router, "/api/v1/alert-rules", &clinician).await.json();
+    assert_eq!(rules["items"].as_array().unwrap(), std::slice::from_ref(&rule));
+
+    // Six minutes that are fast: the database passes them on to the rule.
+    let from = now() + jiff::SignedDuration::from_mins(2);
+    let values: Vec<(i64, f64)> = (0..360).map(|n| (n, 130.0)).collect();
+    cloud.readings(&cloud.here, 1, from, &values);
+    cloud.sql(
+        "INSERT INTO ts.stale SELECT DISTINCT tenant_id, user_id, type, date_bin('1 hour', time, 'epoch') FROM ts.readings",
+    );
+    cloud.sql("SELECT ts.roll_up(1000, '-infinity')");
+    assert_eq!(
+        cloud.sql("SELECT count(*) > 0 FROM ts.alert_notes n JOIN alert_rules r USING (tenant_id, type)"),
+        "t"
+    );
+    let user = cloud.here.wearer;
+    cloud.sql(&format!(
+        "SELECT ts.put_alert(NULL, '{}', '{user}', '{from}', '{}')",
+        rule["id"].as_str().unwrap(),
+        from + jiff::SignedDuration::from_mins(6)
+    ));
+    let listed = get(&router, "/api/v1/alerts?open=true", &clinician).await.json();
+    let alert = &listed["items"][0];
+    assert_eq!((&alert["title"], &alert["user_id"]), (&json!("Fast heart"), &json!(user)));
+    assert_eq!(
+        alert["data"],
+        json!({ "reading_type": "heart_rate", "unit": "bpm", "above": 120, "minutes": 5 })
+    );
+    let path = format!("/api/v1/alerts/{}/acknowledge", alert["id"].as_str().unwrap());
+    let first = call(&router, request(Method::POST, &path, Some(&clinician), None)).await.json();
+    let second = call(&router, request(Method::POST, &path, Some(&clinician), None)).await.json();
+    assert!(first["acknowledged_at"].is_string());
+    assert_eq!(first, second);
+    assert_eq!(get(&router, "/api/v1/alerts?open=true", &clinician).await.json()["items"], json!([]));
+    let foreign = get(&router, &format!("/api/v1/alerts?user_id={}", cloud.there.wearer), &clinician).await;
+    assert!(foreign.is_problem(404));
+
+    let path = format!("/api/v1/alert-rules/{}", rule["id"].as_str().unwrap());
+    let ended = call(&router, request(Method::DELETE, &path, Some(&clinician), None)).await.json();
+    assert!(ended["ended_at"].is_string());
+    assert_eq!(call(&router, request(Method::DELETE, &path, Some(&clinician), None)).await.json(), ended);
+    assert_eq!(get(&router, "/api/v1/alert-rules", &clinician).await.json()["items"], json!([]));
+    // What it raised stays.
+    let kept = get(&router, &format!("/api/v1/alerts?user_id={user}"), &clinician).await.json();
+    assert_eq!(kept["items"][0]["rule_id"], rule["id"]);
+    assert_eq!(
+        cloud.sql("SELECT string_agg(action, ' ' ORDER BY at) FROM audit_log WHERE action LIKE 'alert%'"),
+        "alert_rule.add alert.acknowledge alert_rule.end"
+    );
+}
+
+#[tokio::test]
 async fn gateways_devices_and_gaps_are_shown_as_they_were_last_reported() {
     let cloud = Cloud::start().await;
     let app = cloud.app();

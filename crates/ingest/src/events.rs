@@ -28,8 +28,9 @@ use crate::{Error, timestamp};
 /// A decoded event batch.
 #[derive(Debug)]
 pub struct Events {
-    /// Its name.
+    /// Its name; of what a clinic sent or the cloud found, one that nobody asks for.
     pub name: Name,
+    sender: Sender,
     derived: Vec<Event>,
     gaps: Vec<envelope::Gap>,
     decisions: Vec<Decision>,
@@ -39,7 +40,14 @@ impl Events {
     /// One event by itself: the way back from quarantine, through the ordinary write.
     pub(crate) fn of_one(gateway: Uuid, event: Event) -> Self {
         let name = Name { gateway, buffer: 0, sequence: 0 };
-        Self { name, derived: vec![event], gaps: Vec::new(), decisions: Vec::new() }
+        let sender = Sender::Gateway(gateway);
+        Self { name, sender, derived: vec![event], gaps: Vec::new(), decisions: Vec::new() }
+    }
+
+    /// What the cloud itself found in a clinic's readings.
+    pub fn found(tenant: Uuid, derived: Vec<Event>) -> Self {
+        let name = Name { gateway: Uuid::nil(), buffer: 0, sequence: 0 };
+        Self { name, sender: Sender::Clinic(tenant), derived, gaps: Vec::new(), decisions: Vec::new() }
     }
 }
 
@@ -49,8 +57,10 @@ pub fn decode(payload: &[u8]) -> Result<Events, Unreadable> {
     if batch.version == 0 || batch.version > ENVELOPE_VERSION {
         return Err(EnvelopeError::Version(batch.version).into());
     }
+    let name = name(batch.name.as_ref())?;
     Ok(Events {
-        name: name(batch.name.as_ref())?,
+        name,
+        sender: Sender::Gateway(name.gateway),
         derived: batch.events,
         gaps: batch.gaps,
         decisions: batch.decisions,
@@ -152,7 +162,8 @@ impl Writer {
         let events_alone = events.derived.iter().map(|event| (vec![event.clone()], Vec::new()));
         let gaps_alone = events.gaps.iter().map(|gap| (Vec::new(), vec![gap.clone()]));
         for (derived, gaps) in events_alone.chain(gaps_alone) {
-            let one = Events { name: events.name, derived, gaps, decisions: Vec::new() };
+            let one =
+                Events { name: events.name, sender: events.sender, derived, gaps, decisions: Vec::new() };
             let outcome = match self.events_tries(&one).await {
                 Err(error) if error.last_remedy() == Remedy::Split => self.refuse_event(&one, &error).await?,
                 other => other?,
@@ -179,11 +190,11 @@ impl Writer {
         let mut client = self.pool.get().await?;
         let tx = client.transaction().await?;
         let directory = Directory::load(&tx, &[events.name.gateway], &[]).await?;
-        let tenant = directory.tenant_of(Sender::Gateway(events.name.gateway));
+        let tenant = directory.tenant_of(events.sender);
         let refused: Vec<Refused<'_>> = events
             .derived
             .iter()
-            .map(|event| aside(event, tenant, events.name.gateway, "database", error.to_string()))
+            .map(|event| aside(event, tenant, events.sender.gateway(), "database", error.to_string()))
             .collect();
         quarantine::keep(&tx, &refused, timestamp(self.clock.utc_us())).await?;
         tx.commit().await?;
@@ -204,7 +215,7 @@ impl Writer {
             .filter(|id| is_hardware_id(id))
             .collect();
         let directory = Directory::load(&tx, &[events.name.gateway], &hardware).await?;
-        let Some(tenant) = directory.tenant_of(Sender::Gateway(events.name.gateway)) else {
+        let Some(tenant) = directory.tenant_of(events.sender) else {
             return Ok(Outcome::RetryAfter {
                 seconds: self.limits.unknown_gateway_s,
                 reason: "this gateway is not enrolled".to_owned(),
@@ -222,7 +233,7 @@ impl Writer {
                 Fate::Expired => counts.expired += 1,
                 Fate::Aside(reason) => {
                     counts.quarantined += 1;
-                    refused.push(aside(event, Some(tenant), events.name.gateway, reason, String::new()));
+                    refused.push(aside(event, Some(tenant), events.sender.gateway(), reason, String::new()));
                 }
             }
         }
@@ -277,14 +288,14 @@ fn key(event: &Event, hardware: Uuid) -> (Uuid, &str, &str, i64, i64) {
 fn aside<'a>(
     event: &'a Event,
     tenant: Option<Uuid>,
-    gateway: Uuid,
+    gateway: Option<Uuid>,
     reason: &'static str,
     detail: String,
 ) -> Refused<'a> {
     Refused {
         what: "event",
         tenant,
-        gateway: Some(gateway),
+        gateway,
         hardware_id: &event.hardware_id,
         epoch: event.epoch,
         seq: Some(event.onset_seq),

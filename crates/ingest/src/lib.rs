@@ -11,6 +11,7 @@
 //! [`plan`] decides what becomes of it; [`Writer`] writes many batches in one transaction, and when one of them fails on
 //! its data, each alone, then frame by frame, so that one bad frame stops nobody.
 
+pub mod alerts;
 pub mod assign;
 pub mod batch;
 pub mod copy;

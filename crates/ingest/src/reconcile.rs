@@ -3,21 +3,25 @@
 //! Two identities, which the write keeps in every commit, are computed from the outside, every night:
 //!
 //! - **frames**: of every epoch, the numbers up to the highest one that was ever heard of (the wearable's own counter, as
-//!   its gateways passed it on) are each in the ledger, in a gap, or in quarantine; none is in the ledger and in a gap.
+//!   its gateways passed it on), and those of which a gateway says that the bridge acknowledged them, are each in the
+//!   ledger, in a gap, or in quarantine; none is in the ledger and in a gap. What a gateway says is of its own: it finds
+//!   what a database that was restored from a backup does not know of.
 //! - **readings**: of every clinic and hour, the rows that are there are as many as transactions noted that they wrote.
 //!
-//! A difference is an alert: it is logged as an error, counted in a metric, and kept until it is gone.
+//! A difference is an alert: it is logged as an error, counted in a metric, and raised as an alert of the clinic whose it
+//! is, until it is gone.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
+use kinara_protocol::frame::Epoch;
 use kinara_store::Pool;
 use uuid::Uuid;
 
 use crate::Error;
 
 /// Epochs with a difference that are told.
-const TOLD: i64 = 100;
+const TOLD: i64 = 1000;
 
 /// An epoch whose numbers do not add up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,12 +34,14 @@ pub struct Unaccounted {
     pub nowhere: String,
     /// Numbers that are stored and in a gap.
     pub twice: String,
+    /// Numbers that are nowhere although a gateway was told that they are here, and has them no more.
+    pub acknowledged: String,
 }
 
 /// What a comparison found.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// Epochs whose numbers do not add up, the first hundred.
+    /// Epochs whose numbers do not add up, the first thousand.
     pub frames: Vec<Unaccounted>,
     /// Hours of a clinic whose rows are not what was written.
     pub hours: u64,
@@ -43,6 +49,7 @@ pub struct Found {
     pub days: u64,
 }
 
+/// What changed lately, and what there is an alert about.
 const FRAMES: &str = "
     WITH gone AS (
       SELECT hardware, epoch, range_agg(seqs) AS seqs FROM gaps WHERE withdrawn_at IS NULL AND seqs IS NOT NULL
@@ -51,15 +58,25 @@ const FRAMES: &str = "
       SELECT h.id AS hardware, q.epoch, range_agg(int8range(q.seq, q.seq, '[]')) AS seqs
       FROM quarantine q JOIN hardware h ON h.hardware_id = q.hardware_id
       WHERE q.what = 'frame' AND q.seq IS NOT NULL AND q.epoch IS NOT NULL GROUP BY 1, 2),
+    delivered AS (
+      SELECT hardware, epoch, range_agg(seqs) AS seqs, max(told_at) AS told_at FROM gateway_delivered GROUP BY 1, 2),
+    both_of_them AS (
+      SELECT hardware, epoch, coalesce(l.seqs, '{}') AS seqs, coalesce(l.highest, -1) AS highest,
+        coalesce(d.seqs, '{}') AS delivered, greatest(l.updated_at, d.told_at) AS changed_at
+      FROM ledger l FULL JOIN delivered d USING (hardware, epoch)),
     told AS (
-      SELECT l.hardware, l.epoch,
-        int8multirange(int8range(0, l.highest + 1)) - l.seqs - coalesce(g.seqs, '{}') - coalesce(q.seqs, '{}') AS nowhere,
-        l.seqs * coalesce(g.seqs, '{}') AS twice
-      FROM ledger l LEFT JOIN gone g ON g.hardware = l.hardware AND g.epoch = l.epoch
-        LEFT JOIN aside q ON q.hardware = l.hardware AND q.epoch = l.epoch
-      WHERE l.updated_at >= $1)
-    SELECT hardware, epoch, nowhere::text, twice::text FROM told
-    WHERE NOT isempty(nowhere) OR NOT isempty(twice) ORDER BY 1, 2 LIMIT $2";
+      SELECT b.hardware, b.epoch,
+        int8multirange(int8range(0, b.highest + 1)) - b.seqs - coalesce(g.seqs, '{}') - coalesce(q.seqs, '{}') AS nowhere,
+        b.seqs * coalesce(g.seqs, '{}') AS twice,
+        b.delivered - b.seqs - coalesce(g.seqs, '{}') - coalesce(q.seqs, '{}') AS acknowledged,
+        EXISTS (SELECT FROM alerts a JOIN hardware h ON h.id = b.hardware WHERE a.kind = 'frames'
+          AND a.withdrawn_at IS NULL AND a.subject = h.hardware_id || ' ' || lpad(to_hex(b.epoch), 16, '0')) AS alerted,
+        b.changed_at
+      FROM both_of_them b LEFT JOIN gone g ON g.hardware = b.hardware AND g.epoch = b.epoch
+        LEFT JOIN aside q ON q.hardware = b.hardware AND q.epoch = b.epoch)
+    SELECT hardware, epoch, nowhere::text, twice::text, acknowledged::text FROM told
+    WHERE (changed_at >= $1 OR alerted) AND NOT (isempty(nowhere) AND isempty(twice) AND isempty(acknowledged))
+    ORDER BY NOT alerted, 1, 2 LIMIT $2";
 
 /// What is compared.
 #[derive(Debug, Clone, Copy)]
@@ -87,8 +104,20 @@ pub async fn reconcile(pool: &Pool, span: &Span) -> Result<Found, Error> {
             epoch: row.get(1),
             nowhere: row.get(2),
             twice: row.get(3),
+            acknowledged: row.get(4),
         })
         .collect();
+    let told: serde_json::Value = out
+        .frames
+        .iter()
+        .map(|one| {
+            serde_json::json!({
+                "hardware": one.hardware, "epoch": Epoch(one.epoch as u64).to_string(),
+                "detail": { "nowhere": one.nowhere, "twice": one.twice, "acknowledged": one.acknowledged },
+            })
+        })
+        .collect();
+    tx.execute("SELECT ts.alert_frames($1)", &[&told]).await?;
     tx.commit().await?;
     client.query_one("SELECT ts.add_up_written()", &[]).await?;
     // The database's clock, as in what it is compared with.
@@ -106,6 +135,7 @@ pub async fn reconcile(pool: &Pool, span: &Span) -> Result<Found, Error> {
         }
         out.days += 1;
     }
+    client.execute("SELECT ts.alert_differences()", &[]).await?;
     let differ: i64 = client.query_one("SELECT count(*) FROM differences", &[]).await?.get(0);
     out.hours = differ.unsigned_abs();
     Ok(out)

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use kinara_clock::Clock;
+use kinara_protocol::frame::Epoch;
 use kinara_store::Pool;
 use serde::Serialize;
 use uuid::Uuid;
@@ -141,7 +142,7 @@ async fn aside(
             .await?;
         out.extend(rows.iter().map(|row| Aside {
             source: source.to_owned(),
-            epoch: format!("{:016x}", epoch as u64),
+            epoch: Epoch(epoch as u64).to_string(),
             seq: row.get(0),
             reason: row.get(1),
         }));

@@ -30,6 +30,16 @@ async fn compared(world: &World) -> Found {
     reconcile(&world.pool, &span).await.unwrap()
 }
 
+/// Alerts of what does not add up, and of which clinic.
+async fn alerts(world: &World) -> String {
+    world
+        .text(
+            "SELECT coalesce(string_agg(kind || ' ' || tenant_id, ', ' ORDER BY kind, subject), 'none')
+             FROM alerts WHERE withdrawn_at IS NULL",
+        )
+        .await
+}
+
 async fn left(world: &World) -> i64 {
     world
         .number(&format!(
@@ -60,7 +70,7 @@ async fn an_erased_person_is_gone_and_what_comes_late_does_not_bring_them_back()
     assert!(erase(&world.pool, TENANT, USER).await.is_err());
     world.run(&format!("INSERT INTO tombstones (tenant_id, user_id) VALUES ('{TENANT}', '{USER}')")).await;
     assert_eq!(
-        world.text("SELECT payload FROM jobs._private_jobs").await,
+        world.text("SELECT payload FROM jobs._private_jobs WHERE payload ->> 'id' IS NOT NULL").await,
         format!(r#"{{"tenant" : "{TENANT}", "id" : "{USER}"}}"#)
     );
     assert!(erase(&world.pool, TENANT, USER).await.unwrap() > 450);
@@ -108,8 +118,10 @@ async fn every_night_the_rows_that_are_there_are_compared_with_those_that_were_w
     ] {
         world.run(fault).await;
         assert_eq!(compared(&world).await.hours, 1, "{fault}");
+        assert_eq!(alerts(&world).await, format!("rows {TENANT}"));
         world.run(mend).await;
         assert_eq!(compared(&world).await.hours, 0, "{mend}");
+        assert_eq!(alerts(&world).await, "none");
     }
     // Erasing is no difference.
     world.run(&format!("INSERT INTO tombstones (tenant_id, user_id) VALUES ('{TENANT}', '{USER}')")).await;
@@ -128,6 +140,37 @@ async fn a_number_that_is_nowhere_or_twice_is_found() {
         found.frames.iter().map(|one| (one.nowhere.as_str(), one.twice.as_str())).collect::<Vec<_>>(),
         [("{[10,12)}", "{[20,22)}")]
     );
+    // It is one alert, until it is mended.
+    compared(&world).await;
+    assert_eq!(alerts(&world).await, format!("frames {TENANT}"));
+    world.run("UPDATE gaps SET seqs = '{[10,20)}'").await;
+    assert_eq!((compared(&world).await.frames, alerts(&world).await), (vec![], "none".to_owned()));
+}
+
+#[tokio::test]
+async fn a_frame_that_a_gateway_was_told_is_here_and_is_not_is_found() {
+    let world = world().await;
+    let tell = async |epoch: i64, seqs: &str| {
+        world
+            .run(&format!(
+                "INSERT INTO gateway_delivered VALUES ('{GATEWAY}', '{HARDWARE_ROW}', {epoch}, '{seqs}', now())
+                   ON CONFLICT (gateway_id, hardware, epoch) DO UPDATE SET seqs = excluded.seqs"
+            ))
+            .await;
+    };
+    world.write(&[seconds(0..10)]).await;
+    tell(EPOCH.0 as i64, "{[0,10)}").await;
+    assert_eq!(compared(&world).await.frames, []);
+    // As after a restore: the database knows of no such frames, not even that there were any.
+    tell(EPOCH.0 as i64, "{[0,20)}").await;
+    tell(99, "{[0,3)}").await;
+    let found = compared(&world).await.frames;
+    let said: Vec<_> = found.iter().map(|one| (one.acknowledged.as_str(), one.nowhere.as_str())).collect();
+    assert_eq!(said, [("{[0,3)}", "{}"), ("{[10,20)}", "{}")]);
+    assert_eq!(alerts(&world).await, format!("frames {TENANT}, frames {TENANT}"));
+    world.write(&[seconds(10..20)]).await;
+    tell(99, "{}").await;
+    assert_eq!((compared(&world).await.frames, alerts(&world).await), (vec![], "none".to_owned()));
 }
 
 #[tokio::test]

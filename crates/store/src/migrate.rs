@@ -78,6 +78,8 @@ const MIGRATIONS: &[Migration] = &[
     migration!(13, "0013_jobs"),
     migration!(14, "0014_erasure"),
     migration!(15, "0015_chunks_and_firmware"),
+    migration!(16, "0016_alerts"),
+    migration!(17, "0017_inference"),
 ];
 
 /// The migration that decides the storage.

@@ -75,6 +75,11 @@ async fn furnish(admin: &tokio_postgres::Client) {
              INSERT INTO ingest_requests (id, tenant_id, digest, items, refused, told)
                VALUES ('{tenant}', '{tenant}', '', 1, 0, '[]');
              INSERT INTO differences (tenant_id, hour, written, present) VALUES ('{tenant}', now(), 1, 2);
+             INSERT INTO alert_rules (id, tenant_id, name, severity, event_type)
+               VALUES ('{tenant}', '{tenant}', 'r', 'info', 'hot_flash');
+             INSERT INTO alerts (tenant_id, kind, user_id, title, severity, from_time, to_time)
+               VALUES ('{tenant}', 'event', '{tenant}', 't', 'info', now(), now());
+             INSERT INTO gateway_delivered VALUES ('{tenant}', '{tenant}', 1, '{{[0,1)}}', now());
              INSERT INTO wear VALUES ('{tenant}', 1, now(), true);
              INSERT INTO ledger (hardware, epoch) VALUES ('{tenant}', 1);
              INSERT INTO frame_times VALUES ('{tenant}', 1, '{{[0,1)}}', 0, 0, 0, 0, 0, false);
@@ -90,6 +95,8 @@ async fn furnish(admin: &tokio_postgres::Client) {
              INSERT INTO ts.readings_15min VALUES ('{tenant}', '{tenant}', 1, now(), 1, {n}, 0, {n}, {n});
              INSERT INTO ts.readings_hourly VALUES ('{tenant}', '{tenant}', 1, now(), 1, {n}, 0, {n}, {n});
              INSERT INTO ts.readings_daily VALUES ('{tenant}', '{tenant}', 1, now(), 1, {n}, 0, {n}, {n}, now());
+             INSERT INTO ts.inference_notes VALUES ('{tenant}', '{tenant}', now());
+             INSERT INTO ts.alert_notes VALUES ('{tenant}', '{tenant}', 1, now());
              INSERT INTO ts.hrv VALUES ('{tenant}', '{tenant}', now(), 400, 0, 3e5, 750, 50, 40, 10, 900, 800);
              INSERT INTO ts.events (time, tenant_id, user_id, device_id, event_type, key)
                VALUES (now(), '{tenant}', '{tenant}', '{tenant}', 'hot_flash', 'k');

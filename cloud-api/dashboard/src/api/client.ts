@@ -2,6 +2,7 @@
 import type { Auth } from './auth';
 import * as decode from './decode';
 import type {
+  Alert,
   Bonds,
   ClinicEvent,
   ConsentText,
@@ -11,6 +12,7 @@ import type {
   Gateway,
   LatestReading,
   Readings,
+  Rule,
   StaffMember,
   User,
 } from './types';
@@ -50,6 +52,27 @@ export class Client {
       body: { time: event.rawTime, user_id: event.userId, event_type: event.eventType },
     });
     return decode.event(answer);
+  }
+
+  /** Those that nobody has dealt with, newest first. */
+  async openAlerts(): Promise<Alert[]> {
+    return decode.items(await this.auth.request({ path: '/alerts', query: { open: 'true' } }), decode.alert);
+  }
+
+  async acknowledgeAlert(id: string): Promise<void> {
+    await this.auth.request({ method: 'POST', path: `/alerts/${id}/acknowledge` });
+  }
+
+  async rules(): Promise<Rule[]> {
+    return decode.items(await this.auth.request({ path: '/alert-rules' }), decode.rule);
+  }
+
+  async addRule(rule: Record<string, unknown>): Promise<void> {
+    await this.auth.request({ method: 'POST', path: '/alert-rules', body: rule });
+  }
+
+  async endRule(id: string): Promise<void> {
+    await this.auth.request({ method: 'DELETE', path: `/alert-rules/${id}` });
   }
 
   async readings(

@@ -3,6 +3,7 @@
  * everything else may be absent or null, so that an older or newer API does not blank the page.
  */
 import type {
+  Alert,
   Bond,
   Bonds,
   ClinicEvent,
@@ -17,6 +18,7 @@ import type {
   Point,
   Readings,
   Role,
+  Rule,
   ServerMessage,
   Session,
   StaffMember,
@@ -261,6 +263,36 @@ export function event(value: unknown): ClinicEvent {
   };
 }
 
+export function alert(value: unknown): Alert {
+  const json = object(value, 'an alert');
+  return {
+    id: text(json, 'id'),
+    userId: textOr(json, 'user_id', null),
+    title: text(json, 'title'),
+    severity: textOr(json, 'severity', 'info'),
+    from: instantOf(json, 'from_at'),
+    to: instantOf(json, 'to_at'),
+    raisedAt: instantOf(json, 'raised_at'),
+    acknowledgedAt: instant(json['acknowledged_at']),
+  };
+}
+
+export function rule(value: unknown): Rule {
+  const json = object(value, 'a rule');
+  return {
+    id: text(json, 'id'),
+    name: text(json, 'name'),
+    severity: textOr(json, 'severity', 'info'),
+    userId: textOr(json, 'user_id', null),
+    eventType: textOr(json, 'event_type', null),
+    leastConfidence: numberOr(json, 'least_confidence', null),
+    readingType: textOr(json, 'reading_type', null),
+    above: numberOr(json, 'above', null),
+    below: numberOr(json, 'below', null),
+    minutes: numberOr(json, 'minutes', null),
+  };
+}
+
 export function gap(value: unknown): Gap {
   const json = object(value, 'a gap');
   return { from: instant(json['from_at']), to: instant(json['to_at']), reason: textOr(json, 'reason', 'unknown') };
@@ -334,6 +366,8 @@ export function serverMessage(raw: string): ServerMessage {
       return { type: 'gateway', gateway: whole(json, 'gateway', 'buffer', gateway) };
     case 'device':
       return { type: 'device', device: whole(json, 'device', 'hardware_id', device) };
+    case 'alerts':
+      return { type: 'alerts' };
     case 'ready':
       return { type: 'ready' };
     default:

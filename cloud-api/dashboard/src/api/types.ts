@@ -148,6 +148,35 @@ export interface ClinicEvent {
   acknowledgedAt: number | null;
 }
 
+/** What somebody has to look at. */
+export interface Alert {
+  id: string;
+  /** About nobody in particular: null. */
+  userId: string | null;
+  title: string;
+  severity: string;
+  /** The first and the last time at which it held. */
+  from: number;
+  to: number;
+  raisedAt: number;
+  acknowledgedAt: number | null;
+}
+
+/** When an alert is raised: of an event, or of a reading above or below a bound for so many minutes. */
+export interface Rule {
+  id: string;
+  name: string;
+  severity: string;
+  /** Of one wearer alone. */
+  userId: string | null;
+  eventType: string | null;
+  leastConfidence: number | null;
+  readingType: string | null;
+  above: number | null;
+  below: number | null;
+  minutes: number | null;
+}
+
 /** A time without readings and why; an end is null while it is not known. */
 export interface Gap {
   from: number | null;
@@ -188,5 +217,6 @@ export type ServerMessage =
   | { type: 'event'; event: ClinicEvent | null }
   | { type: 'gateway'; gateway: Gateway | null }
   | { type: 'device'; device: Device | null }
+  | { type: 'alerts' }
   | { type: 'ready' }
   | { type: 'other' };

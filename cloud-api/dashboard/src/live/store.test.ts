@@ -11,7 +11,7 @@ const live = (seq: number, timeMs: number, value = 70, extra: { epoch?: string; 
 });
 const stored = (seq: number, epoch = EPOCH, deviceId = 'd'): ServerMessage => ({ type: 'stored', deviceId, epoch, seq });
 const heart = (s: LiveStore) => s.reading('u', 'heart_rate');
-const empty = { users: [], devices: [], gateways: [], latest: [], events: [] };
+const empty = { alerts: [], users: [], devices: [], gateways: [], latest: [], events: [] };
 
 describe('live and stored values', () => {
   it('shows a live value as not yet stored until its key is stored', () => {

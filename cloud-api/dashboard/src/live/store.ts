@@ -5,7 +5,7 @@
  * until the server says that its key is stored, or until the stored readings are seen to have reached its time.
  * A stored mark never turns back, and a value is never replaced by an older one.
  */
-import type { ClinicEvent, Device, Gateway, LatestReading, Point, ServerMessage, User } from '../api/types';
+import type { Alert, ClinicEvent, Device, Gateway, LatestReading, Point, ServerMessage, User } from '../api/types';
 import { now } from '../clock';
 import { type Episode, episodes, eventId } from '../episodes';
 import type { BufferSample } from '../gateway';
@@ -27,6 +27,7 @@ export interface Snapshot {
   gateways: Gateway[];
   latest: LatestReading[];
   events: ClinicEvent[];
+  alerts: Alert[];
 }
 
 export interface Connection {
@@ -54,6 +55,8 @@ export class LiveStore {
   events: readonly ClinicEvent[] = [];
   /** What the events are, newest first: always of the same state as `events`. */
   episodes: readonly Episode[] = [];
+  /** Those that nobody has dealt with, newest first. */
+  alerts: readonly Alert[] = [];
   loaded = false;
   connection: Connection = { state: 'connecting', lastMessageAt: null, retryAt: null, reason: '' };
 
@@ -112,6 +115,8 @@ export class LiveStore {
     for (const gateway of snapshot.gateways) this.setGateway(gateway);
     this.touch('gateways');
     this.addEvents(snapshot.events);
+    this.alerts = snapshot.alerts;
+    this.touch('alerts');
     for (const reading of snapshot.latest) this.storedReading(reading);
     this.flush();
   }
@@ -207,6 +212,7 @@ export class LiveStore {
         if (device) this.setDevices([...this.devices.filter((d) => d.id !== device.id), device]);
         break;
       }
+      case 'alerts':
       case 'ready':
       case 'other':
         break;

@@ -7,6 +7,7 @@ import { EventList } from './EventList';
 import { GatewayCard } from './GatewayCard';
 import { Empty, Icon } from './parts';
 import { AddedAtBoxes } from './AddedAtBoxes';
+import { Alerts } from './Alerts';
 import { WearerTile } from './WearerTile';
 
 /** From so many wearers on, finding one by eye takes long. */
@@ -23,12 +24,18 @@ export function Overview() {
     () => users.filter((u) => wanted === '' || u.displayName.toLowerCase().includes(wanted) || u.externalId.toLowerCase().includes(wanted)),
     [users, wanted],
   );
+  const alerts = useStore('alerts', (s) => s.alerts.length);
   const open = episodes.reduce((n, e) => n + (e.acknowledgedAt === null ? 1 : 0), 0);
 
   return (
     <div className="overview">
       <nav className="jump" aria-label="Parts of this page">
         <Jump to="wearers">Wearers {loaded && <b>{users.length}</b>}</Jump>
+        {alerts > 0 && (
+          <Jump to="alerts">
+            Alerts <b className="alert">{alerts} open</b>
+          </Jump>
+        )}
         <Jump to="events">Events {loaded && <b className={open > 0 ? 'alert' : ''}>{open > 0 ? `${open} open` : episodes.length}</b>}</Jump>
         <Jump to="gateways">Gateways {loaded && <b>{gateways.length}</b>}</Jump>
       </nav>
@@ -68,7 +75,8 @@ export function Overview() {
           </ul>
         )}
       </section>
-      <aside className="side" aria-label="Events and gateways">
+      <aside className="side" aria-label="Alerts, events and gateways">
+        <Alerts />
         <section id="events" aria-labelledby="events-title">
           <div className="section-head">
             <h2 id="events-title" tabIndex={-1}>

@@ -13,6 +13,7 @@ import { Overview } from './Overview';
 const WearerView = lazy(() => import('./WearerView'));
 const DeviceView = lazy(() => import('./DeviceView'));
 const BoxesView = lazy(() => import('./BoxesView'));
+const RulesView = lazy(() => import('./RulesView'));
 
 function useRoute(): Route {
   const hash = useSyncExternalStore((listener) => {
@@ -28,6 +29,7 @@ export function Shell({ onLogout }: { onLogout: () => void }) {
   const id = route.id;
   const name = useStore(route.at === 'device' ? 'devices' : 'users', (s) => {
     if (route.at === 'boxes') return 'Boxes';
+    if (route.at === 'rules') return 'Alert rules';
     return route.at === 'device' ? s.devices.find((d) => d.id === id)?.name : s.users.find((u) => u.id === id)?.displayName;
   });
   const main = useRef<HTMLElement>(null);
@@ -61,6 +63,9 @@ export function Shell({ onLogout }: { onLogout: () => void }) {
         <p className="tenant" data-testid="tenant-name" title={session.tenant.name}>
           {session.tenant.name}
         </p>
+        <a className="ghost top-link" href="#/rules" data-testid="rules-link">
+          Rules
+        </a>
         {session.member.role !== 'viewer' && (
           <a className="ghost top-link" href="#/boxes" data-testid="boxes-link">
             Boxes
@@ -90,6 +95,8 @@ export function Shell({ onLogout }: { onLogout: () => void }) {
             <DeviceView key={id} deviceId={id} />
           ) : route.at === 'boxes' ? (
             <BoxesView />
+          ) : route.at === 'rules' ? (
+            <RulesView />
           ) : (
             <Overview />
           )}

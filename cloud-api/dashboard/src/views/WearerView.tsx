@@ -8,6 +8,7 @@ import { now, useClock } from '../clock';
 import { useApp, useStore } from '../context';
 import { duration, gapReason, isStale, typeName, unit, value } from '../format';
 import { useIsDark } from '../theme';
+import { Alerts } from './Alerts';
 import { DeviceLine } from './DeviceLine';
 import { EventList } from './EventList';
 import { Metric } from './Metric';
@@ -303,6 +304,7 @@ function Events({ userId }: { userId: string }) {
   const episodes = useMemo(() => recent.filter((e) => e.userId === userId), [recent, userId]);
   return (
     <section className="side" aria-labelledby="wearer-events">
+      <Alerts userId={userId} />
       <div className="section-head">
         <h2 id="wearer-events">Events</h2>
         <span className="muted">last 7 days</span>

@@ -1,0 +1,343 @@
+//! Alerts by a clinic's rules: an event of a kind, or a reading above or below a bound for so many minutes.
+//!
+//! The promise: an episode is one alert, however many producers report it, and however often its data come. Which alerts
+//! there are is a function of what is stored, not of the order in which it came: late minutes make one alert of two,
+//! and what moved to another wearer takes its alert along. An alert that somebody acknowledged stays acknowledged.
+//!
+//! Nothing here holds up a write: whoever changed something noted the hour, and a job looks at it ([`evaluate`]). What
+//! becomes of it is decided by [`changes`], which knows times alone.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use kinara_store::Pool;
+use uuid::Uuid;
+
+use crate::Error;
+
+/// What is no farther apart is one alert: a rule and a model may put one hot flash minutes apart, and what swings about a
+/// bound is not ten alerts. The pages fold events by the same time.
+pub const JOIN: Duration = Duration::from_mins(10);
+
+/// Notes that are looked at in a transaction.
+const NOTES: i32 = 500;
+
+/// From the first to the last time at which a condition held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span {
+    /// The first.
+    pub from: Timestamp,
+    /// The last; of minutes, the last one's end.
+    pub to: Timestamp,
+}
+
+impl Span {
+    fn within(self, other: Self) -> bool {
+        self.from >= other.from && self.to <= other.to
+    }
+
+    fn apart(self, other: Self) -> SignedDuration {
+        self.from.duration_since(other.to).max(other.from.duration_since(self.to))
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self { from: self.from.min(other.from), to: self.to.max(other.to) }
+    }
+}
+
+/// What was looked at of one rule and wearer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Look {
+    /// How long a time in `held` stands for: a minute, or nothing.
+    pub lasts: Duration,
+    /// How long it has to hold without a break.
+    pub least: Duration,
+    /// The spans that were looked at, apart and in order.
+    pub looked: Vec<Span>,
+    /// When the condition held within them, in order.
+    pub held: Vec<Timestamp>,
+    /// The alerts that there are in or near them, by their beginning.
+    pub known: Vec<(Uuid, Span)>,
+}
+
+/// What has to be done so that the alerts are what was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// A new one.
+    Raise(Span),
+    /// One that is longer or shorter than it was.
+    Stretch(Uuid, Span),
+    /// One that is not.
+    Withdraw(Uuid),
+}
+
+/// Compares what was found with the alerts that there are.
+pub fn changes(look: &Look, join: Duration) -> Vec<Change> {
+    let join = SignedDuration::try_from(join).unwrap_or(SignedDuration::MAX);
+    // An alert whose whole span was looked at is what was found there and nothing else; of one that reaches farther, the
+    // part that was not looked at still stands.
+    let (whole, partly): (Vec<_>, Vec<_>) = look
+        .known
+        .iter()
+        .copied()
+        .partition(|(_, span)| look.looked.iter().any(|looked| span.within(*looked)));
+    let found = runs(look);
+    let mut spans: Vec<(Span, Option<Uuid>)> = found.iter().map(|span| (*span, None)).collect();
+    spans.extend(partly.iter().map(|(id, span)| (*span, Some(*id))));
+    spans.sort_unstable();
+    let mut episodes: Vec<(Span, Vec<Uuid>)> = Vec::new();
+    for (span, id) in spans {
+        match episodes.last_mut() {
+            Some((last, ids)) if last.apart(span) <= join => {
+                *last = last.and(span);
+                ids.extend(id);
+            }
+            _ => episodes.push((span, id.into_iter().collect())),
+        }
+    }
+    let mut out = Vec::new();
+    for (id, span) in &whole {
+        let run = found.iter().find(|run| run.apart(*span) <= join);
+        let of = run.and_then(|run| episodes.iter_mut().find(|(episode, _)| run.within(*episode)));
+        match of {
+            Some((_, ids)) => ids.push(*id),
+            None => out.push(Change::Withdraw(*id)),
+        }
+    }
+    for (span, ids) in episodes {
+        // The one that was there first stays, and with it who acknowledged it.
+        let first = look.known.iter().find(|(id, _)| ids.contains(id));
+        match first {
+            None => out.push(Change::Raise(span)),
+            Some((id, before)) => {
+                if *before != span {
+                    out.push(Change::Stretch(*id, span));
+                }
+                out.extend(ids.iter().filter(|other| *other != id).map(|other| Change::Withdraw(*other)));
+            }
+        }
+    }
+    out
+}
+
+/// Where the condition held for long enough without a break.
+fn runs(look: &Look) -> Vec<Span> {
+    let lasts = SignedDuration::try_from(look.lasts).unwrap_or(SignedDuration::MAX);
+    let least = SignedDuration::try_from(look.least).unwrap_or(SignedDuration::MAX);
+    look.held
+        .chunk_by(|a, b| b.duration_since(*a) <= lasts)
+        .filter_map(|run| {
+            let span = Span { from: *run.first()?, to: run.last()?.saturating_add(lasts).ok()? };
+            (span.to.duration_since(span.from) >= least).then_some(span)
+        })
+        .collect()
+}
+
+/// What an evaluation did.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Evaluated {
+    /// New alerts.
+    pub raised: u64,
+    /// Alerts that are longer or shorter than they were.
+    pub stretched: u64,
+    /// Alerts that are not, or are part of another.
+    pub withdrawn: u64,
+}
+
+const WITHDRAW: &str = "UPDATE alerts SET withdrawn_at = clock_timestamp() WHERE id = $1";
+
+/// Looks at all that was noted of a clinic. Readings from before `raw_from` are kept no more and say nothing.
+pub async fn evaluate(pool: &Pool, tenant: Uuid, raw_from: Timestamp) -> Result<Evaluated, Error> {
+    let mut client = pool.get().await?;
+    let mut out = Evaluated::default();
+    loop {
+        let tx = client.transaction().await?;
+        let take = tx.prepare_cached("SELECT * FROM ts.take_alert_notes($1, $2, $3, $4)").await?;
+        let put = tx.prepare_cached("SELECT ts.put_alert($1, $2, $3, $4, $5)").await?;
+        let rows = tx.query(&take, &[&tenant, &NOTES, &raw_from, &JOIN.as_secs_f64()]).await?;
+        let before = out;
+        for row in &rows {
+            let (rule, wearer): (Uuid, Uuid) = (row.get("rule"), row.get("wearer"));
+            for change in changes(&look(row), JOIN) {
+                let (alert, span) = match change {
+                    Change::Withdraw(id) => {
+                        out.withdrawn += tx.execute(WITHDRAW, &[&id]).await?;
+                        continue;
+                    }
+                    Change::Raise(span) => {
+                        out.raised += 1;
+                        (None, span)
+                    }
+                    Change::Stretch(id, span) => {
+                        out.stretched += 1;
+                        (Some(id), span)
+                    }
+                };
+                tx.execute(&put, &[&alert, &rule, &wearer, &span.from, &span.to]).await?;
+            }
+        }
+        if out != before {
+            let notice = serde_json::json!({ "tenant": tenant }).to_string();
+            tx.execute("SELECT pg_notify('kinara_alert', $1)", &[&notice]).await?;
+        }
+        let left: bool = tx.query_one("SELECT ts.alert_notes_left($1)", &[&tenant]).await?.get(0);
+        tx.commit().await?;
+        if !left {
+            return Ok(out);
+        }
+    }
+}
+
+fn look(row: &tokio_postgres::Row) -> Look {
+    let seconds = |name: &str| Duration::from_secs_f64(row.get::<_, f64>(name).max(0.0));
+    let spans = |from: &str, to: &str| -> Vec<Span> {
+        let (from, to): (Vec<Timestamp>, Vec<Timestamp>) = (row.get(from), row.get(to));
+        from.into_iter().zip(to).map(|(from, to)| Span { from, to }).collect()
+    };
+    Look {
+        lasts: seconds("lasts_s"),
+        least: seconds("least_s"),
+        looked: spans("looked_from", "looked_to"),
+        held: row.get("held"),
+        known: row.get::<_, Vec<Uuid>>("known").into_iter().zip(spans("known_from", "known_to")).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_mins(1);
+
+    fn at(minute: i64) -> Timestamp {
+        Timestamp::from_second(1_780_000_020 + minute * 60).unwrap()
+    }
+
+    fn span(from: i64, to: i64) -> Span {
+        Span { from: at(from), to: at(to) }
+    }
+
+    /// Minutes of which at least three one after another make an alert.
+    fn look(looked: &[Span], held: &[i64], known: &[(Uuid, Span)]) -> Look {
+        let inside = |minute: &&i64| looked.iter().any(|s| s.from <= at(**minute) && at(**minute) < s.to);
+        Look {
+            lasts: MINUTE,
+            least: 3 * MINUTE,
+            looked: looked.to_vec(),
+            held: held.iter().filter(inside).map(|minute| at(*minute)).collect(),
+            known: known.to_vec(),
+        }
+    }
+
+    fn id(n: u128) -> Uuid {
+        Uuid::from_u128(n)
+    }
+
+    #[test]
+    fn an_alert_needs_its_minutes_one_after_another() {
+        let all = [span(0, 200)];
+        assert_eq!(changes(&look(&all, &[1, 2, 4, 5], &[]), JOIN), []);
+        assert_eq!(changes(&look(&all, &[1, 2, 3], &[]), JOIN), [Change::Raise(span(1, 4))]);
+    }
+
+    #[test]
+    fn what_swings_about_the_bound_is_one_alert_and_what_is_farther_apart_is_two() {
+        let all = [span(0, 200)];
+        let held = [1, 2, 3, 14, 15, 16, 30, 31, 32];
+        let expected = [Change::Raise(span(1, 17)), Change::Raise(span(30, 33))];
+        assert_eq!(changes(&look(&all, &held, &[]), JOIN), expected);
+    }
+
+    #[test]
+    fn events_of_two_producers_within_the_time_are_one_episode() {
+        let look = Look {
+            lasts: Duration::ZERO,
+            least: Duration::ZERO,
+            looked: vec![span(0, 200)],
+            held: vec![at(5), at(9), at(60)],
+            known: vec![],
+        };
+        let expected = [Change::Raise(span(5, 9)), Change::Raise(span(60, 60))];
+        assert_eq!(changes(&look, JOIN), expected);
+    }
+
+    #[test]
+    fn an_alert_that_is_what_was_found_is_left_alone() {
+        let known = [(id(1), span(1, 4))];
+        assert_eq!(changes(&look(&[span(0, 200)], &[1, 2, 3], &known), JOIN), []);
+    }
+
+    #[test]
+    fn a_late_minute_between_two_alerts_makes_them_the_first() {
+        let known = [(id(1), span(1, 4)), (id(2), span(20, 24))];
+        let held = [1, 2, 3, 10, 11, 12, 13, 14, 20, 21, 22, 23];
+        assert_eq!(
+            changes(&look(&[span(0, 200)], &held, &known), JOIN),
+            [Change::Stretch(id(1), span(1, 24)), Change::Withdraw(id(2))]
+        );
+    }
+
+    #[test]
+    fn an_alert_whose_readings_are_another_wearers_is_withdrawn() {
+        let known = [(id(1), span(1, 4))];
+        assert_eq!(changes(&look(&[span(0, 200)], &[], &known), JOIN), [Change::Withdraw(id(1))]);
+    }
+
+    #[test]
+    fn what_was_not_looked_at_still_stands_and_is_continued() {
+        let known = [(id(1), span(1, 70))];
+        let held = [65, 66, 67, 68, 69, 70, 71];
+        let expected = [Change::Stretch(id(1), span(1, 72))];
+        assert_eq!(changes(&look(&[span(60, 130)], &held, &known), JOIN), expected);
+        assert_eq!(changes(&look(&[span(60, 130)], &[], &known), JOIN), []);
+    }
+
+    /// Reveals the hours of a day in some order, looks at each as the database does, and gives the alerts at the end.
+    fn alerts_in_order(held: &[i64], hours: &[i64]) -> Vec<Span> {
+        let reach = 3 + 10;
+        let mut seen: Vec<i64> = Vec::new();
+        let mut alerts: Vec<(Uuid, Span)> = Vec::new();
+        for (n, hour) in hours.iter().enumerate() {
+            seen.extend(held.iter().filter(|minute| **minute / 60 == *hour));
+            seen.sort_unstable();
+            let looked = span(hour * 60 - reach, hour * 60 + 60 + reach);
+            let known: Vec<_> = alerts
+                .iter()
+                .copied()
+                .filter(|(_, span)| span.apart(looked) <= SignedDuration::from_mins(10))
+                .collect();
+            for (k, change) in changes(&look(&[looked], &seen, &known), JOIN).into_iter().enumerate() {
+                match change {
+                    Change::Raise(span) => alerts.push((id((n * 1000 + k + 1) as u128), span)),
+                    Change::Stretch(which, span) => {
+                        alerts.iter_mut().find(|(id, _)| *id == which).unwrap().1 = span;
+                    }
+                    Change::Withdraw(which) => alerts.retain(|(id, _)| *id != which),
+                }
+            }
+            alerts.sort_by_key(|(_, span)| *span);
+        }
+        alerts.into_iter().map(|(_, span)| span).collect()
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn the_alerts_do_not_depend_on_the_order_in_which_the_hours_came(
+            stretches in proptest::collection::vec((0i64..480, 1i64..70), 0..12),
+            order in proptest::strategy::Strategy::prop_shuffle(proptest::strategy::Just((0i64..8).collect::<Vec<_>>())),
+        ) {
+            let minutes = stretches.iter().flat_map(|(from, many)| *from..(from + many).min(480));
+            let held: Vec<i64> = minutes.collect::<std::collections::BTreeSet<_>>().into_iter().collect();
+            let at_once: Vec<Span> = changes(&look(&[span(-100, 700)], &held, &[]), JOIN)
+                .into_iter()
+                .map(|change| match change {
+                    Change::Raise(span) => span,
+                    other => panic!("{other:?} of nothing"),
+                })
+                .collect();
+            // Twice, as a replay would.
+            let hours: Vec<i64> = order.iter().copied().chain(0..8).collect();
+            proptest::prop_assert_eq!(alerts_in_order(&held, &hours), at_once);
+        }
+    }
+}

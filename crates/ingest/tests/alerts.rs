@@ -1,0 +1,195 @@
+//! Alerts by a clinic's rules, over the database's notes.
+
+#![allow(clippy::unwrap_used, clippy::wildcard_imports)]
+
+mod support;
+
+use kinara_ingest::alerts::{Evaluated, evaluate};
+use kinara_ingest::rollup::{Slice, roll_up};
+use kinara_ingest::{Name, Outcome, events, timestamp};
+use kinara_protocol::envelope::{self, ENVELOPE_VERSION, Event, EventBatch};
+use support::*;
+use uuid::Uuid;
+
+const RULE: Uuid = Uuid::from_u128(0x61);
+
+/// One frame a minute, from minutes after the boot on: heart rates in steps of 0.1 bpm.
+async fn minutes(world: &World, rates: impl IntoIterator<Item = (u32, i32)>) {
+    let frames: Vec<Vec<u8>> = rates
+        .into_iter()
+        .map(|(minute, rate)| frame_with(EPOCH, minute, u64::from(minute) * 60_000, rate))
+        .collect();
+    world.write(&[batch_of(GATEWAY, &frames)]).await;
+    roll_up(&world.pool, timestamp(NOW_US), &Slice::default()).await.unwrap();
+}
+
+async fn look(world: &World) -> Evaluated {
+    evaluate(&world.pool, TENANT, timestamp(0)).await.unwrap()
+}
+
+/// Alerts: whose, title, and from which to which minute after the boot.
+async fn alerts(world: &World) -> String {
+    let minute =
+        |column: &str| format!("round((extract(epoch FROM {column}) - {}) / 60)", BOOT_US / 1_000_000);
+    world
+        .text(&format!(
+            "SELECT coalesce(string_agg(CASE user_id WHEN '{USER}' THEN 'first' ELSE 'second' END || ' ' || title || ' '
+               || {} || '-' || {}, ', ' ORDER BY user_id, from_time), 'none')
+             FROM alerts WHERE withdrawn_at IS NULL",
+            minute("from_time"),
+            minute("to_time"),
+        ))
+        .await
+}
+
+async fn fast(world: &World) {
+    world
+        .run(&format!(
+            "INSERT INTO alert_rules (id, tenant_id, name, severity, type, above, minutes, created_at)
+               VALUES ('{RULE}', '{TENANT}', 'fast', 'warning', 1, 120, 3, 'epoch');
+             INSERT INTO alert_rules (tenant_id, name, severity, type, above, minutes, created_at)
+               VALUES ('{OTHER_TENANT}', 'foreign', 'warning', 1, 0, 1, 'epoch')"
+        ))
+        .await;
+}
+
+async fn jobs(world: &World) -> String {
+    world
+        .text(
+            "SELECT coalesce(string_agg(payload->>'tenant', ' '), 'none') FROM jobs._private_jobs j
+               JOIN jobs._private_tasks t ON t.id = j.task_id WHERE t.identifier = 'evaluate_alerts'",
+        )
+        .await
+}
+
+#[tokio::test]
+async fn readings_above_a_bound_for_so_many_minutes_are_one_alert_however_late_and_often_they_come() {
+    let world = world().await;
+    minutes(&world, [(1, 700)]).await;
+    assert_eq!(jobs(&world).await, "none", "without a rule there is nothing to look at");
+    fast(&world).await;
+
+    minutes(&world, [(2, 1300), (3, 1300), (5, 1300)]).await;
+    assert_eq!(jobs(&world).await, TENANT.to_string());
+    assert_eq!(look(&world).await, Evaluated::default());
+    assert_eq!(alerts(&world).await, "none");
+
+    minutes(&world, [(4, 1300)]).await;
+    assert_eq!(look(&world).await.raised, 1);
+    assert_eq!(alerts(&world).await, "first fast 2-6");
+
+    // Later minutes, more than ten after: another one; then the ones between them, late: one, which is the first.
+    minutes(&world, (20..24).map(|minute| (minute, 1300))).await;
+    assert_eq!(look(&world).await.raised, 1);
+    assert_eq!(alerts(&world).await, "first fast 2-6, first fast 20-24");
+    world
+        .run(
+            "UPDATE alerts SET acknowledged_at = now() WHERE from_time = (SELECT min(from_time) FROM alerts)",
+        )
+        .await;
+    minutes(&world, (10..14).map(|minute| (minute, 1300))).await;
+    assert_eq!(look(&world).await, Evaluated { raised: 0, stretched: 1, withdrawn: 1 });
+    assert_eq!(alerts(&world).await, "first fast 2-24");
+    assert_eq!(
+        world
+            .number("SELECT count(*) FROM alerts WHERE withdrawn_at IS NULL AND acknowledged_at IS NOT NULL")
+            .await,
+        1
+    );
+
+    // Again, and noted again: nothing changes.
+    minutes(&world, (2..24).map(|minute| (minute, 1300))).await;
+    world.run("INSERT INTO ts.stale SELECT tenant_id, user_id, type, bucket FROM ts.readings_hourly").await;
+    roll_up(&world.pool, timestamp(NOW_US), &Slice::default()).await.unwrap();
+    assert_eq!(look(&world).await, Evaluated::default());
+    assert_eq!(world.number("SELECT count(*) FROM ts.alert_notes").await, 0);
+}
+
+#[tokio::test]
+async fn an_alert_goes_along_with_readings_that_are_another_wearers() {
+    let world = world().await;
+    fast(&world).await;
+    minutes(&world, (2..8).map(|minute| (minute, 1300))).await;
+    look(&world).await;
+    assert_eq!(alerts(&world).await, "first fast 2-8");
+    world
+        .run(&format!(
+            "INSERT INTO moves (tenant_id, from_user, to_user) VALUES ('{TENANT}', '{USER}', '{SECOND_USER}')"
+        ))
+        .await;
+    world.run("SELECT ts.move(id, 10) FROM moves").await;
+    roll_up(&world.pool, timestamp(NOW_US), &Slice::default()).await.unwrap();
+    assert_eq!(look(&world).await, Evaluated { raised: 1, stretched: 0, withdrawn: 1 });
+    assert_eq!(alerts(&world).await, "second fast 2-8");
+}
+
+#[tokio::test]
+async fn readings_that_are_kept_no_more_take_no_alert_along_and_an_erased_wearer_does() {
+    let world = world().await;
+    fast(&world).await;
+    minutes(&world, (2..8).map(|minute| (minute, 1300))).await;
+    look(&world).await;
+    world.run("DELETE FROM ts.readings_minute; INSERT INTO ts.alert_notes SELECT tenant_id, user_id, type, bucket FROM ts.readings_hourly").await;
+    assert_eq!(evaluate(&world.pool, TENANT, timestamp(NOW_US)).await.unwrap(), Evaluated::default());
+    assert_eq!(alerts(&world).await, "first fast 2-8");
+    world.run(&format!("INSERT INTO tombstones (tenant_id, user_id) VALUES ('{TENANT}', '{USER}')")).await;
+    kinara_ingest::erase::erase(&world.pool, TENANT, USER).await.unwrap();
+    assert_eq!(world.number("SELECT count(*) FROM alerts").await, 0);
+    world
+        .run(&format!(
+            "INSERT INTO ts.alert_notes VALUES ('{TENANT}', '{USER}', 1, to_timestamp({}))",
+            BOOT_US / 1_000_000
+        ))
+        .await;
+    assert_eq!(look(&world).await, Evaluated::default());
+    assert_eq!(world.number("SELECT count(*) FROM ts.alert_notes").await, 0);
+}
+
+#[tokio::test]
+async fn an_episode_that_several_producers_report_is_one_alert() {
+    let world = world().await;
+    world
+        .run(&format!(
+            "INSERT INTO alert_rules (tenant_id, name, severity, event_type, least_confidence, created_at) VALUES
+               ('{TENANT}', 'flash', 'info', 'hot_flash', 0.5, 'epoch'),
+               ('{TENANT}', 'of another', 'info', 'hot_flash', NULL, 'epoch'),
+               ('{OTHER_TENANT}', 'foreign', 'info', 'hot_flash', NULL, 'epoch');
+             UPDATE alert_rules SET user_id = '{SECOND_USER}' WHERE name = 'of another'"
+        ))
+        .await;
+    let event = |minute: u64, producer: &str, confidence: f32| Event {
+        hardware_id: HARDWARE.to_owned(),
+        kind: "hot_flash".to_owned(),
+        producer: producer.to_owned(),
+        epoch: EPOCH.0,
+        onset_ticks: minute * 60_000,
+        grid_ms: 60_000,
+        onset_utc_us: BOOT_US + minute as i64 * 60_000_000,
+        uncertainty_us: 5_000,
+        severity: "info".to_owned(),
+        confidence,
+        onset_seq: minute as u32,
+        ..Event::default()
+    };
+    for (sequence, events) in [
+        vec![event(5, "rule:sternal/1", 0.7), event(30, "rule:sternal/1", 0.3)],
+        vec![event(9, "model:hot_flash/1.0.0", 0.6), event(40, "model:hot_flash/1.0.0", 0.9)],
+        vec![event(9, "model:hot_flash/1.0.0", 0.6)],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let batch = EventBatch {
+            version: ENVELOPE_VERSION,
+            name: Some(Name { gateway: GATEWAY, buffer: 7, sequence: sequence as u64 }.into()),
+            sealed_at_us: NOW_US,
+            events,
+            ..EventBatch::default()
+        };
+        let batch = events::decode(&envelope::seal(&batch)).unwrap();
+        assert!(matches!(world.writer().write_events(&batch).await.unwrap(), Outcome::Done(_)));
+        look(&world).await;
+    }
+    assert_eq!(jobs(&world).await, TENANT.to_string());
+    assert_eq!(alerts(&world).await, "first flash 5-9, first flash 40-40");
+}
