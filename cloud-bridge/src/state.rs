@@ -280,7 +280,9 @@ async fn delivered(
     let (mut hardware, mut epochs, mut seqs) = (Vec::new(), Vec::new(), Vec::new());
     for device in devices {
         let Some(delivered) = &device.delivered else { continue };
-        let Some(set) = SeqSet::from_distances(&delivered.seq_ranges) else { continue };
+        let Some(set) = SeqSet::from_distances(&delivered.seq_ranges).filter(|set| !set.is_empty()) else {
+            continue;
+        };
         hardware.push(device.hardware_id.as_str());
         epochs.push(delivered.epoch as i64);
         seqs.push(set.to_string());

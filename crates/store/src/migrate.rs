@@ -80,6 +80,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(15, "0015_chunks_and_firmware"),
     migration!(16, "0016_alerts"),
     migration!(17, "0017_inference"),
+    migration!(18, "0018_erase_again"),
 ];
 
 /// The migration that decides the storage.
