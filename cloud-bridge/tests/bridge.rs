@@ -568,6 +568,28 @@ async fn request(world: &World, items: Option<&str>) -> Uuid {
 }
 
 #[tokio::test]
+async fn the_nights_work_is_done_by_the_schedule_and_a_night_that_was_slept_through_is_made_up_for() {
+    let (world, certificates, broker) = ground(Options::new()).await;
+    world.write(&[batch_of(GATEWAY, &seconds(0..60))]).await;
+    world
+        .run(
+            "DELETE FROM ts.readings WHERE seq = 7;
+             INSERT INTO jobs._private_known_crontabs (identifier, known_since, last_execution)
+               VALUES ('nightly', now() - interval '1 day', now() - interval '2 hours')",
+        )
+        .await;
+    let bridge = Bridge::start(&world, &certificates, &broker, "[jobs]\nnightly = '0 * * * *'\n").await;
+    let alerts = "SELECT count(*) FROM alerts WHERE kind = 'rows' AND withdrawn_at IS NULL";
+    until("the missing reading is no alert", async || world.number(alerts).await == 1).await;
+    until("the night's work is not done", async || {
+        world.number("SELECT count(*) FROM jobs._private_jobs").await == 0
+    })
+    .await;
+    assert!(figures(&certificates).await.contains("\nkinara_bridge_differing_hours 1\n"));
+    bridge.stop().await;
+}
+
+#[tokio::test]
 async fn what_came_over_http_is_written_by_a_job_and_a_job_that_cannot_be_done_waits_for_an_operator() {
     let (mut world, certificates, broker) = ground(Options::new()).await;
     let bridge = Bridge::start(&world, &certificates, &broker, "[jobs]\npoll_s = 1\nsweep_s = 1\n").await;
