@@ -9,7 +9,7 @@
 //! says nothing where its signal has one.
 
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,9 +17,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kinara_inference::detect::EVENT_GRID;
 use kinara_inference::sternal::PRODUCER;
-use kinara_inference::{
-    Asked, Detector, Package, Refractory, Runtime, Sample, Session, Signal, Window, WindowConfig,
-};
+use kinara_inference::{Asked, Detector, Refractory, Sample, Session, Signal, Window, WindowConfig};
 use kinara_ingest::events::Events;
 use kinara_ingest::{Outcome, Writer};
 use kinara_protocol::envelope::Event;
@@ -89,22 +87,19 @@ impl Inference {
     /// Opens the model that is configured. What cannot be opened is said, and the rule runs alone.
     pub fn open(settings: &Settings) -> Self {
         let model = match (&settings.onnxruntime, &settings.model) {
-            (Some(library), Some(package)) => match session(library, package) {
+            (Some(library), Some(package)) => match Session::open(library, package) {
                 Ok(session) => {
                     tracing::info!(model = session.package().producer(), "model loaded");
                     Some(session)
                 }
-                Err(reason) => {
-                    tracing::warn!(reason, "no model: the rule alone looks at what comes over HTTP");
+                Err(error) => {
+                    tracing::warn!(%error, "no model: the rule alone looks at what comes over HTTP");
                     None
                 }
             },
             _ => None,
         };
-        let windows = model.as_ref().map_or_else(WindowConfig::default, |model| {
-            let grid = model.package().manifest().window;
-            WindowConfig { length: grid.length_ms, step: grid.step_ms, ..WindowConfig::default() }
-        });
+        let windows = model.as_ref().map_or_else(WindowConfig::default, Session::windows);
         let refractory_ms = u64::from(settings.refractory_min) * 60_000;
         Self { model: Arc::new(Mutex::new(model)), windows, refractory_ms }
     }
@@ -133,12 +128,16 @@ impl Inference {
             let rows = tx.query(&take, &[&tenant, &HOURS, &raw_from, &margin, &around]).await?;
             let hours: Vec<Hour> = rows.iter().map(Hour::read).collect();
             let this = self.clone();
-            let (events, windows) = tokio::task::spawn_blocking(move || this.events(hours))
+            let looked = tokio::task::spawn_blocking(move || this.events(hours))
                 .await
                 .expect("arithmetic does not panic, and is not aborted");
-            metrics.inference_windows_total.fetch_add(windows, Ordering::Relaxed);
-            if !events.is_empty() {
-                match writer.write_events(&Events::found(tenant, events)).await? {
+            metrics.inference_windows_total.fetch_add(looked.windows, Ordering::Relaxed);
+            if looked.failures > 0 {
+                metrics.inference_failures_total.fetch_add(looked.failures, Ordering::Relaxed);
+                tracing::warn!(failures = looked.failures, "the model failed; the rule went on");
+            }
+            if !looked.events.is_empty() {
+                match writer.write_events(&Events::found(tenant, looked.events)).await? {
                     Outcome::Done(counts) => {
                         new += counts.stored;
                         metrics.outcome(&counts);
@@ -155,19 +154,18 @@ impl Inference {
         }
     }
 
-    /// The events of some hours, and how many windows were looked at.
-    fn events(&self, hours: Vec<Hour>) -> (Vec<Event>, u64) {
+    /// What there is in some hours.
+    fn events(&self, hours: Vec<Hour>) -> Looked {
         let mut model = self.model.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut out = Vec::new();
-        let mut windows = 0;
+        let mut out = Looked::default();
         // By device, then in order: what one hour reports is known to the next.
         for device in hours.chunk_by(|a, b| a.device == b.device) {
             let mut found: Vec<(String, u64)> = Vec::new();
             for hour in device {
-                windows += self.hour(hour, model.as_mut(), &mut found, &mut out);
+                self.hour(hour, model.as_mut(), &mut found, &mut out);
             }
         }
-        (out, windows)
+        out
     }
 
     fn hour(
@@ -175,8 +173,8 @@ impl Inference {
         hour: &Hour,
         mut model: Option<&mut Session>,
         found: &mut Vec<(String, u64)>,
-        out: &mut Vec<Event>,
-    ) -> u64 {
+        out: &mut Looked,
+    ) {
         let WindowConfig { length, step, .. } = self.windows;
         let reach = length + self.refractory_ms;
         let near = hour.from_ms.saturating_sub(reach)..hour.from_ms + HOUR_MS + reach;
@@ -195,17 +193,17 @@ impl Inference {
         let last = (hour.from_ms + HOUR_MS + length).min(newest + step);
         let frames = VecDeque::new();
         let mut end = (hour.from_ms / step + 1) * step;
-        let mut windows = 0;
         while end <= last {
             let window = Window::over(end - length, end, 0, &hour.series, &frames);
             let said = detector.look(&window, model.as_deref_mut());
-            windows += 1;
+            out.windows += 1;
             if let Some(Asked::Failed(error)) = said.model {
-                tracing::debug!(%error, "the model failed; the rule goes on");
+                out.failures += 1;
+                tracing::debug!(%error, "the model failed");
             }
             for finding in said.findings {
                 found.push((finding.producer.clone(), finding.onset));
-                out.push(Event {
+                out.events.push(Event {
                     hardware_id: hour.device.clone(),
                     kind: finding.kind,
                     producer: finding.producer,
@@ -222,18 +220,19 @@ impl Inference {
             }
             end += step;
         }
-        windows
     }
-}
-
-fn session(library: &Path, package: &Path) -> Result<Session, String> {
-    let package = Package::open(package).map_err(|error| error.to_string())?;
-    let runtime = Runtime::load(library).map_err(|error| error.to_string())?;
-    Session::new(&runtime, package).map_err(|error| error.to_string())
 }
 
 fn seconds(ms: u64) -> f64 {
     Duration::from_millis(ms).as_secs_f64()
+}
+
+/// What was found in some hours.
+#[derive(Debug, Default)]
+struct Looked {
+    events: Vec<Event>,
+    windows: u64,
+    failures: u64,
 }
 
 /// An hour of a device, with what is beside it.

@@ -97,6 +97,8 @@ metrics! {
     erased_total: "counter",
     /// Windows of what came over HTTP that were looked at.
     inference_windows_total: "counter",
+    /// Times that the model failed at one of them.
+    inference_failures_total: "counter",
     /// Events that were found in them.
     inference_events_total: "counter",
     /// Times that a clinic's alert rules were looked at.

@@ -237,7 +237,7 @@ async fn links(
 /// In the order of their names, so that two bridges with states of the same devices do not wait in a circle.
 const LINKS: &str = "
     WITH locked AS (
-      SELECT id FROM devices WHERE tenant_id = $1 AND hardware_id = ANY($3) ORDER BY hardware_id FOR UPDATE)
+      SELECT id FROM devices WHERE tenant_id = $1 AND hardware_id = ANY($3) ORDER BY hardware_id FOR NO KEY UPDATE)
     UPDATE devices d SET link = n.link,
       last_seen_at = greatest(d.last_seen_at, n.seen),
       battery_percent = coalesce(n.battery, d.battery_percent),

@@ -169,6 +169,9 @@ pub async fn follow(database: Database, hub: Arc<Hub>, stop: CancellationToken) 
                 if what.state {
                     hub.state_changed(tenant);
                 }
+                if what.alerts {
+                    hub.alerts_changed(tenant);
+                }
                 if let Some(since) = what.events.iter().map(|(_, time)| *time).chain(what.events_since).min()
                 {
                     hub.events_since(tenant, since);

@@ -11,7 +11,8 @@ use ort::environment::Environment;
 use ort::value::TensorRef;
 
 use crate::features::{Feature, Features};
-use crate::model::Package;
+use crate::model::{ModelError, Package};
+use crate::window::WindowConfig;
 
 /// Why the library or a session cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -102,7 +103,31 @@ pub struct Session {
     session: ort::session::Session,
 }
 
+/// Why a model cannot be had from its files.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The package.
+    #[error(transparent)]
+    Package(#[from] ModelError),
+    /// The library, or the model in it.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+}
+
 impl Session {
+    /// Verifies the package in a folder, loads the library and makes a session. A broken package needs no library in
+    /// memory.
+    pub fn open(library: &Path, package: &Path) -> Result<Self, OpenError> {
+        let package = Package::open(package)?;
+        Ok(Self::new(&Runtime::load(library)?, package)?)
+    }
+
+    /// The windows that the model was trained on.
+    pub fn windows(&self) -> WindowConfig {
+        let grid = self.package.manifest().window;
+        WindowConfig { length: grid.length_ms, step: grid.step_ms, ..WindowConfig::default() }
+    }
+
     /// Makes a session of a verified package, and checks that its tensors are those the manifest names.
     pub fn new(runtime: &Runtime, package: Package) -> Result<Self, RuntimeError> {
         let session = open(runtime, &package)

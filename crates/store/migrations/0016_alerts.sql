@@ -81,16 +81,16 @@ CREATE TABLE ts.alert_notes (
 CREATE INDEX alert_notes_tenant ON ts.alert_notes (tenant_id);
 RESET ROLE;
 
--- One job for a clinic, however much there is to look at. Only triggers call it.
+-- One job of a kind for a clinic, however much there is to look at, in a queue apart from its requests. Only triggers call it.
 SET ROLE kinara_jobs;
-CREATE FUNCTION jobs.evaluate(tenant uuid) RETURNS void
+CREATE FUNCTION jobs.of_clinic(task text, tenant uuid) RETURNS void
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  PERFORM jobs.add_job('evaluate_alerts', json_build_object('tenant', tenant), queue_name => 'alerts:' || tenant,
-    job_key => 'evaluate_alerts:' || tenant);
+  PERFORM jobs.add_job(task, json_build_object('tenant', tenant), queue_name => task || ':' || tenant,
+    job_key => task || ':' || tenant);
 END $$;
-REVOKE ALL ON FUNCTION jobs.evaluate(uuid) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION jobs.evaluate(uuid) TO kinara_owner;
+REVOKE ALL ON FUNCTION jobs.of_clinic(text, uuid) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION jobs.of_clinic(text, uuid) TO kinara_owner;
 RESET ROLE;
 SET ROLE kinara_owner;
 
@@ -109,7 +109,7 @@ BEGIN
         RETURNING tenant_id)
     SELECT DISTINCT tenant_id FROM noted ORDER BY 1
   LOOP
-    PERFORM jobs.evaluate(clinic);
+    PERFORM jobs.of_clinic('evaluate_alerts', clinic);
   END LOOP;
   RETURN NULL;
 END $$;
@@ -130,7 +130,7 @@ BEGIN
     INSERT INTO ts.alert_notes (tenant_id, user_id, hour) VALUES
       (OLD.tenant_id, OLD.user_id, date_bin('1 hour', OLD.time, 'epoch'));
   END IF;
-  PERFORM jobs.evaluate(NEW.tenant_id);
+  PERFORM jobs.of_clinic('evaluate_alerts', NEW.tenant_id);
   RETURN NULL;
 END $$;
 -- At the end of the transaction: two writers of the same events wait for each other at the keys alone.

@@ -10,20 +10,6 @@ CREATE TABLE ts.inference_notes (
 );
 CREATE INDEX inference_notes_tenant ON ts.inference_notes (tenant_id);
 CREATE INDEX frame_times_of_utc ON frame_times (hardware, epoch) WHERE ref_ticks = 0 AND ref_utc_us = 0;
-RESET ROLE;
-
--- One job for a clinic, however much there is to look at. Only triggers call it.
-SET ROLE kinara_jobs;
-CREATE FUNCTION jobs.infer(tenant uuid) RETURNS void
-  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-  PERFORM jobs.add_job('infer', json_build_object('tenant', tenant), queue_name => 'inference:' || tenant,
-    job_key => 'infer:' || tenant);
-END $$;
-REVOKE ALL ON FUNCTION jobs.infer(uuid) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION jobs.infer(uuid) TO kinara_owner;
-RESET ROLE;
-SET ROLE kinara_owner;
 
 -- The channels that windows are made of (crates/inference): heart rate, RR intervals, skin temperature, EDA, activity.
 CREATE FUNCTION ts.pass_on_to_inference() RETURNS trigger
@@ -41,7 +27,7 @@ BEGIN
         RETURNING tenant_id)
     SELECT DISTINCT tenant_id FROM noted ORDER BY 1
   LOOP
-    PERFORM jobs.infer(clinic);
+    PERFORM jobs.of_clinic('infer', clinic);
   END LOOP;
   RETURN NULL;
 END $$;

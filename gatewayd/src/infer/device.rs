@@ -29,12 +29,7 @@ pub(super) struct Device {
 impl Device {
     /// Nothing seen yet but what was reported before a restart.
     pub fn new(hardware: HardwareId, settings: &Settings, model: Option<&Session>, memory: &Memory) -> Self {
-        let grid = model.map(|m| m.package().manifest().window);
-        let config = grid.map_or_else(WindowConfig::default, |grid| WindowConfig {
-            length: grid.length_ms,
-            step: grid.step_ms,
-            ..WindowConfig::default()
-        });
+        let config = model.map_or_else(WindowConfig::default, Session::windows);
         let refractory = |producer: &str| {
             let mut refractory = Refractory::new(settings.refractory.as_millis() as u64, config.length);
             for (epoch, onset) in memory.onsets(&hardware, producer) {

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use kinara_inference::{Package, Runtime, Session};
+use kinara_inference::Session;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -165,7 +165,7 @@ async fn report<O: Outbox>(
 /// The model, or the reason there is none on the board and in the log.
 fn open_model(settings: &Settings, board: &Board) -> Option<Session> {
     let opened = match (&settings.onnxruntime, &settings.model) {
-        (Some(library), Some(package)) => open(library, package),
+        (Some(library), Some(package)) => Session::open(library, package).map_err(|error| error.to_string()),
         (None, _) => Err("infer.onnxruntime is not configured".to_owned()),
         (_, None) => Err("infer.model is not configured".to_owned()),
     };
@@ -181,13 +181,6 @@ fn open_model(settings: &Settings, board: &Board) -> Option<Session> {
             None
         }
     }
-}
-
-fn open(library: &Path, package: &Path) -> Result<Session, String> {
-    // The package first: a broken one needs no library in memory.
-    let package = Package::open(package).map_err(|e| e.to_string())?;
-    let runtime = Runtime::load(library).map_err(|e| e.to_string())?;
-    Session::new(&runtime, package).map_err(|e| e.to_string())
 }
 
 #[cfg(test)]

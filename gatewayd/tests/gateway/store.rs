@@ -7,7 +7,7 @@ use kinara_clock::SystemClock;
 use kinara_gatewayd::hardware::HardwareId;
 use kinara_gatewayd::pipeline::NewEvent;
 use kinara_gatewayd::status::Admission;
-use kinara_gatewayd::store::{Kind, Outcome, Store, StoreError};
+use kinara_gatewayd::store::{Kind, Outcome, Settings, Store, StoreError};
 use kinara_protocol::channel::HEART_RATE;
 use kinara_protocol::envelope::{self, Batch, EventBatch};
 use kinara_protocol::frame::{
@@ -112,9 +112,12 @@ async fn delivered_is_what_the_bridge_has_acknowledged_and_nothing_that_still_wa
     let dir = tempfile::tempdir().unwrap();
     let board = board();
     board.device(&hardware(), |device| device.name = "worn".to_owned());
-    let store = Store::open(settings(dir.path()), std::sync::Arc::new(SystemClock), board.clone()).unwrap();
+    // It seals when it is told to.
+    let settings = Settings { seal_after: Duration::from_hours(1), ..settings(dir.path()) };
+    let store = Store::open(settings, std::sync::Arc::new(SystemClock), board.clone()).unwrap();
     synchronise(&store, &hardware(), EPOCH).await;
     store.clock_is(Some(known())).await.unwrap();
+    store.set_online(true).await.unwrap();
     let tells = async |expected: Option<&[u32]>| {
         let told = || {
             let delivered = board.now().devices.get(&hardware()).and_then(|device| device.delivered.clone());
