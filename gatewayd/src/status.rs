@@ -75,8 +75,22 @@ pub struct Device {
     pub latest: BTreeMap<u16, i32>,
     /// Why the last attempt failed, for people; empty when all is well.
     pub trouble: String,
+    /// Values of another maker's sensor that were not taken since the daemon started.
+    pub left_out: u64,
+    /// Why the last of them was not.
+    pub left_out_why: String,
     /// The epoch whose start it was asked about.
     pub started: Option<Epoch>,
+}
+
+impl Device {
+    /// What is wrong with it, for people; empty when all is well.
+    pub fn problem(&self) -> String {
+        if self.left_out == 0 || !self.trouble.is_empty() {
+            return self.trouble.clone();
+        }
+        format!("{} of its values were left out; the last one: {}", self.left_out, self.left_out_why)
+    }
 }
 
 /// A radio adapter.

@@ -49,12 +49,7 @@ async fn open(gateway: &GatewayProxy<'_>, seconds: u32) -> Result<bool, CtlError
 async fn converse(gateway: &GatewayProxy<'_>, wanted: &Pair) -> Result<String, CtlError> {
     let near = find(gateway, wanted).await?;
     let (method, code) = match (near.offer.as_str(), wanted.just_works) {
-        ("sensor", true) if near.name == wanted.device => ("just_works", String::new()),
-        ("sensor", true) => {
-            let text =
-                format!("A sensor is paired by its whole name: kinaractl pair {:?} --just-works", near.name);
-            return Err(refused("other_code", text));
-        }
+        ("sensor", true) => ("just_works", String::new()),
         ("sensor", false) => {
             let text = "This is a sensor of another maker: it cannot prove what it is. To pair it all the same, add \
                         --just-works.";
@@ -106,7 +101,11 @@ async fn find(gateway: &GatewayProxy<'_>, wanted: &Pair) -> Result<wire::Nearby,
     let until = Instant::now() + Duration::from_secs(wanted.wait.into());
     loop {
         let mut nearby = gateway.nearby().await?;
-        nearby.retain(|near| near.key == wanted.device || near.name == wanted.device);
+        nearby.retain(|near| near.key.eq_ignore_ascii_case(&wanted.device) || near.name == wanted.device);
+        // A key names one device; another one may have been given that name.
+        if let Some(place) = nearby.iter().position(|near| near.key.eq_ignore_ascii_case(&wanted.device)) {
+            return Ok(nearby.swap_remove(place));
+        }
         match nearby.len() {
             0 if Instant::now() >= until => {
                 let text = "It is not heard. Press its button, bring it near, and look at what is near: kinaractl scan";

@@ -57,6 +57,7 @@ impl Desk {
             let wearer = roster.wearers.iter().find(|wearer| wearer.hardware.contains(hardware));
             DeviceView {
                 hardware: hardware.clone(),
+                trouble: seen.problem(),
                 name: if seen.name.is_empty() { device.name } else { seen.name },
                 link: seen.link,
                 bonded: device.bonded.is_some(),
@@ -70,7 +71,6 @@ impl Desk {
                 behind_frames: seen.behind_frames,
                 buffered_frames: seen.buffered_frames,
                 last_frame_us: seen.last_frame_us,
-                trouble: seen.trouble,
             }
         };
         all.into_iter().map(view).collect()

@@ -127,8 +127,9 @@ fn row(page: &mut String, hardware: &HardwareId, device: &Device, now_us: i64) {
         escaped(&device.firmware),
         escaped(&link),
     );
-    if !device.trouble.is_empty() {
-        let _ = write!(page, "<span class=\"problem\">{}</span>", escaped(&device.trouble));
+    let problem = device.problem();
+    if !problem.is_empty() {
+        let _ = write!(page, "<span class=\"problem\">{}</span>", escaped(&problem));
     }
     let _ = write!(
         page,

@@ -206,11 +206,24 @@ pub struct SensorConnection {
     pub link: Box<dyn SensorLink>,
 }
 
+/// The forms in which sensors tell what they measured, each a characteristic of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SensorReport {
+    /// 0x2A37.
+    HeartRate,
+    /// 0x2A1C.
+    Temperature,
+    /// 0x2A5F.
+    OximetryContinuous,
+    /// 0x2A5E.
+    OximetrySpotCheck,
+}
+
 /// A measurement as the sensor sent it: the value of its service's measurement characteristic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SensorEvent {
-    /// Of which service.
-    pub kind: SensorKind,
+    /// In which form.
+    pub report: SensorReport,
     /// What.
     pub bytes: Bytes,
 }

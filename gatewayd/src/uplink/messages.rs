@@ -78,7 +78,7 @@ pub fn state(
         backlog_frames: device.behind_frames,
         last_seen_us: device.last_frame_us,
         firmware: device.firmware.clone(),
-        problem: device.trouble.clone(),
+        problem: device.problem(),
         epoch: device.epoch.map_or(0, |epoch| epoch.0),
         delivered: device
             .delivered

@@ -49,7 +49,7 @@ const GHOST_EVERY: Duration = Duration::from_mins(1);
 struct Known {
     address: Option<Address>,
     name: String,
-    sensor: Option<SensorKind>,
+    sensors: Vec<SensorKind>,
     offer: Option<(Offer, Instant)>,
     rssi: i16,
     paired: bool,
@@ -206,7 +206,9 @@ impl Air {
         let known = self.devices.entry(at).or_default();
         known.address = news.address.or(known.address);
         known.name = news.name.unwrap_or(std::mem::take(&mut known.name));
-        known.sensor = news.services.map_or(known.sensor, |named| named.sensor);
+        if let Some(named) = news.services {
+            known.sensors = named.sensors;
+        }
         known.paired = news.paired.unwrap_or(known.paired);
         known.connected = news.connected.unwrap_or(known.connected);
         if let Some(data) = news.offer {
@@ -247,8 +249,9 @@ impl Air {
             (!known.paired || now - *since < OFFER_FRESH).then(|| offer.clone())
         };
         let offer = known.offer.as_ref().and_then(fresh).or_else(|| {
-            let allowed = known.sensor.filter(|kind| self.radio.settings.sensors.contains(kind));
-            allowed.map(Offer::Sensor)
+            // Of several, the first one that is allowed.
+            let allowed = known.sensors.iter().find(|kind| self.radio.settings.sensors.contains(kind));
+            allowed.copied().map(Offer::Sensor)
         });
         if hardware.is_none() && offer.is_none() {
             return;

@@ -15,10 +15,10 @@ const SERVICES: usize = 64;
 const SERVICE_DATA: usize = 32;
 
 /// The services that a device names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Named {
-    /// Of which other maker's sensor one is.
-    pub sensor: Option<SensorKind>,
+    /// Those that are understood: a device may be several sensors.
+    pub sensors: Vec<SensorKind>,
 }
 
 /// What a signal or a listing says of a device; what it does not say is `None`.
@@ -49,7 +49,7 @@ impl DeviceNews {
             address: text(properties, "Address").and_then(|address| address.parse().ok()),
             random: text(properties, "AddressType").map(|kind| kind == "random"),
             name: text(properties, "Name").map(shown),
-            services: services(properties).map(|services| Named { sensor: sensor_of(&services) }),
+            services: services(properties).map(|services| Named { sensors: sensors_of(&services) }),
             offer: service_data(properties),
             rssi: properties.get("RSSI").and_then(|value| i16::try_from(value).ok()),
             paired: flag(properties, "Paired"),
@@ -91,9 +91,9 @@ pub const fn short_uuid(number: u16) -> Uuid {
     Uuid::from_u128(((number as u128) << 96) | 0x0000_0000_0000_1000_8000_0080_5f9b_34fb)
 }
 
-fn sensor_of(services: &[Uuid]) -> Option<SensorKind> {
+fn sensors_of(services: &[Uuid]) -> Vec<SensorKind> {
     let kinds = [SensorKind::HeartRate, SensorKind::HealthThermometer, SensorKind::PulseOximeter];
-    kinds.into_iter().find(|kind| services.contains(&short_uuid(service_number(*kind))))
+    kinds.into_iter().filter(|kind| services.contains(&short_uuid(service_number(*kind)))).collect()
 }
 
 /// The 16-bit number of a sensor's service.
@@ -134,14 +134,23 @@ mod tests {
         properties.insert("Address".to_owned(), owned("C1:22:33:44:55:66"));
         properties.insert("AddressType".to_owned(), owned("random"));
         properties.insert("Name".to_owned(), owned("K-\u{7}3F2A"));
-        properties.insert("UUIDs".to_owned(), owned(vec!["0000180d-0000-1000-8000-00805f9b34fb".to_owned()]));
+        properties.insert(
+            "UUIDs".to_owned(),
+            owned(vec![
+                "0000180d-0000-1000-8000-00805f9b34fb".to_owned(),
+                "00001822-0000-1000-8000-00805f9b34fb".to_owned(),
+            ]),
+        );
         properties.insert("RSSI".to_owned(), owned(-61_i16));
         properties.insert("Paired".to_owned(), owned(true));
         let news = DeviceNews::of(&properties);
         assert_eq!(news.address, Some("C1:22:33:44:55:66".parse().unwrap()));
         assert_eq!(news.random, Some(true));
         assert_eq!(news.name.as_deref(), Some("K-3F2A"));
-        assert_eq!(news.services, Some(Named { sensor: Some(SensorKind::HeartRate) }));
+        assert_eq!(
+            news.services,
+            Some(Named { sensors: vec![SensorKind::HeartRate, SensorKind::PulseOximeter] })
+        );
         assert_eq!(news.offer, Some(vec![3]));
         assert_eq!((news.rssi, news.paired, news.connected), (Some(-61), Some(true), None));
     }

@@ -13,7 +13,9 @@ use super::bus::Bus;
 use super::link::{self, Hold};
 use super::objects::{service_number, short_uuid};
 use super::proof::Linkd;
-use crate::radio::{AdapterId, Bond, RadioError, SensorConnection, SensorEvent, SensorKind, SensorLink};
+use crate::radio::{
+    AdapterId, Bond, RadioError, SensorConnection, SensorEvent, SensorKind, SensorLink, SensorReport,
+};
 
 /// Measurements that may wait; a sensor sends one a second.
 const EVENTS: usize = 64;
@@ -29,10 +31,12 @@ pub async fn open(
     let linked = link::open(radio, bus, id, bond).await?;
     let (sender, events) = mpsc::channel(EVENTS);
     let mut measured = 0;
-    for kind in [SensorKind::HeartRate, SensorKind::HealthThermometer, SensorKind::PulseOximeter] {
-        let service = short_uuid(service_number(kind));
-        let found = link::characteristics(bus, &linked, radio.settings.resolve, service, &[]).await?;
-        for (_, remote) in found.into_iter().filter(|(uuid, _)| measurements(kind).contains(uuid)) {
+    for kind in &radio.settings.sensors {
+        let service = short_uuid(service_number(*kind));
+        let mut found = link::characteristics(bus, &linked, radio.settings.resolve, service, &[]).await?;
+        for (uuid, report) in reports(*kind) {
+            let Some(remote) = found.remove(uuid) else { continue };
+            let report = *report;
             let values = bus.limited("subscribing", remote.notify()).await?;
             measured += 1;
             let (sender, lost) = (sender.clone(), linked.lost.clone());
@@ -42,7 +46,7 @@ pub async fn open(
                     tokio::select! {
                         value = values.next() => {
                             let Some(value) = value else { return };
-                            if sender.send(SensorEvent { kind, bytes: Bytes::from(value) }).await.is_err() {
+                            if sender.send(SensorEvent { report, bytes: Bytes::from(value) }).await.is_err() {
                                 return;
                             }
                         }
@@ -61,12 +65,18 @@ pub async fn open(
 }
 
 /// The characteristics that carry a service's measurements.
-fn measurements(kind: SensorKind) -> &'static [uuid::Uuid] {
+fn reports(kind: SensorKind) -> &'static [(uuid::Uuid, SensorReport)] {
     match kind {
-        SensorKind::HeartRate => const { &[short_uuid(0x2a37)] },
-        SensorKind::HealthThermometer => const { &[short_uuid(0x2a1c)] },
-        // Continuous; spot checks are the other form of the same service.
-        SensorKind::PulseOximeter => const { &[short_uuid(0x2a5f), short_uuid(0x2a5e)] },
+        SensorKind::HeartRate => const { &[(short_uuid(0x2a37), SensorReport::HeartRate)] },
+        SensorKind::HealthThermometer => const { &[(short_uuid(0x2a1c), SensorReport::Temperature)] },
+        SensorKind::PulseOximeter => {
+            const {
+                &[
+                    (short_uuid(0x2a5f), SensorReport::OximetryContinuous),
+                    (short_uuid(0x2a5e), SensorReport::OximetrySpotCheck),
+                ]
+            }
+        }
     }
 }
 

@@ -6,20 +6,23 @@
 
 mod measurement;
 mod numbering;
+mod stamped;
 
 use std::time::Duration;
 
 use bytes::Bytes;
+use jiff::tz::TimeZone;
 use kinara_protocol::frame::{Body, Epoch, FrameRef};
 use rand::Rng;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub use measurement::{BadMeasurement, Measurement};
+pub use measurement::{LeftOut, Measurement};
 pub use numbering::Numbering;
+use stamped::{Placed, SensorClock};
 
 use super::session::{Context, stored};
-use super::{RadioError, SensorConnection};
+use super::{RadioError, SensorConnection, SensorEvent, SensorReport};
 use crate::hardware::HardwareId;
 use crate::status::Link as LinkState;
 use crate::store::{Outcome, OwnSync};
@@ -31,6 +34,8 @@ const MOST_PENDING: usize = 600;
 /// How well the time of a notification is that of its measurement: the connection interval, and what the sensor
 /// averages over.
 const UNCERTAINTY_US: u64 = 1_000_000;
+/// A pulse counts as another measurement of the same heart while a heart rate service told its rate this recently.
+const SAME_HEART: Duration = Duration::from_secs(5);
 /// How often the signal strength is asked for.
 const STRENGTH_EVERY: Duration = Duration::from_secs(10);
 
@@ -49,7 +54,7 @@ pub async fn run(
         tokio::select! {
             () = cancel.cancelled() => break Ok(()),
             event = events.recv() => match event {
-                Some(event) => session.take(event.kind, &event.bytes),
+                Some(event) => session.take(&event).await,
                 None => break Err(RadioError::Gone("the link was lost".to_owned())),
             },
             _ = close.tick() => {
@@ -64,6 +69,7 @@ pub async fn run(
         }
     };
     session.close().await;
+    session.end();
     if result.is_ok() {
         link.disconnect().await;
     }
@@ -75,6 +81,8 @@ struct Session<'a> {
     hardware: HardwareId,
     numbering: Numbering,
     began_us: i64,
+    clock: SensorClock,
+    heart_told: Option<Instant>,
     pending: Vec<Bytes>,
 }
 
@@ -91,7 +99,15 @@ impl<'a> Session<'a> {
             device.link = LinkState::Live;
             device.trouble.clear();
         });
-        Self { context, hardware, numbering: Numbering::new(epoch), began_us, pending: Vec::new() }
+        Self {
+            context,
+            hardware,
+            numbering: Numbering::new(epoch),
+            began_us,
+            clock: SensorClock::new(TimeZone::system()),
+            heart_told: None,
+            pending: Vec::new(),
+        }
     }
 
     fn ticks(&self) -> u64 {
@@ -99,10 +115,67 @@ impl<'a> Session<'a> {
         u64::try_from(since_us / 1_000).unwrap_or(0)
     }
 
-    fn take(&mut self, kind: super::SensorKind, bytes: &[u8]) {
-        match Measurement::read(kind, bytes) {
-            Ok(measurement) => self.numbering.take(self.ticks(), &measurement),
-            Err(error) => tracing::debug!(hardware = %self.hardware, ?kind, %error, "not a measurement"),
+    async fn take(&mut self, event: &SensorEvent) {
+        let mut measurement = Measurement::read(event.report, &event.bytes);
+        for why in std::mem::take(&mut measurement.left_out) {
+            self.leave_out(why);
+        }
+        self.one_heart(event.report, &mut measurement);
+        if measurement.is_empty() {
+            return;
+        }
+        if measurement.stamp.is_none() {
+            self.numbering.take(self.ticks(), &measurement);
+            return;
+        }
+        let now_us = self.context.clock.boottime_us();
+        let offset = self.context.known.borrow().map(|known| known.utc_us(now_us) - now_us);
+        let placed = self.clock.take(&self.hardware, event.report, measurement, (now_us, offset));
+        for one in placed {
+            self.keep(one).await;
+        }
+    }
+
+    /// A device with a heart rate service and an oximeter tells one heart twice: its heart rate service's rate counts.
+    fn one_heart(&mut self, report: SensorReport, measurement: &mut Measurement) {
+        if report == SensorReport::HeartRate {
+            self.heart_told = measurement.heart_rate.map(|_| Instant::now()).or(self.heart_told);
+        } else if self.heart_told.is_some_and(|told| told.elapsed() < SAME_HEART) {
+            measurement.heart_rate = None;
+        }
+    }
+
+    /// Counts what was not taken and shows it on the device's line; the log tells the first and then each hundredth.
+    fn leave_out(&self, why: LeftOut) {
+        let mut before = 0;
+        self.context.board.device(&self.hardware, |device| {
+            before = device.left_out;
+            device.left_out += 1;
+            device.left_out_why = why.to_string();
+        });
+        if before.is_multiple_of(100) {
+            tracing::warn!(hardware = %self.hardware, %why, before, "a sensor's value was left out");
+        }
+    }
+
+    /// Puts a measurement of the sensor's own time with what is to be stored.
+    async fn keep(&mut self, placed: Placed) {
+        let began_us = placed.sync.boot_us;
+        if let Err(error) = self.context.store.own_sync(self.hardware.clone(), placed.sync).await {
+            tracing::warn!(hardware = %self.hardware, %error, "the time of this measurement was not stored");
+        }
+        for frame in &placed.frames {
+            if placed.is_new {
+                self.show(frame, began_us);
+            }
+        }
+        self.pending.extend(placed.frames);
+    }
+
+    /// The connection is over: what still waits for the sensor's clock to be known is left out.
+    fn end(&mut self) {
+        for _ in 0..self.clock.unplaced() {
+            self.leave_out(LeftOut::Clock);
         }
     }
 
@@ -110,7 +183,7 @@ impl<'a> Session<'a> {
     async fn close(&mut self) {
         let closed = self.numbering.close();
         for frame in &closed {
-            self.show(frame);
+            self.show(frame, self.began_us);
         }
         self.pending.extend(closed);
         if let Some(many) = self.pending.len().checked_sub(MOST_PENDING).filter(|many| *many > 0) {
@@ -141,12 +214,12 @@ impl<'a> Session<'a> {
     }
 
     /// The newest values, for who watches now.
-    fn show(&self, bytes: &[u8]) {
+    fn show(&self, bytes: &[u8], began_us: i64) {
         let Ok(frame) = FrameRef::parse(bytes) else { return };
         let (header, now_us) = (frame.header(), self.context.clock.boottime_us());
         let offset = self.context.known.borrow().map(|known| known.utc_us(now_us) - now_us);
         if let (Ok(Body::Samples(samples)), Some(offset)) = (frame.body(), offset) {
-            let stamp = |ticks: u64| self.began_us + offset + i64::try_from(ticks).unwrap_or(0) * 1_000;
+            let stamp = |ticks: u64| began_us + offset + i64::try_from(ticks).unwrap_or(0) * 1_000;
             self.context.newest.take(
                 &self.hardware,
                 (header.epoch, header.seq),

@@ -38,12 +38,12 @@ impl Numbering {
         self.push(channel::SKIN_TEMPERATURE, ticks, measurement.temperature);
         self.push(channel::SPO2, ticks, measurement.spo2);
         // The last interval ended about now, those before it as much earlier as the later ones are long.
-        let mut before = measurement.rr_intervals_ms.iter().sum::<f64>();
-        for interval in &measurement.rr_intervals_ms {
-            before -= interval;
+        let mut before = measurement.rr_intervals.iter().map(|interval| interval.ms).sum::<f64>();
+        for interval in &measurement.rr_intervals {
+            before -= interval.ms;
             let at = ticks.saturating_sub(before.round() as u64).max(self.last_beat);
             self.last_beat = at;
-            self.push(channel::RR_INTERVAL, at, Some(*interval));
+            self.push(channel::RR_INTERVAL, at, interval.taken.then_some(interval.ms));
         }
     }
 
@@ -100,6 +100,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::radio::sensor::measurement::RrInterval;
+
+    fn taken(ms: f64) -> RrInterval {
+        RrInterval { ms, taken: true }
+    }
+
+    #[test]
+    fn an_interval_that_is_left_out_still_places_those_before_it() {
+        let mut numbering = Numbering::new(Epoch(7));
+        let rr_intervals = vec![taken(800.0), RrInterval { ms: 5_200.0, taken: false }];
+        numbering.take(9_000, &Measurement { rr_intervals, ..Measurement::default() });
+        assert_eq!(samples(&numbering.close()[0]), [(2, 3_800, 800)]);
+    }
 
     fn samples(frame: &[u8]) -> Vec<(u16, u64, i32)> {
         let frame = FrameRef::parse(frame).unwrap();
@@ -117,7 +130,7 @@ mod tests {
             5_000,
             &Measurement {
                 heart_rate: Some(72.0),
-                rr_intervals_ms: vec![800.0, 820.0],
+                rr_intervals: vec![taken(800.0), taken(820.0)],
                 ..Measurement::default()
             },
         );
@@ -142,7 +155,7 @@ mod tests {
                 now += after;
                 taken += 1 + intervals.len();
                 numbering.take(now, &Measurement {
-                    heart_rate: Some(f64::from(*rate)), rr_intervals_ms: intervals.clone(), ..Measurement::default()
+                    heart_rate: Some(f64::from(*rate)), rr_intervals: intervals.iter().copied().map(self::taken).collect(), ..Measurement::default()
                 });
                 if index % 7 == 0 { frames.extend(numbering.close()); }
             }
