@@ -62,17 +62,6 @@ pub struct CoverageQuery {
     to: Option<UtcMs>,
 }
 
-/// Seconds that a reading covers: the reference plan's intervals; a beat covers up to the longest interval there is.
-fn interval_s(id: channel::ChannelId) -> i64 {
-    match id {
-        channel::RR_INTERVAL => 3,
-        channel::ACTIVITY_COUNTS => 30,
-        channel::SPO2 => 60,
-        channel::BATTERY => 300,
-        _ => 1,
-    }
-}
-
 /// Something that lasts: from, to (seconds since 1970), and its state: a place in the list of states.
 struct Stretch {
     from: i64,
@@ -98,7 +87,7 @@ pub async fn show(
     }
     let channel = channel::by_name(&query.reading_type)
         .ok_or_else(|| Problem::invalid(format!("There is no type {:?}.", query.reading_type)))?;
-    let interval = interval_s(channel.id);
+    let interval = i64::from(channel.interval_s);
     let mut connection = app.database.connection().await?;
     let transaction = connection.tenant(member.tenant).await?;
     known_user(&transaction, query.user_id).await?;

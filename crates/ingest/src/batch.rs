@@ -12,6 +12,7 @@ use kinara_protocol::envelope::{self, DeviceFrames, ENVELOPE_VERSION, EnvelopeEr
 use kinara_protocol::frame::{
     Body, BootAnchor, DeviceEvent, Epoch, FrameError, FrameRef, Header, Kind, MAX_FRAME, Ticks,
 };
+use kinara_protocol::hardware::HardwareId;
 use uuid::Uuid;
 
 use crate::quality;
@@ -268,12 +269,21 @@ pub(crate) fn is_hardware_id(id: &str) -> bool {
     (1..=HARDWARE_ID_MAX).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
+/// A device's name as everybody writes it. One that cannot be read stays: nobody has such a device, and what it measured
+/// is kept aside for a person to look at.
+pub(crate) fn canonical(id: &mut String) {
+    if let Ok(hardware) = HardwareId::parse(id) {
+        hardware.as_str().clone_into(id);
+    }
+}
+
 /// What of a device's name can be kept, for a person who looks for what was refused.
 pub(crate) fn cleaned(id: &str) -> String {
     id.chars().filter(char::is_ascii_graphic).take(HARDWARE_ID_MAX).collect()
 }
 
-fn device(columns: DeviceFrames) -> Result<DeviceBatch, Box<UnreadablePart>> {
+fn device(mut columns: DeviceFrames) -> Result<DeviceBatch, Box<UnreadablePart>> {
+    canonical(&mut columns.hardware_id);
     let unreadable = |columns: &DeviceFrames, detail: String| {
         use prost::Message as _;
         Box::new(UnreadablePart {

@@ -14,7 +14,7 @@ use prost::Message as _;
 use uuid::Uuid;
 
 use crate::assign::{Assignment, Consent, Moment, Whose, all_of, whose};
-use crate::batch::{Name, Sender, Unreadable, is_hardware_id, name};
+use crate::batch::{Name, Sender, Unreadable, canonical, is_hardware_id, name};
 use crate::directory::{Directory, Hardware};
 use crate::error::Remedy;
 use crate::gaps::{self, Candidate, Findings};
@@ -53,11 +53,13 @@ impl Events {
 
 /// Reads a payload as published.
 pub fn decode(payload: &[u8]) -> Result<Events, Unreadable> {
-    let batch: EventBatch = envelope::open(payload)?;
+    let mut batch: EventBatch = envelope::open(payload)?;
     if batch.version == 0 || batch.version > ENVELOPE_VERSION {
         return Err(EnvelopeError::Version(batch.version).into());
     }
     let name = name(batch.name.as_ref())?;
+    batch.events.iter_mut().for_each(|event| canonical(&mut event.hardware_id));
+    batch.gaps.iter_mut().for_each(|gap| canonical(&mut gap.hardware_id));
     Ok(Events {
         name,
         sender: Sender::Gateway(name.gateway),

@@ -7,23 +7,27 @@
 //! Identity: a reading carries `(source, epoch, seq)`, or the request has a key and its readings are counted in an epoch
 //! that was drawn for it. Pure.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use kinara_protocol::channel::{self, Channel, Shape};
 use kinara_protocol::columns;
+use kinara_protocol::entry;
 use kinara_protocol::envelope::{self, DeviceFrames, ENVELOPE_VERSION, Fit};
 use kinara_protocol::frame::{Epoch, FrameBuilder, FrameRef, Kind, MAX_FRAME, Ticks};
+use kinara_protocol::hardware::HardwareId;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::batch::is_hardware_id;
 use crate::units;
 
 /// Readings in one batch: a transaction of the usual size.
 const BATCH: usize = 5_000;
 /// Refusals that are told of one request.
 const TOLD: usize = 1_000;
+/// The longest refusal, in characters.
+const DETAIL: usize = 500;
 /// How far a client's clock may be off where it does not say, µs.
 const UNCERTAINTY_US: u64 = 1_000_000;
 /// The most that a client may say of its clock: a day, ms.
@@ -87,48 +91,31 @@ pub struct Request {
     pub told: Vec<Refused>,
 }
 
+/// A reading as it is sent, each field still as it was written: so a refusal can name the field.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Item<'a> {
-    #[serde(borrow)]
-    source: std::borrow::Cow<'a, str>,
-    #[serde(default)]
-    epoch: Option<Number>,
-    #[serde(default)]
-    seq: Option<u32>,
-    time: Time<'a>,
-    #[serde(borrow, rename = "type")]
-    kind: std::borrow::Cow<'a, str>,
-    value: Values,
     #[serde(borrow, default)]
-    unit: Option<std::borrow::Cow<'a, str>>,
+    source: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    epoch: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    seq: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    time: Option<&'a RawValue>,
+    #[serde(borrow, default, rename = "type")]
+    kind: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    value: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    unit: Option<&'a RawValue>,
     /// How far `time` may be from the truth.
-    #[serde(default)]
-    uncertainty_ms: Option<u64>,
+    #[serde(borrow, default)]
+    uncertainty_ms: Option<&'a RawValue>,
 }
 
-/// 64 bits do not fit into a JSON number of every program: text of 16 hexadecimal digits is taken, too.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Number {
-    Plain(u64),
-    Hex(String),
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Time<'a> {
-    Millis(i64),
-    #[serde(borrow)]
-    Text(std::borrow::Cow<'a, str>),
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Values {
-    One(f64),
-    Several(Vec<f64>),
-}
+/// Which field is wrong, and how.
+type Wrong = (&'static str, String);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -153,6 +140,8 @@ pub fn read(body: &[u8], form: Form, drawn: Option<Epoch>) -> Result<Request, Un
     if form == Form::Protobuf {
         return protobuf(body);
     }
+    // Excel, PowerShell and .NET write a byte order mark in front of UTF-8.
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     let items = raw(body, form)?;
     if items.is_empty() {
         return Err(Unreadable::Empty);
@@ -164,7 +153,7 @@ pub fn read(body: &[u8], form: Form, drawn: Option<Epoch>) -> Result<Request, Un
         let reading = match item.map_err(|error| ("reading", error)).and_then(reading) {
             Ok(reading) => reading,
             Err((field, detail)) => {
-                out.refuse(index, field, detail);
+                out.refuse(index, field, &detail);
                 continue;
             }
         };
@@ -177,7 +166,7 @@ pub fn read(body: &[u8], form: Form, drawn: Option<Epoch>) -> Result<Request, Un
             }
             (None, None, None) => return Err(Unreadable::Nameless(index)),
             (None, Some(_), _) | (Some(_), None, _) => {
-                out.refuse(index, "epoch", "epoch and seq come together, or not at all".to_owned());
+                out.refuse(index, "epoch", "epoch and seq come together, or not at all");
                 continue;
             }
         };
@@ -198,9 +187,11 @@ struct Group {
 }
 
 impl Request {
-    fn refuse(&mut self, index: usize, field: &'static str, detail: String) {
+    fn refuse(&mut self, index: usize, field: &'static str, detail: &str) {
         self.refused += 1;
         if self.told.len() < TOLD {
+            // It repeats what was sent, and is kept in the database, which takes no NUL.
+            let detail = entry::without_controls(detail).chars().take(DETAIL).collect();
             self.told.push(Refused { index, field, detail });
         }
     }
@@ -209,9 +200,7 @@ impl Request {
 fn raw(body: &[u8], form: Form) -> Result<Vec<Result<&RawValue, String>>, Unreadable> {
     if form == Form::JsonLines {
         let lines = body.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty());
-        return Ok(lines
-            .map(|line| serde_json::from_slice(line).map_err(|error| error.to_string()))
-            .collect());
+        return Ok(lines.map(|line| serde_json::from_slice(line).map_err(|error| not_one(&error))).collect());
     }
     let wrapped = body.trim_ascii_start().first() == Some(&b'{');
     let items = if wrapped {
@@ -222,75 +211,155 @@ fn raw(body: &[u8], form: Form) -> Result<Vec<Result<&RawValue, String>>, Unread
     Ok(items.map_err(Unreadable::Json)?.into_iter().map(Ok).collect())
 }
 
-fn reading(raw: &RawValue) -> Result<Reading, (&'static str, String)> {
-    let item: Item<'_> = serde_json::from_str(raw.get()).map_err(|error| ("reading", error.to_string()))?;
-    if !is_hardware_id(&item.source) {
-        return Err(("source", "a hardware id of 1 to 255 printable ASCII characters is needed".to_owned()));
-    }
-    let Some(channel) = channel::by_name(&item.kind) else {
+fn reading(raw: &RawValue) -> Result<Reading, Wrong> {
+    let item: Item<'_> = serde_json::from_str(raw.get()).map_err(|error| ("reading", not_one(&error)))?;
+    let source = text(needed(item.source, "source")?, "source")?;
+    let source = HardwareId::parse(&source).map_err(|bad| ("source", bad.to_string()))?;
+    let kind = text(needed(item.kind, "type")?, "type")?;
+    let channel = channel::by_name(&kind).ok_or_else(|| {
         let known: Vec<&str> = channel::REGISTRY.iter().map(|channel| channel.name).collect();
-        return Err(("type", format!("there is no type {:?}; there are {}", item.kind, known.join(", "))));
+        ("type", format!("there is no type {kind:?}; there are {}", known.join(", ")))
+    })?;
+    let unit = item.unit.map(|raw| text(raw, "unit")).transpose()?;
+    let uncertainty_us = match item.uncertainty_ms {
+        None => UNCERTAINTY_US,
+        Some(raw) => match u64::try_from(whole(raw, "uncertainty_ms")?) {
+            Ok(millis) if millis <= MOST_UNCERTAIN_MS => millis * 1_000,
+            _ => return Err(("uncertainty_ms", "0 to a day, in milliseconds, is needed".to_owned())),
+        },
     };
-    let values = match item.value {
-        Values::One(value) => vec![value],
-        Values::Several(values) => values,
+    Ok(Reading {
+        source: source.to_string(),
+        epoch: item.epoch.map(epoch).transpose()?,
+        seq: item.seq.map(seq).transpose()?,
+        utc_ms: time(needed(item.time, "time")?)?,
+        channel,
+        counts: counts(channel, needed(item.value, "value")?, unit.as_deref())?,
+        uncertainty_us,
+    })
+}
+
+/// The reader's own words, without the place in a text that the sender does not see.
+fn not_one(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    text.rsplit_once(" at line ").map_or(text.as_str(), |(words, _)| words).to_owned()
+}
+
+fn needed<'a>(raw: Option<&'a RawValue>, field: &'static str) -> Result<&'a RawValue, Wrong> {
+    raw.ok_or_else(|| (field, format!("{field} is missing or null")))
+}
+
+fn text<'a>(raw: &'a RawValue, field: &'static str) -> Result<Cow<'a, str>, Wrong> {
+    #[derive(Deserialize)]
+    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+    serde_json::from_str::<Text<'_>>(raw.get())
+        .map(|text| text.0)
+        .map_err(|_| (field, format!("{field} must be a text, not {}", shown(raw))))
+}
+
+/// What was sent in place of what is wanted, so much of it that its sender knows it again.
+fn shown(raw: &RawValue) -> String {
+    raw.get().chars().take(40).collect()
+}
+
+/// A whole number, also one that its program writes with a fraction of nothing: `5.0`.
+fn whole(raw: &RawValue, field: &'static str) -> Result<i128, Wrong> {
+    /// Up to here a number with a fraction is exact.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    let number = raw.get();
+    if let Ok(whole) = number.parse::<i128>() {
+        return Ok(whole);
+    }
+    match serde_json::from_str::<f64>(number) {
+        Ok(float) if float.fract() == 0.0 && float.abs() <= EXACT => Ok(float as i128),
+        _ if number.starts_with('"') => {
+            Err((field, format!("{field} must be a number without quotes, not {}", shown(raw))))
+        }
+        _ => Err((field, format!("{field} must be a whole number, not {}", shown(raw)))),
+    }
+}
+
+/// 64 bits do not fit into a JSON number of every program: text of 16 hexadecimal digits is taken, too.
+fn epoch(raw: &RawValue) -> Result<Epoch, Wrong> {
+    let hex = |hex: &str| (hex.len() == 16).then(|| u64::from_str_radix(hex, 16).ok()).flatten();
+    let number = match serde_json::from_str::<String>(raw.get()) {
+        Ok(text) => hex(&text),
+        Err(_) => whole(raw, "epoch").ok().and_then(|number| u64::try_from(number).ok()),
+    };
+    let wanted =
+        || ("epoch", format!("a number, or a text of 16 hexadecimal digits, is needed, not {}", shown(raw)));
+    number.map(Epoch).ok_or_else(wanted)
+}
+
+fn seq(raw: &RawValue) -> Result<u32, Wrong> {
+    u32::try_from(whole(raw, "seq")?).map_err(|_| ("seq", format!("0 to {} is needed", u32::MAX)))
+}
+
+/// Milliseconds since 1970. Frames have 48 bits for it; whether the time is sane is asked of every frame.
+fn time(raw: &RawValue) -> Result<u64, Wrong> {
+    const WANTED: &str = "RFC 3339 with its offset, or milliseconds since 1970 as a number, is needed";
+    let wrong = || ("time", WANTED.to_owned());
+    let millis = match serde_json::from_str::<String>(raw.get()) {
+        Ok(text) => text.trim().parse::<jiff::Timestamp>().map_err(|_| wrong())?.as_millisecond(),
+        Err(_) => {
+            let number = whole(raw, "time").map_err(|_| fraction(raw).unwrap_or_else(wrong))?;
+            let number = i64::try_from(number).map_err(|_| wrong())?;
+            entry::millis(number).map_err(|other| ("time", other.to_string()))?
+        }
+    };
+    u64::try_from(millis)
+        .ok()
+        .filter(|millis| *millis < 1 << 47)
+        .ok_or_else(|| ("time", "a time from 1970 to 6429 is needed".to_owned()))
+}
+
+/// A number with a fraction that says in what it is counted.
+fn fraction(raw: &RawValue) -> Option<Wrong> {
+    let number: f64 = serde_json::from_str(raw.get()).ok()?;
+    let detail = match entry::millis(number as i64) {
+        Err(other) => other.to_string(),
+        Ok(_) => format!("milliseconds come without a fraction, not as {}", shown(raw)),
+    };
+    Some(("time", detail))
+}
+
+/// The values of one sample in steps of their channel.
+fn counts(channel: &'static Channel, raw: &RawValue, unit: Option<&str>) -> Result<Vec<i32>, Wrong> {
+    let values = match serde_json::from_str::<f64>(raw.get()) {
+        Ok(value) => vec![value],
+        Err(_) => {
+            serde_json::from_str::<Vec<f64>>(raw.get()).map_err(|_| ("value", no_value(channel, raw)))?
+        }
     };
     if values.len() != usize::from(channel.components) {
         return Err(("value", format!("{} has {} components", channel.name, channel.components)));
     }
-    let mut counts = Vec::with_capacity(values.len());
-    for value in values {
-        let value = match &item.unit {
-            None => value,
-            Some(unit) => units::to_canonical(channel, value, unit).ok_or_else(|| {
-                let accepted = units::accepted(channel).join(", ");
-                ("unit", format!("{} does not come in {unit:?}; it comes in {accepted}", channel.name))
-            })?,
-        };
-        let steps = value / channel.step;
-        if !(f64::from(i32::MIN)..=f64::from(i32::MAX)).contains(&steps) {
-            return Err(("value", format!("{value} {} is no {}", channel.unit, channel.name)));
-        }
-        counts.push(channel.quantise(value));
+    values.into_iter().map(|value| count(channel, value, unit)).collect()
+}
+
+fn no_value(channel: &Channel, raw: &RawValue) -> String {
+    match channel.components {
+        1 => format!(
+            "{} is a number, with a point and without quotes, such as 36.6; not {}",
+            channel.name,
+            shown(raw)
+        ),
+        many => format!("{} is {many} numbers in brackets, not {}", channel.name, shown(raw)),
     }
-    let utc_ms = match item.time {
-        Time::Millis(millis) => millis,
-        Time::Text(text) => text
-            .parse::<jiff::Timestamp>()
-            .map_err(|_| {
-                ("time", "RFC 3339 with its offset, or milliseconds since 1970, is needed".to_owned())
-            })?
-            .as_millisecond(),
+}
+
+fn count(channel: &Channel, value: f64, unit: Option<&str>) -> Result<i32, Wrong> {
+    let value = match unit {
+        None => value,
+        Some(unit) => units::to_canonical(channel, value, unit).ok_or_else(|| {
+            let accepted = units::accepted(channel).join(", ");
+            ("unit", format!("{} does not come in {unit:?}; it comes in {accepted}", channel.name))
+        })?,
     };
-    // Frames have 48 bits for it; whether the time is sane is asked of every frame.
-    let utc_ms = u64::try_from(utc_ms)
-        .ok()
-        .filter(|millis| *millis < 1 << 47)
-        .ok_or_else(|| ("time", "a time after 1970 is needed".to_owned()))?;
-    let epoch = match item.epoch {
-        None => None,
-        Some(Number::Plain(number)) => Some(Epoch(number)),
-        Some(Number::Hex(text)) => Some(Epoch(
-            u64::from_str_radix(&text, 16)
-                .ok()
-                .filter(|_| text.len() == 16)
-                .ok_or_else(|| ("epoch", "a number, or 16 hexadecimal digits, is needed".to_owned()))?,
-        )),
-    };
-    let uncertainty_us = match item.uncertainty_ms {
-        None => UNCERTAINTY_US,
-        Some(millis) if millis <= MOST_UNCERTAIN_MS => millis * 1_000,
-        Some(_) => return Err(("uncertainty_ms", "at most a day".to_owned())),
-    };
-    Ok(Reading {
-        source: item.source.into_owned(),
-        epoch,
-        seq: item.seq,
-        utc_ms,
-        channel,
-        counts,
-        uncertainty_us,
-    })
+    if !(f64::from(i32::MIN)..=f64::from(i32::MAX)).contains(&(value / channel.step)) {
+        return Err(("value", format!("{value} {} is no {}", channel.unit, channel.name)));
+    }
+    Ok(channel.quantise(value))
 }
 
 fn seal(groups: BTreeMap<Group, Vec<(u32, Reading)>>) -> Vec<envelope::Batch> {
@@ -407,8 +476,8 @@ mod tests {
     #[test]
     fn readings_come_out_in_utc_and_in_their_channels_unit() {
         let body = r#"[
-            {"source":"x:1","time":"2026-01-02T05:30:00.250+05:30","type":"skin_temperature","value":98.6,"unit":"°F"},
-            {"source":"x:1","time":1767312001000,"type":"heart_rate","value":71.26}]"#;
+            {"source":"bt:00:00:00:00:00:01","time":"2026-01-02T05:30:00.250+05:30","type":"skin_temperature","value":98.6,"unit":"°F"},
+            {"source":"bt:00:00:00:00:00:01","time":1767312001000,"type":"heart_rate","value":71.26}]"#;
         let request = json(body, KEY);
         assert_eq!((request.items, request.refused), (2, 0));
         let unpacked = unpack(&pack(&request.batches), 1 << 20).unwrap();
@@ -418,18 +487,34 @@ mod tests {
 
     #[test]
     fn a_reading_that_is_none_is_refused_by_its_place_and_the_others_are_taken() {
-        let good = r#"{"source":"x:1","time":1767312000000,"type":"eda","value":2}"#;
+        let good = r#"{"source":"bt:00:00:00:00:00:01","time":1767312000000,"type":"eda","value":2}"#;
         let bad = [
-            (r#"{"source":"x:1","time":1767312000000,"type":"mood","value":2}"#, "type"),
-            (r#"{"source":"x:1","time":1767312000000,"type":"eda","value":2,"unit":"g"}"#, "unit"),
-            (r#"{"source":"x:1","time":1767312000000,"type":"eda","value":1e300}"#, "value"),
-            (r#"{"source":"x:1","time":1767312000000,"type":"acceleration","value":[1,2]}"#, "value"),
-            (r#"{"source":"x:1","time":"yesterday","type":"eda","value":2}"#, "time"),
-            (r#"{"source":"x:1","time":-5,"type":"eda","value":2}"#, "time"),
+            (r#"{"source":"bt:00:00:00:00:00:01","time":1767312000000,"type":"mood","value":2}"#, "type"),
+            (
+                r#"{"source":"bt:00:00:00:00:00:01","time":1767312000000,"type":"eda","value":2,"unit":"g"}"#,
+                "unit",
+            ),
+            (r#"{"source":"bt:00:00:00:00:00:01","time":1767312000000,"type":"eda","value":1e300}"#, "value"),
+            (
+                r#"{"source":"bt:00:00:00:00:00:01","time":1767312000000,"type":"acceleration","value":[1,2]}"#,
+                "value",
+            ),
+            (r#"{"source":"bt:00:00:00:00:00:01","time":"yesterday","type":"eda","value":2}"#, "time"),
+            (r#"{"source":"bt:00:00:00:00:00:01","time":-5,"type":"eda","value":2}"#, "time"),
+            (r#"{"source":"x:1","time":1767312000000,"type":"eda","value":2}"#, "source"),
             (r#"{"source":"","time":1767312000000,"type":"eda","value":2}"#, "source"),
-            (r#"{"source":"x:1","seq":1,"time":1767312000000,"type":"eda","value":2}"#, "epoch"),
-            (r#"{"source":"x:1","epoch":"12","seq":1,"time":1767312000000,"type":"eda","value":2}"#, "epoch"),
-            (r#"{"source":"x:1","time":1767312000000,"type":"eda","value":2,"colour":1}"#, "reading"),
+            (
+                r#"{"source":"bt:00:00:00:00:00:01","seq":1,"time":1767312000000,"type":"eda","value":2}"#,
+                "epoch",
+            ),
+            (
+                r#"{"source":"bt:00:00:00:00:00:01","epoch":"12","seq":1,"time":1767312000000,"type":"eda","value":2}"#,
+                "epoch",
+            ),
+            (
+                r#"{"source":"bt:00:00:00:00:00:01","time":1767312000000,"type":"eda","value":2,"colour":1}"#,
+                "reading",
+            ),
             ("7", "reading"),
         ];
         for (bad, field) in bad {
@@ -443,14 +528,101 @@ mod tests {
         assert_eq!((request.items, request.refused, request.told[0].index), (3, 1, 1));
     }
 
+    fn told(reading: &str) -> (&'static str, String) {
+        let request = json(&format!("[{reading}]"), KEY);
+        let told = request.told.into_iter().next().unwrap_or_else(|| panic!("taken: {reading}"));
+        (told.field, told.detail)
+    }
+
+    #[test]
+    fn a_refusal_names_the_field_and_what_is_wanted() {
+        let with = |field: &str, value: &str| {
+            let mut fields = vec![
+                ("source", r#""bt:00:00:00:00:00:01""#),
+                ("time", "1795936080124"),
+                ("type", r#""heart_rate""#),
+                ("value", "72"),
+            ];
+            fields.retain(|(name, _)| *name != field);
+            fields.push((field, value));
+            let fields: Vec<String> =
+                fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+            format!("{{{}}}", fields.join(","))
+        };
+        for (field, value, says) in [
+            ("value", r#""72""#, "without quotes"),
+            ("value", r#""36,6""#, "with a point"),
+            ("value", "null", "null"),
+            ("value", "[72,73]", "1 components"),
+            ("time", "1795936080", "seconds"),
+            ("time", "1795936080.5", "seconds"),
+            ("time", "1795936080123000", "microseconds"),
+            ("time", "1795936080123000000", "nanoseconds"),
+            ("time", "1795936080123.5", "without a fraction"),
+            ("time", r#""1795936080123""#, "as a number"),
+            ("time", r#""28.11.2026""#, "RFC 3339"),
+            ("time", r#""1912-06-23T00:00:00Z""#, "1970"),
+            ("time", "null", "missing"),
+            ("source", r#""bt:hello world""#, "AA:BB:CC:DD:EE:FF"),
+            ("source", "7", "a text"),
+            ("unit", r#""g""#, "bpm, /min"),
+            ("unit", "7", "a text"),
+            ("seq", "-1", "0 to"),
+            ("seq", r#""1""#, "without quotes"),
+            ("epoch", "1.5", "16 hexadecimal"),
+            ("uncertainty_ms", "90000000", "a day"),
+        ] {
+            let (named, detail) = told(&with(field, value));
+            assert!(named == field && detail.contains(says), "{field} {value}: {named}: {detail}");
+        }
+        let (field, detail) = told(r#"{"source":"bt:00:00:00:00:00:01","time":1795936080124,"type":"eda"}"#);
+        assert_eq!((field, detail.as_str()), ("value", "value is missing or null"));
+    }
+
+    #[test]
+    fn whole_numbers_with_a_fraction_of_nothing_are_whole_and_capitals_of_an_address_do_not_matter() {
+        let body = r#"[{"source":"bt:c0:ff:ee:00:00:aa","epoch":7.0,"seq":3.0,"time":1795936080123.0,"type":"heart_rate",
+            "value":72,"unit":null,"uncertainty_ms":5.0}]"#;
+        let request = json(body, None);
+        let part = &request.batches[0].devices[0];
+        assert_eq!((part.hardware_id.as_str(), part.epoch), ("bt:C0:FF:EE:00:00:AA", 7));
+        assert_eq!(part.fits[0].uncertainty_us, 5_000);
+        assert_eq!(samples(request), [(1_795_936_080_123_000, 72.0, 1)]);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_skipped() {
+        let good = r#"{"source":"bt:00:00:00:00:00:01","time":1767312000000,"type":"eda","value":2}"#;
+        for (body, form) in
+            [(format!("\u{feff}[{good}]"), Form::Json), (format!("\u{feff}{good}\n"), Form::JsonLines)]
+        {
+            let request = read(body.as_bytes(), form, KEY).unwrap();
+            assert_eq!((request.items, request.refused), (1, 0));
+        }
+    }
+
+    #[test]
+    fn a_refusal_holds_no_control_character_of_what_it_repeats() {
+        let good = r#""source":"bt:00:00:00:00:00:01","time":1767312000000,"type":"eda","value":2"#;
+        for bad in [
+            format!(r#"{{{good},"col\u0000our":1}}"#),
+            r#"{"source":"bt:\u0000\u001b[1m","time":1767312000000,"type":"eda","value":2}"#.to_owned(),
+            r#"{"source":"bt:00:00:00:00:00:01","time":1767312000000,"type":"e\u0000da","value":2}"#
+                .to_owned(),
+        ] {
+            let (_, detail) = told(&bad);
+            assert!(!detail.chars().any(entry::is_control), "{detail:?}");
+        }
+    }
+
     #[test]
     fn without_a_key_every_reading_has_a_name_of_its_own() {
-        let nameless = r#"[{"source":"x:1","time":1767312000000,"type":"eda","value":2}]"#;
+        let nameless = r#"[{"source":"bt:00:00:00:00:00:01","time":1767312000000,"type":"eda","value":2}]"#;
         assert!(matches!(read(nameless.as_bytes(), Form::Json, None), Err(Unreadable::Nameless(0))));
         let named = r#"{"readings":[
-            {"source":"x:1","epoch":"00000000000000ff","seq":9,"time":1767312000000,"type":"eda","value":2},
-            {"source":"x:1","epoch":255,"seq":8,"time":1767311999000,"type":"eda","value":2},
-            {"source":"x:1","epoch":255,"seq":9,"time":1767312000000,"type":"eda","value":3}]}"#;
+            {"source":"bt:00:00:00:00:00:01","epoch":"00000000000000ff","seq":9,"time":1767312000000,"type":"eda","value":2},
+            {"source":"bt:00:00:00:00:00:01","epoch":255,"seq":8,"time":1767311999000,"type":"eda","value":2},
+            {"source":"bt:00:00:00:00:00:01","epoch":255,"seq":9,"time":1767312000000,"type":"eda","value":3}]}"#;
         let request = json(named, None);
         // Out of order, and one number twice: nothing is lost before the ledger has seen it.
         let frames: Vec<(u64, Vec<u32>)> = request.batches[0]
@@ -463,7 +635,9 @@ mod tests {
 
     #[test]
     fn a_large_request_becomes_batches_of_the_usual_size() {
-        let one = |n: u32| format!(r#"{{"source":"x:{}","time":{},"type":"eda","value":2}}"#, n % 3, n + 1);
+        let one = |n: u32| {
+            format!(r#"{{"source":"bt:00:00:00:00:00:0{}","time":{},"type":"eda","value":2}}"#, n % 3, n + 1)
+        };
         let body: Vec<String> = (0..12_345).map(one).collect();
         let request = read(body.join("\n").as_bytes(), Form::JsonLines, KEY).unwrap();
         assert_eq!(request.batches.len(), 3);

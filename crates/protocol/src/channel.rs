@@ -44,6 +44,8 @@ pub struct Channel {
     pub timing: Timing,
     /// The physically possible range in `unit`, inclusive. Outside it a value is kept, with quality 0 and a flag.
     pub range: (f64, f64),
+    /// Seconds that one sample stands for: the reference plan's interval; of beats, the longest there is, rounded up.
+    pub interval_s: u16,
 }
 
 impl Channel {
@@ -62,6 +64,18 @@ impl Channel {
     /// Whether `value`, in the channel's unit, is physically possible.
     pub fn in_range(&self, value: f64) -> bool {
         self.range.0 <= value && value <= self.range.1
+    }
+
+    /// Whether means of minutes are kept of it: of what becomes rows.
+    pub fn has_minute_means(&self) -> bool {
+        matches!(self.shape, Shape::Scalar)
+    }
+
+    /// How far apart the minutes of two successive samples begin at most, seconds: a minute, or, of what comes more
+    /// seldom, its interval and a minute, since a sample falls anywhere in its minute.
+    pub fn minutes_apart_s(&self) -> u32 {
+        let interval = u32::from(self.interval_s);
+        if interval < 60 { 60 } else { interval.div_ceil(60) * 60 + 60 }
     }
 }
 
@@ -95,21 +109,22 @@ const fn scalar(
     step: f64,
     timing: Timing,
     range: (f64, f64),
+    interval_s: u16,
 ) -> Channel {
-    Channel { id, name, unit, step, components: 1, shape: Shape::Scalar, timing, range }
+    Channel { id, name, unit, step, components: 1, shape: Shape::Scalar, timing, range, interval_s }
 }
 
 /// Every channel there is, in the order of their numbers.
 pub const REGISTRY: &[Channel] = &[
-    scalar(HEART_RATE, "heart_rate", "bpm", 0.1, Timing::Regular, (20.0, 250.0)),
-    scalar(RR_INTERVAL, "rr_interval", "ms", 1.0, Timing::PerBeat, (240.0, 3000.0)),
-    scalar(SKIN_TEMPERATURE, "skin_temperature", "°C", 0.01, Timing::Regular, (15.0, 45.0)),
-    scalar(AMBIENT_TEMPERATURE, "ambient_temperature", "°C", 0.01, Timing::Regular, (-30.0, 60.0)),
-    scalar(EDA, "eda", "µS", 0.001, Timing::Regular, (0.0, 100.0)),
-    scalar(SPO2, "spo2", "%", 0.1, Timing::Regular, (50.0, 100.0)),
-    scalar(ACTIVITY_COUNTS, "activity_counts", "counts", 1.0, Timing::Regular, (0.0, 1_000_000.0)),
-    scalar(STEPS, "steps", "steps", 1.0, Timing::Regular, (0.0, 10_000.0)),
-    scalar(BATTERY, "battery", "%", 1.0, Timing::Regular, (0.0, 100.0)),
+    scalar(HEART_RATE, "heart_rate", "bpm", 0.1, Timing::Regular, (20.0, 250.0), 1),
+    scalar(RR_INTERVAL, "rr_interval", "ms", 1.0, Timing::PerBeat, (240.0, 3000.0), 3),
+    scalar(SKIN_TEMPERATURE, "skin_temperature", "°C", 0.01, Timing::Regular, (15.0, 45.0), 1),
+    scalar(AMBIENT_TEMPERATURE, "ambient_temperature", "°C", 0.01, Timing::Regular, (-30.0, 60.0), 1),
+    scalar(EDA, "eda", "µS", 0.001, Timing::Regular, (0.0, 100.0), 1),
+    scalar(SPO2, "spo2", "%", 0.1, Timing::Regular, (50.0, 100.0), 60),
+    scalar(ACTIVITY_COUNTS, "activity_counts", "counts", 1.0, Timing::Regular, (0.0, 1_000_000.0), 30),
+    scalar(STEPS, "steps", "steps", 1.0, Timing::Regular, (0.0, 10_000.0), 1),
+    scalar(BATTERY, "battery", "%", 1.0, Timing::Regular, (0.0, 100.0), 300),
     Channel {
         id: PPG,
         name: "ppg",
@@ -119,6 +134,7 @@ pub const REGISTRY: &[Channel] = &[
         shape: Shape::Waveform,
         timing: Timing::Regular,
         range: (0.0, 262_143.0),
+        interval_s: 1,
     },
     Channel {
         id: ACCELERATION,
@@ -129,6 +145,7 @@ pub const REGISTRY: &[Channel] = &[
         shape: Shape::Waveform,
         timing: Timing::Regular,
         range: (-16.0, 16.0),
+        interval_s: 1,
     },
 ];
 

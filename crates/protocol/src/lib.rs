@@ -15,6 +15,7 @@
 //! - [`topic`]: MQTT topics, parsed into types.
 //! - [`envelope`]: the Protobuf messages (the `.proto` files are the reference) and their sealed form.
 //! - [`columns`]: frames by columns, for the gateway's database and for batches.
+//! - [`hardware`]: what a device is called. [`entry`]: what people type: digits, names, numbers, times.
 
 #![cfg_attr(not(any(feature = "std", test)), no_std)]
 
@@ -31,7 +32,11 @@ mod wire;
 #[cfg(feature = "std")]
 pub mod columns;
 #[cfg(feature = "std")]
+pub mod entry;
+#[cfg(feature = "std")]
 pub mod envelope;
+#[cfg(feature = "std")]
+pub mod hardware;
 #[cfg(feature = "pairing")]
 pub mod label;
 #[cfg(feature = "std")]

@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
+use kinara_protocol::entry;
 use tokio::time::{Instant, sleep};
 
 use super::Pair;
@@ -87,8 +88,7 @@ async fn converse(gateway: &GatewayProxy<'_>, wanted: &Pair) -> Result<String, C
             tokio::select! {
                 done = &mut pairing => return Ok(done?),
                 typed = ask("The six digits that it shows: ") => {
-                    let passkey = typed?.parse().ok().filter(|passkey| *passkey <= 999_999);
-                    let passkey = passkey.ok_or_else(|| refused("bad_argument", "The number has six digits."))?;
+                    let passkey = entry::passkey(&typed?).ok_or_else(|| refused("bad_argument", "The number has six digits."))?;
                     gateway.type_passkey(passkey).await?;
                 }
             }

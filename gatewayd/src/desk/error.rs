@@ -37,7 +37,7 @@ pub enum DeskError {
     #[error("The roster holds nobody with this id. Choose a wearer from the list.")]
     UnknownWearer(Uuid),
     /// The name cannot be used.
-    #[error("A name has 1 to 100 characters.")]
+    #[error("A name has 1 to {} characters, on one line.", kinara_protocol::entry::LONGEST_NAME)]
     BadName,
     /// The text that was shown is not one of those offered.
     #[error("This is not the consent text in force. Show the present one and ask again.")]

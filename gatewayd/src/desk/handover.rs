@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use kinara_protocol::control::{Hello, Op, Outcome};
+use kinara_protocol::entry;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -16,8 +17,6 @@ use crate::devices::Binding;
 use crate::hardware::HardwareId;
 use crate::roster::ConsentHere;
 
-/// The longest name of a wearer.
-const LONGEST_NAME: usize = 100;
 /// How long a device that was just paired may take until it is connected.
 const CONNECTED: Duration = Duration::from_secs(20);
 /// How long a wearable may take to start again with a new log and to connect.
@@ -166,12 +165,8 @@ impl Desk {
                 known.then_some((user, None)).ok_or(DeskError::UnknownWearer(user))
             }
             Wearer::Provisional { display_name } => {
-                let name = display_name.trim();
-                let fits = (1..=LONGEST_NAME).contains(&name.chars().count());
-                if !fits || name.chars().any(char::is_control) {
-                    return Err(DeskError::BadName);
-                }
-                Ok((self.inner.decisions.new_id(), Some(name.to_owned())))
+                let name = entry::name(&display_name, entry::LONGEST_NAME).map_err(|_| DeskError::BadName)?;
+                Ok((self.inner.decisions.new_id(), Some(name)))
             }
         }
     }

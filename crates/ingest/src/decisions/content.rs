@@ -1,12 +1,13 @@
 //! A decision, read: every id an id, every text within what the database has room for.
 
+use kinara_protocol::entry;
 use kinara_protocol::envelope::{self, Decision, decision};
 use kinara_protocol::frame::Epoch;
+use kinara_protocol::hardware::HardwareId;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{Refusal, reason};
-use crate::batch::is_hardware_id;
 use crate::plan::{NOT_BEFORE_US, Window};
 
 /// A decision that can be understood.
@@ -160,7 +161,8 @@ fn what(decision: &Decision) -> Result<What, Refusal> {
     Ok(match said {
         Said::WearerAdded(added) => What::WearerAdded {
             user: id(&added.user_id, "the wearer")?,
-            name: some(&added.display_name, 255, "the wearer's name")?,
+            name: entry::name(&added.display_name, entry::LONGEST_NAME)
+                .map_err(|_| malformed("the wearer's name"))?,
         },
         Said::ConsentRecorded(consent) => What::ConsentRecorded(Consent {
             id: id(&consent.consent_id, "the consent")?,
@@ -226,5 +228,5 @@ fn some(said: &str, most: usize, what: &str) -> Result<String, Refusal> {
 }
 
 fn hardware(id: &str) -> Result<String, Refusal> {
-    if is_hardware_id(id) { Ok(id.to_owned()) } else { Err(malformed("the device")) }
+    HardwareId::parse(id).map(|hardware| hardware.to_string()).map_err(|_| malformed("the device"))
 }

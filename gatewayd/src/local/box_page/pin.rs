@@ -6,6 +6,8 @@
 
 use argon2::password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, SaltString};
 use argon2::{Algorithm, Argon2, Params, Version};
+use kinara_protocol::entry;
+pub(super) use kinara_protocol::entry::BadPin;
 use rand::RngCore;
 
 /// Memory for one verification, KiB; with [`PASSES`] OWASP's first recommendation for argon2id.
@@ -15,7 +17,6 @@ const LANES: u32 = 1;
 /// What a verifier from elsewhere may demand of the box, KiB.
 const MOST_MEMORY_KIB: u32 = 64 * 1024;
 const MOST_PASSES: u32 = 10;
-const DIGITS: usize = 6;
 
 /// Six digits.
 #[derive(Clone, PartialEq, Eq)]
@@ -27,41 +28,15 @@ impl std::fmt::Debug for Pin {
     }
 }
 
-/// Why a PIN is not taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum BadPin {
-    /// Not six digits.
-    NotSixDigits,
-    /// Among the first that anybody would try.
-    TooEasy,
-}
-
 impl Pin {
-    /// Reads what somebody typed; spaces do not matter, and digits of Devanagari count.
+    /// Reads what somebody typed; spaces do not matter, and digits of every script count.
     pub fn parse(typed: &str) -> Result<Self, BadPin> {
-        let mut digits = String::with_capacity(DIGITS);
-        for c in typed.chars().filter(|c| !c.is_whitespace()) {
-            let digit = match c {
-                '0'..='9' => c,
-                '०'..='९' => char::from_digit(c as u32 - '०' as u32, 10).ok_or(BadPin::NotSixDigits)?,
-                _ => return Err(BadPin::NotSixDigits),
-            };
-            if digits.len() == DIGITS {
-                return Err(BadPin::NotSixDigits);
-            }
-            digits.push(digit);
-        }
-        if digits.len() == DIGITS { Ok(Self(digits)) } else { Err(BadPin::NotSixDigits) }
+        entry::pin(typed).map(Self)
     }
 
     /// Reads a PIN that somebody chooses.
     pub fn choose(typed: &str) -> Result<Self, BadPin> {
-        let pin = Self::parse(typed)?;
-        let steps: Vec<i16> =
-            pin.0.as_bytes().windows(2).map(|pair| i16::from(pair[1]) - i16::from(pair[0])).collect();
-        let straight = steps.iter().all(|step| *step == steps[0] && step.abs() <= 1);
-        let repeated = pin.0[..2].repeat(3) == pin.0 || pin.0[..3].repeat(2) == pin.0;
-        if straight || repeated { Err(BadPin::TooEasy) } else { Ok(pin) }
+        entry::chosen_pin(typed).map(Self)
     }
 
     /// The verifier to keep (PHC string).
@@ -97,7 +72,7 @@ mod tests {
         let verifier = pin.verifier(&mut random).unwrap();
         assert!(verifier.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{verifier}");
         assert!(!verifier.contains("274913"));
-        assert!(pin.matches(&verifier) && Pin::parse("२७४९१३").unwrap().matches(&verifier));
+        assert!(pin.matches(&verifier) && Pin::parse("２７४९１３").unwrap().matches(&verifier));
         assert!(!Pin::parse("274914").unwrap().matches(&verifier));
         assert_ne!(verifier, pin.verifier(&mut random).unwrap(), "each has its own salt");
     }

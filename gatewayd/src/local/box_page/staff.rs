@@ -6,6 +6,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use kinara_protocol::entry;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -160,12 +161,9 @@ impl Staff {
     }
 }
 
-/// A name with single spaces and nothing that cannot be seen.
+/// A name with single spaces and nothing that steers the line it stands in.
 pub(super) fn tidy_name(text: &str) -> Option<String> {
-    let name = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let good =
-        !name.is_empty() && name.chars().count() <= LONGEST_NAME && !name.chars().any(char::is_control);
-    good.then_some(name)
+    entry::name(text, LONGEST_NAME).ok()
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use crate::radio::window::Window;
 /// Calls that are waited for at once.
 const MOST_CALLS: usize = 16;
 /// The longest text that any argument may be, bytes.
-const LONGEST: usize = 400;
+const LONGEST: usize = 1_024;
 /// A loop that has not turned for this long is told of.
 const SILENT: Duration = Duration::from_secs(30);
 

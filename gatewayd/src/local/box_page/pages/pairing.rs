@@ -9,6 +9,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
+use kinara_protocol::entry;
 use maud::{Markup, html};
 
 use super::layout::{Page, problem, proof, signal};
@@ -384,9 +385,7 @@ fn passkey_page(front: &Front, visit: &Visit, name: &str, wrong: &str) -> Markup
 
 pub(super) async fn passkey(State(front): State<Arc<Front>>, at: Attended, Form(fields): Form) -> Response {
     let words = at.visit.words();
-    let digits: String = fields.text("passkey").chars().filter(|c| !c.is_whitespace()).collect();
-    let number = (digits.len() == 6).then(|| digits.parse::<u32>().ok()).flatten();
-    let Some(number) = number else {
+    let Some(number) = entry::passkey(fields.text("passkey")) else {
         let page = passkey_page(&front, &at.visit, words.pairing.title, words.pairing.display_bad);
         return (StatusCode::UNPROCESSABLE_ENTITY, page).into_response();
     };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
+use kinara_protocol::entry;
 use maud::{Markup, PreEscaped, html};
 use uuid::Uuid;
 
@@ -63,7 +64,7 @@ fn wearer_page(front: &Front, visit: &Visit, device: &DeviceView, wrong: &str) -
             h2 { (words.pairing.wearer_new) }
             label for="name" { (words.pairing.wearer_new_name) }
             p.hint #name-hint { (words.pairing.wearer_new_hint) }
-            input #name name="name" required maxlength=(LONGEST_NAME) autocomplete="off"
+            input #name name="name" required maxlength=(entry::LONGEST_NAME) autocomplete="off"
                 aria-describedby="name-hint";
             button type="submit" { (words.all.next) }
         }
@@ -90,7 +91,7 @@ fn named(roster: &Roster, fields: &Fields) -> Option<(Wearer, String)> {
         let entry = roster.wearers.iter().find(|entry| entry.user == user)?;
         return Some((Wearer::Known(user), entry.display_name.clone()));
     }
-    let name = tidy_name(fields.text("name"))?;
+    let name = entry::name(fields.text("name"), entry::LONGEST_NAME).ok()?;
     Some((Wearer::Provisional { display_name: name.clone() }, name))
 }
 
