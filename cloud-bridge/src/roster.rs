@@ -57,12 +57,16 @@ const INTRODUCTIONS: &str = "
     SELECT g.id, i.id, i.hardware_id, i.secret, i.expires_at, g.id = i.from_gateway
     FROM introductions i JOIN gateways g ON g.id IN (i.from_gateway, i.to_gateway)
     WHERE i.state = 'open' AND i.expires_at > $1 ORDER BY i.id";
-/// Told to the gateway that is to be taken off, and to those that can do it.
+/// Told to the gateway that is to be taken off, and to those that can do it: of its own clinic, and of the one that has the
+/// wearable now.
 const REVOCATIONS: &str = "
     SELECT DISTINCT g.id, r.id, r.hardware_id, r.adapter
-    FROM revocations r JOIN gateways g ON g.tenant_id = r.tenant_id
-      AND (g.id = r.gateway_id OR EXISTS (SELECT FROM bonds b WHERE b.gateway_id = g.id
-                                          AND b.hardware_id = r.hardware_id AND b.ended_at IS NULL))
+    FROM revocations r JOIN gateways g ON g.id = r.gateway_id
+      OR (EXISTS (SELECT FROM bonds b WHERE b.gateway_id = g.id AND b.hardware_id = r.hardware_id AND b.ended_at IS NULL)
+        AND (g.tenant_id = r.tenant_id
+          OR EXISTS (SELECT FROM device_assignments a JOIN hardware h ON h.id = a.hardware_id
+                     WHERE h.hardware_id = r.hardware_id AND a.tenant_id = g.tenant_id AND a.valid_from <= $1
+                       AND (a.valid_to IS NULL OR a.valid_to > $1))))
     WHERE r.settled_at IS NULL AND r.expires_at > $1 ORDER BY r.id";
 const VERSION: &str = "
     INSERT INTO gateway_configs AS c (gateway_id, tenant_id, version, digest, changed_at)

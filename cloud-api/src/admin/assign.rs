@@ -1,23 +1,16 @@
 //! Giving a device to a wearer.
 //!
-//! Intervals of one piece of hardware never overlap, in the whole system; the database refuses what would. The boundary
-//! ends the running assignment and begins the new one: same time, same frame.
+//! The boundary ends the running assignment and begins the new one: same time, same frame ([`kinara_ingest::boundary`]). It may
+//! lie in the past: what is stored after it moves within the clinic; of another clinic's it needs an explicit word.
 
 use jiff::Timestamp;
+use kinara_ingest::boundary::{self, Edge, Gift, Given, Held, Stop, Word};
 use kinara_protocol::frame::Epoch;
 use serde_json::{Value, json};
 use tokio_postgres::Transaction;
 use uuid::Uuid;
 
 use super::{AdminError, Assign, audit, commands::find_wearer, find_tenant, name_tenant, printed, refused};
-
-struct Running {
-    id: Uuid,
-    tenant: Uuid,
-    user: Uuid,
-    device: Uuid,
-    from: Timestamp,
-}
 
 fn check_hardware(id: &str) -> Result<(), AdminError> {
     let kinara = id.strip_prefix("kinara:").is_some_and(|factory| {
@@ -34,15 +27,8 @@ pub(super) async fn assign(transaction: &Transaction<'_>, order: &Assign) -> Res
     check_hardware(&order.hardware)?;
     let tenant = find_tenant(transaction, &order.tenant).await?;
     let user = find_wearer(transaction, tenant, &order.tenant, &order.wearer).await?;
-    // The row is locked until the end: two operators who give one device away take turns.
-    let hardware: Uuid = transaction
-        .query_one(
-            "INSERT INTO hardware (id, hardware_id) VALUES ($1, $2)
-             ON CONFLICT (hardware_id) DO UPDATE SET hardware_id = excluded.hardware_id RETURNING id",
-            &[&Uuid::now_v7(), &order.hardware],
-        )
-        .await?
-        .try_get(0)?;
+    // Until the end: two operators, or an operator and a box, who give one device away take turns.
+    let hardware = boundary::turn(transaction, &order.hardware).await?;
     let kind = if order.hardware.starts_with("kinara:") { "kinara" } else { "bluetooth" };
     let name = format!("{} {}", if kind == "kinara" { "Kinara" } else { "Sensor" }, short(&order.hardware));
     let device: Uuid = transaction
@@ -62,128 +48,80 @@ pub(super) async fn assign(transaction: &Transaction<'_>, order: &Assign) -> Res
         .await?
         .map(|row| row.try_get(0))
         .transpose()?;
-    let running = running(transaction, hardware).await?;
-    let result = |id: Uuid, changed: bool, ended: Option<Uuid>| {
+    let held = boundary::held(transaction, hardware).await?;
+    let result = |id: Uuid, changed: bool, ended: Option<Uuid>, moved: bool| {
         let more = json!({ "device_id": device, "user_id": user, "hardware": hardware, "consent_id": consent,
-            "ended": ended });
+            "ended": ended, "taken_from_another_clinic": moved });
         printed(id, tenant, changed, more)
     };
-    if let Some(same) = earlier(transaction, hardware, tenant, user, order).await? {
-        return Ok(result(same, false, None));
+    // The same order, carried out before, perhaps ended since; or theirs already.
+    let theirs = |held: &&Held| (held.tenant, held.user) == (tenant, user);
+    if let Some(same) = held.iter().filter(theirs).find(|held| held.from.at == order.from) {
+        return Ok(result(same.id, false, None, false));
     }
-    if let Some(running) = &running {
-        if running.tenant == tenant && running.user == user {
-            // Theirs already. A consent that has come since counts from the beginning.
-            transaction
-                .execute(
-                    "UPDATE device_assignments SET consent_id = $2 WHERE id = $1 AND consent_id IS NULL",
-                    &[&running.id, &consent],
-                )
-                .await?;
-            wear(transaction, running.device, Some(user)).await?;
-            return Ok(result(running.id, false, None));
-        }
-        if order.from <= running.from {
-            return refused(format!(
-                "{} is somebody's from {} on; a new assignment must begin after that, not at {}",
-                order.hardware, running.from, order.from
-            ));
-        }
-        end(transaction, running, order).await?;
+    if let Some(running) = held.iter().filter(theirs).find(|held| held.to.is_none()) {
+        keep(transaction, running, consent).await?;
+        return Ok(result(running.id, false, None, false));
     }
     name_tenant(transaction, tenant).await?;
-    let (epoch, seq) = frame(order);
-    let id = Uuid::now_v7();
-    transaction
-        .execute(
-            "INSERT INTO device_assignments
-               (id, hardware_id, tenant_id, user_id, device_id, consent_id, valid_from, from_epoch, from_seq)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-            &[&id, &hardware, &tenant, &user, &device, &consent, &order.from, &epoch, &seq],
-        )
-        .await
-        .map_err(|error| overlap(error, order))?;
-    wear(transaction, device, Some(user)).await?;
-    let detail = json!({ "user_id": user, "device_id": device, "from": order.from,
-        "at_frame": order.at_frame.map(|frame| format!("{}:{}", Epoch(frame.epoch), frame.seq)) });
-    audit(transaction, tenant, "admin.assign", &order.hardware, detail).await?;
+    let gift = Gift {
+        hardware_id: &order.hardware,
+        hardware,
+        tenant,
+        user,
+        device,
+        consent,
+        from: Edge { at: order.from, frame: order.at_frame.map(|frame| (Epoch(frame.epoch), frame.seq)) },
+        word: Word::Operator { take_stored: order.take_stored },
+    };
+    let given = match boundary::give(transaction, &gift, Timestamp::now()).await {
+        Ok(Some(given)) => given,
+        Ok(None) => return refused(format!("{} is {}'s already", order.hardware, order.wearer)),
+        Err(Stop::Refused(refusal)) => return refused(refusal.detail),
+        Err(Stop::Failed(error)) => return Err(error.into()),
+    };
+    tell(transaction, &gift, &given).await?;
     if consent.is_none() {
         tracing::warn!(wearer = order.wearer, "no consent: what the device measures will be discarded");
     }
-    Ok(result(id, true, running.map(|running| running.id)))
+    let ended = given.ended.map(|(id, _)| id);
+    Ok(result(given.assignment, true, ended, !given.taken_from.is_empty()))
+}
+
+/// A consent that has come since counts from the beginning.
+async fn keep(
+    transaction: &Transaction<'_>,
+    running: &Held,
+    consent: Option<Uuid>,
+) -> Result<(), AdminError> {
+    transaction
+        .execute(
+            "UPDATE device_assignments SET consent_id = $2 WHERE id = $1 AND consent_id IS NULL",
+            &[&running.id, &consent],
+        )
+        .await?;
+    transaction
+        .execute("UPDATE devices SET user_id = $2 WHERE id = $1", &[&running.device, &running.user])
+        .await?;
+    Ok(())
+}
+
+/// Into the audit log of each clinic that it concerns.
+async fn tell(transaction: &Transaction<'_>, gift: &Gift<'_>, given: &Given) -> Result<(), AdminError> {
+    if let Some((ended, clinic)) = given.ended {
+        let detail = json!({ "assignment": ended, "at": gift.from.at });
+        audit(transaction, clinic, "admin.assign.end", gift.hardware_id, detail).await?;
+    }
+    for clinic in &given.taken_from {
+        let detail = json!({ "device": gift.hardware_id, "since": gift.from.at });
+        audit(transaction, *clinic, "admin.assign.stored_given_away", gift.hardware_id, detail).await?;
+    }
+    let detail = json!({ "user_id": gift.user, "device_id": gift.device, "from": gift.from.at,
+        "stored_taken_over": !given.taken_from.is_empty(),
+        "at_frame": gift.from.frame.map(|(epoch, seq)| format!("{epoch}:{seq}")) });
+    audit(transaction, gift.tenant, "admin.assign", gift.hardware_id, detail).await
 }
 
 fn short(hardware: &str) -> &str {
     hardware.get(hardware.len().saturating_sub(4)..).unwrap_or(hardware)
-}
-
-fn frame(order: &Assign) -> (Option<i64>, Option<i64>) {
-    (order.at_frame.map(|frame| frame.epoch as i64), order.at_frame.map(|frame| i64::from(frame.seq)))
-}
-
-fn overlap(error: tokio_postgres::Error, order: &Assign) -> AdminError {
-    if error.code() == Some(&tokio_postgres::error::SqlState::EXCLUSION_VIOLATION) {
-        return AdminError::Refused(format!(
-            "{} was somebody's at or after {}; a new assignment must begin after the last one's end",
-            order.hardware, order.from
-        ));
-    }
-    error.into()
-}
-
-async fn running(transaction: &Transaction<'_>, hardware: Uuid) -> Result<Option<Running>, AdminError> {
-    let row = transaction
-        .query_opt(
-            "SELECT id, tenant_id, user_id, device_id, valid_from FROM device_assignments
-             WHERE hardware_id = $1 AND valid_to IS NULL FOR UPDATE",
-            &[&hardware],
-        )
-        .await?;
-    row.map(|row| {
-        Ok(Running {
-            id: row.try_get(0)?,
-            tenant: row.try_get(1)?,
-            user: row.try_get(2)?,
-            device: row.try_get(3)?,
-            from: row.try_get(4)?,
-        })
-    })
-    .transpose()
-}
-
-/// The same order, carried out before, perhaps ended since.
-async fn earlier(
-    transaction: &Transaction<'_>,
-    hardware: Uuid,
-    tenant: Uuid,
-    user: Uuid,
-    order: &Assign,
-) -> Result<Option<Uuid>, AdminError> {
-    let row = transaction
-        .query_opt(
-            "SELECT id FROM device_assignments
-             WHERE hardware_id = $1 AND tenant_id = $2 AND user_id = $3 AND valid_from = $4",
-            &[&hardware, &tenant, &user, &order.from],
-        )
-        .await?;
-    Ok(row.map(|row| row.try_get(0)).transpose()?)
-}
-
-async fn end(transaction: &Transaction<'_>, running: &Running, order: &Assign) -> Result<(), AdminError> {
-    name_tenant(transaction, running.tenant).await?;
-    let (epoch, seq) = frame(order);
-    transaction
-        .execute(
-            "UPDATE device_assignments SET valid_to = $2, to_epoch = $3, to_seq = $4 WHERE id = $1",
-            &[&running.id, &order.from, &epoch, &seq],
-        )
-        .await?;
-    wear(transaction, running.device, None).await?;
-    let detail = json!({ "assignment": running.id, "at": order.from });
-    audit(transaction, running.tenant, "admin.assign.end", &order.hardware, detail).await
-}
-
-async fn wear(transaction: &Transaction<'_>, device: Uuid, user: Option<Uuid>) -> Result<(), AdminError> {
-    transaction.execute("UPDATE devices SET user_id = $2 WHERE id = $1", &[&device, &user]).await?;
-    Ok(())
 }

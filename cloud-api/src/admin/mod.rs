@@ -221,6 +221,10 @@ pub struct Assign {
     /// From which frame on, which then decides: EPOCH:SEQ, the epoch as 16 hex digits.
     #[arg(long)]
     pub at_frame: Option<Frame>,
+    /// What another clinic has stored of the device since then becomes this wearer's. Without this, such a boundary is
+    /// refused.
+    #[arg(long)]
+    pub take_stored: bool,
 }
 
 /// A frame's name within its device.

@@ -145,3 +145,49 @@ async fn a_device_changes_hands_at_one_boundary_also_between_clinics() {
     let error = cloud.admin(&assign("here", "w2", "2026-10-01T10:00:00Z", None)).await.unwrap_err();
     assert!(error.contains("begin after"), "{error}");
 }
+
+#[tokio::test]
+async fn a_device_given_on_in_the_past_takes_along_what_is_stored_and_from_another_clinic_by_an_explicit_word()
+ {
+    let cloud = Cloud::start().await;
+    let hardware = "kinara:0000000000000001";
+    cloud
+        .admin(&["wearer", "add", "--tenant", "here", "--external-id", "w2", "--name", "Two"])
+        .await
+        .unwrap();
+    cloud.sql(&format!(
+        "SELECT ts.ensure_partitions('2026-11-01', '2026-11-01');
+         INSERT INTO ts.readings (time, tenant_id, user_id, device_id, type, idx, epoch, seq, value)
+           SELECT '2026-11-01 07:00'::timestamptz + make_interval(mins => n), '{}', '{}', '{}', 1, 0, 1, n, 70
+           FROM generate_series(0, 9) n;
+         INSERT INTO ts.written SELECT tenant_id, date_bin('1 hour', time, 'epoch'), 1 FROM ts.readings",
+        cloud.here.id, cloud.here.wearer, cloud.here.device
+    ));
+    let assign = |tenant, wearer, from| {
+        vec!["assign", "--tenant", tenant, "--hardware", hardware, "--wearer", wearer, "--from", from]
+    };
+    let stored = || {
+        cloud.sql("SELECT ts.move(id, 3) FROM moves ORDER BY asked_at, id");
+        cloud.sql(
+            "SELECT t.slug, u.external_id, count(*), count(*) FILTER (WHERE d.tenant_id = t.id)
+             FROM ts.readings r JOIN tenants t ON t.id = r.tenant_id JOIN users u ON u.id = r.user_id AND u.tenant_id = t.id
+               JOIN devices d ON d.id = r.device_id GROUP BY 1, 2 ORDER BY 1, 2",
+        )
+    };
+    cloud.admin(&assign("here", "w2", "2026-11-01T07:03:00Z")).await.unwrap();
+    assert_eq!(stored(), "here|w1|3|3\nhere|w2|7|7");
+    let mut away = assign("there", "w1", "2026-11-01T07:06:00Z");
+    let error = cloud.admin(&away).await.unwrap_err();
+    assert!(error.contains("up to 2026-11-01T07:09:00Z") && error.contains("--take-stored"), "{error}");
+    assert_eq!(stored(), "here|w1|3|3\nhere|w2|7|7");
+    away.push("--take-stored");
+    assert_eq!(cloud.admin(&away).await.unwrap()["taken_from_another_clinic"], true);
+    assert_eq!(stored(), "here|w1|3|3\nhere|w2|3|3\nthere|w1|4|4");
+    let written = "SELECT t.slug, sum(readings) FROM ts.written w JOIN tenants t ON t.id = w.tenant_id GROUP BY 1 ORDER BY 1";
+    assert_eq!(cloud.sql(written), "here|6\nthere|4");
+    let told = "SELECT string_agg(t.slug || ' ' || action, ', ' ORDER BY t.slug, action) FROM audit_log a
+      JOIN tenants t ON t.id = a.tenant_id WHERE action LIKE '%given_away' OR detail ->> 'stored_taken_over' = 'true'";
+    assert_eq!(cloud.sql(told), "here admin.assign.stored_given_away, there admin.assign");
+    // After the last stored frame nothing has to be said.
+    assert_eq!(cloud.admin(&assign("here", "w1", "2026-11-01T07:10:00Z")).await.unwrap()["changed"], true);
+}

@@ -14,6 +14,7 @@
 pub mod alerts;
 pub mod assign;
 pub mod batch;
+pub mod boundary;
 pub mod copy;
 mod decisions;
 pub mod directory;

@@ -24,7 +24,9 @@ pub struct Bounds {
     pub decisions: i64,
     /// Pages of refused frames and events, 500 each.
     pub pages: u32,
-    /// Days of readings that are moved.
+    /// Moves of readings that are worked on.
+    pub moves: i64,
+    /// Days of readings that are moved in a transaction.
     pub days: i32,
     /// After a change, what had begun before it may still be written: so long things are looked at again, in seconds.
     pub settle_s: i64,
@@ -32,7 +34,7 @@ pub struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { decisions: 100, pages: 4, days: 2, settle_s: 60 }
+        Self { decisions: 100, pages: 4, moves: 4, days: 1, settle_s: 60 }
     }
 }
 
@@ -47,19 +49,24 @@ pub struct Done {
     pub moved: u64,
     /// Introductions and revocations that ended by their time.
     pub expired: u64,
+    /// Moves that failed, and are tried again.
+    pub failed: u64,
 }
 
 /// Why frames and events are refused for want of an assignment.
 const FOR_WANT_OF_ONE: [&str; 5] = ["no_assignment", "unsure", "straddle", "foreign_gateway", "order"];
 
-/// Does a slice of what is due.
+/// Does a slice of what is due. Each step stands alone: one that fails is told at the end, and stops none behind it.
 pub async fn keep(writer: &Writer, pool: &Pool, clock: &dyn Clock, bounds: &Bounds) -> Result<Done, Error> {
     let now = timestamp(clock.utc_us());
-    let mut done = Done { decisions: decisions(writer, pool, now, bounds).await?, ..Done::default() };
-    done.taken = frames(writer, pool, clock, bounds).await?;
-    done.moved = moves(pool, now, bounds).await?;
-    done.expired = expire(pool, now).await?;
-    Ok(done)
+    let mut done = Done::default();
+    let steps = [
+        decisions(writer, pool, now, bounds).await.map(|carried_out| done.decisions = carried_out),
+        frames(writer, pool, clock, bounds).await.map(|taken| done.taken = taken),
+        moves(pool, now, bounds, &mut done).await,
+        expire(pool, now).await.map(|expired| done.expired = expired),
+    ];
+    steps.into_iter().collect::<Result<Vec<()>, Error>>().map(|_| done)
 }
 
 /// Ever more seldom: the longer one waits, the longer until it is tried again.
@@ -170,29 +177,54 @@ async fn frames(writer: &Writer, pool: &Pool, clock: &dyn Clock, bounds: &Bounds
     Ok(taken)
 }
 
-async fn moves(pool: &Pool, now: Timestamp, bounds: &Bounds) -> Result<u64, Error> {
+/// Moves that are tried at once, the longest untried first. That it is tried is committed before it is: whatever ends the
+/// attempt, the next ones have their turn.
+const DUE: &str = "
+    UPDATE moves SET tried_at = $1 WHERE id = ANY(ARRAY(
+      SELECT id FROM moves WHERE settled_at IS NULL ORDER BY tried_at NULLS FIRST, asked_at, id LIMIT $2
+      FOR UPDATE SKIP LOCKED))
+    RETURNING id, asked_at, tenant_id";
+
+/// A move is over when nothing is left, what a writer had begun before it has come, and no earlier move can still bring
+/// something that this one has to pass on.
+const SETTLE: &str = "
+    UPDATE moves m SET failed = NULL, settled_at = CASE WHEN $3 AND NOT EXISTS (
+      SELECT FROM moves e WHERE e.settled_at IS NULL AND e.id <> m.id AND (e.asked_at, e.id) < (m.asked_at, m.id)
+        AND coalesce(e.to_tenant, e.tenant_id) = m.tenant_id AND e.to_user = m.from_user) THEN $2::timestamptz END
+    WHERE id = $1";
+
+async fn moves(pool: &Pool, now: Timestamp, bounds: &Bounds, done: &mut Done) -> Result<(), Error> {
     let client = pool.get().await?;
-    let due = client
-        .query(
-            "SELECT id, asked_at FROM moves WHERE settled_at IS NULL ORDER BY tried_at NULLS FIRST, asked_at LIMIT 4",
-            &[],
-        )
-        .await?;
-    let mut total = 0;
-    for row in due {
-        let (id, asked_at): (Uuid, Timestamp) = (row.get(0), row.get(1));
-        let moved: i64 = client.query_one("SELECT ts.move($1, $2)", &[&id, &bounds.days]).await?.get(0);
-        total += moved.unsigned_abs();
-        // What a writer had begun before may come a moment later.
-        let settled = moved == 0 && now.duration_since(asked_at).as_secs() > bounds.settle_s;
-        client
-            .execute(
-                "UPDATE moves SET tried_at = $2, settled_at = CASE WHEN $3 THEN $2::timestamptz END WHERE id = $1",
-                &[&id, &now, &settled],
-            )
-            .await?;
+    let due = client.query(DUE, &[&now, &bounds.moves]).await?;
+    let mut due: Vec<(Timestamp, Uuid, Uuid)> =
+        due.iter().map(|row| (row.get(1), row.get(0), row.get(2))).collect();
+    due.sort_unstable();
+    // The statement that fails leaves its connection usable; one that was lost is noticed by the next.
+    drop(client);
+    for (asked_at, id, tenant) in due {
+        match move_slice(pool, id, bounds.days).await {
+            Ok(moved) => {
+                done.moved += moved;
+                let over = moved == 0 && now.duration_since(asked_at).as_secs() > bounds.settle_s;
+                pool.get().await?.execute(SETTLE, &[&id, &now, &over]).await?;
+            }
+            Err(error) => {
+                tracing::error!(move_id = %id, %tenant, %error, "readings stay with the wearer before; tried again");
+                done.failed += 1;
+                let client = pool.get().await?;
+                client
+                    .execute("UPDATE moves SET failed = $2 WHERE id = $1", &[&id, &error.to_string()])
+                    .await?;
+            }
+        }
     }
-    Ok(total)
+    Ok(())
+}
+
+async fn move_slice(pool: &Pool, id: Uuid, days: i32) -> Result<u64, Error> {
+    let client = pool.get().await?;
+    let moved: i64 = client.query_one("SELECT ts.move($1, $2)", &[&id, &days]).await?.get(0);
+    Ok(moved.unsigned_abs())
 }
 
 async fn expire(pool: &Pool, now: Timestamp) -> Result<u64, Error> {

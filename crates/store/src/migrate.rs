@@ -81,6 +81,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(16, "0016_alerts"),
     migration!(17, "0017_inference"),
     migration!(18, "0018_erase_again"),
+    migration!(19, "0019_boundaries"),
 ];
 
 /// The migration that decides the storage.

@@ -20,6 +20,8 @@ use prost::Message as _;
 use ring::signature::{ED25519, UnparsedPublicKey};
 use uuid::Uuid;
 
+use crate::boundary;
+pub(crate) use crate::boundary::Refusal;
 use crate::decisions::content::{Content, What};
 use crate::error::Remedy;
 use crate::quarantine::{self, Refused};
@@ -28,15 +30,6 @@ use crate::{Error, timestamp};
 
 /// A box whose clock may be off by more than this (a day) does not know what time it is.
 const CLOCK_UNKNOWN_US: i64 = 86_400_000_000;
-
-/// Why a decision is not carried out.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Refusal {
-    /// In a word.
-    pub reason: &'static str,
-    /// For a person: what is in the way, and what to do.
-    pub detail: String,
-}
 
 /// Reasons that may go away by themselves.
 pub(crate) const MAY_PASS: [&str; 5] = [
@@ -49,6 +42,8 @@ pub(crate) const MAY_PASS: [&str; 5] = [
 
 /// The words for reasons.
 pub(crate) mod reason {
+    pub use crate::boundary::reason::NOT_ASSIGNED;
+
     /// The gateway has not said its key yet.
     pub const NO_KEY: &str = "no_key";
     /// Signed with a key that the gateway said, and that nobody has trusted yet.
@@ -63,22 +58,8 @@ pub(crate) mod reason {
     pub const UNKNOWN_WEARER: &str = "unknown_wearer";
     /// The wearer has given no such consent.
     pub const UNKNOWN_CONSENT: &str = "unknown_consent";
-    /// Nobody has the device at that time.
-    pub const NOT_ASSIGNED: &str = "not_assigned";
-    /// The device is another clinic's at that time.
-    pub const ELSEWHERE: &str = "assigned_elsewhere";
-    /// The frame that is named does not fit between those that other boundaries name.
-    pub const ORDER: &str = "order";
-    /// A device comes from another clinic, and the first frame is not named though it could be.
-    pub const BOUNDARY: &str = "boundary";
     /// It contradicts what is there.
     pub const CONFLICT: &str = "conflict";
-}
-
-impl Refusal {
-    fn new(reason: &'static str, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into() }
-    }
 }
 
 /// Why carrying out ended.
@@ -91,6 +72,15 @@ enum Stop {
 impl From<tokio_postgres::Error> for Stop {
     fn from(error: tokio_postgres::Error) -> Self {
         Self::Failed(error.into())
+    }
+}
+
+impl From<boundary::Stop> for Stop {
+    fn from(stop: boundary::Stop) -> Self {
+        match stop {
+            boundary::Stop::Refused(refusal) => Self::Refused(refusal),
+            boundary::Stop::Failed(error) => Self::Failed(error.into()),
+        }
     }
 }
 

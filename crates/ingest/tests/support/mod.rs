@@ -2,6 +2,8 @@
 
 #![allow(dead_code, clippy::unwrap_used, reason = "each test file uses its part")]
 
+pub mod desk;
+
 use std::sync::Arc;
 
 use kinara_clock::ManualClock;
