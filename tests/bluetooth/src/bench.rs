@@ -24,7 +24,7 @@ const CUTS: usize = 7;
 pub fn run(seed: u64) -> Result<Value> {
     let peer = image::scripts().join("bench/peer.py");
     let mut ward = Ward::open("bluetooth-bench", seed, &[peer])?;
-    ward.stage.enter("bench");
+    ward.stage.enter("bench", &[]);
     let machine = ward.bed.add_machine("a", Boot::Small)?;
     ward.bed.boot_with_bluetooth(machine)?;
     // Nobody listens there.

@@ -10,6 +10,7 @@
 //! - [`evidence`] is what the judgement rests on: logs, the harness's own assignment plan and fault log, the rows.
 //! - [`database`] reads the rows.
 //! - [`check`] judges; [`timing`] judges times; [`losses`] decides which losses the fault log allows.
+//! - [`witness`] asks whether the faults struck at all.
 //! - [`verdict`] is what comes out.
 
 pub mod check;
@@ -19,6 +20,7 @@ pub mod log;
 pub mod losses;
 pub mod timing;
 pub mod verdict;
+pub mod witness;
 
 #[cfg(test)]
 mod planted;

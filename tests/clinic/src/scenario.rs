@@ -5,6 +5,9 @@
 //! and by the fault log written at that moment, so that no scenario excuses another's loss. Faults of what all
 //! share (broker, database, bridge) excuse nothing at all.
 //!
+//! A scenario also says what must have been seen of its fault ([`Witness`]): one that never struck fails, as does a clinic
+//! through which nothing fresh comes after all faults. `docs/testing.md` says how a scenario is added.
+//!
 //! Randomness comes from the seed alone; it is printed with every failure, and the same seed gives the same agenda.
 
 mod cloud;
@@ -16,6 +19,7 @@ mod postbox;
 mod reboots;
 pub mod sabotage;
 mod settle;
+mod sights;
 mod stage;
 
 pub use settle::Patience;
@@ -24,6 +28,20 @@ pub use stage::{AWAY_FRAME_AGE_S, LIVE_FRAME_AGE_S, Stage};
 use crate::Result;
 use crate::clinic::Options;
 use crate::oracle::verdict::Verdict;
+use crate::oracle::witness::Witness;
+
+/// Scenarios of one group share a clinic when all are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Group {
+    /// The cloud fails: programs, broker, database.
+    Cloud,
+    /// Wearables and gateways fail.
+    Edge,
+    /// Many wearables at one gateway.
+    Crowd,
+    /// Takes too long to be run by default: only by name, alone.
+    Long,
+}
 
 /// One kind of fault.
 #[derive(Clone, Copy)]
@@ -32,8 +50,9 @@ pub struct Scenario {
     pub name: &'static str,
     /// What happens.
     pub about: &'static str,
-    /// Scenarios of one group share a clinic when all are run.
-    group: u8,
+    /// What must have been seen of it.
+    pub must_see: &'static [Witness],
+    group: Group,
     prepare: fn(&mut Stage) -> Result<()>,
 }
 
@@ -45,63 +64,185 @@ impl std::fmt::Debug for Scenario {
 
 const fn scenario(
     name: &'static str,
-    group: u8,
+    group: Group,
     about: &'static str,
+    must_see: &'static [Witness],
     prepare: fn(&mut Stage) -> Result<()>,
 ) -> Scenario {
-    Scenario { name, about, group, prepare }
+    Scenario { name, about, must_see, group, prepare }
 }
 
 /// All there are.
 pub const ALL: &[Scenario] = &[
-    scenario("backlog", 0, "hours of readings are drained by two clinics' gateways", cloud::backlog),
-    scenario("kill-gateway", 0, "kill -9 of gatewayd at random moments", cloud::kill_gateway),
-    scenario("kill-bridge", 0, "kill -9 of the bridge at random moments", cloud::kill_bridge),
-    scenario("kill-api", 0, "kill -9 of the API at random moments", cloud::kill_api),
-    scenario("kill-broker", 0, "kill -9 of the broker at random moments", cloud::kill_broker),
-    scenario("kill-database", 0, "kill -9 of PostgreSQL at random moments", cloud::kill_database),
-    scenario("broker-down", 0, "the broker is stopped for a while", cloud::broker_down),
-    scenario("database-down", 0, "the database is stopped for a while", cloud::database_down),
-    scenario("three-bridges", 0, "three bridges on one subscription, killed at random", cloud::three_bridges),
-    scenario("deliveries", 0, "frames and batches come again and out of order", deliveries::prepare),
+    scenario(
+        "backlog",
+        Group::Cloud,
+        "hours of readings are drained by two clinics' gateways",
+        &[Witness::BacklogHeld],
+        cloud::backlog,
+    ),
+    scenario(
+        "kill-gateway",
+        Group::Cloud,
+        "kill -9 of gatewayd at random moments",
+        &[Witness::GatewayKilledHolding],
+        cloud::kill_gateway,
+    ),
+    scenario(
+        "kill-bridge",
+        Group::Cloud,
+        "kill -9 of the bridge at random moments",
+        &[Witness::BridgeKilledInFlight],
+        cloud::kill_bridge,
+    ),
+    scenario(
+        "kill-api",
+        Group::Cloud,
+        "kill -9 of the API at random moments",
+        &[Witness::ApiKilledInRequest],
+        cloud::kill_api,
+    ),
+    scenario(
+        "kill-broker",
+        Group::Cloud,
+        "kill -9 of the broker at random moments",
+        &[Witness::BrokerKilledInFlight],
+        cloud::kill_broker,
+    ),
+    scenario(
+        "kill-database",
+        Group::Cloud,
+        "kill -9 of PostgreSQL at random moments",
+        &[Witness::DatabaseKilledInFlight],
+        cloud::kill_database,
+    ),
+    scenario(
+        "broker-down",
+        Group::Cloud,
+        "the broker is stopped for a while",
+        &[Witness::GatheredWithoutBroker],
+        cloud::broker_down,
+    ),
+    scenario(
+        "database-down",
+        Group::Cloud,
+        "the database is stopped for a while",
+        &[Witness::GatheredWithoutDatabase],
+        cloud::database_down,
+    ),
+    scenario(
+        "three-bridges",
+        Group::Cloud,
+        "three bridges on one subscription, killed at random",
+        &[Witness::BridgesShared, Witness::BridgeKilledInFlight],
+        cloud::three_bridges,
+    ),
+    scenario(
+        "deliveries",
+        Group::Cloud,
+        "frames and batches come again and out of order",
+        &[Witness::DuplicateDelivered, Witness::LinkDisturbed, Witness::LinkDropped],
+        deliveries::prepare,
+    ),
     scenario(
         "kill-wearable",
-        1,
+        Group::Edge,
         "kill -9 of a wearable: its memory is lost, its flash is kept",
+        &[Witness::ResetLinked],
         reboots::kill,
     ),
-    scenario("reboot-connected", 1, "a wearable reboots while connected", reboots::connected),
-    scenario("reboot-away", 1, "a wearable reboots out of range", reboots::away),
-    scenario("reboot-twice-away", 1, "a wearable reboots twice out of range", reboots::twice_away),
-    scenario("roaming", 1, "a wearable goes to and fro between two gateways", handover::roaming),
+    scenario(
+        "reboot-connected",
+        Group::Edge,
+        "a wearable reboots while connected",
+        &[Witness::ResetLinked],
+        reboots::connected,
+    ),
+    scenario(
+        "reboot-away",
+        Group::Edge,
+        "a wearable reboots out of range",
+        &[Witness::ResetAway],
+        reboots::away,
+    ),
+    scenario(
+        "reboot-twice-away",
+        Group::Edge,
+        "a wearable reboots twice out of range",
+        &[Witness::ResetAway, Witness::ResetAgainAway],
+        reboots::twice_away,
+    ),
+    scenario(
+        "roaming",
+        Group::Edge,
+        "a wearable goes to and fro between two gateways",
+        &[Witness::BothGatewaysBrought],
+        handover::roaming,
+    ),
     scenario(
         "crowd",
-        2,
+        Group::Crowd,
         "forty wearables, some with hours in their flash, share eight slots of one gateway",
+        &[Witness::LinksTaken],
         handover::crowd,
     ),
     scenario(
         "hand-over-frame",
-        1,
+        Group::Edge,
         "a wearable with a backlog changes wearers at a frame",
+        &[Witness::BothWearersStored],
         handover::at_frame,
     ),
-    scenario("hand-over-time", 1, "a wearable with a backlog changes wearers at a time", handover::at_time),
-    scenario("overflow", 1, "a small ring overflows while nobody listens", reboots::overflow),
-    scenario("full-disk", 1, "a gateway reaches its limits while the cloud is away", gateways::full_disk),
-    scenario("gateway-deleted", 1, "a gateway's database is deleted under way", gateways::deleted),
-    scenario("gateway-restored", 1, "a gateway's database is replaced by an older copy", gateways::restored),
+    scenario(
+        "hand-over-time",
+        Group::Edge,
+        "a wearable with a backlog changes wearers at a time",
+        &[Witness::BothWearersStored],
+        handover::at_time,
+    ),
+    scenario(
+        "overflow",
+        Group::Edge,
+        "a small ring overflows while nobody listens",
+        &[Witness::RingOverflowed],
+        reboots::overflow,
+    ),
+    scenario(
+        "full-disk",
+        Group::Edge,
+        "a gateway reaches its limits while the cloud is away",
+        &[Witness::LimitReached],
+        gateways::full_disk,
+    ),
+    scenario(
+        "gateway-deleted",
+        Group::Edge,
+        "a gateway's database is deleted under way",
+        &[Witness::StoreLostHolding],
+        gateways::deleted,
+    ),
+    scenario(
+        "gateway-restored",
+        Group::Edge,
+        "a gateway's database is replaced by an older copy",
+        &[Witness::StoreLostHolding],
+        gateways::restored,
+    ),
     scenario(
         "clock-1970",
-        1,
+        Group::Edge,
         "a gateway's clock starts in 1970 and jumps when it is set",
+        &[Witness::TimeFromBridge],
         gateways::clock_1970,
     ),
-    scenario("large-table", LONG, "days of readings, millions of rows (only by name)", cloud::large_table),
+    scenario(
+        "large-table",
+        Group::Long,
+        "days of readings, millions of rows (only by name)",
+        &[Witness::BacklogHeld, Witness::BridgeKilledInFlight],
+        cloud::large_table,
+    ),
 ];
-
-/// Scenarios that take too long to be run by default.
-const LONG: u8 = u8::MAX;
 
 /// Finds scenarios by name.
 pub fn named(name: &str) -> Option<Scenario> {
@@ -110,8 +251,8 @@ pub fn named(name: &str) -> Option<Scenario> {
 
 /// The default set, one list for each clinic.
 pub fn groups() -> Vec<Vec<Scenario>> {
-    let mut groups: std::collections::BTreeMap<u8, Vec<Scenario>> = std::collections::BTreeMap::new();
-    for scenario in ALL.iter().copied().filter(|scenario| scenario.group != LONG) {
+    let mut groups: std::collections::BTreeMap<Group, Vec<Scenario>> = std::collections::BTreeMap::new();
+    for scenario in ALL.iter().copied().filter(|scenario| scenario.group != Group::Long) {
         groups.entry(scenario.group).or_default().push(scenario);
     }
     groups.into_values().collect()
@@ -120,11 +261,11 @@ pub fn groups() -> Vec<Vec<Scenario>> {
 /// Runs these scenarios in one clinic and judges it.
 pub fn run(options: Options, scenarios: &[Scenario], seed: u64, patience: Patience) -> Result<Verdict> {
     let mut stage = Stage::open(options, seed)?;
-    let is_long = scenarios.iter().any(|scenario| scenario.group == LONG);
+    let is_long = scenarios.iter().any(|scenario| scenario.group == Group::Long);
     let patience = if is_long { patience.times(8) } else { patience };
     let outcome = (|| {
         for scenario in scenarios {
-            stage.enter(scenario.name);
+            stage.enter(scenario.name, scenario.must_see);
             (scenario.prepare)(&mut stage)?;
         }
         stage.play()?;
@@ -152,7 +293,11 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), ALL.len());
         let by_default = groups().iter().map(Vec::len).sum::<usize>();
-        assert_eq!(by_default, ALL.iter().filter(|scenario| scenario.group != LONG).count());
+        assert_eq!(by_default, ALL.iter().filter(|scenario| scenario.group != Group::Long).count());
+        assert!(
+            ALL.iter().all(|scenario| !scenario.must_see.is_empty()),
+            "a fault that nobody sees proves nothing"
+        );
         assert!(named("roaming").is_some() && named("no such thing").is_none());
     }
 }

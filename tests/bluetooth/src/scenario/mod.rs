@@ -324,7 +324,7 @@ pub fn run(names: &[String], seed: u64, long: bool) -> Result<Report> {
         for scenario in chosen {
             eprintln!("{}: {}", scenario.name, scenario.about);
             let began = Instant::now();
-            day.ward.stage.enter(scenario.name);
+            day.ward.stage.enter(scenario.name, &[]);
             let broken = (scenario.run)(&mut day).err().map(|error| error.to_string());
             let took = began.elapsed();
             match &broken {

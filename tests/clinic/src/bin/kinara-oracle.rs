@@ -55,6 +55,9 @@ fn run(arguments: &Arguments) -> Result<bool> {
     if arguments.list {
         for scenario in scenario::ALL {
             println!("{:<20} {}", scenario.name, scenario.about);
+            for witness in scenario.must_see {
+                println!("{:<20}   must be seen: {}", "", witness.sentence());
+            }
         }
         for sabotage in sabotage::ALL {
             println!("--sabotage {:<20} must be found as {:?}", sabotage.name, sabotage.finds);

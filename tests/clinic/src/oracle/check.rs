@@ -41,6 +41,9 @@ pub fn check(evidence: &Evidence) -> Verdict {
         check_wearable(evidence, index, &mut times, &mut verdict);
     }
     times.settle(&mut verdict);
+    if verdict.stored == 0 {
+        verdict.find(Kind::Nothing, || "no reading of any wearable is stored".to_owned());
+    }
     verdict
 }
 
@@ -48,6 +51,10 @@ fn check_wearable(evidence: &Evidence, index: usize, times: &mut Times, verdict:
     let wearable = &evidence.wearables[index];
     let samples = &wearable.log.samples;
     verdict.produced += samples.len() as u64;
+    if samples.is_empty() {
+        let Wearable { hardware, scenario, .. } = wearable;
+        verdict.find(Kind::Nothing, || format!("{scenario}: {hardware} produced nothing"));
+    }
     let mut produced = HashMap::with_capacity(samples.len());
     for (position, sample) in samples.iter().enumerate() {
         if produced.insert((sample.epoch, sample.channel, sample.ticks), position).is_some() {
@@ -117,7 +124,20 @@ fn check_wearable(evidence: &Evidence, index: usize, times: &mut Times, verdict:
         }
     }
     verdict.stored += stored.iter().filter(|stored| **stored).count() as u64;
+    check_fresh(wearable, &stored, verdict);
     losses::judge(evidence, index, &stored, verdict);
+}
+
+/// Something that was produced after all faults must have come through.
+fn check_fresh(wearable: &Wearable, stored: &[bool], verdict: &mut Verdict) {
+    let Some(from_us) = wearable.fresh_from_us else { return };
+    let mut fresh = wearable.log.samples.iter().zip(stored).filter(|(sample, _)| sample.utc_us >= from_us);
+    if !fresh.any(|(_, stored)| *stored) {
+        let Wearable { hardware, scenario, .. } = wearable;
+        verdict.find(Kind::Stuck, || {
+            format!("{scenario}: no reading that {hardware} took after the faults is stored")
+        });
+    }
 }
 
 fn same_value(row: &Reading, sample: &Sample) -> bool {

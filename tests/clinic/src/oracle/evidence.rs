@@ -87,6 +87,17 @@ pub struct Wearable {
     pub allowances: Vec<Allowance>,
     /// How wrong a time sync may be: 20 ms on the virtual radio, more where the gateway's own clock is worse.
     pub sync_bound_us: u64,
+    /// The scenario that brought it.
+    pub scenario: String,
+    /// When all faults were over and everything was back: of what it produced since then, something must be stored.
+    pub fresh_from_us: Option<i64>,
+}
+
+impl Wearable {
+    /// Whether the harness filled a gateway's disk under it.
+    pub fn may_meet_a_limit(&self) -> bool {
+        self.allowances.iter().any(|allowance| matches!(allowance, Allowance::Quota { .. }))
+    }
 }
 
 /// A row of readings (or one sample of a waveform's row).

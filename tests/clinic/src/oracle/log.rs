@@ -151,6 +151,18 @@ impl WearableLog {
         Some(())
     }
 
+    /// Samples of boots that are over which no frame in flash holds.
+    pub fn lost_with_memory(&self) -> usize {
+        let mut newest: HashMap<u64, u64> = HashMap::new();
+        for ((epoch, _), (_, last)) in &self.frames {
+            let newest = newest.entry(*epoch).or_default();
+            *newest = (*newest).max(*last);
+        }
+        let running = self.boots.last().map(|(epoch, _)| *epoch);
+        let over = self.samples.iter().filter(|sample| Some(sample.epoch) != running);
+        over.filter(|sample| newest.get(&sample.epoch).is_none_or(|last| sample.ticks > *last)).count()
+    }
+
     /// Where an epoch stands in the order of this wearable's boots.
     pub fn rank(&self, epoch: u64) -> Option<usize> {
         self.boots.iter().position(|(known, _)| *known == epoch)
@@ -189,6 +201,15 @@ mod tests {
         assert_eq!(log.anchors[0].ticks, 25);
         assert_eq!(log.dropped, [(0x7_0000_0001, 0, 4)]);
         assert_eq!(log.rank(0x7_0000_0001), Some(0));
+    }
+
+    #[test]
+    fn what_was_in_no_frame_when_a_boot_ended_went_with_the_memory() {
+        let log = WearableLog::parse(
+            "B 1 0\nP 1 1 20 7 20\nF 1 1 20 20\nP 1 1 30 7 30\nB 2 40\nP 2 1 5 7 45\nP 2 1 6 7 46\n",
+        )
+        .expect("a good log");
+        assert_eq!(log.lost_with_memory(), 1);
     }
 
     #[test]

@@ -61,7 +61,15 @@ fn clean() -> Evidence {
     log.anchors = vec![Anchor { epoch: EPOCH, ticks: 0 }, Anchor { epoch: EPOCH, ticks: 99_999 }];
     let plan = vec![Assignment { from: Boundary::Start, tenant: TENANT, user: USER }];
     let hardware = "kinara:00000000000000aa".to_owned();
-    let wearable = Wearable { hardware, log, plan, allowances: vec![], sync_bound_us: 20_000 };
+    let wearable = Wearable {
+        hardware,
+        log,
+        plan,
+        allowances: vec![],
+        sync_bound_us: 20_000,
+        scenario: "planted".to_owned(),
+        fresh_from_us: None,
+    };
     Evidence {
         wearables: vec![wearable],
         readings,
@@ -95,6 +103,48 @@ fn clean_evidence_passes() {
     let verdict = check(&clean());
     assert!(verdict.passed(), "{verdict}");
     assert_eq!((verdict.produced, verdict.stored, verdict.frames), (200, 200, 5));
+}
+
+#[test]
+fn a_run_in_which_nothing_was_produced_proves_nothing() {
+    let verdict = check(&Evidence::default());
+    only(&verdict, Kind::Nothing, 1);
+    let mut evidence = clean();
+    let mut silent = evidence.wearables[0].clone();
+    silent.hardware = "kinara:00000000000000bb".to_owned();
+    silent.log = WearableLog::default();
+    evidence.wearables.push(silent);
+    let verdict = check(&evidence);
+    only(&verdict, Kind::Nothing, 1);
+    assert!(verdict.findings[&Kind::Nothing][0].contains("bb produced nothing"), "{verdict}");
+}
+
+#[test]
+fn a_run_in_which_all_was_lost_with_leave_proves_nothing() {
+    let mut evidence = clean();
+    evidence.wearables[0].allowances =
+        vec![Allowance::GatewayLost { from_us: 0, to_us: i64::MAX, epoch: EPOCH, seq: 99 }];
+    lose_frames(&mut evidence, 1..=5);
+    evidence.gaps.push(gap("gateway_lost", Some((0, 5)), None));
+    only(&check(&evidence), Kind::Nothing, 1);
+}
+
+#[test]
+fn after_the_faults_a_fresh_reading_must_come_through() {
+    let mut evidence = clean();
+    evidence.wearables[0].fresh_from_us = Some(ORIGIN_US + 80_000_000);
+    assert!(check(&evidence).passed());
+    evidence.wearables[0].fresh_from_us = Some(ORIGIN_US + 100_000_000);
+    let verdict = check(&evidence);
+    only(&verdict, Kind::Stuck, 1);
+    assert!(verdict.findings[&Kind::Stuck][0].starts_with("planted: "), "{verdict}");
+    let mut evidence = clean();
+    evidence.wearables[0].fresh_from_us = Some(ORIGIN_US + 80_000_000);
+    evidence.wearables[0].allowances =
+        vec![Allowance::Reset { at_us: ORIGIN_US + 100_000_000, frame_age_us: 20_500_000 }];
+    lose_frames(&mut evidence, 5..=5);
+    evidence.gaps.push(gap("reset", None, Some((79_008, u64::MAX))));
+    only(&check(&evidence), Kind::Stuck, 1);
 }
 
 #[test]

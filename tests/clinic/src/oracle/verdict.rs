@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::witness::Witnessed;
+
 /// How many findings of one kind are told in full; the rest are counted.
 const TOLD: usize = 8;
 
@@ -32,6 +34,12 @@ pub enum Kind {
     LossWithoutGap,
     /// The simulator's log contradicts itself: nothing can be judged by it.
     BadLog,
+    /// A wearable that produced nothing, or a clinic that stored nothing: the run proves nothing.
+    Nothing,
+    /// A scenario did not see its own fault: it proves nothing.
+    Unwitnessed,
+    /// After the faults, nothing fresh came through.
+    Stuck,
 }
 
 /// Losses that the harness's fault log allows, each only in its own scenario.
@@ -76,6 +84,12 @@ pub struct Verdict {
     pub loss_without_gap: u64,
     /// Contradictions in a simulator's log.
     pub bad_log: u64,
+    /// Wearables that produced nothing, clinics that stored nothing.
+    pub nothing: u64,
+    /// What scenarios should have seen of their faults, and did not.
+    pub unwitnessed: u64,
+    /// Wearables and programs through which nothing fresh came after the faults.
+    pub stuck: u64,
     /// Frames whose time was judged.
     pub frames: u64,
     /// Frames outside their stated uncertainty (up to 0.1 % are within the promise).
@@ -84,6 +98,8 @@ pub struct Verdict {
     pub scenarios: Vec<String>,
     /// What their randomness came from.
     pub seed: u64,
+    /// What the scenarios saw of their faults, and how often.
+    pub witnessed: Witnessed,
     /// Examples, by kind.
     #[serde(skip)]
     pub findings: BTreeMap<Kind, Vec<String>>,
@@ -111,6 +127,9 @@ impl Verdict {
             Kind::GapOverStored => &mut self.gap_over_stored,
             Kind::LossWithoutGap => &mut self.loss_without_gap,
             Kind::BadLog => &mut self.bad_log,
+            Kind::Nothing => &mut self.nothing,
+            Kind::Unwitnessed => &mut self.unwitnessed,
+            Kind::Stuck => &mut self.stuck,
         }
     }
 
@@ -143,12 +162,16 @@ impl Verdict {
             (&mut self.gap_over_stored, other.gap_over_stored),
             (&mut self.loss_without_gap, other.loss_without_gap),
             (&mut self.bad_log, other.bad_log),
+            (&mut self.nothing, other.nothing),
+            (&mut self.unwitnessed, other.unwitnessed),
+            (&mut self.stuck, other.stuck),
             (&mut self.frames, other.frames),
             (&mut self.frames_outside, other.frames_outside),
         ] {
             *into += from;
         }
         self.scenarios.extend(other.scenarios);
+        self.witnessed.join(other.witnessed);
         for (kind, texts) in other.findings {
             let told = self.findings.entry(kind).or_default();
             let room = TOLD.saturating_sub(told.len());

@@ -1,10 +1,13 @@
 //! What was sent once arrives twice, late, or out of order.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::Stage;
 use super::postbox::Postbox;
 use crate::Result;
+use crate::oracle::witness::Witness;
 
 /// Notifications are lost, reordered and stalled, links drop; and whatever batch a gateway has published is published
 /// again, out of order, while it is being written and long after.
@@ -22,10 +25,16 @@ pub fn prepare(stage: &mut Stage) -> Result<()> {
     ] {
         let at = stage.moment(from, to);
         let what = command["do"].as_str().unwrap_or_default().to_owned();
-        stage.at(at, what, move |stage| stage.tell(wearable, &command).map(|_| ()));
+        let witness = if what == "drop" { Witness::LinkDropped } else { Witness::LinkDisturbed };
+        stage.at(at, what, move |stage| {
+            stage.await_sight(witness, |stage| stage.linked(wearable).is_some());
+            stage.tell(wearable, &command).map(|_| ())
+        });
     }
     again(stage, 40.0)
 }
+
+const FOR_AN_ANSWER: Duration = Duration::from_secs(15);
 
 /// Publishes what was heard again, every few seconds until `to`.
 pub fn again(stage: &mut Stage, to: f64) -> Result<()> {
@@ -43,5 +52,11 @@ pub fn again(stage: &mut Stage, to: f64) -> Result<()> {
             Ok(())
         });
     }
+    stage.at(to, "batches that came again were answered as duplicates", |stage| {
+        stage.await_sight_for(FOR_AN_ANSWER, Witness::DuplicateDelivered, &mut |stage| {
+            stage.postbox.as_ref().is_some_and(|postbox| postbox.duplicates() > 0)
+        });
+        Ok(())
+    });
     Ok(())
 }

@@ -3,9 +3,11 @@
 use rustix::process::Signal;
 
 use super::Stage;
+use super::sights::number;
 use super::stage::utc_us;
 use crate::Result;
 use crate::oracle::evidence::Allowance;
+use crate::oracle::witness::Witness;
 
 /// A gateway whose cloud is away gathers waveforms until it takes no more of them, and drops those it has, oldest
 /// first; scalars it keeps, and the wearable's flash is the next buffer.
@@ -60,6 +62,7 @@ pub fn deleted(stage: &mut Stage) -> Result<()> {
     let at = stage.moment(14.0, 17.0);
     stall_bridges(stage, at - 4.0, at + 3.0);
     stage.at(at, "the gateway's database is deleted", move |stage| {
+        stage.await_sight(Witness::StoreLostHolding, |stage| stage.holds(gateway) > 0);
         stage.clinic.gateways[gateway].process().kill();
         allow_lost(stage, wearable, from_us)?;
         stage.clinic.gateways[gateway].replace_data(None)?;
@@ -85,6 +88,7 @@ pub fn restored(stage: &mut Stage) -> Result<()> {
     let at = stage.moment(14.0, 17.0);
     stall_bridges(stage, at - 4.0, at + 3.0);
     stage.at(at, "the older copy takes its place", move |stage| {
+        stage.await_sight(Witness::StoreLostHolding, |stage| stage.holds(gateway) > 0);
         stage.clinic.gateways[gateway].process().kill();
         // The copy had all there was by then, but not yet sent; what came later it never saw.
         allow_lost(stage, wearable, 0)?;
@@ -106,6 +110,13 @@ pub fn clock_1970(stage: &mut Stage) -> Result<()> {
     let wearable = stage.wearable(0, &[gateway], &["--prefill", "2m"])?;
     stage.told_by_the_bridge(wearable);
     stage.start_gateway_at(0.6, gateway);
+    stage.at(8.0, "it has asked for the time", move |stage| {
+        stage.await_sight(Witness::TimeFromBridge, |stage| {
+            number(&stage.gateway_metrics(gateway), "kinara_gateway_clock_known{source=\"bridge\"}")
+                == Some(1.0)
+        });
+        Ok(())
+    });
     stage.at(24.0, "the clock was set ten seconds ago", |_| Ok(()));
     Ok(())
 }

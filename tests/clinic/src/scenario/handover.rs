@@ -1,9 +1,12 @@
 //! Wearables between two gateways, between two wearers, and among too many others.
 
+use std::time::Duration;
+
 use super::Stage;
 use super::stage::{AWAY_FRAME_AGE_S, utc_us};
 use crate::Result;
 use crate::oracle::evidence::Boundary;
+use crate::oracle::witness::Witness;
 
 /// To and fro between two gateways, with stretches out of range of both and one in range of both. Each brings what
 /// the other has not seen; what both bring is stored once.
@@ -19,18 +22,40 @@ pub fn roaming(stage: &mut Stage) -> Result<()> {
         stage.at(at, what, move |stage| stage.hears(wearable, &hears));
         at += stage.moment(3.5, 6.5);
     }
+    stage.at(at, "both have had it", move |stage| {
+        stage.await_sight(Witness::BothGatewaysBrought, |stage| {
+            [first, second].iter().all(|gateway| stage.received(*gateway, wearable) > 0.0)
+        });
+        Ok(())
+    });
     Ok(())
 }
 
-/// More wearables than the gateway holds links; every fifth has hours in its flash. All get their turns.
+const SLOTS: usize = 8;
+const A_CROWDS_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Whether every link has its wearable, and somebody without one has frames to bring.
+fn links_taken(stage: &Stage, crowd: &[usize]) -> bool {
+    let (linked, alone): (Vec<usize>, Vec<usize>) =
+        crowd.iter().partition(|wearable| stage.linked(**wearable).is_some());
+    linked.len() >= SLOTS && alone.iter().any(|wearable| stage.unacknowledged(*wearable) > 0)
+}
+
+/// More wearables than the gateway holds links; every fifth has hours in its flash. All get their turns, and must have
+/// brought what they had before the gateway came.
 pub fn crowd(stage: &mut Stage) -> Result<()> {
-    let gateway = stage.gateway(0, "crowded", "[radio]\nslots = 8\nturn_s = 2\n")?;
+    let gateway = stage.gateway(0, "crowded", &format!("[radio]\nslots = {SLOTS}\nturn_s = 2\n"))?;
+    let mut crowd = Vec::new();
     for place in 0..40 {
         let held = if place % 5 == 0 { "2h" } else { "3m" };
-        stage.wearable(0, &[gateway], &["--prefill", held])?;
+        crowd.push(stage.wearable(0, &[gateway], &["--prefill", held])?);
     }
     stage.start_gateway_at(0.5, gateway);
-    stage.at(30.0, "everybody has had turns", |_| Ok(()));
+    stage.at(1.0, "all links are taken", move |stage| {
+        stage
+            .await_sight_for(A_CROWDS_PATIENCE, Witness::LinksTaken, &mut |stage| links_taken(stage, &crowd));
+        Ok(())
+    });
     Ok(())
 }
 

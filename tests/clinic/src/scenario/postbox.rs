@@ -1,12 +1,16 @@
 //! Hears every batch that gateways publish, and publishes them again in the gateways' names.
 //!
 //! It listens with the bridge's certificate (outside of the shared subscription, so it takes nothing away) and
-//! publishes with each gateway's own, for that is all that the broker's access list lets through.
+//! publishes with each gateway's own, for that is all that the broker's access list lets through. With the same it hears
+//! the acknowledgements: which of them say that a frame was in already.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use kinara_protocol::envelope::{self, Ack, ack::Outcome};
+use kinara_protocol::topic::{self, GatewayId, Leaf};
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -28,6 +32,7 @@ const RECONNECT: Duration = Duration::from_millis(400);
 pub struct Postbox {
     heard: Arc<Mutex<Vec<Publish>>>,
     writers: HashMap<String, AsyncClient>,
+    duplicates: Arc<AtomicU64>,
 }
 
 impl Postbox {
@@ -40,13 +45,20 @@ impl Postbox {
         let (ear, events) = connect("oracle-ear", port, &bridge)?;
         runtime.spawn(listen(ear, events, Arc::clone(&heard)));
         let mut writers = HashMap::new();
+        let duplicates = Arc::<AtomicU64>::default();
         for gateway in &stage.clinic.gateways {
             let identity = stage.clinic.gateway_identity(&gateway.name, gateway.id)?;
             let (client, events) = connect(&format!("oracle-again-{}", gateway.name), port, &identity)?;
-            runtime.spawn(keep_going(events));
+            let acks = topic::of(GatewayId(gateway.id), Leaf::Ack);
+            runtime.spawn(hear_acks(client.clone(), events, acks, Arc::clone(&duplicates)));
             writers.insert(gateway.id.to_string(), client);
         }
-        Ok(Self { heard, writers })
+        Ok(Self { heard, writers, duplicates })
+    }
+
+    /// Frames that bridges have said, since this began to listen, to be in already.
+    pub fn duplicates(&self) -> u64 {
+        self.duplicates.load(Ordering::Relaxed)
     }
 
     /// Publishes some of what was heard again, in another order. Returns how many.
@@ -81,11 +93,26 @@ impl Postbox {
     }
 }
 
-async fn keep_going(mut events: EventLoop) {
+async fn hear_acks(client: AsyncClient, mut events: EventLoop, acks: String, duplicates: Arc<AtomicU64>) {
     loop {
-        if events.poll().await.is_err() {
-            tokio::time::sleep(RECONNECT).await;
+        match events.poll().await {
+            Ok(Event::Incoming(Packet::ConnAck(_))) => {
+                // Not awaited: the loop that would send it is this one. Where batches wait before it, it waits too.
+                let _ = client.try_subscribe(acks.clone(), QoS::AtMostOnce);
+            }
+            Ok(Event::Incoming(Packet::Publish(publish))) => {
+                duplicates.fetch_add(duplicates_of(&publish.payload), Ordering::Relaxed);
+            }
+            Ok(_) => {}
+            Err(_) => tokio::time::sleep(RECONNECT).await,
         }
+    }
+}
+
+fn duplicates_of(payload: &[u8]) -> u64 {
+    match envelope::open::<Ack>(payload) {
+        Ok(Ack { event: false, outcome: Some(Outcome::Done(done)), .. }) => done.duplicate,
+        _ => 0,
     }
 }
 

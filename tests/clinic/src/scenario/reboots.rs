@@ -6,6 +6,7 @@ use super::Stage;
 use super::stage::{AWAY_FRAME_AGE_S, LIVE_FRAME_AGE_S, utc_us};
 use crate::Result;
 use crate::oracle::evidence::Allowance;
+use crate::oracle::witness::Witness;
 
 /// `kill -9` of the simulator: memory is lost, flash is kept. The wearable may be draining or live; what it loses is
 /// bounded by the longer frame age only where it was out of range.
@@ -15,6 +16,7 @@ pub fn kill(stage: &mut Stage) -> Result<()> {
     for (from, to) in [(8.0, 14.0), (18.0, 26.0)] {
         let down = stage.moment(from, to);
         stage.at(down, "kill -9 of the wearable", move |stage| {
+            stage.await_sight(Witness::ResetLinked, |stage| stage.linked(wearable).is_some());
             stage.clinic.wearables[wearable].process().kill();
             stage.allow_reset(wearable, LIVE_FRAME_AGE_S);
             Ok(())
@@ -25,8 +27,15 @@ pub fn kill(stage: &mut Stage) -> Result<()> {
     Ok(())
 }
 
-fn reboot_at(stage: &mut Stage, wearable: usize, seconds: f64, frame_age_s: i64) {
+fn reboot_at(
+    stage: &mut Stage,
+    wearable: usize,
+    seconds: f64,
+    frame_age_s: i64,
+    (witness, linked): (Witness, bool),
+) {
     stage.at(seconds, "reboot", move |stage| {
+        stage.await_sight(witness, |stage| stage.linked(wearable).is_some() == linked);
         stage.tell(wearable, &json!({"do": "reboot"}))?;
         stage.allow_reset(wearable, frame_age_s);
         Ok(())
@@ -42,7 +51,7 @@ pub fn connected(stage: &mut Stage) -> Result<()> {
     let north = stage.usual_gateway(0)?;
     let wearable = stage.wearable(0, &[north], &[])?;
     let at = stage.moment(10.0, 20.0);
-    reboot_at(stage, wearable, at, LIVE_FRAME_AGE_S);
+    reboot_at(stage, wearable, at, LIVE_FRAME_AGE_S, (Witness::ResetLinked, true));
     Ok(())
 }
 
@@ -51,7 +60,7 @@ pub fn away(stage: &mut Stage) -> Result<()> {
     let wearable = stage.wearable(0, &[north], &[])?;
     away_between(stage, wearable, 9.0, 27.0, north);
     let at = stage.moment(14.0, 22.0);
-    reboot_at(stage, wearable, at, AWAY_FRAME_AGE_S);
+    reboot_at(stage, wearable, at, AWAY_FRAME_AGE_S, (Witness::ResetAway, false));
     Ok(())
 }
 
@@ -61,9 +70,9 @@ pub fn twice_away(stage: &mut Stage) -> Result<()> {
     let wearable = stage.wearable(0, &[north], &[])?;
     away_between(stage, wearable, 9.0, 35.0, north);
     let first = stage.moment(11.0, 15.0);
-    reboot_at(stage, wearable, first, AWAY_FRAME_AGE_S);
+    reboot_at(stage, wearable, first, AWAY_FRAME_AGE_S, (Witness::ResetAway, false));
     let second = stage.moment(25.0, 30.0);
-    reboot_at(stage, wearable, second, AWAY_FRAME_AGE_S);
+    reboot_at(stage, wearable, second, AWAY_FRAME_AGE_S, (Witness::ResetAgainAway, false));
     Ok(())
 }
 

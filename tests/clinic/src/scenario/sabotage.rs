@@ -68,7 +68,7 @@ impl Sabotage {
     pub fn run(self, options: Options, seed: u64) -> Result<Verdict> {
         let options = Options { sabotage: Some(self.name.to_owned()), ..options };
         let mut stage = Stage::open(options, seed)?;
-        stage.enter("sabotage");
+        stage.enter("sabotage", &[]);
         (self.agenda)(&mut stage)?;
         stage.play()?;
         stage.settle(Patience::short())?;

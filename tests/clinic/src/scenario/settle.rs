@@ -5,11 +5,17 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::Stage;
+use super::sights::buffered;
+use super::stage::utc_us;
+use crate::Result;
 use crate::oracle::database::Counts;
 use crate::process::pause;
-use crate::{ClinicError, Result};
 
 const LOOK: Duration = Duration::from_millis(500);
+/// How often it is told what is waited for.
+const TELL: Duration = Duration::from_secs(15);
+/// How long a wearable may take to close a frame of fresh readings: several times the longest frame age.
+const FRESH: Duration = Duration::from_secs(30);
 
 /// How long may be waited.
 #[derive(Debug, Clone, Copy)]
@@ -40,19 +46,21 @@ impl Patience {
 }
 
 impl Stage {
-    /// Brings back everything that a scenario took down, lets the wearables close their last frame and stop
-    /// producing, and waits. What has not arrived by the deadline is told, and then judged as lost.
+    /// Brings back everything that a scenario took down, lets the wearables produce something fresh, close their last
+    /// frame and stop producing, and waits. What has not arrived by the deadline is told, and then judged as lost.
     pub fn settle(&mut self, patience: Patience) -> Result<()> {
         self.bring_back()?;
+        self.freshen()?;
         for wearable in &self.clinic.wearables {
             wearable.control(&json!({"do": "stop"}))?;
         }
         let started = Instant::now();
+        let mut told = Duration::ZERO;
         let mut seen = Counts::default();
         let mut changed = Instant::now();
         loop {
             let counts = self.look(|eye| async move { eye.counts().await })?;
-            if counts != seen {
+            if !counts.same_readings(seen) {
                 (seen, changed) = (counts, Instant::now());
             }
             let mut missing = self.missing();
@@ -65,6 +73,14 @@ impl Stage {
             if missing.is_empty() && changed.elapsed() >= patience.quiet {
                 eprintln!("quiet after {:.1} s: {counts:?}", started.elapsed().as_secs_f64());
                 return Ok(());
+            }
+            if started.elapsed() >= told + TELL {
+                told = started.elapsed();
+                eprintln!(
+                    "{:6.1} s  {} things are under way: {counts:?} {missing:?}",
+                    told.as_secs_f64(),
+                    missing.len()
+                );
             }
             if started.elapsed() >= patience.deadline {
                 eprintln!(
@@ -104,6 +120,22 @@ impl Stage {
         Ok(())
     }
 
+    /// Has every wearable take and close a frame of readings after all faults.
+    fn freshen(&mut self) -> Result<()> {
+        let from_us = utc_us();
+        let before: Vec<_> = (0..self.clinic.wearables.len())
+            .map(|wearable| self.next_frame(wearable))
+            .collect::<Result<_>>()?;
+        let deadline = Instant::now() + FRESH;
+        for (wearable, before) in before.into_iter().enumerate() {
+            self.fresh_from(wearable, from_us);
+            while self.next_frame(wearable)? == before && Instant::now() < deadline {
+                pause(LOOK);
+            }
+        }
+        Ok(())
+    }
+
     /// What is still under way, in words.
     fn missing(&mut self) -> Vec<String> {
         let mut missing = Vec::new();
@@ -125,37 +157,5 @@ impl Stage {
             }
         }
         missing
-    }
-}
-
-/// What a gateway's metrics count as not yet acknowledged.
-const HELD: [&str; 4] = ["unsealed_frames", "waiting_batches", "waiting_events", "parked_batches"];
-
-/// Frames, batches and events that a gateway still holds.
-fn buffered(metrics: &str) -> Result<u64> {
-    let mut sum = 0.0;
-    for name in HELD {
-        let value = metrics
-            .lines()
-            .find_map(|line| line.strip_prefix("kinara_gateway_")?.strip_prefix(name)?.strip_prefix(' '))
-            .and_then(|value| value.parse::<f64>().ok());
-        sum += value.ok_or_else(|| ClinicError::Answer {
-            who: "/metrics".to_owned(),
-            what: format!("does not tell kinara_gateway_{name}"),
-        })?;
-    }
-    Ok(sum as u64)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_gateway_holds_is_the_sum_of_its_queues() {
-        let text = "kinara_gateway_unsealed_frames 3\nkinara_gateway_waiting_batches 2\n\
-                    kinara_gateway_waiting_events 0\nkinara_gateway_parked_batches 0\n";
-        assert_eq!(buffered(text).unwrap(), 5);
-        assert!(buffered("kinara_gateway_unsealed_frames 3\n").is_err());
     }
 }

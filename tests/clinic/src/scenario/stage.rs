@@ -13,7 +13,8 @@ use crate::oracle::check::check;
 use crate::oracle::database::Eye;
 use crate::oracle::evidence::{self, Allowance, Boundary};
 use crate::oracle::log::WearableLog;
-use crate::oracle::verdict::Verdict;
+use crate::oracle::verdict::{Kind, Verdict};
+use crate::oracle::witness::{self, Witness, Witnessed};
 use crate::process::pause;
 use crate::wearable::Air;
 use crate::{Assignment, Clinic, ClinicError, GatewayPlan, Result, Tenant, WearablePlan, Wearer};
@@ -49,6 +50,13 @@ pub const BRIDGE: &str = "[jobs]\nsweep_s = 2\nlate_grace_s = 4\n";
 
 type Action = Box<dyn FnOnce(&mut Stage) -> Result<()>>;
 
+/// Something that is to happen, or to be tried, and whose it is.
+struct Entry {
+    scenario: &'static str,
+    what: String,
+    action: Action,
+}
+
 /// What the harness knows about a wearable beside what the clinic does.
 #[derive(Debug)]
 struct Member {
@@ -56,6 +64,8 @@ struct Member {
     allowances: Vec<Allowance>,
     told_by_the_bridge: bool,
     sync_bound_us: u64,
+    scenario: &'static str,
+    fresh_from_us: Option<i64>,
 }
 
 /// See the module.
@@ -71,7 +81,8 @@ pub struct Stage {
     tenants: Vec<Tenant>,
     wearers: u32,
     usual: [Option<usize>; 2],
-    agenda: BTreeMap<(Duration, u64), (String, Action)>,
+    agenda: BTreeMap<(Duration, u64), Entry>,
+    probes: Vec<Entry>,
     entries: u64,
     started: Option<Instant>,
     scenario: &'static str,
@@ -80,6 +91,8 @@ pub struct Stage {
     stalled_us: u64,
     /// Devices that are no wearables of this stage, and may have readings.
     expected: Vec<String>,
+    witnessed: Witnessed,
+    demands: Vec<(&'static str, Witness)>,
 }
 
 impl std::fmt::Debug for Stage {
@@ -115,18 +128,33 @@ impl Stage {
             wearers: 0,
             usual: [None; 2],
             agenda: BTreeMap::new(),
+            probes: Vec::new(),
             entries: 0,
             started: None,
             scenario: "",
             seed,
             stalled_us: 0,
             expected: Vec::new(),
+            witnessed: Witnessed::default(),
+            demands: Vec::new(),
         })
     }
 
-    /// Whose entries the following ones are.
-    pub fn enter(&mut self, scenario: &'static str) {
+    /// Whose entries the following ones are, and what that scenario must see.
+    pub fn enter(&mut self, scenario: &'static str, must_see: &[Witness]) {
         self.scenario = scenario;
+        self.demands.extend(must_see.iter().map(|witness| (scenario, *witness)));
+    }
+
+    /// Notes that the scenario in force saw this.
+    pub fn saw(&mut self, witness: Witness) {
+        eprintln!("          {}: seen: {}", self.scenario, witness.sentence());
+        self.witnessed.saw(self.scenario, witness);
+    }
+
+    /// Whether the scenario in force has seen this.
+    pub fn has_seen(&self, witness: Witness) -> bool {
+        self.witnessed.times(self.scenario, witness) > 0
     }
 
     /// Writes into the agenda: this happens so many seconds after the start.
@@ -137,8 +165,17 @@ impl Stage {
         action: impl FnOnce(&mut Self) -> Result<()> + 'static,
     ) {
         self.entries += 1;
-        let what = format!("{}: {}", self.scenario, what.into());
-        self.agenda.insert((Duration::from_secs_f64(seconds), self.entries), (what, Box::new(action)));
+        let entry = Entry { scenario: self.scenario, what: what.into(), action: Box::new(action) };
+        self.agenda.insert((Duration::from_secs_f64(seconds), self.entries), entry);
+    }
+
+    /// After all faults, when everything is quiet, this must work.
+    pub fn afterwards(
+        &mut self,
+        what: impl Into<String>,
+        probe: impl FnOnce(&mut Self) -> Result<()> + 'static,
+    ) {
+        self.probes.push(Entry { scenario: self.scenario, what: what.into(), action: Box::new(probe) });
     }
 
     /// A random moment between two.
@@ -149,9 +186,10 @@ impl Stage {
     /// Lets everything in the agenda happen.
     pub fn play(&mut self) -> Result<()> {
         let started = *self.started.insert(Instant::now());
-        while let Some(((at, _), (what, action))) = self.agenda.pop_first() {
+        while let Some(((at, _), Entry { scenario, what, action })) = self.agenda.pop_first() {
             pause(at.saturating_sub(started.elapsed()));
-            eprintln!("{:6.1} s  {what}", started.elapsed().as_secs_f64());
+            eprintln!("{:6.1} s  {scenario}: {what}", started.elapsed().as_secs_f64());
+            self.scenario = scenario;
             action(self)?;
         }
         Ok(())
@@ -257,6 +295,8 @@ impl Stage {
             allowances: Vec::new(),
             told_by_the_bridge: false,
             sync_bound_us: SYNC_BOUND_US,
+            scenario: self.scenario,
+            fresh_from_us: None,
         });
         Ok(wearable)
     }
@@ -271,6 +311,11 @@ impl Stage {
         self.members[wearable].sync_bound_us = bound.as_micros() as u64;
     }
 
+    /// Something of what this wearable produces from now on must be stored in the end.
+    pub fn fresh_from(&mut self, wearable: usize, utc_us: i64) {
+        self.members[wearable].fresh_from_us = Some(utc_us);
+    }
+
     /// Readings of this device are no surprise, and are not judged: a sensor of another maker.
     pub fn expect(&mut self, hardware: &str) {
         self.expected.push(hardware.to_owned());
@@ -279,6 +324,11 @@ impl Stage {
     /// The bridges hang for so many seconds: whoever asks them for the time then waits as long.
     pub fn note_stall(&mut self, seconds: f64) {
         self.stalled_us += (seconds * 1e6) as u64;
+    }
+
+    /// The wearables that the scenario in force has brought.
+    pub fn own_wearables(&self) -> Vec<usize> {
+        (0..self.members.len()).filter(|wearable| self.members[*wearable].scenario == self.scenario).collect()
     }
 
     /// Writes an assignment into the plan and tells the product.
@@ -352,6 +402,34 @@ impl Stage {
 
     /// Reads the logs and the database, and judges.
     pub fn judge(&mut self) -> Result<Verdict> {
+        let stuck = self.probe();
+        let evidence = self.evidence()?;
+        let mut verdict = check(&evidence);
+        for text in stuck {
+            verdict.find(Kind::Stuck, || text);
+        }
+        self.witnessed.join(witness::of_evidence(&evidence));
+        witness::judge(std::mem::take(&mut self.witnessed), &self.demands, &mut verdict);
+        if !verdict.passed() {
+            let quarantine = self.look(|eye| async move { eye.quarantine().await })?;
+            eprintln!("quarantined frames by reason: {quarantine:?}");
+        }
+        Ok(verdict)
+    }
+
+    /// Tries what must work after the faults; returns what does not.
+    fn probe(&mut self) -> Vec<String> {
+        let mut stuck = Vec::new();
+        for Entry { scenario, what, action } in std::mem::take(&mut self.probes) {
+            self.scenario = scenario;
+            if let Err(error) = action(self) {
+                stuck.push(format!("{scenario}: {what}: {error}"));
+            }
+        }
+        stuck
+    }
+
+    fn evidence(&mut self) -> Result<evidence::Evidence> {
         let mut wearables = Vec::new();
         for (wearable, member) in self.clinic.wearables.iter_mut().zip(&self.members) {
             // Nothing may be written to its log while it is read.
@@ -370,16 +448,13 @@ impl Stage {
                 } else {
                     member.sync_bound_us
                 },
+                scenario: member.scenario.to_owned(),
+                fresh_from_us: member.fresh_from_us,
             });
         }
         let mut evidence = self.look(|eye| async move { eye.evidence(wearables).await })?;
         evidence.strangers.retain(|hardware, _| !self.expected.contains(hardware));
-        let verdict = check(&evidence);
-        if !verdict.passed() {
-            let quarantine = self.look(|eye| async move { eye.quarantine().await })?;
-            eprintln!("quarantined frames by reason: {quarantine:?}");
-        }
-        Ok(verdict)
+        Ok(evidence)
     }
 }
 
