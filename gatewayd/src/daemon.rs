@@ -1,4 +1,8 @@
 //! The whole daemon: its parts, put together from a configuration, and stopped in order.
+//!
+//! The promise: the store and the radio start first, and nothing that they do not need keeps them from it: a certificate that
+//! cannot be read or a port that is taken is an alert, and is tried again. A part that ends unasked or panics ends
+//! the daemon, in order and with an error, and systemd starts it anew.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,11 +11,12 @@ use std::time::Duration;
 use kinara_clock::Clock;
 use kinara_protocol::topic::GatewayId;
 use kinara_traces::Traces;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::align::{https, source};
+use crate::align::floor::Floor;
+use crate::align::{certificates, https, source};
 use crate::config::Config;
 use crate::decisions::{Decisions, KeyError, SigningKey};
 use crate::desk::{self, Desk};
@@ -53,15 +58,42 @@ pub enum DaemonError {
     /// The box's own key.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// The local page.
-    #[error(transparent)]
-    Local(#[from] local::LocalError),
-    /// The certificates.
-    #[error(transparent)]
-    Tls(#[from] uplink::tls::TlsError),
-    /// The web server that is to tell the time.
-    #[error(transparent)]
-    WebTime(#[from] https::HttpsError),
+    /// A part that should go on for as long as the daemon does.
+    #[error(
+        "{0} ended; the daemon is started anew. If this comes again, send its log: kinaractl logs --warnings"
+    )]
+    Ended(&'static str),
+}
+
+/// Tasks that go on until the daemon stops, by name.
+#[derive(Default)]
+struct Parts {
+    tasks: JoinSet<()>,
+    names: HashMap<tokio::task::Id, &'static str>,
+}
+
+impl Parts {
+    fn spawn(&mut self, name: &'static str, part: impl Future<Output = ()> + Send + 'static) {
+        let task = self.tasks.spawn(part);
+        self.names.insert(task.id(), name);
+    }
+
+    /// Returns when one of them has ended, with its name; never while all go on.
+    async fn one_ended(&mut self) -> &'static str {
+        let (id, panicked) = match self.tasks.join_next_with_id().await {
+            Some(Ok((id, ()))) => (id, false),
+            Some(Err(error)) => (error.id(), error.is_panic()),
+            None => std::future::pending().await,
+        };
+        let name = self.names.get(&id).copied().unwrap_or("a part");
+        tracing::error!(part = name, panicked, "a part of the daemon has ended");
+        name
+    }
+
+    /// Waits until all have ended.
+    async fn all_ended(&mut self) {
+        while self.tasks.join_next().await.is_some() {}
+    }
 }
 
 /// The store's settings from a configuration.
@@ -167,7 +199,7 @@ fn radio(config: &Config, bonds: &Arc<Bonds>) -> Arc<dyn Radio> {
     }
 }
 
-/// Runs until `stop`; calls `ready` when the store is open and the local page answers.
+/// Runs until `stop`; calls `ready` when the store is open and the radio has been started.
 pub async fn run(
     config: Config,
     clock: Arc<dyn Clock>,
@@ -182,54 +214,24 @@ pub async fn run(
         ..Snapshot::default()
     });
     let store = Store::open(store_settings(&config), clock.clone(), board.clone())?;
-    let last_saved_us = store.last_saved_us().await?;
-    let uplink_settings = uplink_settings(&config);
-    if let Some(files) = &uplink_settings.tls {
-        // Better now than at every attempt to connect.
-        uplink::tls::client(files, clock.clone(), last_saved_us)?;
-    }
+    let kept_floor = store.floor().await?;
     let devices = Arc::new(Devices::open(&config.data_dir).map_err(DaemonError::Files)?);
     let book = Arc::new(Book::open(&config.data_dir, devices.clone()).map_err(DaemonError::Files)?);
     let signing = SigningKey::open(&config.data_dir)?;
-    let page = local::Server::bind(config.local.listen, &config.data_dir).await?;
     let (sink, frames) = FrameSink::new(config.infer.queue);
     let counts = Arc::new(infer::Counts::default());
     let newest = Newest::default();
     let (known, knows) = watch::channel(None);
+    let (floor, floors) = watch::channel(kept_floor);
     let (bridge_time, told) = watch::channel(None);
     let (identify, _) = broadcast::channel(16);
+    let judge = certificates::Judge::new(clock.clone(), knows.clone(), floors.clone(), board.clone());
     let uplinking = CancellationToken::new();
-    let mut parts = JoinSet::new();
-    let mut last = JoinSet::new();
+    let (mut radios, mut uplinks, mut parts) = (Parts::default(), Parts::default(), Parts::default());
 
-    let web = web_server(&config, &clock, last_saved_us)?.map(|server| {
-        let (web_time, told) = watch::channel(None);
-        parts.spawn(server.run(web_time));
-        told
-    });
-    parts.spawn(source::run(
-        clock.clone(),
-        clock_watch(&config, clock.as_ref()),
-        last_saved_us,
-        (Some(told), web),
-        known,
-        board.clone(),
-    ));
-    parts.spawn(tell_store(store.clone(), knows.clone()));
-    if config.infer.enabled {
-        let settings = infer::Settings {
-            onnxruntime: config.infer.onnxruntime.clone(),
-            model: config.infer.model.clone(),
-            refractory: Duration::from_secs_f64(config.infer.refractory_min * 60.0),
-            ..infer::Settings::in_folder(&config.data_dir)
-        };
-        parts.spawn(infer::run(settings, frames, store.clone(), board.clone(), counts.clone(), stop.clone()));
-    } else {
-        drop(frames);
-    }
     let gateway = GatewayId(config.gateway_id);
     let decisions =
-        Decisions::new(store.clone(), signing, gateway, clock.clone(), knows.clone(), last_saved_us);
+        Decisions::new(store.clone(), signing, gateway, clock.clone(), knows.clone(), kept_floor.at_us);
     let labels = wearables(&config);
     let radio = radio(&config, &Arc::new(Bonds::new(devices.clone())));
     let (window, links) = (PairingWindow::new(clock.clone()), Links::default());
@@ -246,40 +248,16 @@ pub async fn run(
         radio: radio.clone(),
         adapters: adapters.clone(),
     });
-    parts.spawn(desk.clone().run(stop.clone()));
-    parts.spawn(local::bus::run(desk.clone(), clock.clone(), stop.clone()));
-    let sources = local::Sources {
-        board: board.clone(),
-        inference: counts,
-        frames: sink.clone(),
-        clock: clock.clone(),
-    };
-    let page_stop = stop.clone();
-    parts.spawn(async move {
-        if let Err(error) = page.run(sources, page_stop).await {
-            tracing::error!(%error, "the local page has ended; the rest goes on");
-        }
-    });
-    match BoxPage::open(box_page_settings(&config), desk.clone(), clock.clone()) {
-        Ok(page) => {
-            parts.spawn(page.run(stop.clone()));
-        }
-        Err(error) => {
-            tracing::error!(%error, "there is no box page; the rest goes on");
-            board.alert("page", Some(error.to_string()));
-        }
-    }
     let context = session::Context {
         store: store.clone(),
         clock: clock.clone(),
         known: knows.clone(),
         board: board.clone(),
-        sink,
+        sink: sink.clone(),
         newest: newest.clone(),
         identify: identify.clone(),
         settings: session_settings(&config),
     };
-    parts.spawn(update::run(config.data_dir.clone(), board.clone(), links.clone(), stop.clone()));
     let manager = Manager {
         radio,
         devices,
@@ -287,16 +265,69 @@ pub async fn run(
         introductions: book.introductions(),
         decisions: decisions.clone(),
         window,
-        links,
+        links: links.clone(),
         context,
         settings: manager_settings(&config),
         adapters,
     };
-    let mut radios = JoinSet::new();
-    radios.spawn(manager.run(stop.clone()));
+    radios.spawn("the radio", manager.run(stop.clone()));
+
+    let (forget, forgets) = mpsc::channel(1);
+    let web = web_server(&config).map(|settings| {
+        let (web_time, told) = watch::channel(None);
+        // A judge of its own: what it remembers of the server that was met is this one's.
+        let judge = certificates::Judge::new(clock.clone(), knows.clone(), floors.clone(), board.clone());
+        parts.spawn("the web's time", https::run(settings, clock.clone(), judge, board.clone(), web_time));
+        told
+    });
+    parts.spawn(
+        "the clock",
+        source::run(
+            clock.clone(),
+            clock_watch(&config, clock.as_ref()),
+            source::Inputs { bridge: Some(told), https: web, forget: forgets },
+            source::Outputs { known, floor, board: board.clone() },
+        ),
+    );
+    parts.spawn("the store's clock", tell_store(store.clone(), knows.clone()));
+    parts.spawn("the floor of the clock", keep_floor(store.clone(), floors));
+    if config.infer.enabled {
+        let settings = infer::Settings {
+            onnxruntime: config.infer.onnxruntime.clone(),
+            model: config.infer.model.clone(),
+            refractory: Duration::from_secs_f64(config.infer.refractory_min * 60.0),
+            ..infer::Settings::in_folder(&config.data_dir)
+        };
+        let inference =
+            infer::run(settings, frames, store.clone(), board.clone(), counts.clone(), stop.clone());
+        parts.spawn("inference", inference);
+    } else {
+        drop(frames);
+    }
+    parts.spawn("the desk", desk.clone().run(stop.clone()));
+    let page = match BoxPage::open(box_page_settings(&config), desk.clone(), clock.clone()) {
+        Ok(page) => {
+            parts.spawn("the box's page", page.clone().run(stop.clone()));
+            Some(page)
+        }
+        Err(error) => {
+            tracing::error!(%error, "there is no box page; the rest goes on");
+            board.alert("page", Some(error.to_string()));
+            None
+        }
+    };
+    let times = local::bus::Timekeeping { forget, page };
+    parts.spawn("the bus", local::bus::run(desk.clone(), clock.clone(), times, stop.clone()));
+    let sources =
+        local::Sources { board: board.clone(), inference: counts, frames: sink, clock: clock.clone() };
+    parts.spawn(
+        "the local page",
+        local::run(config.local.listen, config.data_dir.clone(), sources, stop.clone()),
+    );
+    parts.spawn("firmware updates", update::run(config.data_dir.clone(), board.clone(), links, stop.clone()));
     let traces = traces(&config);
     let uplink = uplink::Context {
-        settings: uplink_settings,
+        settings: uplink_settings(&config),
         store: store.clone(),
         clock,
         known: knows,
@@ -306,30 +337,38 @@ pub async fn run(
         identify,
         desk: desk.clone(),
         signing_key: decisions.signing_key(),
-        floor_us: last_saved_us,
+        judge,
         traces: traces.clone(),
     };
-    last.spawn(uplink::run(uplink, uplinking.clone()));
+    uplinks.spawn("the uplink", uplink::run(uplink, uplinking.clone()));
     ready(desk);
 
-    stop.cancelled().await;
+    let ended = tokio::select! {
+        () = stop.cancelled() => None,
+        name = radios.one_ended() => Some(name),
+        name = uplinks.one_ended() => Some(name),
+        name = parts.one_ended() => Some(name),
+    }
+    // A part that was told to stop may be seen to end first.
+    .filter(|_| !stop.is_cancelled());
     tracing::info!("stopping");
+    stop.cancel();
     // Wearables first, then the cloud, then the disk: what arrives on the way down is still stored.
     let finished = tokio::time::timeout(STOPPING, async {
-        while radios.join_next().await.is_some() {}
+        radios.all_ended().await;
         uplinking.cancel();
-        while last.join_next().await.is_some() {}
+        uplinks.all_ended().await;
     });
     if finished.await.is_err() {
         tracing::warn!("some parts did not stop in time; nothing on disk depends on them");
     }
-    parts.shutdown().await;
+    parts.tasks.shutdown().await;
     store.stop().await;
     if let Some(traces) = traces {
         // Nothing depends on it: within what systemd allows for the stop, and no longer.
         let _ = tokio::task::spawn_blocking(move || traces.close(TELLING)).await;
     }
-    Ok(())
+    ended.map_or(Ok(()), |name| Err(DaemonError::Ended(name)))
 }
 
 /// Traces, if a collector is configured. That none can be told is no reason to take no readings.
@@ -346,21 +385,15 @@ fn traces(config: &Config) -> Option<Arc<Traces>> {
 }
 
 /// The web server that tells the time, if one is configured.
-fn web_server(
-    config: &Config,
-    clock: &Arc<dyn Clock>,
-    floor_us: i64,
-) -> Result<Option<https::Server>, https::HttpsError> {
+fn web_server(config: &Config) -> Option<https::Settings> {
     let section = &config.clock;
-    let Some(url) = section.https_url.as_ref().and_then(|url| url.parse().ok()) else { return Ok(None) };
-    let settings = https::Settings {
-        url,
+    Some(https::Settings {
+        url: section.https_url.as_ref()?.parse().ok()?,
         ca: section.https_ca.clone(),
         every: Duration::from_secs_f64(section.https_every_min * 60.0),
         retry: Duration::from_secs_f64(section.https_retry_s),
         timeout: Duration::from_secs_f64(section.https_timeout_s),
-    };
-    https::Server::new(settings, clock.clone(), floor_us).map(Some)
+    })
 }
 
 fn clock_watch(config: &Config, clock: &dyn Clock) -> source::Watch {
@@ -387,6 +420,16 @@ async fn tell_store(store: Store, mut known: watch::Receiver<Option<source::Know
         }
         if known.changed().await.is_err() {
             return;
+        }
+    }
+}
+
+/// Keeps the floor, whenever it moves.
+async fn keep_floor(store: Store, mut floor: watch::Receiver<Floor>) {
+    while floor.changed().await.is_ok() {
+        let now = *floor.borrow_and_update();
+        if let Err(error) = store.keep_floor(now).await {
+            tracing::warn!(%error, "the last time known was not kept; it is kept with the next");
         }
     }
 }

@@ -177,8 +177,21 @@ impl ClockSource {
     }
 }
 
+/// What a source says of the time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Word {
+    /// Which.
+    pub source: ClockSource,
+    /// UTC by its word, microseconds.
+    pub utc_us: i64,
+    /// How far off it may be.
+    pub uncertainty_us: u64,
+    /// Whether it is believed.
+    pub believed: bool,
+}
+
 /// The clock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ClockState {
     /// The source in use.
     pub source: ClockSource,
@@ -186,6 +199,28 @@ pub struct ClockState {
     pub uncertainty_us: u64,
     /// Since when (boottime, microseconds) the clock has been unknown; `None` when it is known.
     pub unknown_since_us: Option<i64>,
+    /// Whether two kinds of source, or a bridge that proved who it is, say the same.
+    pub confirmed: bool,
+    /// Which source is not believed, or which two differ; empty when all is well.
+    pub trouble: String,
+    /// Before this nothing is believed.
+    pub floor_us: i64,
+    /// By this certificates are judged while the time is not known.
+    pub former_floor_us: i64,
+    /// After this one source alone is not believed.
+    pub ceiling_us: i64,
+    /// What the machine's clock shows.
+    pub machine_us: i64,
+    /// What each source says.
+    pub words: Vec<Word>,
+}
+
+impl ClockState {
+    /// Whether nothing differs but times, which always do.
+    pub fn is_like(&self, other: &Self) -> bool {
+        let of = |state: &Self| (state.source, state.uncertainty_us, state.unknown_since_us, state.confirmed);
+        of(self) == of(other)
+    }
 }
 
 /// The way to the cloud.

@@ -1,7 +1,7 @@
 //! The time of an HTTPS server, by the `Date` of its answer: for networks that let nothing but the web through.
 //!
 //! A `Date` has whole seconds, and was written at some moment of the round trip: it is off by half of that and a second
-//! at most. The server's certificate is judged by the floor time, for nothing better is known yet.
+//! at most. The server's certificate is judged by what is known of the time ([`super::certificates`]).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,9 +19,12 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 
-use super::certificates::NotBefore;
+use super::certificates::Judge;
 use super::source::ToldTime;
+use crate::status::Board;
 
+/// The subject of what is wrong with [clock] https_url or https_ca.
+const ALERT: &str = "web_time";
 /// The longest head of an answer.
 const MAX_HEAD: usize = 16 * 1024;
 
@@ -68,17 +71,56 @@ pub enum HttpsError {
     NoDate,
 }
 
+/// Asks a server, now and then, for as long as somebody listens. What is wrong with its settings or files is an alert, and is
+/// looked at again: readings do not wait for it.
+pub async fn run(
+    settings: Settings,
+    clock: Arc<dyn Clock>,
+    judge: Judge,
+    board: Board,
+    told: watch::Sender<Option<ToldTime>>,
+) {
+    loop {
+        let asked = match Server::new(settings.clone(), clock.clone(), judge.clone()) {
+            Ok(server) => {
+                board.alert(ALERT, None);
+                server.ask().await
+            }
+            Err(error) => {
+                board.alert(ALERT, Some(error.to_string()));
+                Err(error)
+            }
+        };
+        let pause = match asked {
+            Ok(time) => {
+                told.send_replace(Some(time));
+                settings.every
+            }
+            Err(error) => {
+                tracing::warn!(url = %settings.url, %error, "the time was not told by the web");
+                settings.retry
+            }
+        };
+        let jitter = rand::rng().random_range(0.75..1.25);
+        tokio::select! {
+            () = tokio::time::sleep(pause.mul_f64(jitter)) => {}
+            () = told.closed() => return,
+        }
+    }
+}
+
 /// A server that can be asked.
 pub struct Server {
     settings: Settings,
     name: ServerName<'static>,
     connector: TlsConnector,
     clock: Arc<dyn Clock>,
+    judge: Judge,
 }
 
 impl Server {
     /// Reads the authorities. Nothing is asked yet.
-    pub fn new(settings: Settings, clock: Arc<dyn Clock>, floor_us: i64) -> Result<Self, HttpsError> {
+    pub fn new(settings: Settings, clock: Arc<dyn Clock>, judge: Judge) -> Result<Self, HttpsError> {
         let address = || HttpsError::Address(settings.url.clone());
         if settings.url.scheme() != Some(&Scheme::HTTPS) {
             return Err(address());
@@ -86,33 +128,13 @@ impl Server {
         let host = settings.url.host().ok_or_else(address)?.trim_matches(['[', ']']).to_owned();
         let name = ServerName::try_from(host).map_err(|_| address())?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let judge = Arc::new(NotBefore { clock: clock.clone(), floor_us });
-        let config = ClientConfig::builder_with_details(provider, judge)
+        let verifier = judge.verifier(authorities(&settings.ca)?, provider.clone())?;
+        let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
-            .with_root_certificates(authorities(&settings.ca)?)
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
             .with_no_client_auth();
-        Ok(Self { settings, name, connector: TlsConnector::from(Arc::new(config)), clock })
-    }
-
-    /// Asks, now and then, for as long as somebody listens.
-    pub async fn run(self, told: watch::Sender<Option<ToldTime>>) {
-        loop {
-            let pause = match self.ask().await {
-                Ok(time) => {
-                    told.send_replace(Some(time));
-                    self.settings.every
-                }
-                Err(error) => {
-                    tracing::warn!(url = %self.settings.url, %error, "the time was not told by the web");
-                    self.settings.retry
-                }
-            };
-            let jitter = rand::rng().random_range(0.75..1.25);
-            tokio::select! {
-                () = tokio::time::sleep(pause.mul_f64(jitter)) => {}
-                () = told.closed() => return,
-            }
-        }
+        Ok(Self { settings, name, connector: TlsConnector::from(Arc::new(config)), clock, judge })
     }
 
     /// Asks once.
@@ -142,7 +164,7 @@ impl Server {
         }
         let answered_boot_us = self.clock.boottime_us();
         let utc_us = date(&String::from_utf8_lossy(&head)).ok_or(HttpsError::NoDate)?;
-        Ok(ToldTime { asked_boot_us, answered_boot_us, utc_us })
+        Ok(ToldTime { asked_boot_us, answered_boot_us, utc_us, proof: self.judge.met() })
     }
 }
 
@@ -168,7 +190,11 @@ fn authorities(path: &Path) -> Result<RootCertStore, HttpsError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::certificates;
+    use super::super::floor::Floor;
+    use super::super::source::Known;
     use super::*;
+    use crate::status::ClockSource;
     use kinara_clock::ManualClock;
     use tokio::io::AsyncBufReadExt as _;
     use tokio::io::BufReader;
@@ -179,12 +205,32 @@ mod tests {
     const NOW_US: i64 = 1_795_392_000_000_000;
     const YEAR_US: i64 = 365 * 86_400_000_000;
 
+    /// That of a box whose clock shows `shown_us`, which knows the time if `known`, and was once sure of `floor_us`.
+    fn server(settings: Settings, shown_us: i64, known: bool, floor_us: i64) -> (Server, Board) {
+        let clock = Arc::new(ManualClock::new(shown_us, 77));
+        let sure = Known {
+            utc_minus_boot_us: shown_us - 77,
+            uncertainty_us: 0,
+            source: ClockSource::Timedate,
+            at_boot_us: 77,
+        };
+        let floor = Floor::kept([floor_us, floor_us, 0], None, 77);
+        let board = Board::new(crate::status::Snapshot::default());
+        let (known, floor) = (watch::channel(known.then_some(sure)).1, watch::channel(floor).1);
+        let judge = Judge::new(clock.clone(), known, floor, board.clone());
+        (Server::new(settings, clock, judge).unwrap(), board)
+    }
+
     /// A server on this machine that answers with this head, and what its clients have to trust. Its certificate is
     /// good for a year from a month ago.
     async fn serve(head: &'static str) -> (Settings, tempfile::TempDir) {
+        serve_from(head, (2026, 2027)).await
+    }
+
+    async fn serve_from(head: &'static str, (from, until): (i32, i32)) -> (Settings, tempfile::TempDir) {
         let mut parameters = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
         (parameters.not_before, parameters.not_after) =
-            (rcgen::date_time_ymd(2026, 10, 23), rcgen::date_time_ymd(2027, 10, 23));
+            (rcgen::date_time_ymd(from, 10, 23), rcgen::date_time_ymd(until, 10, 23));
         let key = rcgen::KeyPair::generate().unwrap();
         let certificate = parameters.self_signed(&key).unwrap();
         let dir = tempfile::tempdir().unwrap();
@@ -225,29 +271,65 @@ mod tests {
     const GOOD: &str = "HTTP/1.1 301 Moved\r\nServer: x\r\ndate: Mon, 23 Nov 2026 00:00:00 GMT\r\n\r\n";
 
     #[tokio::test]
-    async fn a_box_that_starts_in_1970_is_told_the_time_by_the_web() {
+    async fn a_box_that_starts_in_1970_with_a_certificate_newer_than_its_floor_is_told_the_time_and_says_so()
+    {
         let (settings, _dir) = serve(GOOD).await;
-        let server = Server::new(settings, Arc::new(ManualClock::new(0, 77)), NOW_US - 1_000_000).unwrap();
-        let told = server.ask().await.unwrap();
-        assert_eq!(told, ToldTime { asked_boot_us: 77, answered_boot_us: 77, utc_us: NOW_US });
+        // The certificate is good from 2026-10-23; the second box was never sure of anything later than its program.
+        let (sure, board) = server(settings.clone(), 0, false, NOW_US - 1_000_000);
+        let told = sure.ask().await.unwrap();
+        assert_eq!((told.asked_boot_us, told.answered_boot_us, told.utc_us), (77, 77, NOW_US));
+        assert!(told.proof.unwrap().from.as_microsecond() < NOW_US);
+        assert!(board.now().alerts.is_empty());
+        let (settings, _dir) = serve_from(GOOD, (2029, 2030)).await;
+        let (behind, board) = server(settings, 0, false, 0);
+        assert!(behind.ask().await.is_ok());
+        assert!(
+            board.now().alerts[certificates::ALERT].contains("from 2029-10-23"),
+            "{:?}",
+            board.now().alerts
+        );
     }
 
     #[tokio::test]
-    async fn a_certificate_is_judged_by_the_floor_time() {
+    async fn a_box_that_believes_it_is_2099_reaches_its_servers_while_the_time_is_not_known() {
         let (settings, _dir) = serve(GOOD).await;
-        let server = Server::new(settings, Arc::new(ManualClock::new(0, 0)), NOW_US + 2 * YEAR_US).unwrap();
-        let error = server.ask().await.unwrap_err();
-        assert!(matches!(error, HttpsError::Io(_)) && error.to_string().contains("expired"), "{error}");
+        let (server, board) = server(settings, 4_070_908_800_000_000, false, NOW_US);
+        assert!(server.ask().await.is_ok());
+        assert!(board.now().alerts.contains_key(certificates::ALERT));
+    }
+
+    #[tokio::test]
+    async fn a_certificate_that_ended_before_the_time_that_is_known_or_before_the_former_floor_is_refused() {
+        let (settings, _dir) = serve(GOOD).await;
+        for (shown_us, known) in [(NOW_US + 2 * YEAR_US, true), (0, false)] {
+            let (server, _) = server(settings.clone(), shown_us, known, NOW_US + 2 * YEAR_US);
+            let error = server.ask().await.unwrap_err();
+            assert!(matches!(error, HttpsError::Io(_)) && error.to_string().contains("expired"), "{error}");
+        }
+        // One that has not begun is refused by a box that knows the time.
+        let (settings, _dir) = serve_from(GOOD, (2029, 2030)).await;
+        assert!(server(settings, NOW_US, true, 0).0.ask().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_server_of_another_authority_or_name_is_refused_whatever_the_time() {
+        let (settings, _dir) = serve(GOOD).await;
+        let (other, _other_dir) = serve(GOOD).await;
+        let stranger = Settings { ca: other.ca, ..settings.clone() };
+        assert!(server(stranger, 0, false, 0).0.ask().await.is_err());
+        let port = settings.url.port_u16().unwrap();
+        let renamed = Settings { url: format!("https://127.0.0.1:{port}/").parse().unwrap(), ..settings };
+        assert!(server(renamed, 0, false, 0).0.ask().await.is_err());
     }
 
     #[tokio::test]
     async fn an_answer_without_a_date_and_an_address_without_tls_are_no_source() {
         let (settings, _dir) =
             serve("HTTP/1.1 200 OK\r\nServer: x\r\n\r\nDate: Mon, 23 Nov 2026 00:00:00 GMT\r\n").await;
-        let clock = Arc::new(ManualClock::new(NOW_US, 0));
         let plain = Settings { url: "http://localhost/".parse().unwrap(), ..settings.clone() };
-        let server = Server::new(settings, clock.clone(), 0).unwrap();
-        assert!(matches!(server.ask().await, Err(HttpsError::NoDate)));
-        assert!(matches!(Server::new(plain, clock, 0), Err(HttpsError::Address(_))));
+        let (asked, _) = server(settings, NOW_US, true, 0);
+        assert!(matches!(asked.ask().await, Err(HttpsError::NoDate)));
+        let refused = Server::new(plain, asked.clock.clone(), asked.judge.clone());
+        assert!(matches!(refused, Err(HttpsError::Address(_))));
     }
 }

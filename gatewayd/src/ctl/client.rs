@@ -60,6 +60,10 @@ pub trait Gateway {
     /// See the interface.
     fn identify(&self, hardware: &str) -> zbus::Result<()>;
     /// See the interface.
+    fn clock(&self) -> zbus::Result<wire::Clock>;
+    /// See the interface.
+    fn reset_clock(&self) -> zbus::Result<()>;
+    /// See the interface.
     fn checks(&self) -> zbus::Result<Vec<wire::Finding>>;
 }
 

@@ -68,10 +68,21 @@ enum Command {
         /// `kinara:<16 hex digits>` or `bt:<address>`.
         hardware: String,
     },
+    /// What time it is, who says so, and what this box was sure of last.
+    Clock {
+        #[command(subcommand)]
+        act: Option<ClockAct>,
+    },
     /// What the daemon and its helper logged.
     Logs(Logs),
     /// Look for what is wrong and say what to do. Works without the daemon.
     Doctor(Doctor),
+}
+
+#[derive(Debug, Subcommand)]
+enum ClockAct {
+    /// Forget the last time that this box was sure of: it was wrong, and nothing earlier is believed. In the audit.
+    Reset,
 }
 
 #[derive(Debug, Subcommand)]
@@ -252,6 +263,19 @@ async fn act(arguments: Arguments) -> Result<ExitCode, CtlError> {
                 "It shows itself for some seconds.".to_owned()
             });
         }
+        Command::Clock { act } => {
+            let gateway = gateway(ANSWER).await?;
+            if act.is_some() {
+                gateway.reset_clock().await?;
+            }
+            let clock = gateway.clock().await?;
+            show::result(json, &clock, |_| match act {
+                Some(ClockAct::Reset) => {
+                    "The last known time is forgotten. Look again: kinaractl clock".to_owned()
+                }
+                None => show::clock(&clock),
+            });
+        }
         Command::Logs(wanted) => return logs::run(&wanted, json).await,
         Command::Doctor(wanted) => return Ok(doctor::run(&wanted.config, json).await),
     }
@@ -275,6 +299,8 @@ mod tests {
         assert!(
             Arguments::try_parse_from(["kinaractl", "pair", "K-1", "--code", "A", "--just-works"]).is_err()
         );
+        assert!(Arguments::try_parse_from(["kinaractl", "clock"]).is_ok());
+        assert!(Arguments::try_parse_from(["kinaractl", "clock", "reset"]).is_ok());
         assert!(Arguments::try_parse_from(["kinaractl", "logs", "-n", "1000000"]).is_err());
     }
 }

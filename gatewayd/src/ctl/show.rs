@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::align::source::shown;
 use crate::local::bus::wire;
 
 /// Prints an answer: as JSON, or as `text` has it.
@@ -14,6 +15,39 @@ pub fn result<T: Serialize>(json: bool, answer: &T, text: impl FnOnce(&T) -> Str
     } else {
         println!("{}", text(answer).trim_end());
     }
+}
+
+/// `kinaractl clock`
+pub fn clock(clock: &wire::Clock) -> String {
+    let known = if clock.known {
+        let confirmed = if clock.confirmed { "confirmed" } else { "not confirmed yet" };
+        format!("by {}, ± {:.1} ms, {confirmed}", clock.source, clock.uncertainty_us as f64 / 1e3)
+    } else {
+        "not known; readings wait for it".to_owned()
+    };
+    let mut lines = vec![
+        format!("time     {known}"),
+        format!("machine  {}", shown(clock.machine_us)),
+        format!("floor    {}; nothing before it is believed", shown(clock.floor_us)),
+        format!(
+            "former   {}; certificates count from here while the time is not known",
+            shown(clock.former_floor_us)
+        ),
+        format!("ceiling  {}; one source alone is not believed after it", shown(clock.ceiling_us)),
+    ];
+    lines.extend(clock.words.iter().map(|word| {
+        format!(
+            "source   {} says {} ± {:.1} ms{}",
+            word.source,
+            shown(word.utc_us),
+            word.uncertainty_us as f64 / 1e3,
+            if word.believed { "" } else { "; not believed" }
+        )
+    }));
+    if !clock.trouble.is_empty() {
+        lines.push(format!("! {}", clock.trouble));
+    }
+    lines.join("\n")
 }
 
 /// `kinaractl status`

@@ -16,6 +16,7 @@ mod page;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -24,12 +25,18 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use kinara_clock::Clock;
+use rand::Rng as _;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::infer::Counts;
 use crate::pipeline::FrameSink;
 use crate::status::Board;
+
+/// The subject of what is wrong with the page.
+const ALERT: &str = "local_page";
+/// How soon a port that was taken is tried again.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// The file in the data folder that holds the bound address.
 pub const ADDRESS_FILE: &str = "local.addr";
@@ -71,6 +78,30 @@ pub struct Sources {
     pub frames: FrameSink,
     /// The clock.
     pub clock: Arc<dyn Clock>,
+}
+
+/// Answers until `stop`. A port that is taken is an alert and is tried again: readings do not wait for the page.
+pub async fn run(address: SocketAddr, data_dir: PathBuf, sources: Sources, stop: CancellationToken) {
+    let mut told = false;
+    while !stop.is_cancelled() {
+        let ended = match Server::bind(address, &data_dir).await {
+            Ok(server) => {
+                sources.board.alert(ALERT, None);
+                server.run(sources.clone(), stop.clone()).await
+            }
+            Err(error) => Err(error),
+        };
+        let Err(error) = ended else { return };
+        if !std::mem::replace(&mut told, true) {
+            tracing::error!(%error, "there is no local page; it is tried again, the rest goes on");
+        }
+        sources.board.alert(ALERT, Some(error.to_string()));
+        let pause = AGAIN.mul_f64(rand::rng().random_range(0.75..1.25));
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
 }
 
 /// A bound server that does not answer yet.
@@ -136,7 +167,8 @@ async fn show_metrics(State(sources): State<Sources>) -> Response {
 }
 
 async fn show_health(State(sources): State<Sources>) -> Response {
-    let health = health::judge(&sources.board.now(), sources.clock.boottime_us());
+    let silent = sources.board.vitals().silent_for(health::SILENT);
+    let health = health::judge(&sources.board.now(), sources.clock.boottime_us(), &silent);
     let status = if health.reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, axum::Json(health)).into_response()
 }

@@ -111,6 +111,61 @@ async fn health_fails_when_readings_are_not_taken_over_and_not_for_being_offline
 }
 
 #[tokio::test]
+async fn health_fails_when_a_clock_is_not_believed_batches_are_parked_or_a_loop_does_not_turn() {
+    let (address, board, stop, _dir) = serve(snapshot()).await;
+    let failing = async |what: &str| {
+        let answer = ask(address, "/healthz", "127.0.0.1").await;
+        assert!(answer.starts_with("HTTP/1.1 503") && answer.contains(what), "{answer}");
+    };
+    let set = |change: fn(&mut Snapshot)| {
+        board.update(|s| {
+            change(s);
+            true
+        });
+    };
+    set(|s| s.clock.unknown_since_us = Some(50_000_000));
+    assert!(ask(address, "/healthz", "127.0.0.1").await.starts_with("HTTP/1.1 200"), "it has just started");
+    set(|s| s.clock.trouble = "The machine's clock says that it is 2099.".to_owned());
+    failing("2099").await;
+    set(|s| {
+        s.clock = crate::status::ClockState { unknown_since_us: Some(-3_600_000_000), ..Default::default() }
+    });
+    failing("unknown for 1 h").await;
+    set(|s| {
+        s.clock.unknown_since_us = None;
+        s.buffer.parked = 3;
+    });
+    failing("3 batches were refused").await;
+    set(|s| s.buffer.parked = 0);
+    assert!(ask(address, "/healthz", "127.0.0.1").await.starts_with("HTTP/1.1 200"));
+    let silent = ["uplink".to_owned()];
+    assert_eq!(health::judge(&board.now(), 0, &silent).status, "failing");
+    stop.cancel();
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_an_alert_and_is_tried_again_until_it_is_free() {
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = taken.local_addr().unwrap();
+    let (_, board, first, dir) = serve(snapshot()).await;
+    first.cancel();
+    let stop = CancellationToken::new();
+    let sources = Sources {
+        board: board.clone(),
+        inference: Arc::default(),
+        frames: FrameSink::new(1).0,
+        clock: Arc::new(ManualClock::new(60_000_000, 60_000_000)),
+    };
+    tokio::spawn(run(address, dir.path().to_owned(), sources, stop.clone()));
+    let mut watch = board.watch();
+    watch.wait_for(|now| now.alerts.contains_key(ALERT)).await.unwrap();
+    drop(taken);
+    watch.wait_for(|now| !now.alerts.contains_key(ALERT)).await.unwrap();
+    assert!(ask(address, "/healthz", "127.0.0.1").await.starts_with("HTTP/1.1 200"));
+    stop.cancel();
+}
+
+#[tokio::test]
 async fn a_web_page_that_points_its_name_at_this_machine_reads_nothing() {
     let (address, _board, stop, _dir) = serve(snapshot()).await;
     for host in ["evil.example", "localhost.evil.example:80", "127.0.0.1.nip.example"] {

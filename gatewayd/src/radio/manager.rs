@@ -108,9 +108,11 @@ impl Manager {
                 () = cancel.cancelled() => break,
                 () = tokio::time::sleep(manager.settings.adapters_every) => {}
                 Some(ended) = serving.join_next() => {
-                    if let Ok(adapter) = ended {
-                        running.remove(&adapter);
-                    }
+                    match ended {
+                        Ok(adapter) => running.remove(&adapter),
+                        // Nobody would serve this adapter again: whoever watches over us starts all anew.
+                        Err(error) => std::panic::resume_unwind(error.into_panic()),
+                    };
                     tokio::time::sleep(manager.settings.backoff).await;
                 }
             }

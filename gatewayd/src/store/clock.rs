@@ -1,17 +1,25 @@
-//! What the store knows of time: syncs of our own, and the moment our clock becomes known or jumps.
+//! What the store knows of time: syncs of our own, the moment our clock becomes known or jumps, and the floor below which
+//! nothing is believed.
 
 use kinara_protocol::frame::Epoch;
 use rusqlite::params;
 
 use super::engine::Engine;
 use super::{OwnSync, StoreError, piece};
+use crate::align::fit::Anchor;
+use crate::align::floor::Floor;
 use crate::align::source::Known;
 use crate::hardware::HardwareId;
 
-/// A change of our clock that makes us judge our own syncs of this boot anew.
+/// A sync of this boot that is further off than this by our clock as it is now is judged anew.
 const JUMP_US: i64 = 100_000;
-/// How often the last time we were sure of is saved, microseconds.
-const SAVE_EVERY_US: i64 = 30_000_000;
+/// Under this name a version before this one kept the last time known.
+const UNCONFIRMED: &str = "last_utc_us";
+/// The floor: where it is, where it was, for how long it has settled, and where this boot began.
+const FLOOR: [&str; 3] = ["floor_us", "floor_former_us", "floor_settled_us"];
+const FLOOR_BASE: [&str; 2] = ["floor_base_us", "floor_base_boot_us"];
+/// The boot that the base is of, as a number.
+const FLOOR_BOOT: &str = "floor_boot";
 
 impl Engine {
     /// Keeps a sync; without a known clock it waits for one, by boot time.
@@ -45,56 +53,40 @@ impl Engine {
     pub(super) fn clock_is(&mut self, known: Option<Known>) -> Result<(), StoreError> {
         let before = std::mem::replace(&mut self.known, known);
         let Some(now) = known else { return Ok(()) };
-        let jumped =
-            before.is_some_and(|before| (before.utc_minus_boot_us - now.utc_minus_boot_us).abs() > JUMP_US);
-        if before.is_none() || jumped {
-            self.resolve(&now, jumped)?;
-        }
-        let utc = now.utc_us(self.clock.boottime_us());
-        if utc - self.meta("last_utc_us")?.unwrap_or(0) > SAVE_EVERY_US {
-            self.set_meta("last_utc_us", utc)?;
-        }
-        Ok(())
+        let steady =
+            before.is_some_and(|before| (before.utc_minus_boot_us - now.utc_minus_boot_us).abs() <= JUMP_US);
+        if steady { Ok(()) } else { self.resolve(&now) }
     }
 
-    /// Gives UTC to the syncs of this boot that wait for it; after a jump to all of this boot: the clock has been set
-    /// right since they were made.
-    fn resolve(&mut self, known: &Known, all: bool) -> Result<(), StoreError> {
-        let boot_id = self.boot_id().to_owned();
-        // The uncertainty of a waiting sync does not hold the clock's yet.
-        let waiting = self.db.execute(
-            "UPDATE anchors SET utc_us = boot_us + ?1, uncertainty_us = uncertainty_us + ?2
-             WHERE boot_id = ?3 AND utc_us IS NULL",
-            params![known.utc_minus_boot_us, known.uncertainty_us as i64, boot_id],
-        )?;
-        let moved = if all {
-            self.db.execute(
-                "UPDATE anchors SET utc_us = boot_us + ?1 WHERE boot_id = ?2 AND utc_us <> boot_us + ?1",
-                params![known.utc_minus_boot_us, boot_id],
-            )?
-        } else {
-            0
-        };
-        if waiting + moved == 0 {
-            return Ok(());
+    /// Gives UTC to the syncs of this boot that wait for it, and judges the others by what our clock is now: it may have
+    /// been set right since they were made, by this run of the daemon or by one before it.
+    fn resolve(&mut self, known: &Known) -> Result<(), StoreError> {
+        let mut changed = Vec::new();
+        for own in self.own_anchors()? {
+            if let Some(anchor) = own.judged(known) {
+                changed.push((own.device, own.epoch, anchor));
+            }
         }
-        tracing::info!(waiting, moved, "time syncs made before the clock was right have their time now");
-        let mut select = self.db.prepare(
-            "SELECT device, epoch, ticks, utc_us, uncertainty_us FROM anchors WHERE boot_id = ?1 AND utc_us IS NOT NULL",
-        )?;
-        let mut rows = select.query([&boot_id])?;
-        let mut anchors = Vec::new();
-        while let Some(row) = rows.next()? {
-            let anchor = crate::align::fit::Anchor {
-                ticks: row.get::<_, i64>(2)? as u64,
-                utc_us: row.get(3)?,
-                uncertainty_us: row.get::<_, i64>(4)? as u64,
-            };
-            anchors.push((row.get::<_, i64>(0)?, Epoch(row.get::<_, i64>(1)? as u64), anchor));
+        for (device, epoch, anchor) in &changed {
+            self.db
+                .prepare_cached(
+                    "UPDATE anchors SET utc_us = ?4, uncertainty_us = ?5 WHERE device = ?1 AND epoch = ?2 AND ticks = ?3",
+                )?
+                .execute(params![
+                    device,
+                    piece::epoch_to_sql(*epoch),
+                    anchor.ticks as i64,
+                    anchor.utc_us,
+                    anchor.uncertainty_us as i64
+                ])?;
         }
-        drop(rows);
-        drop(select);
-        for (device, epoch, anchor) in anchors {
+        if !changed.is_empty() {
+            tracing::info!(
+                syncs = changed.len(),
+                "time syncs made before the clock was right have their time now"
+            );
+        }
+        for (device, epoch, anchor) in changed {
             let device = self.hardware.get(&device).and_then(|hardware| self.devices.get_mut(hardware));
             if let Some(device) = device {
                 device.timeline.correct(epoch, anchor);
@@ -103,7 +95,84 @@ impl Engine {
         Ok(())
     }
 
-    pub(super) fn last_saved_us(&self) -> i64 {
-        self.meta("last_utc_us").ok().flatten().unwrap_or(0)
+    /// The syncs that this gateway made in this boot.
+    fn own_anchors(&self) -> Result<Vec<OwnAnchor>, StoreError> {
+        let mut select = self.db.prepare_cached(
+            "SELECT device, epoch, ticks, utc_us, uncertainty_us, boot_us FROM anchors
+             WHERE boot_id = ?1 AND boot_us IS NOT NULL",
+        )?;
+        let rows = select.query_map([self.boot_id()], |row| {
+            Ok(OwnAnchor {
+                device: row.get(0)?,
+                epoch: Epoch(row.get::<_, i64>(1)? as u64),
+                ticks: row.get::<_, i64>(2)? as u64,
+                utc_us: row.get(3)?,
+                uncertainty_us: row.get::<_, i64>(4)? as u64,
+                boot_us: row.get(5)?,
+            })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// The floor as it was kept.
+    pub(super) fn floor(&self) -> Floor {
+        let boot_us = self.clock.boottime_us();
+        let number = |key| self.meta(key).ok().flatten();
+        let [Some(at), Some(former), Some(settled)] = FLOOR.map(number) else {
+            return number(UNCONFIRMED)
+                .map_or_else(|| Floor::new(boot_us), |last| Floor::unconfirmed(last, boot_us));
+        };
+        let base = match FLOOR_BASE.map(number) {
+            [Some(us), Some(at)] if number(FLOOR_BOOT) == Some(self.boot_number()) => Some((us, at)),
+            _ => None,
+        };
+        Floor::kept([at, former, settled], base, boot_us)
+    }
+
+    /// Keeps the floor.
+    pub(super) fn keep_floor(&mut self, floor: &Floor) -> Result<(), StoreError> {
+        let values = [floor.at_us, floor.former_us, floor.settled_us];
+        for (key, value) in FLOOR.into_iter().zip(values) {
+            self.set_meta(key, value)?;
+        }
+        for (key, value) in FLOOR_BASE.into_iter().zip([floor.base_us, floor.base_boot_us]) {
+            self.set_meta(key, value)?;
+        }
+        self.set_meta(FLOOR_BOOT, self.boot_number())?;
+        self.db.prepare_cached("DELETE FROM meta WHERE key = ?1")?.execute([UNCONFIRMED])?;
+        Ok(())
+    }
+
+    /// This boot's id as a number.
+    fn boot_number(&self) -> i64 {
+        let digits: String = self.boot_id().chars().filter(char::is_ascii_hexdigit).take(15).collect();
+        i64::from_str_radix(&digits, 16).unwrap_or(0)
+    }
+}
+
+/// A sync of ours as it is kept; without UTC it waits for the clock.
+struct OwnAnchor {
+    device: i64,
+    epoch: Epoch,
+    ticks: u64,
+    utc_us: Option<i64>,
+    uncertainty_us: u64,
+    boot_us: i64,
+}
+
+impl OwnAnchor {
+    /// The anchor by the clock as it is known now, where that is not what is kept. Its uncertainty is that of the clock
+    /// at the moment of the sync, on top of its own.
+    fn judged(&self, known: &Known) -> Option<Anchor> {
+        let (utc_us, clock_us) = (known.utc_us(self.boot_us), known.uncertainty_us_at(self.boot_us));
+        if let Some(kept_us) = self.utc_us {
+            let off_us = kept_us.abs_diff(utc_us);
+            // A worse source that does not contradict what a better one said changes nothing.
+            let worse = clock_us >= self.uncertainty_us && off_us <= clock_us + self.uncertainty_us;
+            if off_us <= JUMP_US.unsigned_abs() || worse {
+                return None;
+            }
+        }
+        Some(Anchor { ticks: self.ticks, utc_us, uncertainty_us: self.uncertainty_us + clock_us })
     }
 }

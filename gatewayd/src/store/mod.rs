@@ -38,6 +38,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use uuid::Uuid;
 
 use crate::align::fit::Anchor;
+use crate::align::floor::Floor;
 use crate::align::source::Known;
 use crate::hardware::HardwareId;
 use crate::pipeline::{Fit, NewEvent};
@@ -300,9 +301,14 @@ impl Store {
         self.read(move |engine| engine.received(&hardware, epoch).first_missing_from(seq)).await
     }
 
-    /// The last UTC this gateway was sure of, microseconds; 0 for never.
-    pub async fn last_saved_us(&self) -> Result<i64, StoreError> {
-        self.read(|engine| engine.last_saved_us()).await
+    /// The time before which nothing is believed, as it was kept.
+    pub async fn floor(&self) -> Result<Floor, StoreError> {
+        self.read(|engine| engine.floor()).await
+    }
+
+    /// Keeps it.
+    pub async fn keep_floor(&self, floor: Floor) -> Result<(), StoreError> {
+        self.write(0, move |engine| engine.keep_floor(&floor)).await
     }
 
     /// This run's buffer id, the one before it, and the store's id.

@@ -21,6 +21,7 @@ use crate::align::source::ToldTime;
 use crate::hardware::HardwareId;
 use crate::status::{ClockSource, Snapshot};
 use crate::store::{Kind, Name, StoreError};
+use crate::vitals::Pulse;
 
 /// Requests that may wait in the client.
 const REQUESTS: usize = 64;
@@ -32,6 +33,8 @@ const TICK: Duration = Duration::from_millis(250);
 const LIVE_EXPIRY: u32 = 5;
 /// How often the bridge is asked for the time while it is the only source.
 const ASK_TIME: Duration = Duration::from_secs(15);
+/// How often it is asked to confirm a time that is known from elsewhere.
+const CONFIRM_TIME: Duration = Duration::from_hours(1);
 /// The name under which the store keeps the version of the configuration.
 const CONFIG_VERSION: &str = "config_version";
 
@@ -59,6 +62,7 @@ pub struct Connection<'a> {
     live_by_config: bool,
     config_version: u64,
     time_request: (u64, i64, Instant),
+    time_told: Option<Instant>,
 }
 
 impl Drop for Connection<'_> {
@@ -123,11 +127,12 @@ impl<'a> Connection<'a> {
             live_by_config: false,
             config_version,
             time_request: (0, 0, Instant::now()),
+            time_told: None,
         })
     }
 
     /// Serves until an error, or `Ok` when `cancel` says so.
-    pub async fn serve(mut self, cancel: &CancellationToken) -> Result<(), UplinkError> {
+    pub async fn serve(mut self, cancel: &CancellationToken, pulse: &Pulse) -> Result<(), UplinkError> {
         let settings = &self.context.settings;
         let mut board = self.context.board.watch();
         let mut outbox = self.context.store.outbox_changed();
@@ -172,6 +177,7 @@ impl<'a> Connection<'a> {
                 }
                 _ = live.tick() => self.publish_live().await?,
                 _ = tick.tick() => {
+                    pulse.beat();
                     let late = self.window.expire(Instant::now());
                     if late > 0 {
                         tracing::info!(late, "no acknowledgement in time; publishing again");
@@ -304,8 +310,10 @@ impl<'a> Connection<'a> {
                     return Ok(());
                 }
                 self.time_request.0 = 0;
+                self.time_told = Some(Instant::now());
                 let answered_boot_us = self.context.clock.boottime_us();
-                let told = ToldTime { asked_boot_us, answered_boot_us, utc_us: time.utc_us };
+                let proof = self.context.settings.tls.as_ref().and_then(|_| self.context.judge.met());
+                let told = ToldTime { asked_boot_us, answered_boot_us, utc_us: time.utc_us, proof };
                 self.context.bridge_time.send_replace(Some(told));
                 return Ok(());
             }
@@ -383,7 +391,9 @@ impl<'a> Connection<'a> {
 
     async fn publish_state(&mut self) -> Result<(), UplinkError> {
         let snapshot = self.context.board.now();
-        let asks = matches!(snapshot.clock.source, ClockSource::Unknown | ClockSource::Bridge);
+        let needs = matches!(snapshot.clock.source, ClockSource::Unknown | ClockSource::Bridge);
+        // A time that is known is confirmed by the bridge now and then: only so does the floor rise.
+        let asks = needs || self.time_told.is_none_or(|told| told.elapsed() > CONFIRM_TIME);
         if asks && (self.time_request.0 == 0 || self.time_request.2.elapsed() > ASK_TIME) {
             self.time_request = (rand::random::<u64>() | 1, self.context.clock.boottime_us(), Instant::now());
         }
@@ -472,7 +482,7 @@ fn options(context: &Context, identity: &Identity) -> Result<MqttOptions, Uplink
     );
     options.set_last_will(will);
     if let Some(files) = &settings.tls {
-        let config = tls::client(files, context.clock.clone(), context.floor_us)?;
+        let config = tls::client(files, &context.judge)?;
         options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(config.into())));
     }
     Ok(options)

@@ -22,14 +22,21 @@ use rand::Rng;
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::align::certificates::Judge;
 use crate::align::source::{Known, ToldTime};
 use crate::desk::Desk;
 use crate::hardware::HardwareId;
 use crate::live::Newest;
 use crate::status::Board;
 use crate::store::Store;
+use crate::vitals::Pulse;
 
 use connection::Connection;
+
+/// A pause is cut into pieces of this length, so that the watchdog sees the loop turn.
+const BEAT: Duration = Duration::from_secs(1);
+/// The subject of what is wrong with the certificates in `[uplink]`.
+const CERTIFICATE_ALERT: &str = "certificate";
 
 /// How the uplink works. Built from the configuration.
 #[derive(Debug, Clone)]
@@ -102,26 +109,28 @@ pub struct Context {
     pub desk: Desk,
     /// The public half of the key that decisions are signed with.
     pub signing_key: [u8; 32],
-    /// Certificates are not judged by a time before this, microseconds.
-    pub floor_us: i64,
+    /// By whom the broker's certificate is judged.
+    pub judge: Judge,
     /// Where traces of batches go.
     pub traces: Option<Arc<Traces>>,
 }
 
 /// Connects and serves, again and again, until `cancel`.
 pub async fn run(context: Context, cancel: CancellationToken) {
+    let pulse = context.board.vitals().pulse("uplink");
     let mut failures = 0u32;
     while !cancel.is_cancelled() {
         let ended = match Connection::open(&context).await {
             Ok(connection) => {
                 failures = 0;
+                context.board.alert(CERTIFICATE_ALERT, None);
                 context.board.update(|snapshot| {
                     snapshot.uplink.connected = true;
                     snapshot.uplink.trouble.clear();
                     true
                 });
                 tracing::info!(host = context.settings.host, "connected to the broker");
-                connection.serve(&cancel).await
+                connection.serve(&cancel, &pulse).await
             }
             Err(error) => Err(error),
         };
@@ -130,6 +139,7 @@ pub async fn run(context: Context, cancel: CancellationToken) {
             return;
         }
         let Err(error) = ended else { return };
+        context.board.alert(CERTIFICATE_ALERT, certificate_trouble(&error));
         context.board.update(|snapshot| {
             snapshot.uplink.connected = false;
             snapshot.uplink.trouble = error.to_string();
@@ -138,11 +148,31 @@ pub async fn run(context: Context, cancel: CancellationToken) {
         let pause = pause(&context.settings, failures);
         tracing::warn!(%error, retry_in = ?pause, "no way to the broker; readings are kept here");
         failures = failures.saturating_add(1);
-        tokio::select! {
-            () = cancel.cancelled() => return,
-            () = tokio::time::sleep(pause) => {}
+        if !rest(pause, &pulse, &cancel).await {
+            return;
         }
     }
+}
+
+/// Pauses, and goes on being alive; false when it is told to end.
+async fn rest(pause: Duration, pulse: &Pulse, cancel: &CancellationToken) -> bool {
+    let until = tokio::time::Instant::now() + pause;
+    loop {
+        pulse.beat();
+        let now = tokio::time::Instant::now();
+        if now >= until {
+            return true;
+        }
+        tokio::select! {
+            () = cancel.cancelled() => return false,
+            () = tokio::time::sleep((until - now).min(BEAT)) => {}
+        }
+    }
+}
+
+/// What is wrong with this box's own files; they are read again with each attempt.
+fn certificate_trouble(error: &UplinkError) -> Option<String> {
+    matches!(error, UplinkError::Tls(_)).then(|| error.to_string())
 }
 
 /// The first dozen tries follow each other quickly, then the pauses double; all are jittered, so that a clinic's

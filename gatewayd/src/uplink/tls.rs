@@ -3,13 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kinara_clock::Clock;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
 use super::TlsFiles;
-use crate::align::certificates::NotBefore;
+use crate::align::certificates::Judge;
 
 /// Why there is no TLS.
 #[derive(Debug, thiserror::Error)]
@@ -30,7 +29,7 @@ pub enum TlsError {
 }
 
 /// The client's side of mutual TLS.
-pub fn client(files: &TlsFiles, clock: Arc<dyn Clock>, floor_us: i64) -> Result<ClientConfig, TlsError> {
+pub fn client(files: &TlsFiles, judge: &Judge) -> Result<ClientConfig, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates("ca", &files.ca)? {
         roots.add(certificate)?;
@@ -38,9 +37,10 @@ pub fn client(files: &TlsFiles, clock: Arc<dyn Clock>, floor_us: i64) -> Result<
     let chain = certificates("cert", &files.cert)?;
     let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| bad("key", &files.key, &error))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_details(provider, Arc::new(NotBefore { clock, floor_us }))
+    let config = ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_root_certificates(roots)
+        .dangerous()
+        .with_custom_certificate_verifier(judge.verifier(roots, provider)?)
         .with_client_auth_cert(chain, key)?;
     Ok(config)
 }

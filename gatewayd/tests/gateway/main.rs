@@ -19,4 +19,5 @@ mod full_disk;
 mod line;
 mod session;
 mod store;
+mod time;
 mod watchdog;

@@ -120,6 +120,16 @@ impl Gateway {
         self.write_configuration()
     }
 
+    /// The file with its certificate.
+    pub fn certificate(&self) -> Result<PathBuf> {
+        let uplink = self.base.get("uplink").and_then(toml::Value::as_table);
+        let cert = uplink.and_then(|uplink| uplink.get("cert")).and_then(toml::Value::as_str);
+        cert.map(PathBuf::from).ok_or_else(|| ClinicError::Answer {
+            who: format!("gateway {}", self.name),
+            what: "has no certificate".to_owned(),
+        })
+    }
+
     /// The process: to start, kill, stop and hang it.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process

@@ -236,6 +236,20 @@ pub const ALL: &[Scenario] = &[
         gateways::clock_1970,
     ),
     scenario(
+        "clock-2099",
+        Group::Edge,
+        "a gateway's clock shows 2099, twice, and is set each time",
+        &[Witness::TimeFromBridge, Witness::DisbeliefTold],
+        gateways::clock_2099,
+    ),
+    scenario(
+        "certificate-missing",
+        Group::Edge,
+        "half a certificate at a gateway's start, whole again later",
+        &[Witness::GatheredWithoutCertificate],
+        gateways::certificate_missing,
+    ),
+    scenario(
         "large-table",
         Group::Long,
         "days of readings, millions of rows (only by name)",

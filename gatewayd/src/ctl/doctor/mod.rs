@@ -4,7 +4,6 @@
 //! wrong says what to do. Exit status 1 when something has to be done (`fail`), else 0.
 
 mod bluetooth;
-mod certificate;
 mod machine;
 mod network;
 

@@ -11,7 +11,9 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::{Finding, LOOKING, certificate, fail, ok, skip, warn};
+use super::{Finding, LOOKING, fail, ok, skip, warn};
+use crate::align::certificates::Judge;
+use crate::align::validity::validity;
 use crate::config::Config;
 use crate::daemon::uplink_settings;
 use crate::uplink::{TlsFiles, tls};
@@ -38,11 +40,11 @@ fn dates(check: &str, path: &Path, now_us: i64) -> Finding {
             return fail(check, format!("{shown} cannot be read: {error}"), advice);
         }
     };
-    let Some(validity) = certificate::validity(&der) else {
+    let Some(counts) = validity(&der) else {
         return fail(check, format!("{shown} is no certificate"), "enrol the box again");
     };
-    let (from, until) = (validity.from.as_microsecond(), validity.until.as_microsecond());
-    let text = format!("{shown} counts from {} until {}", validity.from, validity.until);
+    let (from, until) = (counts.from.as_microsecond(), counts.until.as_microsecond());
+    let text = format!("{shown} counts from {} until {}", counts.from, counts.until);
     if now_us > until {
         return fail(check, text, "it has ended; enrol the box again");
     }
@@ -85,7 +87,7 @@ async fn handshake(
     clock: Arc<dyn Clock>,
 ) -> Finding {
     let advice = "look at the lines about certificates; if they are well, this box may not be enrolled there";
-    let client = match tls::client(files, clock, 0) {
+    let client = match tls::client(files, &Judge::by_machine(clock)) {
         Ok(client) => client,
         Err(error) => return fail("broker", error.to_string(), "enrol the box again"),
     };

@@ -56,6 +56,8 @@ pub(super) enum Action {
     RemoveStaff,
     /// Change a PIN.
     ChangePin,
+    /// Have the last known time forgotten (`kinaractl clock reset`).
+    ResetClock,
 }
 
 /// A line.

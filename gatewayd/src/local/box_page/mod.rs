@@ -109,7 +109,8 @@ struct Front {
     one_photo: Arc<Semaphore>,
 }
 
-/// The page, ready to run.
+/// The page, ready to run. Cheap to clone.
+#[derive(Clone)]
 pub struct BoxPage(Arc<Front>);
 
 /// Why a PIN was not accepted.
@@ -144,6 +145,19 @@ impl BoxPage {
             clock,
         };
         Ok(Self(Arc::new(front)))
+    }
+
+    /// Writes into the audit that an operator had the last known time forgotten.
+    pub async fn clock_was_reset(&self, by: &str) {
+        let entry = Entry {
+            utc_us: self.0.clock.utc_us(),
+            who: by.to_owned(),
+            from: "kinaractl".to_owned(),
+            action: Action::ResetClock,
+            subject: String::new(),
+            failure: String::new(),
+        };
+        self.0.audit.record(entry).await;
     }
 
     /// Answers until `stop`. A port that is taken is said and tried again: readings do not wait for the page.

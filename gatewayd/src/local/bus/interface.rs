@@ -14,7 +14,7 @@ use zbus::{Connection, interface};
 
 use super::account;
 use super::error::BusError;
-use super::wire;
+use super::{Timekeeping, wire};
 use crate::desk::{Actor, Code, ConsentGiven, Desk, Log, Wearer};
 use crate::hardware::HardwareId;
 use crate::radio::window::Window;
@@ -30,12 +30,13 @@ const SILENT: Duration = Duration::from_secs(30);
 pub struct Gateway {
     desk: Desk,
     clock: Arc<dyn Clock>,
+    times: Timekeeping,
     calls: Semaphore,
 }
 
 impl Gateway {
-    pub(super) fn new(desk: Desk, clock: Arc<dyn Clock>) -> Self {
-        Self { desk, clock, calls: Semaphore::new(MOST_CALLS) }
+    pub(super) fn new(desk: Desk, clock: Arc<dyn Clock>, times: Timekeeping) -> Self {
+        Self { desk, clock, times, calls: Semaphore::new(MOST_CALLS) }
     }
 
     fn admit(&self) -> Result<SemaphorePermit<'_>, BusError> {
@@ -219,6 +220,27 @@ impl Gateway {
         Ok(self.desk.identify(&by, &hardware).await?)
     }
 
+    /// What time it is, who says so, and what this box was sure of last.
+    fn clock(&self) -> wire::Clock {
+        wire::Clock::of(&self.desk.board().now().clock)
+    }
+
+    /// Has the last time that this box was sure of forgotten, for one that was wrong. It is in the audit.
+    async fn reset_clock(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<(), BusError> {
+        let _call = self.admit()?;
+        let by = actor(connection, &header).await?;
+        tracing::warn!(by = by.name(), "the last known time is to be forgotten");
+        if let Some(page) = &self.times.page {
+            page.clock_was_reset(by.name()).await;
+        }
+        let gone = |_| BusError::new("busy", "The daemon is stopping. Try again.");
+        self.times.forget.send(()).await.map_err(gone)
+    }
+
     /// What only the daemon can see of its health, for `kinaractl doctor`.
     fn checks(&self) -> Vec<wire::Finding> {
         let board = self.desk.board();
@@ -235,7 +257,9 @@ impl Gateway {
             let text = format!("these loops of the daemon do not turn: {}", silent.join(", "));
             finding("loops", "fail", text, "systemd's watchdog starts it anew; if it stays, restart the box")
         }];
-        for (subject, text) in board.now().alerts {
+        let now = board.now();
+        found.push(wire::Clock::of(&now.clock).finding());
+        for (subject, text) in now.alerts.into_iter().filter(|(subject, _)| subject != "clock") {
             found.push(finding(&subject, "warn", text, ""));
         }
         found

@@ -21,7 +21,9 @@ use tokio_util::sync::CancellationToken;
 use zbus::fdo::DBusProxy;
 use zbus::object_server::InterfaceRef;
 
+use crate::align::source::Forget;
 use crate::desk::Desk;
+use crate::local::box_page::BoxPage;
 use interface::Gateway;
 
 pub use error::BusError;
@@ -40,14 +42,23 @@ const AGAIN_MOST: Duration = Duration::from_secs(30);
 /// Messages that wait in the connection; the bus holds back the rest.
 const QUEUED: usize = 32;
 
+/// What is done about the clock.
+#[derive(Clone)]
+pub struct Timekeeping {
+    /// Has the last known time forgotten.
+    pub forget: Forget,
+    /// Holds the audit, if there is a page.
+    pub page: Option<BoxPage>,
+}
+
 /// Serves until `stop`, on whatever bus `DBUS_SYSTEM_BUS_ADDRESS` names, else the machine's own.
-pub async fn run(desk: Desk, clock: Arc<dyn Clock>, stop: CancellationToken) {
+pub async fn run(desk: Desk, clock: Arc<dyn Clock>, times: Timekeeping, stop: CancellationToken) {
     let mut pause = AGAIN;
     let mut told = false;
     loop {
         let served = tokio::select! {
             () = stop.cancelled() => return,
-            served = serve(&desk, &clock, &stop) => served,
+            served = serve(&desk, &clock, &times, &stop) => served,
         };
         match served {
             Ok(()) if stop.is_cancelled() => return,
@@ -71,11 +82,16 @@ pub async fn run(desk: Desk, clock: Arc<dyn Clock>, stop: CancellationToken) {
 }
 
 /// Serves on one connection; ends with `Ok` when it ends or the name is lost.
-async fn serve(desk: &Desk, clock: &Arc<dyn Clock>, stop: &CancellationToken) -> zbus::Result<()> {
+async fn serve(
+    desk: &Desk,
+    clock: &Arc<dyn Clock>,
+    times: &Timekeeping,
+    stop: &CancellationToken,
+) -> zbus::Result<()> {
     let build = zbus::connection::Builder::system()?
         .max_queued(QUEUED)
         .method_timeout(ANSWER)
-        .serve_at(PATH, Gateway::new(desk.clone(), clock.clone()))?
+        .serve_at(PATH, Gateway::new(desk.clone(), clock.clone(), times.clone()))?
         .name(NAME)?
         .build();
     let connection =

@@ -2,15 +2,16 @@
 //!
 //! On the bus a value that may be missing is an array of none or one; in JSON it is null.
 
-use kinara_clock::Clock;
+use kinara_clock::Clock as MachineClock;
 use serde::{Deserialize, Serialize};
 use zbus::zvariant::Type;
 
+use crate::align::source::shown;
 use crate::desk::DeviceView;
 use crate::radio::window;
 use crate::radio::{Offer, SensorKind};
 use crate::roster::{self, Roster};
-use crate::status::{Admission, Snapshot};
+use crate::status::{Admission, ClockState, Snapshot};
 
 /// How the box does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Type)]
@@ -63,6 +64,82 @@ pub struct Status {
     pub alerts: Vec<Alert>,
 }
 
+/// What time it is, and by whom.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Type)]
+pub struct Clock {
+    /// Whether the time is known.
+    pub known: bool,
+    /// By whom; `unknown` when by nobody.
+    pub source: String,
+    /// How far off it may be, microseconds.
+    pub uncertainty_us: u64,
+    /// Whether two kinds of source, or a cloud that proved who it is, say the same.
+    pub confirmed: bool,
+    /// What is wrong; empty when nothing is.
+    pub trouble: String,
+    /// What the machine's own clock shows, UTC microseconds.
+    pub machine_us: i64,
+    /// Nothing before this is believed.
+    pub floor_us: i64,
+    /// Certificates are judged from here on while the time is not known.
+    pub former_floor_us: i64,
+    /// One source alone is not believed after this.
+    pub ceiling_us: i64,
+    /// What each source says.
+    pub words: Vec<TimeWord>,
+}
+
+/// What a source says of the time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Type)]
+pub struct TimeWord {
+    /// Which.
+    pub source: String,
+    /// UTC by its word, microseconds.
+    pub utc_us: i64,
+    /// How far off it may be, microseconds.
+    pub uncertainty_us: u64,
+    /// Whether it is believed.
+    pub believed: bool,
+}
+
+impl Clock {
+    /// As the board has it.
+    pub fn of(clock: &ClockState) -> Self {
+        let word = |word: &crate::status::Word| TimeWord {
+            source: word.source.as_str().to_owned(),
+            utc_us: word.utc_us,
+            uncertainty_us: word.uncertainty_us,
+            believed: word.believed,
+        };
+        Self {
+            known: clock.unknown_since_us.is_none(),
+            source: clock.source.as_str().to_owned(),
+            uncertainty_us: clock.uncertainty_us,
+            confirmed: clock.confirmed,
+            trouble: clock.trouble.clone(),
+            machine_us: clock.machine_us,
+            floor_us: clock.floor_us,
+            former_floor_us: clock.former_floor_us,
+            ceiling_us: clock.ceiling_us,
+            words: clock.words.iter().map(word).collect(),
+        }
+    }
+
+    /// For `kinaractl doctor`.
+    pub fn finding(&self) -> Finding {
+        let floor = format!("sure of {} last", shown(self.floor_us));
+        let (state, text, advice) = if !self.trouble.is_empty() {
+            (if self.known { "warn" } else { "fail" }, self.trouble.clone(), "look: kinaractl clock")
+        } else if self.known {
+            ("ok", format!("known by {}; {floor}", self.source), "")
+        } else {
+            let advice = "give the box a network with NTP, or a way to the cloud; look: kinaractl clock";
+            ("fail", format!("not known; {floor}, and the machine shows {}", shown(self.machine_us)), advice)
+        };
+        Finding { check: "time".to_owned(), state: state.to_owned(), text, advice: advice.to_owned() }
+    }
+}
+
 /// A radio adapter of this box.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Type)]
 pub struct Adapter {
@@ -89,7 +166,7 @@ pub struct Alert {
 
 impl Status {
     /// The status by the board, the roster and the window.
-    pub fn of(now: &Snapshot, roster: &Roster, window: &window::Window, clock: &dyn Clock) -> Self {
+    pub fn of(now: &Snapshot, roster: &Roster, window: &window::Window, clock: &dyn MachineClock) -> Self {
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         Self {
             gateway_id: now.gateway_id.clone(),
@@ -237,7 +314,7 @@ impl From<&window::Why> for Why {
 
 impl Window {
     /// As the desk has it.
-    pub fn of(window: &window::Window, clock: &dyn Clock) -> Self {
+    pub fn of(window: &window::Window, clock: &dyn MachineClock) -> Self {
         let nothing = Self {
             state: "closed".to_owned(),
             seconds_left: None,

@@ -81,6 +81,10 @@ witnesses! {
     StoreLostHolding = "a gateway's database went while it held what the cloud had not acknowledged",
     /// A gateway that knows no time of its own has it from the bridge.
     TimeFromBridge = "a gateway whose own clock was wrong had its time from the bridge",
+    /// A gateway names the time that its clock shows and does not believe it.
+    DisbeliefTold = "a gateway said which time its clock showed, and did not believe it",
+    /// Readings gather on a gateway's disk while it cannot prove who it is.
+    GatheredWithoutCertificate = "a gateway gathered readings, and said so, while its certificate was cut in half",
 }
 
 /// What was seen, scenario by scenario, and how often.

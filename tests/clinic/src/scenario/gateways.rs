@@ -1,13 +1,14 @@
-//! Gateways that run full, lose their database, or do not know what time it is.
+//! Gateways that run full, lose their database, or do not know what time it is, or find
+//! half a certificate.
 
 use rustix::process::Signal;
 
 use super::Stage;
 use super::sights::number;
 use super::stage::utc_us;
-use crate::Result;
 use crate::oracle::evidence::Allowance;
 use crate::oracle::witness::Witness;
+use crate::{ClinicError, Result};
 
 /// A gateway whose cloud is away gathers waveforms until it takes no more of them, and drops those it has, oldest
 /// first; scalars it keeps, and the wearable's flash is the next buffer.
@@ -118,5 +119,68 @@ pub fn clock_1970(stage: &mut Stage) -> Result<()> {
         Ok(())
     });
     stage.at(24.0, "the clock was set ten seconds ago", |_| Ok(()));
+    Ok(())
+}
+
+/// Whether a gateway has its time from this source.
+fn knows_by(stage: &Stage, gateway: usize, source: &str) -> bool {
+    let series = format!("kinara_gateway_clock_known{{source=\"{source}\"}}");
+    number(&stage.gateway_metrics(gateway), &series) == Some(1.0)
+}
+
+/// Whether a gateway's health says this.
+fn health_says(stage: &Stage, gateway: usize, word: &str) -> bool {
+    let address = stage.clinic.gateways[gateway].local();
+    let health = address.and_then(|address| crate::process::http_get(address, "/healthz").ok());
+    health.is_some_and(|(_, said)| said.contains(word))
+}
+
+/// The gateway's clock shows 2099, which the configuration says to trust, and is set after a while; then the gateway dies and
+/// starts in 2099 again. No reading may be stamped by it, and no start is locked out.
+pub fn clock_2099(stage: &mut Stage) -> Result<()> {
+    let gateway = stage.gateway_in(
+        0,
+        "clock-2099",
+        "[clock]\npoll_ms = 500\n",
+        &[("KINARA_CLOCK", "unset:4070908800000000:14".to_owned())],
+    )?;
+    let wearable = stage.wearable(0, &[gateway], &["--prefill", "2m"])?;
+    stage.told_by_the_bridge(wearable);
+    stage.start_gateway_at(0.6, gateway);
+    let look = move |stage: &mut Stage| {
+        stage.await_sight(Witness::TimeFromBridge, |stage| knows_by(stage, gateway, "bridge"));
+        stage.await_sight(Witness::DisbeliefTold, |stage| health_says(stage, gateway, "2099-01-01"));
+        Ok(())
+    };
+    stage.at(7.0, "its clock shows 2099", look);
+    stage.at(18.0, "the clock was set; the gateway is killed and starts in 2099 again", move |stage| {
+        stage.clinic.gateways[gateway].process().kill();
+        stage.clinic.gateways[gateway].process().spawn()
+    });
+    stage.at(25.0, "its clock shows 2099 once more", look);
+    Ok(())
+}
+
+/// Half a certificate at the gateway's start, as a renewal leaves it for which the disk had no room. Readings are taken over
+/// and kept; when the file is whole again they go up, without a restart.
+pub fn certificate_missing(stage: &mut Stage) -> Result<()> {
+    let gateway = stage.gateway(0, "certificate", "")?;
+    stage.wearable(0, &[gateway], &["--prefill", "2m"])?;
+    let path = stage.clinic.gateways[gateway].certificate()?;
+    let whole = std::fs::read(&path).map_err(ClinicError::file(&path))?;
+    let (cut, half) = (path.clone(), whole[..whole.len() / 2].to_vec());
+    stage.at(0.2, "the gateway's certificate is cut in half", move |_| {
+        std::fs::write(&cut, &half).map_err(ClinicError::file(&cut))
+    });
+    stage.start_gateway_at(0.4, gateway);
+    stage.at(10.0, "it cannot connect", move |stage| {
+        stage.await_sight(Witness::GatheredWithoutCertificate, |stage| {
+            stage.holds(gateway) > 0 && health_says(stage, gateway, "[uplink] cert")
+        });
+        Ok(())
+    });
+    stage.at(15.0, "the certificate is whole again", move |_| {
+        std::fs::write(&path, &whole).map_err(ClinicError::file(&path))
+    });
     Ok(())
 }

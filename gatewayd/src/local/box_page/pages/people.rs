@@ -236,6 +236,7 @@ fn action(words: &Words, action: Action) -> &'static str {
         Action::AddStaff => door.did_add_staff,
         Action::RemoveStaff => door.did_remove_staff,
         Action::ChangePin => door.did_change_pin,
+        Action::ResetClock => door.did_reset_clock,
     }
 }
 

@@ -71,6 +71,7 @@ Door {
     did_add_staff: "Add to the staff" / "कर्मचारी जोड़ा";
     did_remove_staff: "Remove from the staff" / "कर्मचारी हटाया";
     did_change_pin: "Change the PIN" / "PIN बदला";
+    did_reset_clock: "Forget the last known time" / "आख़िरी ज्ञात समय भुलाया";
     help_title: "Help" / "सहायता";
     help_pair_q: "How do I pair a wearable?" / "यंत्र कैसे जोड़ूँ?";
     help_pair_a: "Choose “Pair a wearable”, hold the wearable near the box, press its button until it blinks, and follow the steps. It takes about a minute." / "“नया यंत्र जोड़ें” चुनें, यंत्र को बॉक्स के पास रखें, उसका बटन तब तक दबाएँ जब तक वह चमके, और चरणों का पालन करें। लगभग एक मिनट लगता है।";
