@@ -3,11 +3,13 @@
 //! Every field is listed here with its default; a field that is not known is an error that names the line. The
 //! smallest file has `[database] url` and `jwt_secret_file`.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
+
+use crate::network::Network;
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
@@ -46,10 +48,10 @@ pub struct Config {
     /// refresh cookie is `Secure` and browsers are told to stay with TLS. Default: none (plain HTTP on `listen`).
     #[serde(default)]
     pub public_url: Option<String>,
-    /// Addresses of proxies whose `X-Forwarded-For` is believed. Default: none.
+    /// Addresses and networks (`10.1.0.0/16`) of proxies whose `X-Forwarded-For` is believed. Default: none.
     #[serde(default)]
-    pub trusted_proxies: Vec<IpAddr>,
-    /// Who may read `/metrics`. Default `loopback`.
+    pub trusted_proxies: Vec<Network>,
+    /// Who may read `/metrics`: `loopback`, `anyone`, or a list of addresses and networks. Default `loopback`.
     #[serde(default)]
     pub metrics_for: MetricsFor,
     /// The database.
@@ -76,14 +78,40 @@ fn default_listen() -> SocketAddr {
 }
 
 /// Who may read the metrics.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Readers")]
 pub enum MetricsFor {
     /// Programs on this machine that do not come through a proxy.
     #[default]
     Loopback,
     /// Everyone who reaches the port.
     Anyone,
+    /// These, if they do not come through a proxy, and programs on this machine.
+    Networks(Vec<Network>),
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Readers {
+    Word(String),
+    Networks(Vec<String>),
+}
+
+impl TryFrom<Readers> for MetricsFor {
+    type Error = String;
+
+    fn try_from(readers: Readers) -> Result<Self, String> {
+        match readers {
+            Readers::Word(word) if word == "loopback" => Ok(Self::Loopback),
+            Readers::Word(word) if word == "anyone" => Ok(Self::Anyone),
+            Readers::Word(word) => {
+                Err(format!("{word:?} is not loopback, anyone or a list such as [\"10.1.0.0/16\"]"))
+            }
+            Readers::Networks(list) => {
+                list.iter().map(|one| one.parse()).collect::<Result<_, _>>().map(Self::Networks)
+            }
+        }
+    }
 }
 
 /// `[database]`

@@ -22,6 +22,10 @@ pub(crate) async fn serve(method: Method, uri: Uri, headers: HeaderMap) -> Respo
     if path == "api" || path.starts_with("api/") {
         return Problem::not_found("address; see /openapi.json").into_response();
     }
+    if path.trim_end_matches('/').eq_ignore_ascii_case("ingest") {
+        let text = "address; readings go to POST /ingest, in small letters and without a slash behind it";
+        return Problem::not_found(text).into_response();
+    }
     if method != Method::GET && method != Method::HEAD {
         let problem =
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Pages can only be read.");

@@ -13,6 +13,7 @@ mod dashboard;
 pub mod database;
 pub mod live;
 pub mod metrics;
+pub mod network;
 pub mod operator;
 pub mod problem;
 pub mod resources;
@@ -56,6 +57,8 @@ pub struct Shared {
     pub passwords: Checker,
     /// Requests with readings that are being read.
     pub ingest_places: Places,
+    /// Whose word on where requests come from is believed.
+    pub proxies: network::Proxies,
     /// Failed logins.
     pub login_limit: LoginLimit,
     /// Who listens.
@@ -119,6 +122,7 @@ impl App {
             passwords: Checker::new(config.login.checks_at_once)?,
             login_limit: LoginLimit::new(&config.login, clock.clone()),
             ingest_places: Places::default(),
+            proxies: network::Proxies::new(config.trusted_proxies.clone()),
             hub: Arc::new(Hub::new(config.live.clone(), clock.clone(), metrics.clone())),
             metrics,
             stop: CancellationToken::new(),

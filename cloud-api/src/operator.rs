@@ -12,7 +12,7 @@ use crate::config::MetricsFor;
 use crate::problem::{Peer, Problem};
 use crate::resources::{
     alerts, bonds, consent_texts, coverage, days, decisions, devices, events, gaps, gateways, hrv, ingest,
-    provisional, readings, staff, users,
+    provisional, reading_types, readings, staff, users,
 };
 use crate::{App, auth, live};
 
@@ -22,7 +22,7 @@ use crate::{App, auth, live};
     info(title = "Kinara", description = "Wearers' readings for their clinic. Times are UTC."),
     paths(
         auth::login, auth::refresh, auth::logout, users::list, users::one, devices::list, devices::firmware, gateways::list,
-        readings::series, readings::latest, hrv::list, days::list, coverage::show, events::list, events::acknowledge, alerts::list, alerts::acknowledge, alerts::rules, alerts::add_rule, alerts::end_rule, gaps::list, live::socket::open,
+        readings::series, readings::latest, reading_types::list, hrv::list, days::list, coverage::show, events::list, events::acknowledge, alerts::list, alerts::acknowledge, alerts::rules, alerts::add_rule, alerts::end_rule, gaps::list, live::socket::open,
         provisional::confirm, provisional::merge, bonds::list, bonds::introduce, bonds::revoke, decisions::list,
         staff::list, staff::me, staff::set_pin, staff::remove_pin, consent_texts::list, consent_texts::add,
         ingest::take, ingest::receipt, openapi, healthz, metrics
@@ -102,10 +102,15 @@ pub async fn metrics(
     Peer(peer): Peer,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let local = peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback())
-        && !headers.contains_key("x-forwarded-for")
-        && !headers.contains_key("forwarded");
-    if app.config.metrics_for == MetricsFor::Loopback && !local {
+    let direct = !headers.contains_key("x-forwarded-for") && !headers.contains_key("forwarded");
+    let from = peer.filter(|_| direct).map(|peer| peer.ip().to_canonical());
+    let allowed = match &app.config.metrics_for {
+        MetricsFor::Anyone => true,
+        MetricsFor::Loopback => from.is_some_and(|from| from.is_loopback()),
+        MetricsFor::Networks(networks) => from
+            .is_some_and(|from| from.is_loopback() || networks.iter().any(|network| network.contains(from))),
+    };
+    if !allowed {
         return Err(Problem::forbidden(
             "Figures are for programs on this machine; the operator can change metrics_for.",
         ));

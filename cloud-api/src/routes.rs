@@ -22,7 +22,7 @@ use crate::auth::key::{self, KeyGuard};
 use crate::problem::Problem;
 use crate::resources::{
     alerts, bonds, consent_texts, coverage, days, decisions, devices, events, gaps, gateways, hrv, ingest,
-    provisional, readings, staff, users,
+    provisional, reading_types, readings, staff, users,
 };
 use crate::{App, auth, dashboard, live, operator};
 
@@ -81,6 +81,12 @@ pub fn routes() -> Vec<Route> {
             "/api/v1/readings/latest",
             Member(Read, Resource::Readings),
             readings::latest,
+        ),
+        Route::new(
+            get.clone(),
+            "/api/v1/reading-types",
+            Member(Read, Resource::Readings),
+            reading_types::list,
         ),
         Route::new(get.clone(), "/api/v1/days", Member(Read, Resource::Readings), days::list),
         Route::new(get.clone(), "/api/v1/coverage", Member(Read, Resource::Gaps), coverage::show),

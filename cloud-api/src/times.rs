@@ -1,6 +1,7 @@
 //! Times as the API writes and reads them: UTC, in milliseconds.
 
 use jiff::Timestamp;
+use kinara_protocol::entry;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, SchemaFormat, Type};
@@ -21,16 +22,37 @@ impl UtcMs {
         self.0.as_millisecond()
     }
 
-    fn parse(text: &str) -> Option<Self> {
-        let timestamp = match text.parse::<i64>() {
-            Ok(ms) => Timestamp::from_millisecond(ms).ok()?,
-            Err(_) => text.parse().ok()?,
-        };
-        // What PostgreSQL cannot hold is not a time here.
-        let years =
-            (Timestamp::from_second(-2_208_988_800).ok()?, Timestamp::from_second(7_258_118_400).ok()?);
-        (timestamp > years.0 && timestamp < years.1).then_some(Self(timestamp))
+    fn parse(text: &str) -> Result<Self, BadTime> {
+        match entry::plain_digits(text.trim()).parse::<i64>() {
+            Ok(ms) => Self::from_millis(ms),
+            // An address says ` ` for a `+` that was not escaped.
+            Err(_) => entry::with_plus(text.trim()).parse().map_err(|_| BadTime::None).and_then(Self::within),
+        }
     }
+
+    fn from_millis(ms: i64) -> Result<Self, BadTime> {
+        let timestamp = Timestamp::from_millisecond(entry::millis(ms)?).map_err(|_| BadTime::Far)?;
+        Self::within(timestamp)
+    }
+
+    /// What PostgreSQL cannot hold, and what no clinic can mean, is no time here.
+    fn within(time: Timestamp) -> Result<Self, BadTime> {
+        if YEARS.contains(&time.as_second()) { Ok(Self(time)) } else { Err(BadTime::Far) }
+    }
+}
+
+/// From the beginning of 1900 to that of 2200, in seconds since 1970.
+const YEARS: std::ops::Range<i64> = -2_208_988_800..7_258_118_400;
+
+/// Why a time is none.
+#[derive(Debug, thiserror::Error)]
+enum BadTime {
+    #[error("not a time: give RFC 3339 with its offset, or milliseconds since 1970")]
+    None,
+    #[error("a time outside the years 1900 to 2199")]
+    Far,
+    #[error(transparent)]
+    Unit(#[from] entry::OtherUnit),
 }
 
 impl Serialize for UtcMs {
@@ -43,17 +65,19 @@ impl Serialize for UtcMs {
 #[serde(untagged)]
 enum Form {
     Ms(i64),
+    Float(f64),
     Text(String),
 }
 
 impl<'de> Deserialize<'de> for UtcMs {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let parsed = match Form::deserialize(deserializer) {
-            Ok(Form::Ms(ms)) => Timestamp::from_millisecond(ms).ok().map(Self),
+            Ok(Form::Ms(ms)) => Self::from_millis(ms),
+            Ok(Form::Float(ms)) if ms.fract() == 0.0 && ms.abs() < 1e15 => Self::from_millis(ms as i64),
             Ok(Form::Text(text)) => Self::parse(&text),
-            Err(_) => None,
+            Ok(Form::Float(_)) | Err(_) => Err(BadTime::None),
         };
-        parsed.ok_or_else(|| D::Error::custom("not a time: give RFC 3339, or milliseconds since 1970"))
+        parsed.map_err(D::Error::custom)
     }
 }
 
@@ -79,8 +103,25 @@ mod tests {
         assert_eq!(serde_json::to_string(&time).unwrap(), "\"2026-11-23T13:45:00.123Z\"");
         let same: UtcMs = serde_json::from_str("1795441500123").unwrap();
         assert_eq!(same.ms(), time.ms());
-        assert_eq!(UtcMs::parse("1795441500123"), Some(same));
+        assert_eq!(UtcMs::parse("1795441500123").unwrap(), same);
+        assert_eq!(serde_json::from_str::<UtcMs>("1795441500123.0").unwrap(), same);
         assert!(serde_json::from_str::<UtcMs>("\"yesterday\"").is_err());
-        assert_eq!(UtcMs::parse("99999999999999"), None);
+    }
+
+    #[test]
+    fn a_time_that_is_none_says_why() {
+        let far = ["99999999999999", "-377705023201000", "0001-01-01T00:00:00Z", "9998-12-31T00:00:00Z"];
+        for text in far {
+            assert!(UtcMs::parse(text).unwrap_err().to_string().contains("1900"), "{text}");
+        }
+        assert!(serde_json::from_str::<UtcMs>("-377705023201000").unwrap_err().to_string().contains("1900"));
+        assert!(UtcMs::parse("1795441500").unwrap_err().to_string().contains("seconds"));
+        assert!(UtcMs::parse("1795441500123456").unwrap_err().to_string().contains("microseconds"));
+    }
+
+    #[test]
+    fn an_offset_whose_plus_became_a_space_is_read() {
+        let time = UtcMs::parse("2026-11-28T12:00:00 05:30").unwrap();
+        assert_eq!(time, UtcMs::parse("2026-11-28T06:30:00Z").unwrap());
     }
 }

@@ -12,30 +12,20 @@ use uuid::Uuid;
 
 use super::{AdminError, Assign, audit, commands::find_wearer, find_tenant, name_tenant, printed, refused};
 
-fn check_hardware(id: &str) -> Result<(), AdminError> {
-    let kinara = id.strip_prefix("kinara:").is_some_and(|factory| {
-        factory.len() == 16 && factory.chars().all(|c| c.is_ascii_digit() || ('a'..='f').contains(&c))
-    });
-    let other = id.strip_prefix("bt:").is_some_and(|address| !address.is_empty() && id.len() <= 255);
-    if kinara || other {
-        return Ok(());
-    }
-    refused(format!("{id:?} is not kinara:<16 small hex digits> and not bt:<address>"))
-}
-
 pub(super) async fn assign(transaction: &Transaction<'_>, order: &Assign) -> Result<Value, AdminError> {
-    check_hardware(&order.hardware)?;
+    let hardware_id = order.hardware.as_str();
     let tenant = find_tenant(transaction, &order.tenant).await?;
     let user = find_wearer(transaction, tenant, &order.tenant, &order.wearer).await?;
     // Until the end: two operators, or an operator and a box, who give one device away take turns.
-    let hardware = boundary::turn(transaction, &order.hardware).await?;
-    let kind = if order.hardware.starts_with("kinara:") { "kinara" } else { "bluetooth" };
-    let name = format!("{} {}", if kind == "kinara" { "Kinara" } else { "Sensor" }, short(&order.hardware));
+    let hardware = boundary::turn(transaction, hardware_id).await?;
+    let kinara = order.hardware.factory_id().is_some();
+    let kind = if kinara { "kinara" } else { "bluetooth" };
+    let name = format!("{} {}", if kinara { "Kinara" } else { "Sensor" }, short(hardware_id));
     let device: Uuid = transaction
         .query_one(
             "INSERT INTO devices AS d (id, tenant_id, device_type, hardware_id, name) VALUES ($1, $2, $3, $4, $5)
              ON CONFLICT (tenant_id, hardware_id) DO UPDATE SET name = coalesce(d.name, excluded.name) RETURNING id",
-            &[&Uuid::now_v7(), &tenant, &kind, &order.hardware, &name],
+            &[&Uuid::now_v7(), &tenant, &kind, &hardware_id, &name],
         )
         .await?
         .try_get(0)?;
@@ -65,7 +55,7 @@ pub(super) async fn assign(transaction: &Transaction<'_>, order: &Assign) -> Res
     }
     name_tenant(transaction, tenant).await?;
     let gift = Gift {
-        hardware_id: &order.hardware,
+        hardware_id,
         hardware,
         tenant,
         user,

@@ -10,6 +10,8 @@ use std::io::Read as _;
 
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
+use kinara_protocol::entry;
+use kinara_protocol::hardware::HardwareId;
 use serde_json::{Value, json};
 use tokio_postgres::{Client, NoTls, Transaction};
 use uuid::Uuid;
@@ -38,6 +40,17 @@ pub enum AdminError {
 
 fn refused<T>(text: impl Into<String>) -> Result<T, AdminError> {
     Err(AdminError::Refused(text.into()))
+}
+
+/// The longest that a key may be good: a hundred years.
+const MOST_DAYS: i64 = 36_525;
+
+fn a_name(text: &str) -> Result<String, String> {
+    entry::name(text, entry::LONGEST_NAME).map_err(|bad| format!("the name {bad}"))
+}
+
+fn a_number(text: &str) -> Result<String, String> {
+    entry::reference(text, entry::LONGEST_NAME).map_err(|bad| format!("the number {bad}"))
 }
 
 /// `admin …`
@@ -79,7 +92,7 @@ pub enum TenantCommand {
     /// Makes a clinic, or renames it.
     Add {
         /// Its name.
-        #[arg(long)]
+        #[arg(long, value_parser = a_name)]
         name: String,
         /// Its short name: small letters, digits, hyphens.
         #[arg(long)]
@@ -118,11 +131,11 @@ pub enum WearerCommand {
         /// The clinic's short name.
         #[arg(long)]
         tenant: String,
-        /// The clinic's own name for them.
-        #[arg(long)]
+        /// The clinic's own number for them.
+        #[arg(long, value_parser = a_number)]
         external_id: String,
         /// As shown.
-        #[arg(long)]
+        #[arg(long, value_parser = a_name)]
         name: String,
         /// Their IANA time zone [default: the clinic's for a new one].
         #[arg(long)]
@@ -136,8 +149,8 @@ pub enum WearerCommand {
         /// The clinic's short name.
         #[arg(long)]
         tenant: String,
-        /// The clinic's own name for them.
-        #[arg(long)]
+        /// The clinic's own number for them.
+        #[arg(long, value_parser = a_number)]
         external_id: String,
         /// Yes, I mean it.
         #[arg(long, required = true)]
@@ -153,14 +166,14 @@ pub enum KeyCommand {
         /// The clinic's short name.
         #[arg(long)]
         tenant: String,
-        /// What it is for.
-        #[arg(long)]
+        /// What it is for; the name of a key that has ended or was taken back may be used again.
+        #[arg(long, value_parser = a_name)]
         name: String,
         /// What it may.
         #[arg(long, required = true)]
         scope: Vec<Scope>,
         /// It ends after so many days [default: never].
-        #[arg(long)]
+        #[arg(long, value_parser = clap::value_parser!(i32).range(1..=MOST_DAYS))]
         days: Option<i32>,
     },
     /// Takes a key back.
@@ -169,7 +182,7 @@ pub enum KeyCommand {
         #[arg(long)]
         tenant: String,
         /// Its name.
-        #[arg(long)]
+        #[arg(long, value_parser = a_name)]
         name: String,
     },
 }
@@ -186,7 +199,7 @@ pub enum GatewayCommand {
         #[arg(long)]
         id: Uuid,
         /// As shown.
-        #[arg(long)]
+        #[arg(long, value_parser = a_name)]
         name: String,
     },
     /// Trusts the new key by which a gateway signs, in place of the former one: it was set up anew, and is the same.
@@ -210,10 +223,10 @@ pub struct Assign {
     #[arg(long)]
     pub tenant: String,
     /// `kinara:` and 16 hex digits, or `bt:` and an address.
-    #[arg(long)]
-    pub hardware: String,
+    #[arg(long, value_parser = HardwareId::parse)]
+    pub hardware: HardwareId,
     /// The wearer's external id.
-    #[arg(long)]
+    #[arg(long, value_parser = a_number)]
     pub wearer: String,
     /// From when on (RFC 3339).
     #[arg(long)]

@@ -46,7 +46,7 @@ impl<S: Send + Sync> FromRequestParts<S> for ApiClient {
 }
 
 fn missing() -> Problem {
-    Problem::unauthenticated("Send your clinic's key as X-API-Key; the operator makes one.")
+    Problem::without_key("Send your clinic's key as X-API-Key; the operator makes one.")
 }
 
 /// What a route wants of a key.
@@ -71,7 +71,7 @@ async fn known(guard: &KeyGuard, hash: Option<String>) -> Result<ApiClient, Prob
     let hash = hash.ok_or_else(missing)?;
     let connection = guard.app.database.connection().await?;
     let Some(row) = connection.api_key_lookup(&hash).await? else {
-        return Err(Problem::unauthenticated("This key is none, has ended, or was taken back."));
+        return Err(Problem::without_key("This key is none, has ended, or was taken back."));
     };
     if !row.scopes.iter().any(|scope| scope == guard.scope.as_str()) {
         return Err(Problem::forbidden(format!("This key has not the scope {}.", guard.scope.as_str())));

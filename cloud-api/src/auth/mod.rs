@@ -9,8 +9,6 @@ pub mod limit;
 pub mod password;
 pub mod token;
 
-use std::net::{IpAddr, SocketAddr};
-
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -80,27 +78,6 @@ pub struct TenantAnswer {
     pub slug: String,
     /// Its IANA time zone.
     pub time_zone: String,
-}
-
-/// The address a request came from: a trusted proxy's word for it, or the connection's.
-pub fn client_address(app: &App, peer: Option<SocketAddr>, headers: &HeaderMap) -> Option<IpAddr> {
-    let trusted = |address: &IpAddr| app.config.trusted_proxies.contains(&address.to_canonical());
-    let mut address = peer?.ip();
-    // The last entry was written by the proxy nearest to us; ones further left are only as good as who wrote them.
-    let forwarded: Vec<&str> = headers
-        .get_all("x-forwarded-for")
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .collect();
-    for hop in forwarded.into_iter().rev() {
-        if !trusted(&address) {
-            break;
-        }
-        let Ok(before) = hop.trim().parse() else { break };
-        address = before;
-    }
-    Some(address)
 }
 
 /// Other sites' pages may not log anybody in, out or on.
@@ -227,7 +204,7 @@ pub async fn login(
     {
         return Err(Problem::invalid("Address or password is longer than any can be."));
     }
-    let from = client_address(&app, peer, &headers);
+    let from = app.proxies.client(peer, &headers);
     app.login_limit.attempt(from, &email).map_err(|seconds| {
         app.metrics.logins("limited");
         Problem::too_many(format!("Too many failed logins. Try again in {seconds} s."), seconds)

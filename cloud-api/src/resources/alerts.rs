@@ -4,6 +4,7 @@
 
 use axum::Json;
 use axum::extract::State;
+use kinara_protocol::{channel, entry, event};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
@@ -13,11 +14,13 @@ use super::{Items, known_user, now};
 use crate::App;
 use crate::access::Member;
 use crate::database::TenantTransaction;
-use crate::problem::{Body, Path, Problem, Query};
+use crate::problem::{Body, Path, Problem, Query, whole, yes_or_no};
 use crate::times::UtcMs;
 
 /// Alerts of a question that does not say how many.
 const DEFAULT_LIMIT: u32 = 100;
+/// The longest name of a rule, in characters.
+const LONGEST_NAME: usize = 100;
 /// Rules that a clinic has at most.
 const MAX_RULES: i64 = 200;
 
@@ -79,6 +82,7 @@ pub struct AlertsQuery {
     /// About this wearer alone.
     user_id: Option<Uuid>,
     /// `true`: those that nobody has dealt with.
+    #[serde(default, deserialize_with = "yes_or_no")]
     open: Option<bool>,
     /// Most alerts to answer; 100 if left out.
     #[param(minimum = 1)]
@@ -181,7 +185,7 @@ pub struct RuleRequest {
     #[serde(default)]
     pub below: Option<f64>,
     /// Of a reading: for so many minutes, 1 to 720.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "whole")]
     pub minutes: Option<i16>,
 }
 
@@ -233,13 +237,15 @@ pub async fn rules(State(app): State<App>, member: Member) -> Result<Json<Items<
     Ok(Json(Items { items: rows.iter().map(read_rule).collect::<Result<_, _>>()? }))
 }
 
+/// Refuses what is no rule, and a rule that could never raise an alert.
 fn check(rule: &RuleRequest) -> Result<(), Problem> {
-    let text = |text: &str, most: usize| {
-        let count = text.chars().count();
-        (1..=most).contains(&count) && text.trim() == text && !text.contains('\0')
-    };
-    if !text(&rule.name, 100) {
-        return Err(Problem::invalid("A rule's name has 1 to 100 characters, and no space around it."));
+    let name = entry::name(&rule.name, LONGEST_NAME);
+    match &name {
+        Ok(name) if *name == rule.name => {}
+        Ok(_) => {
+            return Err(Problem::invalid("A rule's name has no space around it, and single ones in it."));
+        }
+        Err(bad) => return Err(Problem::invalid(format!("The name {bad}."))),
     }
     if !["info", "warning", "critical"].contains(&rule.severity.as_str()) {
         return Err(Problem::invalid("severity must be info, warning or critical."));
@@ -248,35 +254,57 @@ fn check(rule: &RuleRequest) -> Result<(), Problem> {
     let of_reading =
         rule.reading_type.is_some() || rule.above.is_some() || rule.below.is_some() || rule.minutes.is_some();
     match (of_event, of_reading) {
-        (true, false) => {
-            if !rule.event_type.as_deref().is_some_and(|kind| text(kind, 50)) {
-                return Err(Problem::invalid("event_type must name a kind of event, such as hot_flash."));
-            }
-            if rule.least_confidence.is_some_and(|least| !(0.0..=1.0).contains(&least)) {
-                return Err(Problem::invalid("least_confidence must be 0 to 1."));
-            }
+        (true, false) => check_event(rule),
+        (false, true) => check_reading(rule),
+        _ => Err(Problem::invalid(
+            "A rule is either of an event (event_type) or of a reading (reading_type, above or below, minutes).",
+        )),
+    }
+}
+
+fn check_event(rule: &RuleRequest) -> Result<(), Problem> {
+    let kind = rule.event_type.as_deref().and_then(event::by_name).ok_or_else(|| {
+        let kinds: Vec<&str> = event::REGISTRY.iter().map(|kind| kind.name).collect();
+        Problem::invalid(format!("event_type must be one of {}.", kinds.join(", ")))
+    })?;
+    match rule.least_confidence {
+        Some(_) if !kind.has_confidence => Err(Problem::invalid(format!(
+            "{} comes without a confidence; leave least_confidence out.",
+            kind.name
+        ))),
+        Some(least) if !(0.0..=1.0).contains(&least) => {
+            Err(Problem::invalid("least_confidence must be 0 to 1."))
         }
-        (false, true) => {
-            if rule.reading_type.is_none() {
-                return Err(Problem::invalid(
-                    "reading_type must name a type of reading, such as heart_rate.",
-                ));
-            }
-            let ((Some(bound), None) | (None, Some(bound))) = (rule.above, rule.below) else {
-                return Err(Problem::invalid("Give either above or below."));
-            };
-            if !bound.is_finite() {
-                return Err(Problem::invalid("A bound must be a number."));
-            }
-            if !rule.minutes.is_some_and(|minutes| (1..=720).contains(&minutes)) {
-                return Err(Problem::invalid("minutes must be 1 to 720."));
-            }
-        }
-        _ => {
-            return Err(Problem::invalid(
-                "A rule is either of an event (event_type) or of a reading (reading_type, above or below, minutes).",
-            ));
-        }
+        _ => Ok(()),
+    }
+}
+
+fn check_reading(rule: &RuleRequest) -> Result<(), Problem> {
+    let channel = rule.reading_type.as_deref().and_then(channel::by_name);
+    let channel = channel.filter(|channel| channel.has_minute_means()).ok_or_else(|| {
+        let with_means = channel::REGISTRY.iter().filter(|channel| channel.has_minute_means());
+        let names: Vec<&str> = with_means.map(|channel| channel.name).collect();
+        Problem::invalid(format!(
+            "reading_type must be one of those of which means of minutes are kept: {}.",
+            names.join(", ")
+        ))
+    })?;
+    let (low, high) = channel.range;
+    // A mean is within the range, both ends included: above the highest and below the lowest there is none.
+    let (side, bound, can_be) = match (rule.above, rule.below) {
+        (Some(bound), None) => ("above", bound, low <= bound && bound < high),
+        (None, Some(bound)) => ("below", bound, low < bound && bound <= high),
+        _ => return Err(Problem::invalid("Give either above or below.")),
+    };
+    if !can_be {
+        return Err(Problem::invalid(format!(
+            "{side} {bound} {unit} would never raise an alert, or always: {name} is {low} to {high} {unit}.",
+            unit = channel.unit,
+            name = channel.name
+        )));
+    }
+    if !rule.minutes.is_some_and(|minutes| (1..=720).contains(&minutes)) {
+        return Err(Problem::invalid("minutes must be 1 to 720."));
     }
     Ok(())
 }

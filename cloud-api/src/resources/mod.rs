@@ -13,6 +13,7 @@ pub mod gateways;
 pub mod hrv;
 pub mod ingest;
 pub mod provisional;
+pub mod reading_types;
 pub mod readings;
 pub mod staff;
 pub mod users;

@@ -5,6 +5,7 @@
 
 use axum::Json;
 use axum::extract::State;
+use kinara_protocol::entry::{self, BadName};
 use serde::Deserialize;
 use serde_json::json;
 use utoipa::ToSchema;
@@ -16,9 +17,6 @@ use crate::App;
 use crate::access::Member;
 use crate::database::TenantTransaction;
 use crate::problem::{Body, Path, Problem};
-
-/// The longest name and external id.
-const MAX_NAME: usize = 255;
 
 /// Who a provisional wearer is, where the box did not know it better.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -49,12 +47,17 @@ async fn find(transaction: &TenantTransaction<'_>, id: Uuid) -> Result<Found, Pr
     Ok(Found { provisional: row.try_get(0)?, merged_into: row.try_get(1)? })
 }
 
-fn name<'a>(text: Option<&'a str>, what: &str) -> Result<Option<&'a str>, Problem> {
-    let text = text.map(str::trim).filter(|text| !text.is_empty());
-    if text.is_some_and(|text| text.chars().count() > MAX_NAME || text.contains('\0')) {
-        return Err(Problem::invalid(format!("{what} has at most {MAX_NAME} characters.")));
+/// What was typed into a field that may be left empty.
+fn typed(
+    text: Option<&str>,
+    what: &str,
+    read: impl Fn(&str, usize) -> Result<String, BadName>,
+) -> Result<Option<String>, Problem> {
+    match text.map(|text| read(text, entry::LONGEST_NAME)) {
+        None | Some(Err(BadName::Blank)) => Ok(None),
+        Some(Ok(text)) => Ok(Some(text)),
+        Some(Err(bad)) => Err(Problem::invalid(format!("{what} {bad}."))),
     }
-    Ok(text)
 }
 
 /// Say that a wearer whom a box added is a new one. Saying it again changes nothing.
@@ -71,8 +74,8 @@ pub async fn confirm(
     Path(id): Path<Uuid>,
     Body(request): Body<ConfirmRequest>,
 ) -> Result<Json<User>, Problem> {
-    let display_name = name(request.display_name.as_deref(), "A name")?;
-    let external_id = name(request.external_id.as_deref(), "An external id")?;
+    let display_name = typed(request.display_name.as_deref(), "The name", entry::name)?;
+    let external_id = typed(request.external_id.as_deref(), "The number", entry::reference)?;
     let mut connection = app.database.connection().await?;
     let transaction = connection.tenant_write(member.tenant).await?;
     let found = find(&transaction, id).await?;
@@ -80,7 +83,7 @@ pub async fn confirm(
         return Err(Problem::invalid("This wearer was merged into another one; confirm that one."));
     }
     if found.provisional {
-        if let Some(external_id) = external_id {
+        if let Some(external_id) = &external_id {
             let taken = transaction
                 .row("SELECT 1 FROM users WHERE external_id = $1 AND id <> $2", &[&external_id, &id])
                 .await?;

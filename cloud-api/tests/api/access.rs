@@ -63,8 +63,13 @@ fn asked(
 ) -> (String, Option<Value>) {
     let user = of.wearer;
     match path {
-        "/api/v1/users" | "/api/v1/devices" | "/api/v1/gateways" | "/api/v1/staff" | "/api/v1/staff/me"
-        | "/api/v1/alerts" => (path.to_owned(), None),
+        "/api/v1/users"
+        | "/api/v1/devices"
+        | "/api/v1/gateways"
+        | "/api/v1/staff"
+        | "/api/v1/staff/me"
+        | "/api/v1/alerts"
+        | "/api/v1/reading-types" => (path.to_owned(), None),
         "/api/v1/alerts/{id}/acknowledge" => (format!("/api/v1/alerts/{}/acknowledge", own(of, ALERT)), None),
         "/api/v1/alert-rules" => {
             let rule =

@@ -78,7 +78,7 @@ async fn every_command_may_be_run_again_and_says_what_is() {
                 "--from",
                 "2026-01-01T00:00:00Z",
             ],
-            "16 small hex",
+            "16 hex digits",
         ),
         (
             vec![

@@ -14,12 +14,12 @@ use kinara_ingest::{Limits, Writer, requests};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-async fn key(cloud: &Cloud, tenant: &str) -> String {
+pub async fn key(cloud: &Cloud, tenant: &str) -> String {
     let args = ["api-key", "add", "--tenant", tenant, "--name", "lab", "--scope", "ingest"];
     cloud.admin(&args).await.unwrap()["key"].as_str().unwrap().to_owned()
 }
 
-fn reading(source: &str, seq: u32) -> Value {
+pub fn reading(source: &str, seq: u32) -> Value {
     json!({ "source": source, "epoch": "00000000000000aa", "seq": seq, "time": jiff::Timestamp::now().to_string(),
         "type": "skin_temperature", "value": 97.7, "unit": "°F" })
 }
@@ -27,7 +27,7 @@ fn reading(source: &str, seq: u32) -> Value {
 const HERE: &str = "kinara:0000000000000001";
 const THERE: &str = "kinara:0000000000000002";
 
-async fn post(router: &Router, key: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Answer {
+pub async fn post(router: &Router, key: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Answer {
     let mut request = Request::builder().method(Method::POST).uri("/ingest").header("x-api-key", key);
     if !headers.iter().any(|(name, _)| *name == "content-type") {
         request = request.header("content-type", "application/json");
@@ -44,7 +44,7 @@ async fn ask(router: &Router, key: &str, receipt: &Value) -> Answer {
 }
 
 /// What the bridge's job does.
-async fn written(cloud: &Cloud) {
+pub async fn written(cloud: &Cloud) {
     cloud.sql(
         "DO $$ BEGIN CREATE ROLE bridge LOGIN PASSWORD 'bridge' IN ROLE kinara_ingest;
          EXCEPTION WHEN duplicate_object THEN NULL; END $$",

@@ -6,6 +6,7 @@ mod access;
 mod admin;
 mod common;
 mod desk;
+mod doors;
 mod ingest;
 mod live;
 mod login;

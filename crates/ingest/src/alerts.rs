@@ -7,9 +7,11 @@
 //! Nothing here holds up a write: whoever changed something noted the hour, and a job looks at it ([`evaluate`]). What
 //! becomes of it is decided by [`changes`], which knows times alone.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use kinara_protocol::channel::{self, ChannelId};
 use kinara_store::Pool;
 use uuid::Uuid;
 
@@ -50,6 +52,8 @@ impl Span {
 pub struct Look {
     /// How long a time in `held` stands for: a minute, or nothing.
     pub lasts: Duration,
+    /// How far apart two times in `held` may be with no break between them: what comes seldom is not a break.
+    pub apart: Duration,
     /// How long it has to hold without a break.
     pub least: Duration,
     /// The spans that were looked at, apart and in order.
@@ -124,8 +128,9 @@ pub fn changes(look: &Look, join: Duration) -> Vec<Change> {
 fn runs(look: &Look) -> Vec<Span> {
     let lasts = SignedDuration::try_from(look.lasts).unwrap_or(SignedDuration::MAX);
     let least = SignedDuration::try_from(look.least).unwrap_or(SignedDuration::MAX);
+    let apart = SignedDuration::try_from(look.apart).unwrap_or(SignedDuration::MAX);
     look.held
-        .chunk_by(|a, b| b.duration_since(*a) <= lasts)
+        .chunk_by(|a, b| b.duration_since(*a) <= apart)
         .filter_map(|run| {
             let span = Span { from: *run.first()?, to: run.last()?.saturating_add(lasts).ok()? };
             (span.to.duration_since(span.from) >= least).then_some(span)
@@ -150,6 +155,7 @@ const WITHDRAW: &str = "UPDATE alerts SET withdrawn_at = clock_timestamp() WHERE
 pub async fn evaluate(pool: &Pool, tenant: Uuid, raw_from: Timestamp) -> Result<Evaluated, Error> {
     let mut client = pool.get().await?;
     let mut out = Evaluated::default();
+    let types = types(&client, tenant).await?;
     loop {
         let tx = client.transaction().await?;
         let take = tx.prepare_cached("SELECT * FROM ts.take_alert_notes($1, $2, $3, $4)").await?;
@@ -158,7 +164,7 @@ pub async fn evaluate(pool: &Pool, tenant: Uuid, raw_from: Timestamp) -> Result<
         let before = out;
         for row in &rows {
             let (rule, wearer): (Uuid, Uuid) = (row.get("rule"), row.get("wearer"));
-            for change in changes(&look(row), JOIN) {
+            for change in changes(&look(row, types.get(&rule).copied()), JOIN) {
                 let (alert, span) = match change {
                     Change::Withdraw(id) => {
                         out.withdrawn += tx.execute(WITHDRAW, &[&id]).await?;
@@ -188,14 +194,26 @@ pub async fn evaluate(pool: &Pool, tenant: Uuid, raw_from: Timestamp) -> Result<
     }
 }
 
-fn look(row: &tokio_postgres::Row) -> Look {
+/// The channel of each of a clinic's rules of readings.
+async fn types(client: &kinara_store::Client, tenant: Uuid) -> Result<HashMap<Uuid, ChannelId>, Error> {
+    const TYPES: &str = "SELECT id, type FROM alert_rules WHERE tenant_id = $1 AND type IS NOT NULL";
+    let statement = client.prepare_cached(TYPES).await?;
+    let rows = client.query(&statement, &[&tenant]).await?;
+    Ok(rows.iter().map(|row| (row.get(0), ChannelId(row.get::<_, i16>(1) as u16))).collect())
+}
+
+/// `of`: the channel of a rule of readings.
+fn look(row: &tokio_postgres::Row, of: Option<ChannelId>) -> Look {
     let seconds = |name: &str| Duration::from_secs_f64(row.get::<_, f64>(name).max(0.0));
     let spans = |from: &str, to: &str| -> Vec<Span> {
         let (from, to): (Vec<Timestamp>, Vec<Timestamp>) = (row.get(from), row.get(to));
         from.into_iter().zip(to).map(|(from, to)| Span { from, to }).collect()
     };
+    let lasts = seconds("lasts_s");
+    let channel = of.and_then(channel::by_id);
     Look {
-        lasts: seconds("lasts_s"),
+        lasts,
+        apart: channel.map_or(lasts, |channel| Duration::from_secs(channel.minutes_apart_s().into())),
         least: seconds("least_s"),
         looked: spans("looked_from", "looked_to"),
         held: row.get("held"),
@@ -222,6 +240,7 @@ mod tests {
         let inside = |minute: &&i64| looked.iter().any(|s| s.from <= at(**minute) && at(**minute) < s.to);
         Look {
             lasts: MINUTE,
+            apart: MINUTE,
             least: 3 * MINUTE,
             looked: looked.to_vec(),
             held: held.iter().filter(inside).map(|minute| at(*minute)).collect(),
@@ -241,6 +260,17 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_every_five_minutes_holds_without_a_break() {
+        let battery = channel::by_id(channel::BATTERY).unwrap();
+        let apart = Duration::from_secs(battery.minutes_apart_s().into());
+        let look = |held: &[i64]| Look { apart, least: 5 * MINUTE, ..look(&[span(0, 200)], held, &[]) };
+        // A reading falls anywhere in its minute: now and then six minutes lie between.
+        assert_eq!(changes(&look(&[1, 6, 12]), JOIN), [Change::Raise(span(1, 13))]);
+        assert_eq!(changes(&look(&[1]), JOIN), []);
+        assert_eq!(changes(&look(&[1, 11]), JOIN), [], "one was not below");
+    }
+
+    #[test]
     fn what_swings_about_the_bound_is_one_alert_and_what_is_farther_apart_is_two() {
         let all = [span(0, 200)];
         let held = [1, 2, 3, 14, 15, 16, 30, 31, 32];
@@ -252,6 +282,7 @@ mod tests {
     fn events_of_two_producers_within_the_time_are_one_episode() {
         let look = Look {
             lasts: Duration::ZERO,
+            apart: Duration::ZERO,
             least: Duration::ZERO,
             looked: vec![span(0, 200)],
             held: vec![at(5), at(9), at(60)],

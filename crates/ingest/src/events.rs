@@ -127,12 +127,13 @@ fn fate(event: &Event, tenant: Uuid, hardware: Option<&Hardware>, window: Window
     Fate::Write { tenant, user: assignment.user, device: assignment.device, hardware: hardware.id }
 }
 
-const KEY: &str = "
+pub(crate) const KEY: &str = "
     INSERT INTO event_keys (hardware, kind, producer, epoch, grid, tenant_id, user_id, device_id, time)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING";
-const EVENT: &str = "
+pub(crate) const EVENT: &str = "
     INSERT INTO ts.events (time, tenant_id, user_id, device_id, event_type, severity, confidence, data, key)
     VALUES ($1, $2, $3, $4, $5, nullif($6, ''), $7, $8, $9)";
+pub(crate) const NOTIFY: &str = "SELECT pg_notify('kinara_event', $1)";
 
 impl Writer {
     /// Writes an event batch. An error means that nothing was written and that the database is not there.
@@ -243,7 +244,7 @@ impl Writer {
         // In the order of keys, so that two bridges with the same events do not wait for each other in a circle.
         write.sort_by(|a, b| key(a.0, a.4).cmp(&key(b.0, b.4)));
         let (insert_key, insert) = (tx.prepare_cached(KEY).await?, tx.prepare_cached(EVENT).await?);
-        let notify = tx.prepare_cached("SELECT pg_notify('kinara_event', $1)").await?;
+        let notify = tx.prepare_cached(NOTIFY).await?;
         for (event, tenant, user, device, hardware) in write {
             let time = timestamp(event.onset_utc_us);
             let (_, kind, producer, epoch, grid) = key(event, hardware);

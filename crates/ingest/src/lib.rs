@@ -17,6 +17,7 @@ pub mod batch;
 pub mod boundary;
 pub mod copy;
 mod decisions;
+mod device_events;
 pub mod directory;
 pub mod enrich;
 pub mod erase;

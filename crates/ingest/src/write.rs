@@ -20,6 +20,7 @@ use uuid::Uuid;
 use crate::assign::order_of_names;
 use crate::batch::{Batch, Content, Wave};
 use crate::copy::{ReadingTemplate, Rows, pg_time};
+use crate::device_events;
 use crate::directory::Directory;
 use crate::error::{Error, Remedy};
 use crate::gaps::{self, Findings};
@@ -326,6 +327,7 @@ impl Writer {
 
         let began = passed(Stage::Decide, began);
         wear.hear(&tx, &new).await?;
+        device_events::write(&tx, &new).await?;
         let rows = self.rows(&new, &wear);
         self.copy(&tx, rows).await?;
         let began = passed(Stage::Write, began);

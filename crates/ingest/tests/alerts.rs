@@ -7,7 +7,9 @@ mod support;
 use kinara_ingest::alerts::{Evaluated, evaluate};
 use kinara_ingest::rollup::{Slice, roll_up};
 use kinara_ingest::{Name, Outcome, events, timestamp};
+use kinara_protocol::channel::BATTERY;
 use kinara_protocol::envelope::{self, ENVELOPE_VERSION, Event, EventBatch};
+use kinara_protocol::frame::DeviceEventKind;
 use support::*;
 use uuid::Uuid;
 
@@ -192,4 +194,49 @@ async fn an_episode_that_several_producers_report_is_one_alert() {
     }
     assert_eq!(jobs(&world).await, TENANT.to_string());
     assert_eq!(alerts(&world).await, "first flash 5-9, first flash 40-40");
+}
+
+/// A battery's level every five minutes, as wearables send it.
+async fn battery(world: &World, levels: &[i32]) {
+    let frames: Vec<Vec<u8>> = levels
+        .iter()
+        .enumerate()
+        .map(|(nth, percent)| frame_of(EPOCH, nth as u32 * 300, BATTERY, &[*percent]))
+        .collect();
+    world.write(&[batch_of(GATEWAY, &frames)]).await;
+    roll_up(&world.pool, timestamp(NOW_US), &Slice::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_rule_of_the_battery_fires_though_it_comes_every_five_minutes() {
+    let world = world().await;
+    world
+        .run(&format!(
+            "INSERT INTO alert_rules (tenant_id, name, severity, type, below, minutes, created_at)
+               VALUES ('{TENANT}', 'empty', 'warning', 9, 20, 5, 'epoch')"
+        ))
+        .await;
+    battery(&world, &[21, 20, 19, 18, 17]).await;
+    assert_eq!(look(&world).await.raised, 1);
+    assert_eq!(alerts(&world).await, "first empty 10-21");
+}
+
+#[tokio::test]
+async fn a_wearables_word_that_its_battery_is_low_is_an_event_once_and_raises_the_rules_alert() {
+    let world = world().await;
+    world
+        .run(&format!(
+            "INSERT INTO alert_rules (tenant_id, name, severity, event_type, created_at)
+               VALUES ('{TENANT}', 'charge it', 'warning', 'battery_low', 'epoch')"
+        ))
+        .await;
+    let low = device_event(EPOCH, 7, 600_000, DeviceEventKind::BatteryLow(9));
+    for gateway in [GATEWAY, SECOND_GATEWAY] {
+        world.write(&[batch_of(gateway, std::slice::from_ref(&low))]).await;
+    }
+    let event = "SELECT count(*) || ' ' || min(user_id::text) || ' ' || min(data->>'percent') FROM ts.events
+        WHERE event_type = 'battery_low'";
+    assert_eq!(world.text(event).await, format!("1 {USER} 9"));
+    assert_eq!(look(&world).await.raised, 1);
+    assert_eq!(alerts(&world).await, "first charge it 10-10");
 }

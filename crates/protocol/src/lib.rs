@@ -2,7 +2,8 @@
 //!
 //! Without features this crate is `no_std` and allocates nothing: it is what runs on the wearable.
 //!
-//! - [`channel`]: the registry of what can be measured, with units, steps and physical ranges.
+//! - [`channel`]: the registry of what can be measured, with units, steps, physical ranges and intervals. [`event`]: the
+//!   kinds of events.
 //! - [`frame`]: frame codec v1, the unit of storage and acknowledgement.
 //! - [`advert`]: what a wearable advertises, and how it offers to pair.
 //! - [`gatt`], [`control`], [`status`]: what goes over the Bluetooth link beside frames.
@@ -22,6 +23,7 @@
 pub mod advert;
 pub mod channel;
 pub mod control;
+pub mod event;
 pub mod frame;
 pub mod gatt;
 pub mod image;

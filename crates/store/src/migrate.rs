@@ -82,6 +82,8 @@ const MIGRATIONS: &[Migration] = &[
     migration!(17, "0017_inference"),
     migration!(18, "0018_erase_again"),
     migration!(19, "0019_boundaries"),
+    migration!(20, "0020_one_identity"),
+    migration!(21, "0021_rules_and_sessions"),
 ];
 
 /// The migration that decides the storage.

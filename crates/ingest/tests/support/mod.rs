@@ -179,6 +179,12 @@ pub fn boot(epoch: Epoch, previous: Option<(Epoch, u32, u64)>) -> Vec<u8> {
     out[..len].to_vec()
 }
 
+pub fn device_event(epoch: Epoch, seq: u32, ticks: u64, kind: DeviceEventKind) -> Vec<u8> {
+    let mut out = [0; MAX_FRAME];
+    let len = encode_device_event(epoch, seq, &DeviceEvent { ticks: Ticks(ticks), kind }, &mut out);
+    out[..len].to_vec()
+}
+
 pub fn overflow(epoch: Epoch, seq: u32, of: Epoch, first_seq: u32, last_seq: u32) -> Vec<u8> {
     let event = DeviceEvent {
         ticks: Ticks(u64::from(seq) * 1_000),
