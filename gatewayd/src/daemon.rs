@@ -268,6 +268,7 @@ pub async fn run(
         links: links.clone(),
         context,
         settings: manager_settings(&config),
+        nonces: Arc::default(),
         adapters,
     };
     radios.spawn("the radio", manager.run(stop.clone()));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use rand::Rng;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -14,7 +14,7 @@ use super::sensor;
 use super::session::{self, Greeted};
 use super::turns::Ended;
 use super::window::{Chosen, Passkey};
-use super::{AdapterId, Agreement, Offer, RadioError, Sighting};
+use super::{AdapterId, Agreement, Offer, PasskeyProvider, RadioError, Sighting};
 use crate::decisions::{Actor, What};
 use crate::devices::{Bond, Bonded, How};
 use crate::hardware::HardwareId;
@@ -154,14 +154,15 @@ impl Manager {
             }
             (Some(Offer::Label { nonce }), _) => {
                 let secret = self.labels.get(hardware).ok_or(RadioError::WindowClosed)?;
+                if self.nonces.pauses(hardware, self.context.clock.boottime_us()) {
+                    return Err(RadioError::Pausing);
+                }
                 (secret.passkey(nonce), How::Label, None)
             }
             _ => return Err(RadioError::WindowClosed),
         };
+        let provider = self.once(sighting, Passkey::Known(passkey))?;
         self.context.board.device(hardware, |device| device.link = LinkState::Pairing);
-        let provider = Box::new(move || -> BoxFuture<'static, Option<u32>> {
-            Box::pin(std::future::ready(Some(passkey)))
-        });
         let open_for_it = !self.window.is_open();
         if open_for_it {
             self.radio.pairable(adapter, true).await?;
@@ -176,8 +177,15 @@ impl Manager {
                 self.introduction_failed(introduction, &error);
                 return Err(error);
             }
-            (Err(error), None) => return Err(error),
+            (Err(error), None) => {
+                if error == RadioError::WrongCode {
+                    let now_us = self.context.clock.boottime_us();
+                    self.nonces.wrong_code(hardware, now_us, rand::rng().random());
+                }
+                return Err(error);
+            }
         };
+        self.nonces.paired(hardware);
         tracing::info!(%hardware, how = how.as_str(), "paired");
         if let Some(introduction) = &introduction {
             let address = self.address(adapter);
@@ -243,8 +251,10 @@ impl Manager {
         cancel: &CancellationToken,
     ) -> Result<(HardwareId, Option<Greeted>), RadioError> {
         self.make_room(adapter).await?;
-        let agreement =
-            passkey.map_or(Agreement::JustWorks, |passkey| Agreement::Passkey(passkey.provider()));
+        let agreement = match passkey {
+            None => Agreement::JustWorks,
+            Some(passkey) => Agreement::Passkey(self.once(sighting, passkey)?),
+        };
         let bond = tokio::select! {
             () = cancel.cancelled() => return Err(RadioError::WindowClosed),
             bond = self.radio.pair(adapter, sighting, agreement) => bond?,
@@ -259,17 +269,55 @@ impl Manager {
         match self.first_greeting(adapter, sighting, &bond).await {
             Ok(greeted) => {
                 let hardware = greeted.hardware();
+                if self.is_worn_under_another_bond(&hardware) {
+                    self.forget_new(adapter, &bond).await;
+                    return Err(RadioError::Replaces(hardware));
+                }
                 self.keep(adapter, &hardware, &sighting.name, &bond, how, None)?;
                 Ok((hardware, Some(greeted)))
             }
             Err(error) => {
                 // Nobody knows whose it is: it must not stay.
-                if let Err(error) = self.radio.forget(adapter, &bond).await {
-                    tracing::warn!(%error, "a bond that came to nothing was not dropped");
-                }
+                self.forget_new(adapter, &bond).await;
                 Err(error)
             }
         }
+    }
+
+    async fn forget_new(&self, adapter: &AdapterId, bond: &Bond) {
+        if let Err(error) = self.radio.forget(adapter, bond).await {
+            tracing::warn!(%error, "a bond that came to nothing was not dropped");
+        }
+    }
+
+    /// Whether somebody wears it by a bond that is not known to be stale. Who it is says the device itself: whoever claims
+    /// the identity of a device that is worn would bring readings for its wearer and lock the real one out, so a
+    /// person has to forget that one first.
+    fn is_worn_under_another_bond(&self, hardware: &HardwareId) -> bool {
+        let live = |device: &crate::devices::Device| {
+            device.worn_by.is_some() && device.bonded.as_ref().is_some_and(|bonded| !bonded.stale)
+        };
+        self.devices.get(hardware).is_some_and(|device| live(&device))
+    }
+
+    /// The passkey for one attempt, of a nonce that has served none of this secret before.
+    fn once(&self, sighting: &Sighting, passkey: Passkey) -> Result<PasskeyProvider, RadioError> {
+        let Passkey::Known(known) = passkey else { return Ok(passkey.provider()) };
+        let provider = passkey.provider();
+        let (Some(Offer::Label { nonce }) | Some(Offer::Introduction { nonce, .. })) = &sighting.offer else {
+            return Ok(provider);
+        };
+        // Two secrets may meet the same nonce; neither learns anything of the other.
+        let spent = [nonce.as_slice(), &known.to_be_bytes()].concat();
+        if self.nonces.is_spent(&spent) {
+            tracing::warn!(name = sighting.name, "a pairing number that was used before is offered again");
+            return Err(RadioError::NonceSpent);
+        }
+        let nonces = self.nonces.clone();
+        Ok(Box::new(move || {
+            nonces.spend(&spent);
+            provider()
+        }))
     }
 
     /// Asks a wearable that was just paired who it is.

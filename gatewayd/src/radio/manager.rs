@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::links::Links;
+pub use super::nonces::Nonces;
 use super::session::Context;
 use super::window::PairingWindow;
 use super::{Adapter, AdapterId, Radio};
@@ -59,6 +60,8 @@ pub struct Manager {
     pub settings: Settings,
     /// The adapters as they were listed last.
     pub adapters: Arc<Adapters>,
+    /// What passkeys were computed from.
+    pub nonces: Arc<Nonces>,
 }
 
 /// The adapters as they were listed last.

@@ -14,6 +14,7 @@ mod bonds;
 mod cursor;
 pub mod links;
 pub mod manager;
+mod nonces;
 mod requests;
 pub mod sensor;
 pub mod session;
@@ -151,6 +152,15 @@ pub enum RadioError {
     /// The key that came about proves nothing; the bond has been removed.
     #[error("it did not prove that it is what it says: {0}; the bond was removed")]
     NotAuthenticated(String),
+    /// It offers a nonce from which a passkey was computed before.
+    #[error("it offers a pairing number that was used before; press its button again")]
+    NonceSpent,
+    /// After wrong codes the box waits before it pairs by itself again.
+    #[error("the label in the configuration is not this wearable's; the box tries again later")]
+    Pausing,
+    /// What was paired says that it is a device that somebody wears.
+    #[error("it says that it is {0}, which is paired and worn; forget that one first, if this replaces it")]
+    Replaces(HardwareId),
     /// One side has forgotten the bond.
     #[error("the wearable does not know this gateway any more; forget it and pair it again")]
     StaleBond,

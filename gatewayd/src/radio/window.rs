@@ -100,6 +100,10 @@ pub enum Why {
     StaleBond,
     /// It did not prove what it is.
     NotAuthenticated,
+    /// It offers a pairing number that was used before.
+    NonceSpent,
+    /// It says that it is a device that somebody wears.
+    Replaces,
     /// Somebody took too long.
     Timeout,
     /// Nobody typed the number, or a person went back.
@@ -119,6 +123,8 @@ impl Why {
             Self::WindowClosed => "window_closed",
             Self::StaleBond => "stale_bond",
             Self::NotAuthenticated => "not_authenticated",
+            Self::NonceSpent => "nonce_spent",
+            Self::Replaces => "replaces",
             Self::Timeout => "timeout",
             Self::GivenUp => "given_up",
             Self::Radio(_) => "radio",
@@ -135,6 +141,8 @@ impl Why {
             Self::WindowClosed => "The pairing window is closed.",
             Self::StaleBond => "The wearable and this box no longer know each other.",
             Self::NotAuthenticated => "The device did not prove that it is the wearable it says it is.",
+            Self::NonceSpent => "The device offers a pairing number that was used before.",
+            Self::Replaces => "The device says that it is one that is paired here and worn by somebody.",
             Self::Timeout => "The wearable did not answer in time.",
             Self::GivenUp => "Nobody typed the number that the wearable shows.",
             Self::Radio(text) => return format!("Bluetooth failed: {text}."),
@@ -157,6 +165,10 @@ impl Why {
                 "It was not paired. If it is really yours, bring only this one near and try again; \
                  otherwise tell the clinic's administrator."
             }
+            Self::NonceSpent => "Press the wearable's button again, and choose it again.",
+            Self::Replaces => {
+                "It was not paired. If it was reset, or replaces that one, forget that one first, then pair it."
+            }
             Self::Timeout => "Bring it nearer, press its button again, and try again.",
             Self::GivenUp => "Start again and type the six digits within half a minute.",
             Self::Radio(_) => "Try again; if it stays, run `kinaractl doctor` on the box.",
@@ -174,9 +186,12 @@ impl From<&RadioError> for Why {
             RadioError::NotAuthenticated(_) => Self::NotAuthenticated,
             RadioError::StaleBond => Self::StaleBond,
             RadioError::Timeout(_) => Self::Timeout,
-            RadioError::Refused(_) | RadioError::Adapter(_) | RadioError::Nonsense(_) => {
-                Self::Radio(error.to_string())
-            }
+            RadioError::NonceSpent => Self::NonceSpent,
+            RadioError::Replaces(_) => Self::Replaces,
+            RadioError::Refused(_)
+            | RadioError::Pausing
+            | RadioError::Adapter(_)
+            | RadioError::Nonsense(_) => Self::Radio(error.to_string()),
         }
     }
 }

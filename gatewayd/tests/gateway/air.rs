@@ -38,7 +38,7 @@ pub struct State {
     epoch: Epoch,
     next_seq: Seq,
     started: Instant,
-    nonce: u8,
+    pub nonce: u8,
     bonds: HashSet<[u8; 16]>,
     linked: bool,
     /// Requests are not answered.
@@ -58,6 +58,10 @@ pub struct State {
     pub window_open: bool,
     /// Nothing of its log leaves it.
     pub holds_back: bool,
+    /// It offers one nonce for ever, as no wearable does.
+    pub repeats_nonce: bool,
+    /// Who it says that it is.
+    pub claims: u64,
     /// It starts again: the link drops.
     resets: bool,
 }
@@ -93,6 +97,8 @@ impl Wearable {
             links: 0,
             window_open: true,
             holds_back: false,
+            repeats_nonce: false,
+            claims: factory_id,
             resets: false,
         };
         let wearable = Self { state: Arc::new(Mutex::new(state)) };
@@ -219,7 +225,7 @@ impl State {
         match op {
             Op::Hello => Outcome::Hello(Hello {
                 protocol: PROTOCOL_VERSION,
-                factory_id: self.factory_id,
+                factory_id: self.claims,
                 firmware: [1, 2, 3],
                 epoch: self.epoch,
                 ticks: self.ticks(),
@@ -418,7 +424,7 @@ async fn serve(state: &Mutex<State>, mut socket: UnixStream) {
                         let reason = "the passkey is wrong, or the pairing window is closed".to_owned();
                         FromWearable::Refused { reason }.encode(&mut out);
                     }
-                    state.nonce += 1;
+                    state.nonce += u8::from(!state.repeats_nonce);
                 }
                 ToWearable::Write { bytes, .. } => {
                     FromWearable::WriteDone.encode(&mut out);

@@ -153,6 +153,50 @@ async fn three_wrong_codes_close_the_window_and_each_says_what_to_do() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_that_claims_to_be_one_that_is_worn_is_not_paired_in_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let worn = Wearable::start(&air(dir.path()), 0xb1, 3);
+    let daemon = start(dir.path(), 1).await;
+    let desk = &daemon.desk;
+    let hardware = pair(desk).await;
+    let user = desk.bind(&nurse(), &hardware, named("Asha"), agreed(desk), Log::Drain).await.unwrap();
+    until("it is drained", || worn.is_drained()).await;
+    let impostor = Wearable::start(&air(dir.path()), 0xb2, 3);
+    impostor.lock().claims = 0xb1;
+    impostor.lock().nonce = 100;
+    desk.open_window(&nurse(), MINUTE).unwrap();
+    let key = nearby(desk).await;
+    let error = desk.pair(&nurse(), &key, label(SECRET)).await.unwrap_err();
+    assert!(matches!(error, DeskError::Pairing(Why::Replaces)), "{error}");
+    let view = desk.devices()[0].clone();
+    assert_eq!((view.wearer, view.bonded, view.stale), (Some((user, "Asha".to_owned())), true, false));
+    worn.produce(5);
+    until("the one that is worn is served", || worn.is_drained()).await;
+    assert!(!impostor.is_drained(), "nothing of the other one was taken");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pairing_number_that_was_used_once_gets_no_second_passkey() {
+    let dir = tempfile::tempdir().unwrap();
+    let wearable = Wearable::start(&air(dir.path()), 0xb3, 1);
+    wearable.lock().repeats_nonce = true;
+    let daemon = start(dir.path(), 1).await;
+    let desk = &daemon.desk;
+    desk.open_window(&nurse(), MINUTE).unwrap();
+    let key = nearby(desk).await;
+    let error = desk.pair(&nurse(), &key, label(WRONG)).await.unwrap_err();
+    assert!(matches!(error, DeskError::Pairing(Why::WrongCode)), "{error}");
+    let key = nearby(desk).await;
+    let error = desk.pair(&nurse(), &key, label(WRONG)).await.unwrap_err();
+    assert!(matches!(error, DeskError::Pairing(Why::NonceSpent)), "{error}");
+    wearable.lock().nonce += 1;
+    let key = nearby(desk).await;
+    desk.pair(&nurse(), &key, label(SECRET)).await.unwrap();
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_forgotten_wearable_is_left_alone_by_both_sides_until_somebody_pairs_it_again() {
     let dir = tempfile::tempdir().unwrap();
     let broker = Broker::start(dir.path());

@@ -1,11 +1,11 @@
 //! What was done at the box's page, by whom.
 //!
 //! The promise: everything that somebody did, or tried in vain, is a line in `audit.jsonl` before the answer
-//! is shown. The file only grows; at [`FULL`] bytes it becomes `audit.1.jsonl` (the former one of that name
+//! is shown; what was tried in vain with a wrong PIN or code has a line a minute that says how many ([`Failures`]). The file only grows; at [`FULL`] bytes it becomes `audit.1.jsonl` (the former one of that name
 //! goes) and a new one begins, so that the two never take more than twice that. What people decided about
 //! wearers and devices is kept longer, by the cloud.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ const SHOWN: usize = 200;
 const LONGEST: usize = 300;
 
 /// What can be done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Action {
     /// First set-up.
@@ -75,6 +75,39 @@ pub(super) struct Entry {
     pub subject: String,
     /// Empty when it was done; else why not.
     pub failure: String,
+}
+
+/// A line about what was tried in vain, for one person and deed, at most so often, microseconds.
+const FAILURES_EVERY_US: i64 = 60_000_000;
+/// Persons and deeds that are told apart; beyond, all others are one.
+const FAILURES: usize = 256;
+
+/// What was tried in vain and has no line yet.
+#[derive(Debug, Default)]
+pub(super) struct Failures(HashMap<(String, Action), (i64, u32)>);
+
+impl Failures {
+    /// Counts one. Gives how many had no line since the last, when it is time for one.
+    pub fn take(&mut self, (who, action): (&str, Action), now_us: i64) -> Option<u32> {
+        let mut key = (who.to_owned(), action);
+        if self.0.len() >= FAILURES && !self.0.contains_key(&key) {
+            key = (String::new(), action);
+        }
+        match self.0.get_mut(&key) {
+            Some((told_us, waiting)) if now_us - *told_us < FAILURES_EVERY_US => {
+                *waiting = waiting.saturating_add(1);
+                None
+            }
+            Some((told_us, waiting)) => {
+                *told_us = now_us;
+                Some(std::mem::take(waiting))
+            }
+            None => {
+                self.0.insert(key, (now_us, 0));
+                Some(0)
+            }
+        }
+    }
 }
 
 /// The audit; cheap to clone.
@@ -166,6 +199,25 @@ fn push(newest: &mut VecDeque<Entry>, entry: Entry) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn wrong_pins_have_a_line_a_minute_that_says_how_many() {
+        let mut failures = Failures::default();
+        let mut lines = Vec::new();
+        for second in 0..180 {
+            lines.extend(failures.take(("Ravi", Action::LogIn), second * 1_000_000));
+        }
+        assert_eq!(lines, [0, 59, 59]);
+        assert_eq!(
+            failures.take(("Mina", Action::LogIn), 0),
+            Some(0),
+            "another person has a line of her own"
+        );
+        for n in 0..10_000 {
+            failures.take((&n.to_string(), Action::LogIn), 0);
+        }
+        assert!(failures.0.len() <= FAILURES + 1);
+    }
 
     fn entry(subject: &str) -> Entry {
         Entry {

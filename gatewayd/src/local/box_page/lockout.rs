@@ -4,8 +4,13 @@
 //! for one person and one client: after [`FREE_TRIES`] the next try has to wait, twice as long each time. A
 //! browser in which the person has logged in before counts by itself, so whoever guesses from elsewhere never
 //! stands in its way. Beyond that, all clients together that a person has never used get one try per
-//! [`STRANGERS_PAUSE_US`] once [`STRANGERS_FREE`] have failed: at that pace a million PINs take months,
-//! whoever many addresses the guesser has.
+//! [`STRANGERS_PAUSE_US`] once [`STRANGERS_FREE`] have failed, and once [`EVERYBODY_FREE`] have failed for all
+//! persons together, the same pause is between any two of them: at that pace a million PINs take months, however
+//! many addresses the guesser has and however many persons there are.
+//!
+//! What locks is never forgotten to make room. A guesser who fills a table makes strangers wait, and nobody else:
+//! browsers that are known have a table of their own, which only their cookies can fill. The caller counts tries
+//! for persons that exist, and for nobody else.
 //!
 //! A try counts as failed from its beginning, so that many at once gain nothing.
 
@@ -26,7 +31,9 @@ const FORGOTTEN_US: i64 = 24 * 3_600_000_000;
 const STRANGERS_FREE: u32 = 30;
 /// The pause between two tries of unknown clients then, microseconds.
 const STRANGERS_PAUSE_US: i64 = 30_000_000;
-/// Counters kept; one more displaces the oldest.
+/// Wrong PINs of all persons from all unknown clients before these have to wait for each other.
+const EVERYBODY_FREE: u32 = 60;
+/// Counters kept in a table; one more displaces the oldest that locks nothing.
 const MOST: usize = 4_096;
 
 /// From where somebody tries.
@@ -82,66 +89,106 @@ impl Tries {
 /// All counters. Times are boot times in microseconds.
 #[derive(Debug, Default)]
 pub(super) struct Lockout {
-    clients: HashMap<(Uuid, Client), Tries>,
+    known: HashMap<(Uuid, [u8; 16]), Tries>,
+    addresses: HashMap<(Uuid, IpAddr), Tries>,
     strangers: HashMap<Uuid, Tries>,
+    everybody: Tries,
 }
 
 impl Lockout {
+    /// Whether this client may try now.
+    pub fn may_try(&self, person: Uuid, client: Client, now_us: i64) -> Result<(), Locked> {
+        let until = self.open_at(person, client, now_us);
+        if until <= now_us {
+            return Ok(());
+        }
+        Err(Locked { wait_s: ((until - now_us) as u64).div_ceil(1_000_000) })
+    }
+
     /// Begins a try, which counts as failed until [`Lockout::succeeded`].
     pub fn begin(&mut self, person: Uuid, client: Client, now_us: i64) -> Result<(), Locked> {
-        let until = self.open_at(person, client, now_us);
-        if until > now_us {
-            return Err(Locked { wait_s: ((until - now_us) as u64).div_ceil(1_000_000) });
-        }
-        make_room(&mut self.clients, now_us);
-        self.clients.entry((person, client)).or_default().add(now_us);
-        if matches!(client, Client::Stranger(_)) {
-            make_room(&mut self.strangers, now_us);
-            self.strangers.entry(person).or_default().add(now_us);
+        self.may_try(person, client, now_us)?;
+        match client {
+            Client::Known(number) => count(&mut self.known, (person, number), now_us, own_until)?,
+            Client::Stranger(address) => {
+                count(&mut self.addresses, (person, address), now_us, own_until)?;
+                count(&mut self.strangers, person, now_us, |tries| paused_until(tries, STRANGERS_FREE))?;
+                self.everybody.add(now_us);
+            }
         }
         Ok(())
     }
 
     /// The try was right: this client starts anew. What other strangers have tried stays counted.
     pub fn succeeded(&mut self, person: Uuid, client: Client) {
-        self.clients.remove(&(person, client));
-        if matches!(client, Client::Stranger(_))
-            && let Some(tries) = self.strangers.get_mut(&person)
-        {
-            tries.failed = tries.failed.saturating_sub(1);
+        match client {
+            Client::Known(number) => {
+                self.known.remove(&(person, number));
+            }
+            Client::Stranger(address) => {
+                self.addresses.remove(&(person, address));
+                self.everybody.failed = self.everybody.failed.saturating_sub(1);
+                if let Some(tries) = self.strangers.get_mut(&person) {
+                    tries.failed = tries.failed.saturating_sub(1);
+                }
+            }
         }
     }
 
     fn open_at(&self, person: Uuid, client: Client, now_us: i64) -> i64 {
-        let own =
-            self.clients.get(&(person, client)).filter(|tries| tries.fresh(now_us)).map_or(0, |tries| {
-                match tries.failed.checked_sub(FREE_TRIES) {
-                    None => 0,
-                    Some(beyond) => tries.last_us + (FIRST_WAIT_US << beyond.min(10)).min(LONGEST_WAIT_US),
-                }
-            });
-        let shared = match client {
-            Client::Known(_) => 0,
-            Client::Stranger(_) => self
-                .strangers
-                .get(&person)
-                .filter(|tries| tries.fresh(now_us) && tries.failed >= STRANGERS_FREE)
-                .map_or(0, |tries| tries.last_us + STRANGERS_PAUSE_US),
+        let until = |tries: Option<&Tries>, rule: fn(&Tries) -> i64| {
+            tries.filter(|tries| tries.fresh(now_us)).map_or(0, rule)
         };
-        own.max(shared)
+        match client {
+            Client::Known(number) => until(self.known.get(&(person, number)), own_until),
+            Client::Stranger(address) => {
+                let own = until(self.addresses.get(&(person, address)), own_until);
+                let of_person =
+                    until(self.strangers.get(&person), |tries| paused_until(tries, STRANGERS_FREE));
+                let of_all = until(Some(&self.everybody), |tries| paused_until(tries, EVERYBODY_FREE));
+                own.max(of_person).max(of_all)
+            }
+        }
     }
 }
 
-fn make_room<K: Copy + Eq + std::hash::Hash>(counters: &mut HashMap<K, Tries>, now_us: i64) {
-    if counters.len() < MOST {
-        return;
+/// Until when one client of one person has to wait.
+fn own_until(tries: &Tries) -> i64 {
+    match tries.failed.checked_sub(FREE_TRIES) {
+        None => 0,
+        Some(beyond) => tries.last_us + (FIRST_WAIT_US << beyond.min(10)).min(LONGEST_WAIT_US),
     }
-    counters.retain(|_, tries| tries.fresh(now_us));
-    if counters.len() >= MOST
-        && let Some(oldest) = counters.iter().min_by_key(|(_, tries)| tries.last_us).map(|(key, _)| *key)
-    {
-        counters.remove(&oldest);
+}
+
+/// Until when unknown clients have to wait for each other, once so many have failed.
+fn paused_until(tries: &Tries, free: u32) -> i64 {
+    if tries.failed >= free { tries.last_us + STRANGERS_PAUSE_US } else { 0 }
+}
+
+/// Counts a try. Where the table is full of counters that lock, it is refused: what locks stays.
+fn count<K: Copy + Eq + std::hash::Hash>(
+    counters: &mut HashMap<K, Tries>,
+    key: K,
+    now_us: i64,
+    locks_until: impl Fn(&Tries) -> i64,
+) -> Result<(), Locked> {
+    if counters.len() >= MOST && !counters.contains_key(&key) {
+        counters.retain(|_, tries| tries.fresh(now_us));
+        let displaced = counters
+            .iter()
+            .filter(|(_, tries)| locks_until(tries) <= now_us)
+            .min_by_key(|(_, tries)| tries.last_us)
+            .map(|(key, _)| *key);
+        match displaced {
+            Some(displaced) => drop(counters.remove(&displaced)),
+            None if counters.len() >= MOST => {
+                return Err(Locked { wait_s: STRANGERS_PAUSE_US as u64 / 1_000_000 });
+            }
+            None => {}
+        }
     }
+    counters.entry(key).or_default().add(now_us);
+    Ok(())
 }
 
 #[cfg(test)]
@@ -191,6 +238,7 @@ mod tests {
             lockout.begin(NURSE, at(1), 0).unwrap();
             lockout.succeeded(NURSE, at(1));
             lockout.strangers.clear();
+            lockout.everybody = Tries::default();
         }
     }
 
@@ -215,13 +263,55 @@ mod tests {
     }
 
     #[test]
-    fn wrong_pins_are_forgotten_after_a_day_and_the_table_stays_bounded() {
+    fn wrong_pins_are_forgotten_after_a_day() {
         let mut lockout = Lockout::default();
         fail(&mut lockout, NURSE, at(1), FREE_TRIES);
         assert_eq!(lockout.begin(NURSE, at(1), FORGOTTEN_US), Ok(()));
-        for n in 0..2 * MOST as u128 {
-            let _ = lockout.begin(Uuid::from_u128(n), at(3), FORGOTTEN_US + n as i64);
+    }
+
+    #[test]
+    fn a_flood_of_other_tries_never_opens_what_is_locked() {
+        let mut lockout = Lockout::default();
+        fail(&mut lockout, NURSE, at(1), FREE_TRIES);
+        for n in 0..3 * MOST as u128 {
+            // A pace at which the pauses of strangers let every one of them through.
+            let now = n as i64 * 2 * STRANGERS_PAUSE_US;
+            let network = IpAddr::V6((n << 64).into());
+            let _ = lockout.begin(Uuid::from_u128(7 + n), Client::stranger(network), now % SECOND);
         }
-        assert!(lockout.clients.len() <= MOST && lockout.strangers.len() <= MOST);
+        assert!(lockout.begin(NURSE, at(1), SECOND).is_err(), "still locked");
+        assert!(lockout.addresses.len() <= MOST && lockout.strangers.len() <= MOST);
+    }
+
+    #[test]
+    fn a_table_full_of_what_locks_makes_strangers_wait_and_no_known_browser() {
+        let mut counters = HashMap::new();
+        for n in 0..MOST {
+            for _ in 0..FREE_TRIES {
+                count(&mut counters, n, 0, own_until).unwrap();
+            }
+        }
+        assert!(count(&mut counters, MOST, SECOND, own_until).is_err());
+        assert_eq!(counters.len(), MOST);
+        assert_eq!(count(&mut counters, MOST, FIRST_WAIT_US, own_until), Ok(()), "the first wait is over");
+        let mut lockout = Lockout::default();
+        fail(&mut lockout, NURSE, at(1), 1);
+        assert_eq!(lockout.begin(DOCTOR, Client::Known([1; 16]), 0), Ok(()));
+        assert!(lockout.known.len() == 1 && lockout.addresses.len() == 1, "each in its own table");
+    }
+
+    #[test]
+    fn all_persons_together_are_guessed_at_no_faster_than_one() {
+        let mut lockout = Lockout::default();
+        for n in 0..EVERYBODY_FREE {
+            fail(&mut lockout, Uuid::from_u128(u128::from(n % 20)), at(n as u8), 1);
+        }
+        let mut judged = 0;
+        for second in 1..=3_600 {
+            let (person, from) = (Uuid::from_u128(second % 20), at(100 + (second % 100) as u8));
+            judged += u32::from(lockout.begin(person, from, second as i64 * SECOND).is_ok());
+        }
+        assert!((100..=120).contains(&judged), "{judged} in an hour");
+        assert_eq!(lockout.begin(NURSE, Client::Known([7; 16]), 3_600 * SECOND), Ok(()));
     }
 }

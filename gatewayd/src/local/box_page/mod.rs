@@ -40,8 +40,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use audit::{Action, Audit, Entry};
-use lockout::{Client, Lockout};
+use audit::{Action, Audit, Entry, Failures};
+use lockout::{Client, Locked, Lockout};
 use pages::pairing::Attempt;
 use pin::Pin;
 use secret::Secret;
@@ -101,6 +101,8 @@ struct Front {
     setup: Mutex<Setup>,
     sessions: Mutex<Sessions>,
     lockout: Mutex<Lockout>,
+    /// Wrong PINs that wait for their line in the audit.
+    failures: Mutex<Failures>,
     /// The pairing that each person has begun last.
     attempts: Mutex<HashMap<Uuid, Attempt>>,
     /// One PIN is checked at a time (19 MiB each).
@@ -137,6 +139,7 @@ impl BoxPage {
             setup: Mutex::new(Setup::open(&dir)),
             sessions: Mutex::new(Sessions::new(idle_us)),
             lockout: Mutex::default(),
+            failures: Mutex::default(),
             attempts: Mutex::default(),
             one_pin: Semaphore::new(1),
             one_photo: Arc::new(Semaphore::new(1)),
@@ -231,15 +234,16 @@ impl Front {
         lock(&self.staff).find(&self.desk.roster().borrow(), id)
     }
 
-    /// Checks a PIN, as often as the lockout lets it be tried.
+    /// Checks a PIN, as often as the lockout lets it be tried. Somebody who does not exist is answered like a wrong PIN,
+    /// and nothing is counted or written for them: whoever asks could invent any number of them.
     async fn check_pin(&self, id: Uuid, typed: &str, client: Client) -> Result<(), PinRefused> {
+        let locked = |locked: Locked| PinRefused::Locked { wait_s: locked.wait_s };
+        let Some(person) = self.person(id) else { return Err(PinRefused::Wrong) };
+        // Before anything that costs: who has to wait costs nothing.
+        lock(&self.lockout).may_try(id, client, self.clock.boottime_us()).map_err(locked)?;
         let waiting = tokio::time::timeout(QUEUE_FOR_PIN, self.one_pin.acquire()).await;
         let Ok(Ok(_one)) = waiting else { return Err(PinRefused::Busy) };
-        let now_us = self.clock.boottime_us();
-        lock(&self.lockout)
-            .begin(id, client, now_us)
-            .map_err(|locked| PinRefused::Locked { wait_s: locked.wait_s })?;
-        let Some(person) = self.person(id) else { return Err(PinRefused::Wrong) };
+        lock(&self.lockout).begin(id, client, self.clock.boottime_us()).map_err(locked)?;
         let Ok(pin) = Pin::parse(typed) else { return Err(PinRefused::Wrong) };
         let checked = tokio::task::spawn_blocking(move || pin.matches(&person.verifier)).await;
         if !checked.unwrap_or(false) {
@@ -247,6 +251,15 @@ impl Front {
         }
         lock(&self.lockout).succeeded(id, client);
         Ok(())
+    }
+
+    /// Writes that somebody tried in vain: at most a line a minute for each person and deed, with how many it stands for.
+    /// So nobody without a PIN can push what was done out of the audit.
+    async fn failed(&self, who: &str, visit: &Visit, action: Action, why: &str) {
+        let Some(before) = lock(&self.failures).take((who, action), self.clock.boottime_us()) else { return };
+        let failure =
+            if before == 0 { why.to_owned() } else { format!("{why}; {before} more since the last line") };
+        self.did(who, visit, action, "", &failure).await;
     }
 
     /// Writes what a person did, or tried.

@@ -47,7 +47,8 @@ pub(super) async fn set_up(State(front): State<Arc<Front>>, visit: Visit, Form(f
         return again(&fill(words.door.login_locked, &[&locked.wait_s]));
     }
     if !lock(&front.setup).is(fields.text("code")) {
-        front.did(&name, &visit, Action::SetUp, "", "wrong set-up code").await;
+        // Nobody is known yet: the name is whatever was typed.
+        front.failed("?", &visit, Action::SetUp, "wrong set-up code").await;
         return again(words.door.setup_wrong_code);
     }
     lock(&front.lockout).succeeded(NOBODY, client);
@@ -166,12 +167,13 @@ pub(super) async fn log_in(State(front): State<Arc<Front>>, visit: Visit, Form(f
     let words = visit.words();
     let id = fields.text("who").parse().unwrap_or(NOBODY);
     let person = front.person(id);
-    let who = person.as_ref().map_or("?", |person| person.name.as_str());
     let again = |status, text: &str| (status, login_page(&front, &visit, Some(id), text)).into_response();
     match front.check_pin(id, fields.text("pin"), visit.client(&front, id)).await {
         Ok(()) => {}
         Err(PinRefused::Wrong) => {
-            front.did(who, &visit, Action::LogIn, "", "wrong PIN").await;
+            if let Some(person) = &person {
+                front.failed(&person.name, &visit, Action::LogIn, "wrong PIN").await;
+            }
             return again(StatusCode::UNPROCESSABLE_ENTITY, words.door.login_wrong);
         }
         Err(PinRefused::Locked { wait_s }) => {

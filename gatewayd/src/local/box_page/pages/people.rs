@@ -93,7 +93,7 @@ async fn confirmed(front: &Front, at: &Attended, typed: &str, action: Action) ->
     let (status, text) = match front.check_pin(at.person.id, typed, client).await {
         Ok(()) => return Ok(()),
         Err(PinRefused::Wrong) => {
-            front.did(&at.person.name, &at.visit, action, "", "wrong PIN").await;
+            front.failed(&at.person.name, &at.visit, action, "wrong PIN").await;
             (StatusCode::UNPROCESSABLE_ENTITY, words.door.login_wrong.to_owned())
         }
         Err(PinRefused::Locked { wait_s }) => {
