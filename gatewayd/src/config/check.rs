@@ -194,6 +194,8 @@ fn uplink(checker: &Checker<'_>, config: &Config) -> Result<(), ConfigError> {
     checker.range("uplink", "connect_timeout_s", uplink.connect_timeout_s, (0.1, 600.0))?;
     checker.range("uplink", "backoff_ms", uplink.backoff_ms, (10, 600_000))?;
     checker.range("uplink", "backoff_max_s", uplink.backoff_max_s, (0.01, 3_600.0))?;
+    checker.range("uplink", "refused_max_s", uplink.refused_max_s, (0.01, 3_600.0))?;
+    checker.range("uplink", "silence_s", uplink.silence_s, (0.5, 3_600.0))?;
     checker.range("uplink", "ack_timeout_s", uplink.ack_timeout_s, (0.1, 3_600.0))?;
     checker.range(
         "uplink",

@@ -192,14 +192,20 @@ section! {
         cert: Option<PathBuf> = None,
         /// Its key, PEM. No default with TLS.
         key: Option<PathBuf> = None,
-        /// MQTT keep-alive, seconds, at least 5. Default 15.
-        keep_alive_s: u64 = 15,
-        /// How long connecting, subscribing or publishing may take, seconds. Default 10.
-        connect_timeout_s: f64 = 10.0,
+        /// MQTT keep-alive, seconds, at least 5: the broker takes this gateway for gone after one and a half times as
+        /// long. Default 60.
+        keep_alive_s: u64 = 60,
+        /// A connection on which nothing moves is given up after this time, beyond what bytes on the way need, seconds.
+        /// Default 30.
+        silence_s: f64 = 30.0,
+        /// How long each step to the broker may wait for its answer (TCP, TLS, greeting, subscription), seconds. Default 20.
+        connect_timeout_s: f64 = 20.0,
         /// The longest of the first pauses after a lost connection, milliseconds. Default 2000.
         backoff_ms: u64 = 2_000,
-        /// The longest pause after many failures, seconds. Default 60.
-        backoff_max_s: f64 = 60.0,
+        /// The longest pause while network or broker are away, seconds. Default 6.
+        backoff_max_s: f64 = 6.0,
+        /// The longest pause while the broker refuses this gateway, seconds. Default 60.
+        refused_max_s: f64 = 60.0,
         /// How long the bridge has to acknowledge at first, seconds. Default 30.
         ack_timeout_s: f64 = 30.0,
         /// How long it has after several tries, seconds. Default 600.

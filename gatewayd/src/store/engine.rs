@@ -67,6 +67,8 @@ pub struct Engine {
     pub(super) next_ordinal: i64,
     pub(super) known: Option<Known>,
     pub(super) online: bool,
+    /// Frame bytes in a batch, as the line carries them.
+    pub(super) pack_at_most: u64,
     pub(super) figures: Figures,
     pub(super) admission: watch::Sender<Admission>,
     pub(super) outbox: watch::Sender<u64>,
@@ -144,6 +146,7 @@ impl Engine {
             next_ordinal: 0,
             known: None,
             online: false,
+            pack_at_most: u64::MAX,
             figures: Figures::default(),
             admission: watch::channel(Admission::Everything).0,
             outbox: watch::channel(0).0,

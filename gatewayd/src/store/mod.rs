@@ -331,6 +331,12 @@ impl Store {
         self.admission.clone()
     }
 
+    /// Batches that are sealed from now on hold no more frame bytes than this: what the line carries well.
+    pub fn pack_at_most(&self, bytes: u64) {
+        // Where the queue is full a batch is as big as before; the next word comes soon.
+        let _ = self.jobs.try_send(Job::Read(Box::new(move |engine| engine.pack_at_most = bytes)));
+    }
+
     /// Wakes when something new waits in the outbox.
     pub fn outbox_changed(&self) -> watch::Receiver<u64> {
         self.outbox.clone()

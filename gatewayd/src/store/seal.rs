@@ -53,6 +53,7 @@ impl Engine {
             // After an outage there is more than the online limit: pack it well.
             let backlog = waiting > 4 * self.settings.seal_bytes;
             let limit = if backlog { self.settings.full_bytes } else { self.settings.seal_bytes };
+            let limit = limit.min(self.pack_at_most);
             self.begin()?;
             let sealed = self.seal_batch(limit)?;
             self.commit()?;

@@ -2,31 +2,30 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use kinara_protocol::envelope::{self, Ack, Command, CommandResult, Config, ENVELOPE_VERSION, ack, command};
 use kinara_protocol::topic::{self, Leaf};
 use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{Filter, LastWill, Packet, Publish, PublishProperties, SubscribeReasonCode};
-use rumqttc::v5::{AsyncClient, Event, MqttOptions};
-use rumqttc::{TlsConfiguration, Transport};
-use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, JoinSet};
+use rumqttc::v5::mqttbytes::v5::{
+    Connect, ConnectProperties, ConnectReturnCode, Filter, LastWill, Packet, Publish, PublishProperties,
+};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::flight::Window;
+use super::line::{self, INCOMING, Incoming, Line, LineError, Patience};
 use super::messages::{self, Identity};
+use super::pace::Pace;
+use super::queue::Item;
 use super::trace::{self, Follower};
-use super::{Context, UplinkError, tls};
+use super::{Context, UplinkError, dial};
 use crate::align::source::ToldTime;
 use crate::hardware::HardwareId;
 use crate::status::{ClockSource, Snapshot};
-use crate::store::{Kind, Name, StoreError};
+use crate::store::{Kind, Name, Sealed, StoreError};
 use crate::vitals::Pulse;
 
-/// Requests that may wait in the client.
-const REQUESTS: usize = 64;
-/// Messages that may wait for us.
-const INCOMING: usize = 256;
 /// How often deadlines are looked at.
 const TICK: Duration = Duration::from_millis(250);
 /// Seconds after which the broker drops a live message that it could not deliver.
@@ -35,85 +34,73 @@ const LIVE_EXPIRY: u32 = 5;
 const ASK_TIME: Duration = Duration::from_secs(15);
 /// How often it is asked to confirm a time that is known from elsewhere.
 const CONFIRM_TIME: Duration = Duration::from_hours(1);
+/// Messages of QoS 1 that the broker may send us before we have answered one.
+const RECEIVE_MOST: u16 = 64;
+/// Of a line that was measured, `state` takes no more than one part in so many.
+const STATE_SHARE: f64 = 10.0;
 /// The name under which the store keeps the version of the configuration.
 const CONFIG_VERSION: &str = "config_version";
-
-enum Incoming {
-    Connected,
-    Subscribed(bool),
-    Message(Publish),
-    Ended(UplinkError),
-}
+/// The alert about what the broker does not take.
+const TOO_BIG: &str = "broker_limit";
 
 /// A connection that is subscribed.
 pub struct Connection<'a> {
     context: &'a Context,
-    client: AsyncClient,
-    incoming: mpsc::Receiver<Incoming>,
+    pace: &'a mut Pace,
+    line: Line,
     /// What came before the subscription was confirmed.
     early: Vec<Publish>,
-    poller: AbortHandle,
     identity: Identity,
     window: Window,
     follower: Follower,
     /// Acknowledgements on their way into the store.
     deleting: JoinSet<Result<(), StoreError>>,
+    /// We ended it ourselves.
+    stopped: bool,
     live_until: Option<Instant>,
     live_by_config: bool,
     config_version: u64,
     time_request: (u64, i64, Instant),
     time_told: Option<Instant>,
+    state_bytes: usize,
 }
 
 impl Drop for Connection<'_> {
     fn drop(&mut self) {
-        self.poller.abort();
+        if self.window.is_barren() && !self.stopped {
+            self.pace.barren();
+            tell(self.context, self.pace);
+        }
     }
 }
 
 impl<'a> Connection<'a> {
     /// Connects and subscribes.
-    pub async fn open(context: &'a Context) -> Result<Self, UplinkError> {
+    pub async fn open(context: &'a Context, pace: &'a mut Pace) -> Result<Self, UplinkError> {
         let settings = &context.settings;
         let identity = context.store.identity().await?;
         let config_version = context.store.note(CONFIG_VERSION).await?.unwrap_or(0) as u64;
-        let (client, mut events) = AsyncClient::new(options(context, &identity)?, REQUESTS);
-        let (sender, mut incoming) = mpsc::channel(INCOMING);
-        let poller = tokio::spawn(async move {
-            loop {
-                let message = match events.poll().await {
-                    Ok(Event::Incoming(Packet::ConnAck(_))) => Incoming::Connected,
-                    Ok(Event::Incoming(Packet::SubAck(subscribed))) => Incoming::Subscribed(
-                        subscribed
-                            .return_codes
-                            .iter()
-                            .all(|code| matches!(code, SubscribeReasonCode::Success(_))),
-                    ),
-                    Ok(Event::Incoming(Packet::Publish(publish))) => Incoming::Message(publish),
-                    Ok(_) => continue,
-                    Err(error) => Incoming::Ended(Box::new(error).into()),
-                };
-                let ended = matches!(message, Incoming::Ended(_));
-                if sender.send(message).await.is_err() || ended {
-                    return;
-                }
-            }
-        })
-        .abort_handle();
-        let opened = timeout(settings.connect_timeout, subscribe(context, &client, &mut incoming)).await;
-        let early = match opened.unwrap_or(Err(UplinkError::Timeout("connect"))) {
-            Ok(early) => early,
+        let stream = dial::dial(settings, &context.judge).await?;
+        let hello = hello(context, pace, &identity);
+        let greeted = match line::greet(stream, hello, settings.connect_timeout).await {
+            Ok(greeted) => greeted,
             Err(error) => {
-                poller.abort();
-                return Err(error);
+                learn(pace, &error);
+                return Err(error.into());
             }
         };
+        pace.limits = greeted.limits;
+        tell(context, pace);
+        context.board.alert(TOO_BIG, None);
+        let patience = Patience { silence: settings.silence, keep_alive: pace.keep_alive(settings) };
+        let mut line = Line::start(greeted, patience);
+        let subscribed = timeout(settings.connect_timeout, subscribe(context, &mut line)).await;
+        let early = subscribed.unwrap_or(Err(UplinkError::Timeout))?;
         Ok(Self {
             early,
             context,
-            client,
-            incoming,
-            poller,
+            pace,
+            line,
             identity,
             window: Window::new(settings),
             follower: Follower::new(
@@ -123,11 +110,13 @@ impl<'a> Connection<'a> {
                 context.known.clone(),
             ),
             deleting: JoinSet::new(),
+            stopped: false,
             live_until: None,
             live_by_config: false,
             config_version,
             time_request: (0, 0, Instant::now()),
             time_told: None,
+            state_bytes: 0,
         })
     }
 
@@ -149,14 +138,17 @@ impl<'a> Connection<'a> {
         loop {
             tokio::select! {
                 () = cancel.cancelled() => {
+                    self.stopped = true;
                     self.say_goodbye().await;
                     return Ok(());
                 }
-                message = self.incoming.recv() => match message {
+                message = self.line.incoming.recv() => match message {
                     Some(Incoming::Message(publish)) => self.take(&publish).await?,
-                    Some(Incoming::Ended(error)) => return Err(error),
-                    Some(Incoming::Connected | Incoming::Subscribed(_)) => {}
-                    None => return Err(UplinkError::Closed),
+                    Some(Incoming::Left(name, took)) => self.window.left(name, took, Instant::now()),
+                    Some(Incoming::Accepted(name)) => self.accepted(name),
+                    Some(Incoming::Ended(error)) => return Err(error.into()),
+                    Some(Incoming::Subscribed(_)) => {}
+                    None => return Err(LineError::Closed.into()),
                 },
                 changed = outbox.changed() => {
                     changed.map_err(|_| StoreError::Stopped)?;
@@ -170,12 +162,12 @@ impl<'a> Connection<'a> {
                 }
                 changed = board.changed() => {
                     if changed.is_err() {
-                        return Err(UplinkError::Closed);
+                        return Err(StoreError::Stopped.into());
                     }
                     board.borrow_and_update();
-                    state_due = state_due.min(state_sent + settings.state_pause);
+                    state_due = state_due.min(state_sent + self.state_rest());
                 }
-                _ = live.tick() => self.publish_live().await?,
+                _ = live.tick() => self.publish_live(),
                 _ = tick.tick() => {
                     pulse.beat();
                     let late = self.window.expire(Instant::now());
@@ -183,14 +175,29 @@ impl<'a> Connection<'a> {
                         tracing::info!(late, "no acknowledgement in time; publishing again");
                     }
                     self.fill().await?;
-                    if Instant::now() >= state_due {
-                        self.publish_state().await?;
+                    if Instant::now() >= state_due && self.line.wants_state() {
+                        self.publish_state();
                         state_sent = Instant::now();
-                        state_due = state_sent + settings.state_every;
+                        state_due = state_sent + settings.state_every.max(self.state_rest());
                     }
                 }
             }
         }
+    }
+
+    /// The broker has a batch.
+    fn accepted(&mut self, name: Name) {
+        self.window.accepted(name, Instant::now());
+        if let Some(goodput) = self.window.goodput() {
+            self.line.rate_is(goodput as u64);
+        }
+    }
+
+    /// Between two tellings of a `state` that changes: on a slow line it must leave room for readings.
+    fn state_rest(&self) -> Duration {
+        let goodput = self.window.goodput().unwrap_or(f64::INFINITY).max(1.0);
+        let rest = Duration::from_secs_f64(self.state_bytes as f64 * STATE_SHARE / goodput);
+        rest.max(self.context.settings.state_pause)
     }
 
     /// Publishes what waits, events first, as far as the window allows.
@@ -200,40 +207,66 @@ impl<'a> Connection<'a> {
             if count == 0 {
                 continue;
             }
-            let waiting = self.context.store.waiting(kind, self.window.names(), count, bytes).await?;
-            let leaf = if kind == Kind::Event { Leaf::Event } else { Leaf::Batch };
-            for sealed in waiting {
-                let again =
-                    self.window.published(sealed.name, sealed.sha256, sealed.payload.len(), Instant::now());
-                if again {
-                    self.context.board.update(|snapshot| {
-                        snapshot.uplink.republished += 1;
-                        true
-                    });
-                }
-                let mut properties =
-                    messages::properties(&self.context.settings.gateway.to_string(), &sealed.name);
-                properties.user_properties.extend(self.follower.published(&sealed));
-                self.publish(leaf, QoS::AtLeastOnce, false, sealed.payload, properties).await?;
+            for sealed in self.context.store.waiting(kind, self.window.names(), count, bytes).await? {
+                self.send(sealed);
             }
         }
         Ok(())
     }
 
-    async fn publish(
+    fn send(&mut self, sealed: Sealed) {
+        let name = sealed.name;
+        let bytes = sealed.payload.len();
+        let mut properties = messages::properties(&self.context.settings.gateway.to_string(), &name);
+        properties.user_properties.extend(self.follower.published(&sealed));
+        let leaf = if name.kind == Kind::Event { Leaf::Event } else { Leaf::Batch };
+        let publish = self.message(leaf, self.line.qos(), false, sealed.payload, properties);
+        let item = match name.kind {
+            Kind::Event => Item::Event(name, publish),
+            Kind::Batch => Item::Batch(name, publish),
+        };
+        if !self.line.publish(item) {
+            self.leave_out(name, bytes);
+        } else if self.window.published(name, sealed.sha256, bytes, Instant::now()) {
+            self.context.board.update(|snapshot| {
+                snapshot.uplink.republished += 1;
+                true
+            });
+        }
+    }
+
+    /// A batch is larger than what the broker takes: it stays here, and the rest goes on.
+    fn leave_out(&mut self, name: Name, bytes: usize) {
+        let most = self.line.limits().packet;
+        tracing::error!(
+            ?name,
+            bytes,
+            most,
+            "the broker takes no packets of this size; the batch is left out"
+        );
+        self.window.too_big(name);
+        self.context.board.alert(
+            TOO_BIG,
+            Some(format!(
+                "The broker takes packets of at most {most} bytes; {} batches are larger and stay here. \
+                 Its maximum packet size has to be raised.",
+                self.window.left_out()
+            )),
+        );
+    }
+
+    fn message(
         &self,
         leaf: Leaf,
         qos: QoS,
         retain: bool,
         payload: Vec<u8>,
         properties: PublishProperties,
-    ) -> Result<(), UplinkError> {
+    ) -> Publish {
         let topic = topic::of(self.context.settings.gateway, leaf);
-        let publish = self.client.publish_with_properties(topic, qos, retain, payload, properties);
-        timeout(self.context.settings.connect_timeout, publish)
-            .await
-            .map_err(|_| UplinkError::Timeout("publish"))?
-            .map_err(|_| UplinkError::Closed)
+        let mut publish = Publish::new(topic, qos, Bytes::from(payload), Some(properties));
+        publish.retain = retain && self.line.limits().retain;
+        publish
     }
 
     async fn take(&mut self, publish: &Publish) -> Result<(), UplinkError> {
@@ -266,7 +299,12 @@ impl<'a> Connection<'a> {
             return;
         };
         match &ack.outcome {
-            Some(ack::Outcome::Done(_)) if self.window.answered(name, &sha256) => {
+            Some(ack::Outcome::Done(_)) => {
+                let Some(took) = self.window.answered(name, &sha256, Instant::now()) else {
+                    tracing::warn!(?name, "an answer for another content than was sent; ignored");
+                    return;
+                };
+                self.arrived(name, took);
                 self.follower.answered(name, &trace::Answer::Done);
                 let (store, board, clock) =
                     (self.context.store.clone(), self.context.board.clone(), self.context.clock.clone());
@@ -281,7 +319,11 @@ impl<'a> Connection<'a> {
                     Ok(())
                 });
             }
-            Some(ack::Outcome::Refused(refused)) if self.window.answered(name, &sha256) => {
+            Some(ack::Outcome::Refused(refused)) => {
+                if self.window.answered(name, &sha256, Instant::now()).is_none() {
+                    tracing::warn!(?name, "an answer for another content than was sent; ignored");
+                    return;
+                }
                 self.follower.answered(name, &trace::Answer::Refused(&refused.reason));
                 self.park(name, sha256, refused.reason.clone());
             }
@@ -291,8 +333,15 @@ impl<'a> Connection<'a> {
                 let pause = Duration::from_secs(u64::from(retry.seconds.clamp(1, 600)));
                 self.window.pause(name, pause, Instant::now());
             }
-            Some(_) => tracing::warn!(?name, "an answer for another content than was sent; ignored"),
             None => tracing::warn!(?name, "an answer of a newer kind; ignored"),
+        }
+    }
+
+    /// What the line brought through tells how big the next batches may be.
+    fn arrived(&mut self, name: Name, took: Duration) {
+        if name.kind == Kind::Batch {
+            self.pace.arrived(took);
+            tell(self.context, self.pace);
         }
     }
 
@@ -331,14 +380,11 @@ impl<'a> Connection<'a> {
             None => (false, "a command that this version does not know".to_owned()),
         };
         let result = CommandResult { version: ENVELOPE_VERSION, id: command.id, ok, detail };
-        self.publish(
-            Leaf::CommandResult,
-            QoS::AtLeastOnce,
-            false,
-            envelope::seal(&result),
-            PublishProperties::default(),
-        )
-        .await
+        let sealed = envelope::seal(&result);
+        let answer =
+            self.message(Leaf::CommandResult, self.line.qos(), false, sealed, PublishProperties::default());
+        self.line.publish(Item::Answer(answer));
+        Ok(())
     }
 
     fn identify(&self, hardware: &str) -> (bool, String) {
@@ -376,20 +422,22 @@ impl<'a> Connection<'a> {
         Ok(())
     }
 
-    async fn publish_live(&mut self) -> Result<(), UplinkError> {
+    fn publish_live(&mut self) {
         let watched = self.live_until.is_some_and(|until| until > Instant::now());
         let wanted = self.context.settings.live_always || self.live_by_config || watched;
         self.context.board.update(|snapshot| std::mem::replace(&mut snapshot.uplink.live, wanted) != wanted);
-        if !wanted {
-            return Ok(());
+        if !wanted || !self.line.wants_live() {
+            return;
         }
-        let Some(live) = self.context.newest.collect() else { return Ok(()) };
+        let Some(live) = self.context.newest.collect() else { return };
         let properties =
             PublishProperties { message_expiry_interval: Some(LIVE_EXPIRY), ..PublishProperties::default() };
-        self.publish(Leaf::Live, QoS::AtMostOnce, false, envelope::seal(&live), properties).await
+        let message = self.message(Leaf::Live, QoS::AtMostOnce, false, envelope::seal(&live), properties);
+        // What does not fit the broker is old in a second anyway.
+        self.line.publish(Item::Live(message));
     }
 
-    async fn publish_state(&mut self) -> Result<(), UplinkError> {
+    fn publish_state(&mut self) {
         let snapshot = self.context.board.now();
         let needs = matches!(snapshot.clock.source, ClockSource::Unknown | ClockSource::Bridge);
         // A time that is known is confirmed by the bridge now and then: only so does the floor rise.
@@ -398,92 +446,102 @@ impl<'a> Connection<'a> {
             self.time_request = (rand::random::<u64>() | 1, self.context.clock.boottime_us(), Instant::now());
         }
         let nonce = if asks { self.time_request.0 } else { 0 };
-        self.publish_snapshot(&snapshot, nonce, true).await
+        self.publish_snapshot(&snapshot, nonce, true);
     }
 
-    async fn publish_snapshot(
-        &self,
-        snapshot: &Snapshot,
-        nonce: u64,
-        online: bool,
-    ) -> Result<(), UplinkError> {
+    /// Tells `state`; where it is larger than the broker takes, as much of it as fits.
+    fn publish_snapshot(&mut self, snapshot: &Snapshot, nonce: u64, online: bool) {
         let mut state = messages::state(self.context, snapshot, self.identity, nonce, self.config_version);
         state.online = online;
-        let payload = envelope::seal(&state);
-        self.publish(Leaf::State, QoS::AtLeastOnce, true, payload, PublishProperties::default()).await
+        for shorten in messages::SHORTER {
+            shorten(&mut state);
+            let sealed = envelope::seal(&state);
+            self.state_bytes = sealed.len();
+            let message =
+                self.message(Leaf::State, self.line.qos(), true, sealed, PublishProperties::default());
+            if self.line.publish(Item::State(message)) {
+                return;
+            }
+        }
+        tracing::warn!(most = self.line.limits().packet, "the broker takes no packet as large as our state");
     }
 
     async fn say_goodbye(&mut self) {
-        let goodbye = async {
-            self.publish_snapshot(&self.context.board.now(), 0, false).await?;
-            self.client.disconnect().await.map_err(|_| UplinkError::Closed)?;
-            while let Some(message) = self.incoming.recv().await {
+        self.publish_snapshot(&self.context.board.now(), 0, false);
+        self.line.close();
+        let ended = async {
+            while let Some(message) = self.line.incoming.recv().await {
                 if matches!(message, Incoming::Ended(_)) {
                     break;
                 }
             }
-            Ok::<(), UplinkError>(())
         };
-        if !matches!(timeout(Duration::from_secs(2), goodbye).await, Ok(Ok(()))) {
+        if timeout(Duration::from_secs(2), ended).await.is_err() {
             tracing::debug!("the broker did not hear the goodbye; it has the last will");
         }
     }
 }
 
-/// Waits for the connection, subscribes, and waits until that is confirmed: an acknowledgement must not pass us by.
-async fn subscribe(
-    context: &Context,
-    client: &AsyncClient,
-    incoming: &mut mpsc::Receiver<Incoming>,
-) -> Result<Vec<Publish>, UplinkError> {
+/// Lets batches be as big as the line carries.
+fn tell(context: &Context, pace: &mut Pace) {
+    if let Some(bytes) = pace.news() {
+        tracing::debug!(bytes, "frame bytes in a batch, as the line carries them");
+        context.store.pack_at_most(bytes);
+    }
+}
+
+/// What a refusal says about the broker: the next greeting asks for less.
+fn learn(pace: &mut Pace, error: &LineError) {
+    match error {
+        LineError::Refused { code: ConnectReturnCode::QoSNotSupported, .. } => pace.limits.qos_1 = false,
+        LineError::Refused { code: ConnectReturnCode::RetainNotSupported, .. } => pace.limits.retain = false,
+        _ => {}
+    }
+}
+
+/// Subscribes and waits until that is confirmed: an acknowledgement must not pass us by.
+async fn subscribe(context: &Context, line: &mut Line) -> Result<Vec<Publish>, UplinkError> {
+    let filters = [Leaf::Ack, Leaf::Command, Leaf::Config]
+        .map(|leaf| Filter::new(topic::of(context.settings.gateway, leaf), QoS::AtLeastOnce));
+    line.subscribe(filters.into());
     let mut early = Vec::new();
     loop {
-        match incoming.recv().await {
-            Some(Incoming::Connected) => {
-                let filters = [Leaf::Ack, Leaf::Command, Leaf::Config]
-                    .map(|leaf| Filter::new(topic::of(context.settings.gateway, leaf), QoS::AtLeastOnce));
-                client.subscribe_many(filters).await.map_err(|_| UplinkError::Closed)?;
-            }
+        match line.incoming.recv().await {
             Some(Incoming::Subscribed(true)) => return Ok(early),
             Some(Incoming::Subscribed(false)) => return Err(UplinkError::Subscription),
             // A retained configuration may come before the confirmation.
-            Some(Incoming::Message(publish)) => {
-                if early.len() < INCOMING {
-                    early.push(publish);
-                }
-            }
-            Some(Incoming::Ended(error)) => return Err(error),
-            None => return Err(UplinkError::Closed),
+            Some(Incoming::Message(publish)) if early.len() < INCOMING => early.push(publish),
+            Some(Incoming::Ended(error)) => return Err(error.into()),
+            Some(_) => {}
+            None => return Err(LineError::Closed.into()),
         }
     }
 }
 
-fn options(context: &Context, identity: &Identity) -> Result<MqttOptions, UplinkError> {
+fn hello(context: &Context, pace: &Pace, identity: &Identity) -> Packet {
     let settings = &context.settings;
     // Nobody else can know it (the broker closes the older of two connections with one client id, whoever opens the
     // other), and it is the same for the daemon's life, so that a half-open connection is closed, and its will sent,
     // before the next one says that we are there.
     let client_id = format!("{}-{:016x}", settings.gateway, identity.0);
-    let mut options = MqttOptions::new(client_id, settings.host.clone(), settings.port);
-    options.set_keep_alive(settings.keep_alive);
-    options.set_clean_start(true);
-    options.set_session_expiry_interval(Some(0));
-    options.set_connection_timeout(settings.connect_timeout.as_secs().max(1));
-    options.set_max_packet_size(Some((envelope::MAX_SEALED + 64 * 1024) as u32));
-    options.set_receive_maximum(Some(64));
-    // Below the receive maximum of any broker in use: Mosquitto's default is 20.
-    options.set_outgoing_inflight_upper_limit(20);
     let will = LastWill::new(
         topic::of(settings.gateway, Leaf::State),
         messages::last_will(),
-        QoS::AtLeastOnce,
-        true,
+        if pace.limits.qos_1 { QoS::AtLeastOnce } else { QoS::AtMostOnce },
+        pace.limits.retain,
         None,
     );
-    options.set_last_will(will);
-    if let Some(files) = &settings.tls {
-        let config = tls::client(files, &context.judge)?;
-        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(config.into())));
-    }
-    Ok(options)
+    let properties = ConnectProperties {
+        session_expiry_interval: Some(0),
+        receive_maximum: Some(RECEIVE_MOST),
+        max_packet_size: Some((envelope::MAX_SEALED + 64 * 1024) as u32),
+        ..ConnectProperties::new()
+    };
+    let connect = Connect {
+        keep_alive: u16::try_from(pace.keep_alive(settings).as_secs()).unwrap_or(u16::MAX),
+        client_id,
+        clean_start: true,
+        properties: Some(properties),
+    };
+    Packet::Connect(connect, Some(will), None)
 }

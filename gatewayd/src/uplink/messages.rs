@@ -111,6 +111,18 @@ pub fn state(
     }
 }
 
+/// `state` in full, and then shorter and shorter, for brokers that take small packets only: last it still says who is
+/// there, how much waits, and asks for the time.
+pub const SHORTER: [fn(&mut State); 4] = [
+    |_| {},
+    |state| state.devices.iter_mut().for_each(|device| device.delivered = None),
+    |state| state.notes.clear(),
+    |state| {
+        state.devices.clear();
+        state.adapters.clear();
+    },
+];
+
 fn adapter_state((name, adapter): (&String, &Adapter)) -> AdapterState {
     AdapterState {
         name: name.clone(),

@@ -3,14 +3,25 @@
 //! The promise: a batch leaves the store when the bridge, and nobody else, has acknowledged it with its name and
 //! digest. Until then it is published again and again: at once on every new connection, and on a standing one when no
 //! answer has come in time. The broker keeps nothing for us (clean start, no session), and its PUBACK counts for
-//! nothing. After any error there is a new client and a new event loop, subscribed anew.
+//! nothing. After any error there is a new connection, subscribed anew.
+//!
+//! It is made for bad lines: what is on the way is bounded by what the line carries ([`flight`]), a line that moves is
+//! alive ([`line`]), batches shrink where nothing gets through ([`pace`]), and no pause is longer than the network's
+//! absence ([`network`]).
 
 mod connection;
+pub mod dial;
 mod flight;
+pub mod line;
 mod messages;
+pub mod meter;
+mod network;
+pub mod pace;
+mod queue;
 pub mod tls;
 mod trace;
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +31,7 @@ use kinara_protocol::topic::GatewayId;
 use kinara_traces::Traces;
 use rand::Rng;
 use tokio::sync::{broadcast, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::align::certificates::Judge;
@@ -32,6 +44,7 @@ use crate::store::Store;
 use crate::vitals::Pulse;
 
 use connection::Connection;
+use pace::Pace;
 
 /// A pause is cut into pieces of this length, so that the watchdog sees the loop turn.
 const BEAT: Duration = Duration::from_secs(1);
@@ -51,12 +64,16 @@ pub struct Settings {
     pub tls: Option<TlsFiles>,
     /// MQTT keep-alive.
     pub keep_alive: Duration,
-    /// How long a connection, and a subscription on it, may take.
+    /// How long each step to the broker may wait for its answer: TCP, TLS, greeting, subscription.
     pub connect_timeout: Duration,
     /// The longest first pauses after a failure.
     pub backoff: Duration,
-    /// The longest pause after many failures.
+    /// The longest pause while network or broker are away.
     pub backoff_most: Duration,
+    /// The longest pause while the broker refuses this gateway.
+    pub refused_most: Duration,
+    /// Nothing may move on a connection for so long, beyond what bytes on the way need.
+    pub silence: Duration,
     /// The bridge has this long to acknowledge, at first.
     pub ack_timeout: Duration,
     /// And at most this long.
@@ -65,6 +82,10 @@ pub struct Settings {
     pub window_batches: usize,
     /// Bytes on the way at once.
     pub window_bytes: usize,
+    /// Frame bytes in a batch, at most.
+    pub full_bytes: u64,
+    /// Frame bytes of a batch while all is well.
+    pub seal_bytes: u64,
     /// How often `state` is told when nothing changes.
     pub state_every: Duration,
     /// Between two tellings of a `state` that changes.
@@ -119,9 +140,12 @@ pub struct Context {
 pub async fn run(context: Context, cancel: CancellationToken) {
     let pulse = context.board.vitals().pulse("uplink");
     let mut failures = 0u32;
+    let mut pace = Pace::new(context.settings.full_bytes, context.settings.seal_bytes);
     while !cancel.is_cancelled() {
-        let ended = match Connection::open(&context).await {
-            Ok(connection) => {
+        let began = Instant::now();
+        let mut tried = Duration::ZERO;
+        let ended = match open(&context, &mut pace, &pulse, &cancel).await {
+            Ok(Some(connection)) => {
                 failures = 0;
                 context.board.alert(CERTIFICATE_ALERT, None);
                 context.board.update(|snapshot| {
@@ -132,7 +156,11 @@ pub async fn run(context: Context, cancel: CancellationToken) {
                 tracing::info!(host = context.settings.host, "connected to the broker");
                 connection.serve(&cancel, &pulse).await
             }
-            Err(error) => Err(error),
+            Ok(None) => continue,
+            Err(error) => {
+                tried = began.elapsed();
+                Err(error)
+            }
         };
         if let Err(error) = context.store.set_online(false).await {
             tracing::error!(%error, "the store has gone");
@@ -145,7 +173,9 @@ pub async fn run(context: Context, cancel: CancellationToken) {
             snapshot.uplink.trouble = error.to_string();
             true
         });
-        let pause = pause(&context.settings, failures);
+        // An attempt that waited for an answer in vain was a pause already.
+        let pause =
+            pause(&context.settings, failures, error.is_refusal()).saturating_sub(tried).max(breath());
         tracing::warn!(%error, retry_in = ?pause, "no way to the broker; readings are kept here");
         failures = failures.saturating_add(1);
         if !rest(pause, &pulse, &cancel).await {
@@ -154,54 +184,149 @@ pub async fn run(context: Context, cancel: CancellationToken) {
     }
 }
 
-/// Pauses, and goes on being alive; false when it is told to end.
-async fn rest(pause: Duration, pulse: &Pulse, cancel: &CancellationToken) -> bool {
-    let until = tokio::time::Instant::now() + pause;
-    loop {
-        pulse.beat();
-        let now = tokio::time::Instant::now();
-        if now >= until {
-            return true;
-        }
-        tokio::select! {
-            () = cancel.cancelled() => return false,
-            () = tokio::time::sleep((until - now).min(BEAT)) => {}
+/// A connection, or nothing when the network changed on the way to it: what was tried on the old one may still wait
+/// for answers that cannot come.
+async fn open<'a>(
+    context: &'a Context,
+    pace: &'a mut Pace,
+    pulse: &Pulse,
+    cancel: &CancellationToken,
+) -> Result<Option<Connection<'a>>, UplinkError> {
+    tokio::select! {
+        opened = Connection::open(context, pace) => opened.map(Some),
+        never = beat(pulse) => match never {},
+        () = cancel.cancelled() => Ok(None),
+        () = network::changed() => {
+            tokio::time::sleep(after_change()).await;
+            Ok(None)
         }
     }
 }
 
 /// What is wrong with this box's own files; they are read again with each attempt.
 fn certificate_trouble(error: &UplinkError) -> Option<String> {
-    matches!(error, UplinkError::Tls(_)).then(|| error.to_string())
+    matches!(error, UplinkError::Dial(dial::DialError::Tls(_))).then(|| error.to_string())
 }
 
-/// The first dozen tries follow each other quickly, then the pauses double; all are jittered, so that a clinic's
-/// gateways do not come back in step.
-fn pause(settings: &Settings, failures: u32) -> Duration {
-    let doublings = failures.saturating_sub(20).min(10);
-    let most = settings.backoff.saturating_mul(1 << doublings).min(settings.backoff_most);
-    most.mul_f64(rand::rng().random_range(0.25..1.0))
+/// Pauses, and goes on being alive; false when it is told to end. A change of the network ends the pause.
+async fn rest(pause: Duration, pulse: &Pulse, cancel: &CancellationToken) -> bool {
+    tokio::select! {
+        () = cancel.cancelled() => return false,
+        () = tokio::time::sleep(pause) => {}
+        never = beat(pulse) => match never {},
+        () = network::changed() => {
+            tracing::info!("the network has changed; trying the broker");
+            tokio::time::sleep(after_change()).await;
+        }
+    }
+    true
+}
+
+/// Shows that this loop turns while it waits.
+async fn beat(pulse: &Pulse) -> Infallible {
+    loop {
+        pulse.beat();
+        tokio::time::sleep(BEAT).await;
+    }
+}
+
+/// While network or broker are away the pauses stay short: the drain is to begin within seconds of their return. Who
+/// is refused does not knock as often. All are jittered, so that a clinic's gateways do not come back in step.
+fn pause(settings: &Settings, failures: u32, refused: bool) -> Duration {
+    let most = if refused { settings.refused_most } else { settings.backoff_most };
+    let longest =
+        settings.backoff.saturating_mul(1 << failures.min(10)).min(most.max(Duration::from_millis(1)));
+    longest.mul_f64(rand::rng().random_range(0.25..1.0))
+}
+
+/// The shortest pause.
+fn breath() -> Duration {
+    Duration::from_millis(rand::rng().random_range(100..500))
+}
+
+/// One switch that comes back is seen by all who hang on it.
+fn after_change() -> Duration {
+    Duration::from_millis(rand::rng().random_range(0..1_000))
 }
 
 /// Why there is no connection any more.
 #[derive(Debug, thiserror::Error)]
 pub enum UplinkError {
-    /// The MQTT library says so.
-    #[error("{0}")]
-    Mqtt(#[from] Box<rumqttc::v5::ConnectionError>),
-    /// A request found the client closed.
-    #[error("the connection closed")]
-    Closed,
-    /// Something took too long.
-    #[error("the broker does not answer ({0})")]
-    Timeout(&'static str),
+    /// There is no way there.
+    #[error(transparent)]
+    Dial(#[from] dial::DialError),
+    /// There is no MQTT there, or no more.
+    #[error(transparent)]
+    Line(#[from] line::LineError),
+    /// The broker does not confirm the subscription.
+    #[error("the broker does not answer (subscribe)")]
+    Timeout,
     /// The broker refused a subscription.
     #[error("the broker refused the subscription; is this gateway enrolled there?")]
     Subscription,
-    /// The certificates cannot be used.
-    #[error(transparent)]
-    Tls(#[from] tls::TlsError),
     /// The store ended.
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),
+}
+
+impl UplinkError {
+    /// Whether somebody said no, and not merely nothing: then asking again soon changes nothing.
+    fn is_refusal(&self) -> bool {
+        match self {
+            Self::Dial(error) => matches!(error, dial::DialError::Handshake { .. } | dial::DialError::Tls(_)),
+            Self::Line(error) => {
+                matches!(error, line::LineError::Refused { .. } | line::LineError::Old { .. })
+            }
+            Self::Subscription => true,
+            Self::Timeout | Self::Store(_) => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> Settings {
+        Settings {
+            gateway: GatewayId(uuid::Uuid::nil()),
+            host: String::new(),
+            port: 0,
+            tls: None,
+            keep_alive: Duration::from_mins(1),
+            connect_timeout: Duration::from_secs(10),
+            backoff: Duration::from_secs(2),
+            backoff_most: Duration::from_secs(6),
+            refused_most: Duration::from_mins(1),
+            silence: Duration::from_secs(30),
+            ack_timeout: Duration::from_secs(30),
+            ack_timeout_most: Duration::from_mins(10),
+            window_batches: 16,
+            window_bytes: 4 << 20,
+            full_bytes: 262_144,
+            seal_bytes: 65_536,
+            state_every: Duration::from_secs(15),
+            state_pause: Duration::from_secs(2),
+            live_always: false,
+            live_every: Duration::from_secs(1),
+        }
+    }
+
+    #[test]
+    fn however_long_an_outage_was_the_next_attempt_is_near_and_who_is_refused_waits_longer() {
+        let settings = settings();
+        for failures in 0..500 {
+            assert!(pause(&settings, failures, false) <= Duration::from_secs(6));
+            assert!(pause(&settings, failures, true) <= Duration::from_mins(1));
+        }
+        assert!((0..50).any(|_| pause(&settings, 400, true) > Duration::from_secs(30)));
+        assert!(pause(&settings, 0, false) <= Duration::from_secs(2));
+    }
+
+    #[test]
+    fn pauses_are_jittered_over_three_quarters_of_their_length() {
+        let all: Vec<_> = (0..200).map(|_| pause(&settings(), 9, false).as_millis()).collect();
+        let (least, most) = (all.iter().min().unwrap(), all.iter().max().unwrap());
+        assert!(most - least > 3_000, "{least} to {most} ms");
+    }
 }

@@ -19,6 +19,18 @@ impl Broker {
         Self { child, port, configuration }
     }
 
+    /// Lays this over its configuration: the last listener's, and then what is said about all. Counts from its next
+    /// start on. Gives the port of one more listener, without the limits.
+    pub fn limit(&self, listener: &str, all: &str) -> u16 {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let text = format!(
+            "{all}\nallow_anonymous true\nlistener {free} 127.0.0.1\nlistener {} 127.0.0.1\n{listener}\n",
+            self.port
+        );
+        std::fs::write(&self.configuration, text).unwrap();
+        free
+    }
+
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();

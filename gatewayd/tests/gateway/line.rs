@@ -28,6 +28,24 @@ pub struct Daemon {
 
 impl Daemon {
     pub async fn start(dir: &Path, port: u16, wearables: &[u64], extra: &str) -> Self {
+        let pace = "ack_timeout_s = 0.5\nack_timeout_max_s = 2\nseal_after_s = 0.3\nbackoff_ms = 300\n";
+        Self::start_on(dir, port, wearables, pace, extra).await
+    }
+
+    /// With an uplink like this.
+    pub async fn start_on(dir: &Path, port: u16, wearables: &[u64], uplink: &str, extra: &str) -> Self {
+        Self::start_at(dir, "127.0.0.1", port, wearables, uplink, extra).await
+    }
+
+    /// With a broker elsewhere.
+    pub async fn start_at(
+        dir: &Path,
+        host: &str,
+        port: u16,
+        wearables: &[u64],
+        uplink: &str,
+        extra: &str,
+    ) -> Self {
         let mut bound = String::new();
         for id in wearables {
             let section = format!("hardware_id = \"kinara:{id:016x}\"\nlabel_secret = \"{SECRET}\"\n");
@@ -36,8 +54,7 @@ impl Daemon {
         }
         let text = format!(
             "gateway_id = \"{GATEWAY}\"\nname = \"A\"\ndata_dir = \"{data}\"\n\
-             [uplink]\nhost = \"127.0.0.1\"\nport = {port}\ntls = false\nack_timeout_s = 0.5\nack_timeout_max_s = 2\n\
-             seal_after_s = 0.3\nbackoff_ms = 300\n\
+             [uplink]\nhost = \"{host}\"\nport = {port}\ntls = false\n{uplink}\n\
              [clock]\ntrust_system = true\n[infer]\nenabled = false\n[local]\nlisten = \"127.0.0.1:0\"\n\
              page_listen = \"127.0.0.1:0\"\n\
              [radio]\nair_dir = \"{air}\"\nrequest_timeout_s = 1\nresend_after_ms = 100\nscan_every_ms = 50\n\

@@ -17,7 +17,11 @@ mod events;
 mod frames;
 mod full_disk;
 mod line;
+#[path = "../../../tests/clinic/src/proxy.rs"]
+#[allow(dead_code, reason = "the oracle uses more of it")]
+mod proxy;
 mod session;
 mod store;
 mod time;
+mod uplink;
 mod watchdog;
