@@ -27,7 +27,8 @@ const KEY_FILE: &str = "identity.key";
 const UNKNOWN_TIME_US: u64 = 10 * 365 * 86_400 * 1_000_000;
 
 /// Who does something.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Actor {
     /// Somebody at the box's page.
     Staff {

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use crate::decisions::Actor;
 use crate::hardware::HardwareId;
 
 /// Where it is in the data folder.
@@ -95,6 +96,19 @@ pub struct Binding {
     pub since_us: i64,
 }
 
+/// A wearer who was recorded for a device and gets it once its log has begun anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandOver {
+    /// The wearer.
+    pub user: Uuid,
+    /// The consent it rests on.
+    pub consent: Uuid,
+    /// The log that has to end first, by its id.
+    pub old_log: u32,
+    /// Who decided it.
+    pub by: Actor,
+}
+
 /// One device.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Device {
@@ -104,6 +118,15 @@ pub struct Device {
     pub bonded: Option<Bonded>,
     /// Who wears it.
     pub worn_by: Option<Binding>,
+    /// Who is to wear it from its next log on; nobody does until then.
+    pub hand_over: Option<HandOver>,
+}
+
+impl Device {
+    /// Who wears it, or is about to.
+    pub fn wearer(&self) -> Option<Uuid> {
+        self.worn_by.map(|binding| binding.user).or(self.hand_over.as_ref().map(|pending| pending.user))
+    }
 }
 
 /// Everything in the file.
@@ -273,6 +296,8 @@ struct DeviceOnDisk {
     name: String,
     bond: Option<BondOnDisk>,
     worn_by: Option<Binding>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hand_over: Option<HandOver>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -318,7 +343,8 @@ fn decode(bytes: &[u8]) -> Result<Contents, NotOurs> {
                 stale: bond.stale,
             }),
         };
-        let device = Device { name: device.name, bonded, worn_by: device.worn_by };
+        let device =
+            Device { name: device.name, bonded, worn_by: device.worn_by, hand_over: device.hand_over };
         contents.devices.insert(hardware, device);
     }
     Ok(contents)
@@ -332,7 +358,8 @@ fn encode(contents: &Contents) -> io::Result<Vec<u8>> {
             how: bonded.how,
             stale: bonded.stale,
         });
-        let device = DeviceOnDisk { name: device.name.clone(), bond, worn_by: device.worn_by };
+        let hand_over = device.hand_over.clone();
+        let device = DeviceOnDisk { name: device.name.clone(), bond, worn_by: device.worn_by, hand_over };
         (hardware.to_string(), device)
     });
     let file = OnDisk {

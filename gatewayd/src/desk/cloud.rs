@@ -73,6 +73,7 @@ impl Desk {
     pub async fn run(self, cancel: CancellationToken) {
         let mut tick = tokio::time::interval(LOOK);
         let mut stepped_back = std::collections::HashMap::new();
+        let mut told = std::collections::HashMap::new();
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return,
@@ -87,6 +88,7 @@ impl Desk {
             for revocation in self.inner.book.revocations() {
                 self.revoke(&revocation).await;
             }
+            self.finish_hand_overs(&mut told).await;
         }
     }
 

@@ -54,6 +54,11 @@ pub enum DeskError {
     /// The link is needed.
     #[error("{0} is not connected. Bring it near the box and wait until it is shown as connected.")]
     NotConnected(HardwareId),
+    /// It is recorded, and waits for the wearable.
+    #[error(
+        "It is recorded. {0} is away: when it comes back it begins a new log, and that is the new wearer's. Bring it near."
+    )]
+    HandOverPending(HardwareId),
     /// The wearable said no.
     #[error("The wearable did not do it: {0}. Try again; if it stays, restart the wearable.")]
     Wearable(String),
@@ -82,6 +87,7 @@ impl DeskError {
             Self::OtherConsentText => "other_consent_text",
             Self::NotDrained { .. } => "not_drained",
             Self::NotConnected(_) => "not_connected",
+            Self::HandOverPending(_) => "hand_over_pending",
             Self::Wearable(_) => "wearable",
             Self::NotKept(_) => "not_kept",
             Self::Stopped => "stopped",

@@ -2,7 +2,7 @@
 //!
 //! Where the device is connected, the boundary between two wearers is a frame: the open ones are closed, and the next
 //! one is the first on the later side. A new wearer starts when the log of the one before has been fetched, or was
-//! formatted by a person who accepted that loss, which is recorded as a gap.
+//! formatted by a person who accepted that loss, which is recorded as a gap ([`super::new_log`]).
 
 use std::time::Duration;
 
@@ -13,14 +13,12 @@ use uuid::Uuid;
 
 use super::{ANSWER, Actor, Desk, DeskError};
 use crate::decisions::{Boundary, What};
-use crate::devices::Binding;
+use crate::devices::{Binding, HandOver};
 use crate::hardware::HardwareId;
 use crate::roster::ConsentHere;
 
 /// How long a device that was just paired may take until it is connected.
 const CONNECTED: Duration = Duration::from_secs(20);
-/// How long a wearable may take to start again with a new log and to connect.
-const FORMATTED: Duration = Duration::from_mins(1);
 /// How often that is looked at.
 const POLL: Duration = Duration::from_millis(100);
 
@@ -77,7 +75,7 @@ impl Desk {
         let (user, added) = self.check_wearer(wearer)?;
         let former = self.worn_by(hardware);
         let another = former.is_some_and(|former| former != user);
-        let from = self.boundary_of_hand_over(hardware, another, log).await?;
+        let (from, old_log) = self.boundary_of_hand_over(hardware, another, log).await?;
 
         let consent_id = self.inner.decisions.new_id();
         let mut what = Vec::new();
@@ -92,20 +90,31 @@ impl Desk {
             text_sha256: consent.text_sha256,
             asked_by: consent.asked_by,
         });
-        if another {
+        if another || (old_log.is_some() && former.is_some()) {
             what.push(What::Unassigned { hardware: hardware.clone(), to: from });
         }
-        what.push(What::Assigned {
-            hardware: hardware.clone(),
-            user,
-            consent: consent_id,
-            from,
-            device_name: device.name,
-        });
+        if old_log.is_none() {
+            what.push(What::Assigned {
+                hardware: hardware.clone(),
+                user,
+                consent: consent_id,
+                from,
+                device_name: device.name,
+            });
+        }
         let ids = self.record(by, what).await?;
-        let decision = ids.last().copied().expect("at least the assignment was recorded");
-        let binding = Binding { user, consent: consent_id, decision, since_us: self.inner.decisions.now().0 };
-        self.set_wearer(hardware, Some(binding))?;
+        let decision = ids.last().copied().expect("at least the consent was recorded");
+        let since_us = self.inner.decisions.now().0;
+        match old_log {
+            None => {
+                let binding = Binding { user, consent: consent_id, decision, since_us };
+                self.set_wearer(hardware, Some(binding), None)?;
+            }
+            Some(old_log) => {
+                let pending = HandOver { user, consent: consent_id, old_log, by: by.clone() };
+                self.set_wearer(hardware, None, Some(pending))?;
+            }
+        }
         let given = ConsentHere { id: consent_id, version: consent.version };
         self.inner
             .book
@@ -115,18 +124,23 @@ impl Desk {
                 people.withdrawn.remove(&user);
             })
             .map_err(DeskError::not_kept)?;
+        if old_log.is_some() {
+            self.wait_handed_over(hardware).await?;
+        }
         Ok(user)
     }
 
     /// Takes a device from its wearer.
     pub async fn unbind(&self, by: &Actor, hardware: &HardwareId) -> Result<(), DeskError> {
         self.known(hardware)?;
-        if self.worn_by(hardware).is_none() {
-            return Ok(());
+        if self.inner.devices.get(hardware).is_some_and(|device| device.hand_over.is_some()) {
+            // The one who was to wear it never did.
+            self.set_wearer(hardware, None, None)?;
+        } else if self.worn_by(hardware).is_some() {
+            let to = self.boundary(hardware).await;
+            self.record(by, vec![What::Unassigned { hardware: hardware.clone(), to }]).await?;
+            self.set_wearer(hardware, None, None)?;
         }
-        let to = self.boundary(hardware).await;
-        self.record(by, vec![What::Unassigned { hardware: hardware.clone(), to }]).await?;
-        self.set_wearer(hardware, None)?;
         self.inner.book.tell();
         Ok(())
     }
@@ -178,40 +192,45 @@ impl Desk {
         wearers.find(|wearer| wearer.hardware.contains(hardware)).map(|wearer| wearer.user)
     }
 
-    fn set_wearer(&self, hardware: &HardwareId, worn_by: Option<Binding>) -> Result<(), DeskError> {
+    pub(super) fn set_wearer(
+        &self,
+        hardware: &HardwareId,
+        worn_by: Option<Binding>,
+        hand_over: Option<HandOver>,
+    ) -> Result<(), DeskError> {
         self.inner
             .devices
             .change(|contents| {
                 if let Some(device) = contents.devices.get_mut(hardware) {
                     device.worn_by = worn_by;
+                    device.hand_over = hand_over;
                 }
             })
             .map_err(DeskError::not_kept)
     }
 
-    /// The boundary for a new wearer. A sensor of another maker has no log and no frames of its own: the time decides.
+    /// The boundary for a new wearer, and the log that has to end first. A sensor of another maker has no log and no frames of
+    /// its own: the time decides.
     async fn boundary_of_hand_over(
         &self,
         hardware: &HardwareId,
         another: bool,
         log: Log,
-    ) -> Result<Option<Boundary>, DeskError> {
+    ) -> Result<(Option<Boundary>, Option<u32>), DeskError> {
         if hardware.factory_id().is_none() {
-            return Ok(None);
+            return Ok((None, None));
         }
         self.wait_connected(hardware, CONNECTED).await?;
         if log == Log::Format {
-            return self.format(hardware).await.map(Some);
+            let (boundary, old_log) = self.give_up_log(hardware).await?;
+            return Ok((Some(boundary), Some(old_log)));
         }
         let (boundary, hello) = self.close_frame(hardware).await?;
         // What was in the open frames may still be on its way.
         if another && hello.stored_frames > 0 {
-            let fetched = self.wait_drained(hardware, boundary).await;
-            if let Err(frames) = fetched {
-                return Err(DeskError::NotDrained { frames });
-            }
+            self.wait_drained(hardware, boundary).await?;
         }
-        Ok(Some(boundary))
+        Ok((Some(boundary), None))
     }
 
     /// The boundary where the device is connected; else the time decides.
@@ -228,7 +247,7 @@ impl Desk {
         }
     }
 
-    async fn close_frame(&self, hardware: &HardwareId) -> Result<(Boundary, Hello), DeskError> {
+    pub(super) async fn close_frame(&self, hardware: &HardwareId) -> Result<(Boundary, Hello), DeskError> {
         match self.ask(hardware, Op::CloseFrame).await? {
             Outcome::Ok => {}
             other => return Err(DeskError::Wearable(format!("{other:?} to closing its frames"))),
@@ -237,53 +256,16 @@ impl Desk {
         Ok(((hello.epoch.0, hello.next_seq), hello))
     }
 
-    async fn hello(&self, hardware: &HardwareId) -> Result<Hello, DeskError> {
+    pub(super) async fn hello(&self, hardware: &HardwareId) -> Result<Hello, DeskError> {
         match self.ask(hardware, Op::Hello).await? {
             Outcome::Hello(hello) => Ok(hello),
             other => Err(DeskError::Wearable(format!("{other:?} to a hello"))),
         }
     }
 
-    async fn ask(&self, hardware: &HardwareId, op: Op) -> Result<Outcome, DeskError> {
+    pub(super) async fn ask(&self, hardware: &HardwareId, op: Op) -> Result<Outcome, DeskError> {
         let answer = self.inner.links.ask(hardware, op, ANSWER).await;
         answer.map_err(|error| DeskError::of_the_device(hardware, &error))
-    }
-
-    /// Has the wearable begin a new log; what it held and is not here is given up. Gives the first frame of the new one.
-    async fn format(&self, hardware: &HardwareId) -> Result<Boundary, DeskError> {
-        let (_, hello) = self.close_frame(hardware).await?;
-        let (oldest_epoch, oldest_seq) = hello.oldest;
-        let first = if oldest_epoch == hello.epoch { oldest_seq } else { 0 };
-        let mut given_up = vec![(hello.epoch, first, hello.next_seq)];
-        if oldest_epoch.0 + 1 == hello.epoch.0 {
-            // The epoch before it reaches as far as the rest of what is stored.
-            let older = hello.stored_frames.saturating_sub(hello.next_seq);
-            given_up.push((oldest_epoch, oldest_seq, oldest_seq.saturating_add(older)));
-        }
-        for (epoch, from, to) in given_up.into_iter().filter(|(_, from, to)| from < to) {
-            self.inner
-                .store
-                .give_up(hardware.clone(), epoch, (from, to), hello.ticks.0)
-                .await
-                .map_err(DeskError::not_kept)?;
-        }
-        tracing::warn!(%hardware, frames = hello.stored_frames, "its log is formatted; a person accepted the loss");
-        match self.ask(hardware, Op::Format).await? {
-            Outcome::Ok => {}
-            other => return Err(DeskError::Wearable(format!("{other:?} to formatting its log"))),
-        }
-        let deadline = Instant::now() + FORMATTED;
-        loop {
-            if let Ok(now) = self.hello(hardware).await
-                && now.epoch.log_id() != hello.epoch.log_id()
-            {
-                return Ok((now.epoch.0, 0));
-            }
-            if Instant::now() > deadline {
-                return Err(DeskError::NotConnected(hardware.clone()));
-            }
-            tokio::time::sleep(POLL).await;
-        }
     }
 
     async fn wait_connected(&self, hardware: &HardwareId, limit: Duration) -> Result<(), DeskError> {
@@ -297,18 +279,19 @@ impl Desk {
         Ok(())
     }
 
-    /// Waits a little until everything before the boundary has been fetched; otherwise tells how much has not.
-    async fn wait_drained(&self, hardware: &HardwareId, boundary: Boundary) -> Result<(), u64> {
+    /// Waits a little until everything before the boundary has been fetched; otherwise tells how much has not. A link that is
+    /// lost meanwhile says nothing about what was fetched.
+    async fn wait_drained(&self, hardware: &HardwareId, boundary: Boundary) -> Result<(), DeskError> {
         let deadline = Instant::now() + ANSWER;
         loop {
-            let hello = self.hello(hardware).await.map_err(|_| 0u64)?;
+            let hello = self.hello(hardware).await?;
             let (epoch, seq) = hello.oldest;
             let passed = (epoch.0, seq) >= boundary;
             if passed || hello.stored_frames == 0 {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                return Err(u64::from(hello.stored_frames));
+                return Err(DeskError::NotDrained { frames: u64::from(hello.stored_frames) });
             }
             tokio::time::sleep(POLL).await;
         }

@@ -7,6 +7,7 @@
 mod cloud;
 mod error;
 mod handover;
+mod new_log;
 mod view;
 
 use std::collections::BTreeSet;

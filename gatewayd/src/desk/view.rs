@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use uuid::Uuid;
 
 use super::Desk;
+use crate::devices::Device;
 use crate::hardware::HardwareId;
-use crate::status::Link;
+use crate::status::{self, Link};
 
 /// A device, for people.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,7 +58,7 @@ impl Desk {
             let wearer = roster.wearers.iter().find(|wearer| wearer.hardware.contains(hardware));
             DeviceView {
                 hardware: hardware.clone(),
-                trouble: seen.problem(),
+                trouble: trouble(&device, &seen),
                 name: if seen.name.is_empty() { device.name } else { seen.name },
                 link: seen.link,
                 bonded: device.bonded.is_some(),
@@ -75,4 +76,11 @@ impl Desk {
         };
         all.into_iter().map(view).collect()
     }
+}
+
+fn trouble(device: &Device, seen: &status::Device) -> String {
+    if device.hand_over.is_some() {
+        return "It has to begin a new log for its new wearer; bring it near the box.".to_owned();
+    }
+    seen.problem()
 }

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::{ConsentText, Introduction, Revocation, Roster, StaffEntry, WearerEntry, texts};
-use crate::devices::{Devices, set_aside, write_through};
+use crate::devices::{Device, Devices, set_aside, write_through};
 use crate::hardware::HardwareId;
 
 /// The cloud's configuration as it came, in the data folder.
@@ -217,11 +217,11 @@ fn compose(config: &Config, people: &People, devices: &Devices) -> Roster {
     for wearer in &mut wearers {
         // Where this box knows who wears a device, it knows it better than the last configuration.
         wearer.hardware.retain(|hardware| {
-            let worn_by = here.get(hardware).and_then(|device| device.worn_by);
-            worn_by.is_none_or(|binding| binding.user == wearer.user)
+            let worn_by = here.get(hardware).and_then(Device::wearer);
+            worn_by.is_none_or(|user| user == wearer.user)
         });
         for (hardware, device) in &here {
-            let theirs = device.worn_by.is_some_and(|binding| binding.user == wearer.user);
+            let theirs = device.wearer() == Some(wearer.user);
             if theirs && !wearer.hardware.contains(hardware) {
                 wearer.hardware.push(hardware.clone());
             }

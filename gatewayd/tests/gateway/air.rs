@@ -58,6 +58,8 @@ pub struct State {
     pub window_open: bool,
     /// Nothing of its log leaves it.
     pub holds_back: bool,
+    /// It obeys a format and is away from then on.
+    pub goes_at_format: bool,
     /// It offers one nonce for ever, as no wearable does.
     pub repeats_nonce: bool,
     /// Who it says that it is.
@@ -97,6 +99,7 @@ impl Wearable {
             links: 0,
             window_open: true,
             holds_back: false,
+            goes_at_format: false,
             repeats_nonce: false,
             claims: factory_id,
             resets: false,
@@ -268,6 +271,7 @@ impl State {
                 let len = encode_boot_anchor(self.epoch, 0, Ticks(0), &anchor, &mut out);
                 self.push(Bytes::copy_from_slice(&out[..len]));
                 (self.resets, self.holds_back) = (true, false);
+                self.hangs = self.goes_at_format;
                 Outcome::Ok
             }
             Op::Revoke { .. } => {

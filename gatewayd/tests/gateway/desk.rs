@@ -255,6 +255,50 @@ async fn a_new_wearer_waits_for_the_log_of_the_one_before_or_somebody_accepts_it
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hand_over_outlives_a_wearable_that_goes_and_a_box_that_starts_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path());
+    let bridge = Bridge::start(broker.port);
+    let wearable = Wearable::start(&air(dir.path()), 0xa6, 10);
+    let daemon = start(dir.path(), broker.port).await;
+    let hardware = pair(&daemon.desk).await;
+    let asha = daemon.desk.bind(&nurse(), &hardware, named("Asha"), agreed(&daemon.desk), Log::Drain).await;
+    let asha = asha.unwrap();
+    until("her log is drained", || wearable.is_drained()).await;
+    wearable.lock().holds_back = true;
+    wearable.lock().goes_at_format = true;
+    wearable.produce(20);
+    let (desk, of, consent) = (daemon.desk.clone(), hardware.clone(), agreed(&daemon.desk));
+    let binding =
+        tokio::spawn(async move { desk.bind(&nurse(), &of, named("Bela"), consent, Log::Format).await });
+    until("it was told and has gone", || wearable.lock().hangs).await;
+    until("her time has ended before it", || decided(&bridge).ends_with(&["added", "consent", "unassigned"]))
+        .await;
+    let wearer = daemon.desk.devices()[0].wearer.clone().unwrap();
+    assert!(wearer.0 != asha && wearer.1 == "Bela", "{wearer:?}");
+    binding.abort();
+    daemon.stop().await;
+
+    wearable.lock().hangs = false;
+    wearable.boot();
+    let daemon = start(dir.path(), broker.port).await;
+    until("the new log is given", || decided(&bridge).ends_with(&["unassigned", "assigned"])).await;
+    let decisions = bridge.lock().decisions.clone();
+    let [.., before, last] = decisions.as_slice() else { panic!("{decisions:?}") };
+    let Some(decision::What::Unassigned(unassigned)) = before.what.clone() else { panic!("{before:?}") };
+    let Some(decision::What::Assigned(assigned)) = last.what.clone() else { panic!("{last:?}") };
+    let (to, from) = (unassigned.to.unwrap(), assigned.from.unwrap());
+    assert_eq!(to.epoch >> 32, 0xa6, "her time ends in the old log");
+    assert_eq!(
+        (from.epoch, from.seq),
+        (0xa7 << 32, 0),
+        "the new log is all the new wearer's, from its first boot"
+    );
+    assert_eq!(daemon.desk.devices()[0].wearer, Some(wearer));
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_clouds_roster_is_there_without_the_cloud_and_what_it_revokes_is_forgotten() {
     let dir = tempfile::tempdir().unwrap();
     let mut broker = Broker::start(dir.path());

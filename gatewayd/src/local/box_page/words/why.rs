@@ -80,6 +80,10 @@ pub(in crate::local::box_page) fn refused(language: Language, error: &DeskError)
             fill("यंत्र पर अभी पिछले पहनने वाले के {} पैकेट हैं। उनके आने तक उसे पास रखें, या मानें कि वे खो जाएँगे।", &[frames])
         }
         DeskError::NotConnected(_) => "यंत्र जुड़ा नहीं है। उसे बॉक्स के पास लाएँ और “जुड़ा है” दिखने तक रुकें।".to_owned(),
+        DeskError::HandOverPending(_) => {
+            "यह दर्ज हो गया है। यंत्र दूर है: लौटने पर वह नई शुरुआत करेगा, और तब से वह नए पहनने वाले का होगा। उसे पास लाएँ।"
+                .to_owned()
+        }
         DeskError::Wearable(detail) => {
             fill("यंत्र ने ऐसा नहीं किया: {}। फिर कोशिश करें; न हो तो यंत्र को दोबारा चालू करें।", &[detail])
         }
