@@ -12,6 +12,7 @@ import type {
   Gateway,
   LatestReading,
   Readings,
+  ReadingType,
   Rule,
   StaffMember,
   User,
@@ -65,6 +66,10 @@ export class Client {
 
   async rules(): Promise<Rule[]> {
     return decode.items(await this.auth.request({ path: '/alert-rules' }), decode.rule);
+  }
+
+  async readingTypes(): Promise<ReadingType[]> {
+    return decode.items(await this.auth.request({ path: '/reading-types' }), decode.readingType);
   }
 
   async addRule(rule: Record<string, unknown>): Promise<void> {

@@ -17,6 +17,7 @@ import type {
   LiveReading,
   Point,
   Readings,
+  ReadingType,
   Role,
   Rule,
   ServerMessage,
@@ -310,6 +311,17 @@ export function readings(value: unknown): Readings {
     points.push([ms, value, typeof min === 'number' ? min : value, typeof max === 'number' ? max : value]);
   }
   return { readingType: textOr(json, 'reading_type', ''), unit: textOr(json, 'unit', ''), points };
+}
+
+export function readingType(value: unknown): ReadingType {
+  const json = object(value, 'a type of reading');
+  return {
+    name: text(json, 'name'),
+    unit: textOr(json, 'unit', ''),
+    min: number(json, 'min'),
+    max: number(json, 'max'),
+    intervalS: number(json, 'interval_s'),
+  };
 }
 
 export function latest(value: unknown): LatestReading {

@@ -34,6 +34,16 @@ export interface User {
   addedByGateway: string | null;
 }
 
+/** What can be measured, and between which values. */
+export interface ReadingType {
+  name: string;
+  unit: string;
+  min: number;
+  max: number;
+  /** Seconds that one reading covers. */
+  intervalS: number;
+}
+
 /** A gateway that knows a device. */
 export interface Bond {
   id: string;

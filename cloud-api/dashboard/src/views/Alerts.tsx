@@ -2,6 +2,7 @@ import { useClock } from '../clock';
 import { useApp, useStore } from '../context';
 import type { Alert } from '../api/types';
 import { duration } from '../format';
+import { called, numberOf } from '../names';
 import { Ago } from './parts';
 import { useTask } from './useTask';
 
@@ -29,7 +30,8 @@ export function Alerts({ userId }: { userId?: string }) {
 
 function AlertRow({ alert, named }: { alert: Alert; named: boolean }) {
   const { session, clinic, zone } = useApp();
-  const name = useStore('users', (s) => s.users.find((u) => u.id === alert.userId)?.displayName);
+  const wearer = useStore('users', (s) => s.users.find((u) => u.id === alert.userId));
+  const number = numberOf(wearer);
   const moment = useClock((now) => zone.moment(alert.from, now));
   const { busy, error, run } = useTask();
   const acknowledge = () =>
@@ -41,8 +43,11 @@ function AlertRow({ alert, named }: { alert: Alert; named: boolean }) {
     <li className="event open" data-testid="alert-row" data-user={alert.userId ?? ''}>
       <div className="event-what">
         <strong>{alert.title}</strong>
-        {named && alert.userId !== null && name !== undefined && (
-          <a href={`#/wearer/${encodeURIComponent(alert.userId)}`}>{name}</a>
+        {named && wearer !== undefined && (
+          <>
+            <a href={`#/wearer/${encodeURIComponent(wearer.id)}`}>{wearer.displayName}</a>
+            {number !== null && <span className="muted ext">{number}</span>}
+          </>
         )}
       </div>
       <div className="event-when">
@@ -64,7 +69,7 @@ function AlertRow({ alert, named }: { alert: Alert; named: boolean }) {
             <span className="sr">
               {' '}
               {alert.title}
-              {name !== undefined && ` of ${name}`}, {moment}
+              {wearer !== undefined && ` of ${called(wearer, '')}`}, {moment}
             </span>
           </button>
         )}

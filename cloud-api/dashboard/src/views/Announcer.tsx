@@ -2,6 +2,7 @@ import { useEffect, useRef, useState } from 'react';
 import { useApp, useStore } from '../context';
 import { eventId } from '../episodes';
 import { sentence } from '../format';
+import { called } from '../names';
 
 /** Tells screen readers of new events and of the connection; live values are left out, or nothing else would be heard. */
 export function Announcer() {
@@ -21,7 +22,7 @@ export function Announcer() {
     const news = before ? episodes.filter((e) => e.acknowledgedAt === null && !e.events.some((m) => before.has(eventId(m)))) : [];
     const first = news[0];
     if (!first) return;
-    const name = clinic.store.users.find((u) => u.id === first.userId)?.displayName ?? 'a wearer';
+    const name = called(clinic.store.users.find((u) => u.id === first.userId), 'a wearer');
     setWords(`${sentence(first.eventType)}: ${name}, ${zone.time(first.time)}.${news.length > 1 ? ` And ${news.length - 1} more.` : ''}`);
   }, [episodes, loaded, clinic, zone]);
 

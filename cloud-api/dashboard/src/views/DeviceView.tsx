@@ -2,6 +2,7 @@ import { useState } from 'react';
 import type { Bond, Bonds, Decision, Device } from '../api/types';
 import { useApp, useStore } from '../context';
 import { sentence } from '../format';
+import { called } from '../names';
 import { DeviceLine } from './DeviceLine';
 import { Ago, Empty, ErrorBox, Icon } from './parts';
 import { useLoaded, useTask } from './useTask';
@@ -22,7 +23,7 @@ export default function DeviceView({ deviceId }: { deviceId: string }) {
     <div className="detail">
       <a className="back" href={wearer ? `#/wearer/${encodeURIComponent(wearer.id)}` : '#/'}>
         <Icon name="back" />
-        {wearer ? wearer.displayName : 'All wearers'}
+        {called(wearer, 'All wearers')}
       </a>
       {!device ? (
         loaded ? <Empty title="No such device">It may belong to another clinic.</Empty> : <p className="loading">Loading…</p>

@@ -4,6 +4,7 @@ import { useClock } from '../clock';
 import { useApp, useStore } from '../context';
 import { type Episode, foundBy } from '../episodes';
 import { sentence } from '../format';
+import { called, numberOf } from '../names';
 import { Ago, Empty, Icon } from './parts';
 
 const FIRST_SHOWN = 5;
@@ -31,7 +32,8 @@ export function EventList({ episodes, loaded, ofOne = false }: { episodes: reado
 
 const EventRow = memo(function EventRow({ episode, named }: { episode: Episode; named: boolean }) {
   const { session, clinic, zone } = useApp();
-  const name = useStore('users', (s) => s.users.find((u) => u.id === episode.userId)?.displayName) ?? 'Unknown wearer';
+  const wearer = useStore('users', (s) => s.users.find((u) => u.id === episode.userId));
+  const number = numberOf(wearer);
   const moment = useClock((now) => zone.moment(episode.time, now));
   const [busy, setBusy] = useState(false);
   const [error, setError] = useState<string | null>(null);
@@ -56,7 +58,8 @@ const EventRow = memo(function EventRow({ episode, named }: { episode: Episode; 
     <li className={open ? 'event open' : 'event'} data-testid="event-row" data-user={episode.userId} data-type={episode.eventType}>
       <div className="event-what">
         <strong>{sentence(episode.eventType)}</strong>
-        {named && <a href={`#/wearer/${encodeURIComponent(episode.userId)}`}>{name}</a>}
+        {named && <a href={`#/wearer/${encodeURIComponent(episode.userId)}`}>{wearer?.displayName ?? 'Unknown wearer'}</a>}
+        {named && number !== null && <span className="muted ext">{number}</span>}
       </div>
       <div className="event-when">
         <time dateTime={new Date(episode.time).toISOString()}>{moment}</time>
@@ -83,7 +86,7 @@ const EventRow = memo(function EventRow({ episode, named }: { episode: Episode; 
             {busy ? 'Saving…' : 'Acknowledge'}
             <span className="sr">
               {' '}
-              {sentence(episode.eventType)} of {name}, {moment}
+              {sentence(episode.eventType)} of {called(wearer, 'an unknown wearer')}, {moment}
             </span>
           </button>
         ) : (

@@ -1,14 +1,18 @@
 import { useId, useState } from 'react';
-import type { Rule } from '../api/types';
+import type { ReadingType, Rule } from '../api/types';
 import { useApp, useStore } from '../context';
 import { sentence, typeName, unit, value } from '../format';
+import { called } from '../names';
+import { typed } from '../numbers';
 import { ErrorBox, Icon } from './parts';
 import { useLoaded, useTask } from './useTask';
 
 /** What a rule can be about: readings that mean something minute by minute, and events. */
 const READINGS = ['heart_rate', 'skin_temperature', 'eda', 'spo2', 'battery'] as const;
-const EVENTS = ['hot_flash'] as const;
+const EVENTS = ['hot_flash', 'battery_low'] as const;
 const UNITS: Record<string, string> = { heart_rate: 'bpm', skin_temperature: '°C', eda: 'µS', spo2: '%', battery: '%' };
+/** How long a reading is awaited where it comes more seldom than once a minute. */
+const SELDOM_S = 60;
 
 /** When the clinic wants to be alerted. */
 export default function RulesView() {
@@ -55,7 +59,7 @@ function says(rule: Rule): string {
 
 function RuleLine({ rule, onEnded }: { rule: Rule; onEnded: () => void }) {
   const { clinic, session } = useApp();
-  const name = useStore('users', (s) => s.users.find((u) => u.id === rule.userId)?.displayName);
+  const wearer = useStore('users', (s) => s.users.find((u) => u.id === rule.userId));
   const { busy, error, run } = useTask();
   const end = async () => {
     if (await run(() => clinic.client.endRule(rule.id))) onEnded();
@@ -67,7 +71,7 @@ function RuleLine({ rule, onEnded }: { rule: Rule; onEnded: () => void }) {
         <span className={`severity ${rule.severity}`}>{rule.severity}</span>
         <span className="muted">
           {says(rule)}
-          {rule.userId !== null && `, ${name ?? 'one wearer'} only`}
+          {rule.userId !== null && `, ${called(wearer, 'one wearer')} only`}
         </span>
         {session.member.role !== 'viewer' && (
           <button type="button" className="button small" disabled={busy} onClick={() => void end()}>
@@ -80,26 +84,41 @@ function RuleLine({ rule, onEnded }: { rule: Rule; onEnded: () => void }) {
   );
 }
 
+/** Why a bound would never raise an alert, in words; null: it may. */
+function wrongBound(bound: number | null, about: string, type: ReadingType | undefined): string | null {
+  if (bound === null) return 'Type a number, such as 38.5.';
+  if (type && (bound < type.min || bound > type.max)) {
+    return `${typeName(about)} is ${type.min} to ${type.max} ${type.unit}: such a rule would never raise an alert.`;
+  }
+  return null;
+}
+
 function AddRule({ onAdded }: { onAdded: () => void }) {
   const { clinic, session } = useApp();
   const id = useId();
   const users = useStore('users', (s) => s.users);
   const [about, setAbout] = useState<string>(READINGS[0]);
   const { busy, error, run } = useTask();
+  const { value: types } = useLoaded(() => clinic.client.readingTypes());
+  const type = types?.find((t) => t.name === about);
+  const [bound, setBound] = useState('');
+  const number = typed(bound);
   const ofEvent = (EVENTS as readonly string[]).includes(about);
   if (session.member.role === 'viewer') return null;
+  const wrong = ofEvent || bound.trim() === '' ? null : wrongBound(number, about, type);
   const submit = async (form: HTMLFormElement) => {
     const data = new FormData(form);
     const field = (name: string) => String(data.get(name) ?? '').trim();
     const side = field('side') === 'below' ? 'below' : 'above';
     const condition = ofEvent
       ? { event_type: about }
-      : { reading_type: about, [side]: Number(field('bound')), minutes: Number(field('minutes')) };
+      : { reading_type: about, [side]: number, minutes: Number(field('minutes')) };
     const added = await run(() =>
       clinic.client.addRule({ name: field('name'), severity: field('severity'), user_id: field('user') || null, ...condition }),
     );
     if (!added) return;
     form.reset();
+    setBound('');
     setAbout(READINGS[0]);
     onAdded();
   };
@@ -129,8 +148,26 @@ function AddRule({ onAdded }: { onAdded: () => void }) {
               <option value="above">above</option>
               <option value="below">below</option>
             </select>
-            <label htmlFor={`${id}-bound`}>Bound in {UNITS[about]}</label>
-            <input id={`${id}-bound`} name="bound" type="number" step="any" required data-testid="rule-bound" />
+            <label htmlFor={`${id}-bound`}>
+              Bound in {UNITS[about]}
+              {type && `, ${type.min} to ${type.max}`}
+            </label>
+            <input
+              id={`${id}-bound`}
+              name="bound"
+              inputMode="decimal"
+              autoComplete="off"
+              required
+              value={bound}
+              aria-invalid={wrong !== null}
+              aria-describedby={`${id}-bound-wrong`}
+              onChange={(e) => setBound(e.target.value)}
+              ref={(input) => input?.setCustomValidity(wrong ?? '')}
+              data-testid="rule-bound"
+            />
+            <span id={`${id}-bound-wrong`} className="muted" role="status" data-testid="rule-bound-wrong">
+              {wrong ?? (type && type.intervalS > SELDOM_S ? `Comes every ${Math.round(type.intervalS / 60)} minutes.` : '')}
+            </span>
             <label htmlFor={`${id}-minutes`}>For so many minutes without a break</label>
             <input id={`${id}-minutes`} name="minutes" type="number" min={1} max={720} defaultValue={5} required data-testid="rule-minutes" />
           </>
@@ -146,7 +183,7 @@ function AddRule({ onAdded }: { onAdded: () => void }) {
           <option value="">all wearers</option>
           {users.map((u) => (
             <option key={u.id} value={u.id}>
-              {u.displayName}
+              {called(u, '')}
             </option>
           ))}
         </select>

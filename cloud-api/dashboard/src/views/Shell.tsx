@@ -5,6 +5,7 @@ import { ago, duration } from '../format';
 import { isLost } from '../live/store';
 import { readRoute, type Route } from '../route';
 import { setTheme, useTheme } from '../theme';
+import { called } from '../names';
 import { Announcer } from './Announcer';
 import { ErrorBox, Icon, Logo } from './parts';
 import { Overview } from './Overview';
@@ -30,7 +31,7 @@ export function Shell({ onLogout }: { onLogout: () => void }) {
   const name = useStore(route.at === 'device' ? 'devices' : 'users', (s) => {
     if (route.at === 'boxes') return 'Boxes';
     if (route.at === 'rules') return 'Alert rules';
-    return route.at === 'device' ? s.devices.find((d) => d.id === id)?.name : s.users.find((u) => u.id === id)?.displayName;
+    return route.at === 'device' ? s.devices.find((d) => d.id === id)?.name : called(s.users.find((u) => u.id === id), '') || undefined;
   });
   const main = useRef<HTMLElement>(null);
   const before = useRef(route);
