@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::App;
 use crate::problem::Problem;
+use crate::shares::Turn;
 
 /// What a member may be. Each may do what the ones before it may.
 #[derive(
@@ -86,22 +87,51 @@ pub enum Resource {
     Bonds,
     /// What people decided at boxes.
     Decisions,
+    /// One's own password and sessions.
+    OwnLogin,
 }
 
-/// The lowest role that may do this.
-#[expect(clippy::match_same_arms, reason = "in the order of actions, from what is named to what is not")]
+impl Resource {
+    /// Every one.
+    pub const ALL: [Self; 14] = [
+        Self::Users,
+        Self::Devices,
+        Self::Gateways,
+        Self::Readings,
+        Self::Events,
+        Self::Alerts,
+        Self::AlertRules,
+        Self::Gaps,
+        Self::Staff,
+        Self::OwnPin,
+        Self::ConsentTexts,
+        Self::Bonds,
+        Self::Decisions,
+        Self::OwnLogin,
+    ];
+}
+
+/// The lowest role that may do this. Every resource is named: a new one is open to nobody until it stands here.
 pub fn lowest_role(action: Action, resource: Resource) -> Role {
-    match (action, resource) {
-        (Action::Read, Resource::Staff) => Role::Admin,
+    use Role::{Admin, Clinician, Viewer};
+    let (read, acknowledge, change) = match resource {
+        Resource::Users | Resource::Bonds | Resource::AlertRules => (Viewer, Admin, Clinician),
+        Resource::Events | Resource::Alerts => (Viewer, Clinician, Admin),
+        Resource::Devices
+        | Resource::Gateways
+        | Resource::Readings
+        | Resource::Gaps
+        | Resource::ConsentTexts => (Viewer, Admin, Admin),
+        Resource::Staff => (Admin, Admin, Admin),
         // A viewer does nothing at a box, and need not know who did what there.
-        (Action::Read, Resource::OwnPin | Resource::Decisions) => Role::Clinician,
-        (Action::Read, _) => Role::Viewer,
-        (Action::Acknowledge, Resource::Events | Resource::Alerts) => Role::Clinician,
-        (Action::Change, Resource::Users | Resource::Bonds | Resource::OwnPin | Resource::AlertRules) => {
-            Role::Clinician
-        }
-        // What is not named starts closed; should a route say so one day, somebody has to open it here.
-        (Action::Acknowledge | Action::Change, _) => Role::Admin,
+        Resource::OwnPin => (Clinician, Admin, Clinician),
+        Resource::Decisions => (Clinician, Admin, Admin),
+        Resource::OwnLogin => (Viewer, Admin, Viewer),
+    };
+    match action {
+        Action::Read => read,
+        Action::Acknowledge => acknowledge,
+        Action::Change => change,
     }
 }
 
@@ -200,56 +230,66 @@ pub(crate) async fn guard(State(guard): State<Guard>, mut request: Request, next
         return Problem::unauthenticated("Log in first: send Authorization: Bearer <access token>.")
             .into_response();
     };
-    let member = match guard.app.tokens.read(token) {
-        Ok(member) => member,
-        Err(problem) => return problem.into_response(),
-    };
-    if let Err(problem) = authorize(&member, guard.action, guard.resource) {
-        return problem.into_response();
+    match admitted(&guard, token).await {
+        Ok((member, _turn)) => {
+            request.extensions_mut().insert(member);
+            next.run(request).await
+        }
+        Err(problem) => problem.into_response(),
     }
-    request.extensions_mut().insert(member);
-    next.run(request).await
+}
+
+/// The member of a token, as they are now and if they may, and their turn at the database.
+async fn admitted(guard: &Guard, token: &str) -> Result<(Member, Turn), Problem> {
+    let app = &guard.app;
+    let member = app.standings.of(&app.database, app.tokens.read(token)?).await?;
+    authorize(&member, guard.action, guard.resource)?;
+    let turn = app.turns.take(member.tenant, Some(member.id)).await?;
+    Ok((member, turn))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// What each role may read, acknowledge and change, as the clinic was told.
+    const TOLD: [(Resource, [&str; 3]); 14] = [
+        (Resource::Users, ["viewer", "admin", "clinician"]),
+        (Resource::Devices, ["viewer", "admin", "admin"]),
+        (Resource::Gateways, ["viewer", "admin", "admin"]),
+        (Resource::Readings, ["viewer", "admin", "admin"]),
+        (Resource::Events, ["viewer", "clinician", "admin"]),
+        (Resource::Alerts, ["viewer", "clinician", "admin"]),
+        (Resource::AlertRules, ["viewer", "admin", "clinician"]),
+        (Resource::Gaps, ["viewer", "admin", "admin"]),
+        (Resource::Staff, ["admin", "admin", "admin"]),
+        (Resource::OwnPin, ["clinician", "admin", "clinician"]),
+        (Resource::ConsentTexts, ["viewer", "admin", "admin"]),
+        (Resource::Bonds, ["viewer", "admin", "clinician"]),
+        (Resource::Decisions, ["clinician", "admin", "admin"]),
+        (Resource::OwnLogin, ["viewer", "admin", "viewer"]),
+    ];
+
     #[test]
-    fn a_viewer_reads_what_is_measured_and_changes_nothing() {
+    fn every_resource_says_who_may_read_acknowledge_and_change_it() {
+        assert_eq!(TOLD.map(|(resource, _)| resource), Resource::ALL);
+        for (resource, roles) in TOLD {
+            for (action, role) in [Action::Read, Action::Acknowledge, Action::Change].into_iter().zip(roles) {
+                assert_eq!(lowest_role(action, resource).as_str(), role, "{action:?} {resource:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_role_may_what_the_lowest_may_and_no_lower_one_may() {
         let member =
             |role| Member { id: Uuid::nil(), tenant: Uuid::nil(), role, session: Uuid::nil(), expires_us: 0 };
-        for resource in [
-            Resource::Users,
-            Resource::Devices,
-            Resource::Gateways,
-            Resource::Readings,
-            Resource::Events,
-            Resource::Alerts,
-            Resource::AlertRules,
-            Resource::Gaps,
-            Resource::Staff,
-            Resource::OwnPin,
-            Resource::ConsentTexts,
-            Resource::Bonds,
-            Resource::Decisions,
-        ] {
-            for role in [Role::Viewer, Role::Clinician, Role::Admin] {
-                let lowest = match resource {
-                    Resource::Staff => Role::Admin,
-                    Resource::OwnPin | Resource::Decisions => Role::Clinician,
-                    _ => Role::Viewer,
-                };
-                assert_eq!(authorize(&member(role), Action::Read, resource).is_ok(), role >= lowest);
-                let changes = authorize(&member(role), Action::Change, resource).is_ok();
-                assert!(!(changes && role == Role::Viewer));
-                let may = authorize(&member(role), Action::Acknowledge, resource).is_ok();
-                assert_eq!(
-                    may,
-                    role == Role::Admin
-                        || (role == Role::Clinician
-                            && matches!(resource, Resource::Events | Resource::Alerts))
-                );
+        for resource in Resource::ALL {
+            for action in [Action::Read, Action::Acknowledge, Action::Change] {
+                for role in [Role::Viewer, Role::Clinician, Role::Admin] {
+                    let may = authorize(&member(role), action, resource).is_ok();
+                    assert_eq!(may, role >= lowest_role(action, resource));
+                }
             }
         }
     }

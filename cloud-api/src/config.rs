@@ -118,11 +118,19 @@ impl TryFrom<Readers> for MetricsFor {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DatabaseConfig {
-    /// `postgres://USER:PASSWORD@HOST/DATABASE` of a login role that is in `kinara_app`.
+    /// `postgres://USER:PASSWORD@HOST/DATABASE` of a login role that is in `kinara_app`. With
+    /// `?sslmode=verify-full&sslrootcert=/path/ca.pem` it is encrypted and the server known; `disable`, `prefer` (the
+    /// default), `require` and `verify-ca` mean what they mean to libpq.
     pub url: String,
-    /// Most connections at once. Default 10.
+    /// Most connections at once. Default 16.
     #[serde(default = "default_pool_size")]
     pub pool_size: usize,
+    /// Of these, for requests of one clinic at the same time; more wait. Default 5.
+    #[serde(default = "default_of_clinic")]
+    pub of_clinic: usize,
+    /// Of a clinic's, for requests of one member. Default 3.
+    #[serde(default = "default_of_member")]
+    pub of_member: usize,
     /// How long a request waits for a free connection, and a connection for its server. Default 3.
     #[serde(default = "default_acquire")]
     pub acquire_timeout_s: u64,
@@ -132,7 +140,13 @@ pub struct DatabaseConfig {
 }
 
 fn default_pool_size() -> usize {
-    10
+    16
+}
+fn default_of_clinic() -> usize {
+    5
+}
+fn default_of_member() -> usize {
+    3
 }
 fn default_acquire() -> u64 {
     3
@@ -198,6 +212,10 @@ pub struct Limits {
     pub write_timeout_s: u64,
     /// Most connections at once, WebSockets included. Default 1024.
     pub connections: usize,
+    /// Of these, from one address (of IPv6, one network) that is no trusted proxy. Default 256.
+    pub connections_per_address: usize,
+    /// Readings that one answer is drawn from at most; of more, the kept means of minutes. Default 400000.
+    pub raw_readings: i64,
     /// Most points of one answer of readings. Default 10000.
     pub points: u32,
     /// Longest period of one question for readings, in days. Default 8.
@@ -216,6 +234,8 @@ impl Default for Limits {
             header_timeout_s: 10,
             write_timeout_s: 30,
             connections: 1024,
+            connections_per_address: 256,
+            raw_readings: 400_000,
             points: 10_000,
             readings_days: 8,
             events: 1000,
@@ -267,10 +287,15 @@ pub struct LoginConfig {
     pub session_s: u64,
     /// Failed logins for one account from one address before the next must wait. Default 5.
     pub failures_per_account: u32,
+    /// Failed logins for one account from all addresses together; one from which its member has logged in lately is not
+    /// counted among them. Default 50.
+    pub failures_per_account_anywhere: u32,
     /// Failed logins from one address, whatever the account. Default 30.
     pub failures_per_address: u32,
     /// After so long one failure is forgotten. Default 30.
     pub forget_s: u64,
+    /// For how long it is believed that a session stands, that its member is not disabled, and their role. Default 5.
+    pub standing_s: u64,
     /// Passwords checked at the same time; each takes 19 MiB. Default 2.
     pub checks_at_once: usize,
 }
@@ -282,8 +307,10 @@ impl Default for LoginConfig {
             idle_s: 43_200,
             session_s: 604_800,
             failures_per_account: 5,
+            failures_per_account_anywhere: 50,
             failures_per_address: 30,
             forget_s: 30,
+            standing_s: 5,
             checks_at_once: 2,
         }
     }
@@ -341,8 +368,7 @@ impl Config {
         {
             return Err(format!("public_url is {url:?}; it must start with https:// or http://"));
         }
-        let database: Result<tokio_postgres::Config, _> = self.database.url.parse();
-        if let Err(error) = database {
+        if let Err(error) = kinara_store::Target::of(&self.database.url, "check") {
             return Err(format!("database.url is not postgres://USER:PASSWORD@HOST/DATABASE: {error}"));
         }
         if let Some(broker) = &self.broker
@@ -358,6 +384,8 @@ impl Config {
         }
         for (field, value, least) in [
             ("database.pool_size", self.database.pool_size as u64, 1),
+            ("database.of_clinic", self.database.of_clinic as u64, 1),
+            ("database.of_member", self.database.of_member as u64, 1),
             ("database.acquire_timeout_s", self.database.acquire_timeout_s, 1),
             ("database.statement_timeout_s", self.database.statement_timeout_s, 1),
             ("limits.body_bytes", self.limits.body_bytes as u64, 1024),
@@ -371,12 +399,15 @@ impl Config {
             ("limits.header_timeout_s", self.limits.header_timeout_s, 1),
             ("limits.write_timeout_s", self.limits.write_timeout_s, 1),
             ("limits.connections", self.limits.connections as u64, 1),
+            ("limits.connections_per_address", self.limits.connections_per_address as u64, 1),
+            ("limits.raw_readings", self.limits.raw_readings.max(0).unsigned_abs(), 1),
             ("limits.points", self.limits.points.into(), 10),
             ("limits.events", self.limits.events.into(), 1),
             ("limits.readings_days", self.limits.readings_days.into(), 1),
             ("login.access_s", self.login.access_s, 1),
             ("login.idle_s", self.login.idle_s, 1),
             ("login.failures_per_account", self.login.failures_per_account.into(), 1),
+            ("login.failures_per_account_anywhere", self.login.failures_per_account_anywhere.into(), 1),
             ("login.failures_per_address", self.login.failures_per_address.into(), 1),
             ("login.forget_s", self.login.forget_s, 1),
             ("login.checks_at_once", self.login.checks_at_once as u64, 1),

@@ -7,10 +7,11 @@
 //! token or key.
 
 use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
-use tokio_postgres::NoTls;
+use deadpool_postgres::{Pool, Runtime};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
 use crate::config::DatabaseConfig;
@@ -20,13 +21,18 @@ use crate::problem::Problem;
 #[derive(Debug, Clone)]
 pub struct Database {
     pool: Pool,
+    strangers: Arc<Semaphore>,
+    patience: Duration,
 }
+
+/// One connection of so many is for those who are not known yet.
+const STRANGERS: usize = 4;
 
 /// The settings of a connection to the database, with the limits that every session gets.
 pub(crate) fn session(
     config: &DatabaseConfig,
     name: &str,
-) -> Result<tokio_postgres::Config, kinara_store::Error> {
+) -> Result<kinara_store::Target, kinara_store::Error> {
     let statement = Duration::from_secs(config.statement_timeout_s);
     let limits = kinara_store::Limits {
         connect: Duration::from_secs(config.acquire_timeout_s),
@@ -35,36 +41,45 @@ pub(crate) fn session(
         lock: statement,
         ..kinara_store::Limits::default()
     };
-    let mut session = kinara_store::pool::configuration(&config.url, name, &limits)?;
-    let options = session.get_options().unwrap_or_default().to_owned();
+    let mut session = kinara_store::Target::with_limits(&config.url, name, &limits)?;
     session
+        .config()
         .keepalives_idle(Duration::from_secs(15))
-        .tcp_user_timeout(statement + Duration::from_secs(5))
-        // A plan made for any period at all does not know how few partitions this one needs.
-        .options(format!("{options} -c plan_cache_mode=force_custom_plan -c jit=off"));
-    Ok(session)
+        .tcp_user_timeout(statement + Duration::from_secs(5));
+    // A plan made for any period at all does not know how few partitions this one needs.
+    Ok(session.with_options("-c plan_cache_mode=force_custom_plan -c jit=off"))
 }
 
 impl Database {
     /// Makes the pool. Connects nowhere yet.
     pub fn new(config: &DatabaseConfig) -> Result<Self, kinara_store::Error> {
         let session = session(config, "kinara-cloud-api")?;
-        let manager =
-            Manager::from_config(session, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
         let wait = Some(Duration::from_secs(config.acquire_timeout_s));
-        let pool = Pool::builder(manager)
+        let pool = Pool::builder(session.manager())
             .max_size(config.pool_size)
             .runtime(Runtime::Tokio1)
             .wait_timeout(wait)
             .create_timeout(wait)
             .recycle_timeout(wait)
             .build()?;
-        Ok(Self { pool })
+        let strangers = Arc::new(Semaphore::new((config.pool_size / STRANGERS).max(1)));
+        let patience = Duration::from_secs(config.acquire_timeout_s);
+        Ok(Self { pool, strangers, patience })
+    }
+
+    /// Takes a connection for somebody who is not known yet: of all of those together a part of the pool, so that who
+    /// knocks keeps nobody out who is in.
+    pub async fn stranger(&self) -> Result<Connection, Problem> {
+        let turn = tokio::time::timeout(self.patience, self.strangers.clone().acquire_owned()).await;
+        let turn = turn.ok().and_then(Result::ok).ok_or_else(|| {
+            Problem::unavailable("Many are asking to be let in just now. Try again in a few seconds.")
+        })?;
+        Ok(Connection { session: self.pool.get().await?, _turn: Some(turn) })
     }
 
     /// Takes a connection from the pool.
     pub async fn connection(&self) -> Result<Connection, Problem> {
-        Ok(Connection(self.pool.get().await?))
+        Ok(Connection { session: self.pool.get().await?, _turn: None })
     }
 
     /// Whether the database answers.
@@ -84,7 +99,10 @@ impl Database {
 
 /// One connection, held for one request.
 #[derive(Debug)]
-pub struct Connection(deadpool_postgres::Object);
+pub struct Connection {
+    session: deadpool_postgres::Object,
+    _turn: Option<OwnedSemaphorePermit>,
+}
 
 /// Who has an address, before there is a tenant.
 #[derive(Debug)]
@@ -131,7 +149,7 @@ impl Connection {
     }
 
     async fn begin(&mut self, tenant: Uuid, read_only: bool) -> Result<TenantTransaction<'_>, Problem> {
-        let transaction = self.0.build_transaction().read_only(read_only).start().await?;
+        let transaction = self.session.build_transaction().read_only(read_only).start().await?;
         let name = transaction.prepare_cached("SELECT set_config('kinara.tenant', $1, true)").await?;
         transaction.execute(&name, &[&tenant.to_string()]).await?;
         Ok(TenantTransaction(transaction))
@@ -139,9 +157,11 @@ impl Connection {
 
     /// Who logs in with this address.
     pub async fn login_lookup(&self, email: &str) -> Result<Option<LoginRow>, Problem> {
-        let statement =
-            self.0.prepare_cached("SELECT member_id, tenant_id, password_hash FROM login_lookup($1)").await?;
-        let row = self.0.query_opt(&statement, &[&email]).await?;
+        let statement = self
+            .session
+            .prepare_cached("SELECT member_id, tenant_id, password_hash FROM login_lookup($1)")
+            .await?;
+        let row = self.session.query_opt(&statement, &[&email]).await?;
         row.map(|row| {
             Ok(LoginRow { member: row.try_get(0)?, tenant: row.try_get(1)?, password_hash: row.try_get(2)? })
         })
@@ -150,20 +170,31 @@ impl Connection {
 
     /// Whose key has this hash, and what it may. Notes that it was used.
     pub async fn api_key_lookup(&self, hash: &str) -> Result<Option<KeyRow>, Problem> {
-        let statement =
-            self.0.prepare_cached("SELECT api_key_id, tenant_id, scopes FROM api_key_lookup($1)").await?;
-        let Some(row) = self.0.query_opt(&statement, &[&hash]).await? else { return Ok(None) };
+        let statement = self
+            .session
+            .prepare_cached("SELECT api_key_id, tenant_id, scopes FROM api_key_lookup($1)")
+            .await?;
+        let Some(row) = self.session.query_opt(&statement, &[&hash]).await? else { return Ok(None) };
         let key = KeyRow { key: row.try_get(0)?, tenant: row.try_get(1)?, scopes: row.try_get(2)? };
-        let used = self.0.prepare_cached("SELECT api_key_used($1)").await?;
-        self.0.execute(&used, &[&key.key]).await?;
+        let used = self.session.prepare_cached("SELECT api_key_used($1)").await?;
+        self.session.execute(&used, &[&key.key]).await?;
         Ok(Some(key))
+    }
+
+    /// The role of a member whose session stands; none when it was ended or the member disabled.
+    pub async fn session_standing(&self, member: Uuid, family: Uuid) -> Result<Option<String>, Problem> {
+        let statement = self.session.prepare_cached("SELECT session_standing($1, $2)").await?;
+        let row = self.session.query_one(&statement, &[&member, &family]).await?;
+        Ok(row.try_get(0)?)
     }
 
     /// Whose refresh token has this hash.
     pub async fn session_lookup(&self, hash: &[u8]) -> Result<Option<SessionRow>, Problem> {
-        let statement =
-            self.0.prepare_cached("SELECT session_id, tenant_id, member_id FROM session_lookup($1)").await?;
-        let row = self.0.query_opt(&statement, &[&hash]).await?;
+        let statement = self
+            .session
+            .prepare_cached("SELECT session_id, tenant_id, member_id FROM session_lookup($1)")
+            .await?;
+        let row = self.session.query_opt(&statement, &[&hash]).await?;
         row.map(|row| {
             Ok(SessionRow { session: row.try_get(0)?, tenant: row.try_get(1)?, member: row.try_get(2)? })
         })

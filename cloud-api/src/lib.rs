@@ -19,6 +19,7 @@ pub mod problem;
 pub mod resources;
 pub mod routes;
 pub mod server;
+pub mod shares;
 pub mod times;
 
 use std::net::SocketAddr;
@@ -31,12 +32,14 @@ use tokio_util::sync::CancellationToken;
 
 use auth::limit::LoginLimit;
 use auth::password::Checker;
+use auth::standing::Standings;
 use auth::token::Tokens;
 use config::Config;
 use database::Database;
 use live::hub::Hub;
 use metrics::Metrics;
 use resources::ingest::Places;
+use shares::Turns;
 
 /// Everything that handlers share.
 #[derive(Debug, Clone)]
@@ -61,6 +64,10 @@ pub struct Shared {
     pub proxies: network::Proxies,
     /// Failed logins.
     pub login_limit: LoginLimit,
+    /// Whether sessions stand.
+    pub standings: Standings,
+    /// Turns at the database.
+    pub turns: Turns,
     /// Who listens.
     pub hub: Arc<Hub>,
     /// Figures.
@@ -120,6 +127,12 @@ impl App {
             database: Database::new(&config.database)?,
             tokens: Tokens::new(&key, config.login.access_s, clock.clone()),
             passwords: Checker::new(config.login.checks_at_once)?,
+            standings: Standings::new(config.login.standing_s, clock.clone()),
+            turns: Turns::new(
+                config.database.of_clinic,
+                config.database.of_member,
+                std::time::Duration::from_secs(config.database.acquire_timeout_s),
+            ),
             login_limit: LoginLimit::new(&config.login, clock.clone()),
             ingest_places: Places::default(),
             proxies: network::Proxies::new(config.trusted_proxies.clone()),

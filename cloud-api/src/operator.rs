@@ -12,7 +12,7 @@ use crate::config::MetricsFor;
 use crate::problem::{Peer, Problem};
 use crate::resources::{
     alerts, bonds, consent_texts, coverage, days, decisions, devices, events, gaps, gateways, hrv, ingest,
-    provisional, reading_types, readings, staff, users,
+    own_login, provisional, reading_types, readings, staff, users,
 };
 use crate::{App, auth, live};
 
@@ -24,7 +24,7 @@ use crate::{App, auth, live};
         auth::login, auth::refresh, auth::logout, users::list, users::one, devices::list, devices::firmware, gateways::list,
         readings::series, readings::latest, reading_types::list, hrv::list, days::list, coverage::show, events::list, events::acknowledge, alerts::list, alerts::acknowledge, alerts::rules, alerts::add_rule, alerts::end_rule, gaps::list, live::socket::open,
         provisional::confirm, provisional::merge, bonds::list, bonds::introduce, bonds::revoke, decisions::list,
-        staff::list, staff::me, staff::set_pin, staff::remove_pin, consent_texts::list, consent_texts::add,
+        staff::list, staff::me, staff::set_pin, staff::remove_pin, own_login::set_password, own_login::sessions, own_login::end_session, consent_texts::list, consent_texts::add,
         ingest::take, ingest::receipt, openapi, healthz, metrics
     ),
     modifiers(&Bearer),

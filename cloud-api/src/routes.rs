@@ -22,7 +22,7 @@ use crate::auth::key::{self, KeyGuard};
 use crate::problem::Problem;
 use crate::resources::{
     alerts, bonds, consent_texts, coverage, days, decisions, devices, events, gaps, gateways, hrv, ingest,
-    provisional, reading_types, readings, staff, users,
+    own_login, provisional, reading_types, readings, staff, users,
 };
 use crate::{App, auth, dashboard, live, operator};
 
@@ -131,7 +131,7 @@ pub fn routes() -> Vec<Route> {
 fn desk() -> Vec<Route> {
     use Access::Member;
     use Action::{Change, Read};
-    use Resource::{Bonds, ConsentTexts, Decisions, OwnPin, Staff, Users};
+    use Resource::{Bonds, ConsentTexts, Decisions, OwnLogin, OwnPin, Staff, Users};
     let (get, post) = (Method::GET, Method::POST);
     vec![
         Route::new(post.clone(), "/api/v1/users/{id}/confirm", Member(Change, Users), provisional::confirm),
@@ -148,6 +148,19 @@ fn desk() -> Vec<Route> {
         Route::new(get.clone(), "/api/v1/staff", Member(Read, Staff), staff::list),
         Route::new(get.clone(), "/api/v1/staff/me", Member(Read, OwnPin), staff::me),
         Route::new(Method::PUT, "/api/v1/staff/me/pin", Member(Change, OwnPin), staff::set_pin),
+        Route::new(
+            Method::PUT,
+            "/api/v1/staff/me/password",
+            Member(Change, OwnLogin),
+            own_login::set_password,
+        ),
+        Route::new(get.clone(), "/api/v1/staff/me/sessions", Member(Read, OwnLogin), own_login::sessions),
+        Route::new(
+            Method::DELETE,
+            "/api/v1/staff/me/sessions/{id}",
+            Member(Change, OwnLogin),
+            own_login::end_session,
+        ),
         Route::new(Method::DELETE, "/api/v1/staff/{id}/pin", Member(Change, Staff), staff::remove_pin),
         Route::new(get, "/api/v1/consent-texts", Member(Read, ConsentTexts), consent_texts::list),
         Route::new(post, "/api/v1/consent-texts", Member(Change, ConsentTexts), consent_texts::add),

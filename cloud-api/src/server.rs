@@ -24,7 +24,9 @@ use tokio::time::Sleep;
 use tower::ServiceExt as _;
 
 use crate::App;
+use crate::auth::limit::network;
 use crate::metrics::Metrics;
+use crate::shares::Counted;
 
 /// The longest request head.
 const MAX_HEAD: usize = 32 * 1024;
@@ -129,6 +131,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
 /// Serves until the app is told to stop; then lets requests under way finish, for a while.
 pub async fn serve(app: App, router: Router, listener: TcpListener) {
     let places = Arc::new(Semaphore::new(app.config.limits.connections));
+    let addresses = Arc::new(Counted::new(app.config.limits.connections_per_address));
     let graceful = GracefulShutdown::new();
     loop {
         let permit = tokio::select! {
@@ -148,6 +151,12 @@ pub async fn serve(app: App, router: Router, listener: TcpListener) {
                 continue;
             }
         };
+        let own = app.proxies.trusts(peer.ip());
+        let one = if own { None } else { addresses.one(network(peer.ip())) };
+        if !own && one.is_none() {
+            tracing::debug!(%peer, "this address has as many connections as one may have");
+            continue;
+        }
         let _ = stream.set_nodelay(true);
         let stream = Impatient::new(stream, Duration::from_secs(app.config.limits.write_timeout_s));
         let place = Place::new(permit, app.metrics.clone());
@@ -173,6 +182,7 @@ pub async fn serve(app: App, router: Router, listener: TcpListener) {
                 tracing::debug!(%error, %peer, "a connection ended early");
             }
             drop(place);
+            drop(one);
         });
     }
     drop(listener);

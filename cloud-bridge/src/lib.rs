@@ -132,7 +132,7 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, stop: CancellationToken)
     let gate = live::Gate::new(pool.clone(), clock.clone(), Duration::from_secs(config.limits.live_cache_s));
     tasks.spawn(take_lives(gate, lives_in, publisher.clone(), metrics.clone()));
     let (connected, changed) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let session = kinara_store::pool::configuration(
+    let session = kinara_store::Target::with_limits(
         &config.database.url,
         "kinara-cloud-bridge notices",
         &config.database_limits(),

@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use tokio::sync::Notify;
-use tokio_postgres::{AsyncMessage, Config, NoTls};
+use tokio_postgres::AsyncMessage;
 use tokio_util::sync::CancellationToken;
 
 /// Between two attempts to connect, growing from the first to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
 
 /// Listens until told to stop; tells `changed` of every notice.
-pub async fn listen(database: Config, changed: Arc<Notify>, stop: CancellationToken) {
+pub async fn listen(database: kinara_store::Target, changed: Arc<Notify>, stop: CancellationToken) {
     let mut pause = PAUSE.0;
     loop {
         tokio::select! {
@@ -34,8 +34,8 @@ pub async fn listen(database: Config, changed: Arc<Notify>, stop: CancellationTo
 }
 
 /// Ends with the connection, and says why.
-async fn one_connection(database: &Config, changed: &Notify, pause: &mut Duration) -> String {
-    let (client, mut connection) = match database.connect(NoTls).await {
+async fn one_connection(database: &kinara_store::Target, changed: &Notify, pause: &mut Duration) -> String {
+    let (client, mut connection) = match database.connect().await {
         Ok(both) => both,
         Err(error) => return kinara_store::explain(&error),
     };

@@ -108,6 +108,44 @@ pub(super) async fn member(
     Ok(printed(id, tenant, changed, json!({ "email": email, "role": role })))
 }
 
+/// Whether a member may log in.
+pub(super) async fn let_in(
+    transaction: &Transaction<'_>,
+    slug: &str,
+    email: &str,
+    may: bool,
+) -> Result<Value, AdminError> {
+    let tenant = find_tenant(transaction, slug).await?;
+    let row = transaction
+        .query_opt(
+            "SELECT id FROM members WHERE tenant_id = $1 AND lower(email) = lower($2) FOR UPDATE",
+            &[&tenant, &email.trim()],
+        )
+        .await?;
+    let Some(row) = row else { return refused(format!("the clinic {slug} has no member {email:?}")) };
+    let id: Uuid = row.try_get(0)?;
+    let changed = transaction
+        .execute(
+            "UPDATE members SET disabled_at = CASE WHEN $2 THEN NULL ELSE now() END
+             WHERE id = $1 AND (disabled_at IS NULL) <> $2",
+            &[&id, &may],
+        )
+        .await?;
+    if !may {
+        transaction
+            .execute(
+                "UPDATE sessions SET revoked_at = now() WHERE member_id = $1 AND revoked_at IS NULL",
+                &[&id],
+            )
+            .await?;
+    }
+    if changed > 0 {
+        let action = if may { "admin.member.enable" } else { "admin.member.disable" };
+        audit(transaction, tenant, action, &format!("member:{id}"), json!({})).await?;
+    }
+    Ok(printed(id, tenant, changed > 0, json!({ "email": email, "disabled": !may })))
+}
+
 pub(super) struct Wearer<'a> {
     pub(super) external_id: &'a str,
     pub(super) name: &'a str,

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use kinara_protocol::entry;
 use kinara_protocol::hardware::HardwareId;
 use serde_json::{Value, json};
-use tokio_postgres::{Client, NoTls, Transaction};
+use tokio_postgres::{Client, Transaction};
 use uuid::Uuid;
 
 use crate::access::{Role, Scope};
@@ -120,6 +120,24 @@ pub enum MemberCommand {
         /// Reads the password, one line, from standard input.
         #[arg(long)]
         password_stdin: bool,
+    },
+    /// Ends somebody's sessions and lets them in no more, at the boxes neither, until they are enabled.
+    Disable {
+        /// The clinic's short name.
+        #[arg(long)]
+        tenant: String,
+        /// The address they log in with.
+        #[arg(long)]
+        email: String,
+    },
+    /// Lets somebody in again.
+    Enable {
+        /// The clinic's short name.
+        #[arg(long)]
+        tenant: String,
+        /// The address they log in with.
+        #[arg(long)]
+        email: String,
     },
 }
 
@@ -264,9 +282,9 @@ impl std::str::FromStr for Frame {
 
 /// Runs a command and gives the line of JSON to print.
 pub async fn run(admin: &Admin) -> Result<Value, AdminError> {
-    let mut session: tokio_postgres::Config = admin.admin_url.parse().map_err(kinara_store::Error::Url)?;
-    session.application_name("kinara-cloud-api admin").connect_timeout(std::time::Duration::from_secs(10));
-    let (mut client, connection) = session.connect(NoTls).await?;
+    let mut target = kinara_store::Target::of(&admin.admin_url, "kinara-cloud-api admin")?;
+    target.config().connect_timeout(std::time::Duration::from_secs(10));
+    let (mut client, connection) = target.connect().await?;
     let connection = tokio::spawn(connection);
     let result = command(&mut client, &admin.command).await;
     drop(client);
@@ -291,6 +309,12 @@ async fn command(client: &mut Client, command: &Command) -> Result<Value, AdminE
         Command::Member(MemberCommand::Add { tenant, email, role, password_stdin }) => {
             let password = password_stdin.then(read_password).transpose()?;
             commands::member(&transaction, tenant, email, *role, password.as_deref()).await?
+        }
+        Command::Member(MemberCommand::Disable { tenant, email }) => {
+            commands::let_in(&transaction, tenant, email, false).await?
+        }
+        Command::Member(MemberCommand::Enable { tenant, email }) => {
+            commands::let_in(&transaction, tenant, email, true).await?
         }
         Command::Wearer(WearerCommand::Add { tenant, external_id, name, time_zone, consent_version }) => {
             let wearer = commands::Wearer {

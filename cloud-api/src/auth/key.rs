@@ -69,7 +69,7 @@ pub(crate) async fn guard(State(guard): State<KeyGuard>, mut request: Request, n
 
 async fn known(guard: &KeyGuard, hash: Option<String>) -> Result<ApiClient, Problem> {
     let hash = hash.ok_or_else(missing)?;
-    let connection = guard.app.database.connection().await?;
+    let connection = guard.app.database.stranger().await?;
     let Some(row) = connection.api_key_lookup(&hash).await? else {
         return Err(Problem::without_key("This key is none, has ended, or was taken back."));
     };

@@ -1,13 +1,17 @@
 //! Logging in, staying logged in, logging out.
 //!
-//! The promise: an access token is good for 15 minutes and is never stored here. The refresh token is random, kept as a
+//! The promise: an access token is good for 15 minutes, and for some seconds once its session was ended ([`standing`]); it is
+//! never stored here. The refresh token is random, kept as a
 //! hash, and works once: its use makes the next. Whoever uses one a second time (the thief or the robbed, nobody can
 //! tell) ends the whole session. It travels in a cookie that scripts cannot read and other sites cannot send.
 
 pub mod key;
 pub mod limit;
 pub mod password;
+pub mod standing;
 pub mod token;
+
+use std::net::IpAddr;
 
 use axum::Json;
 use axum::extract::State;
@@ -209,9 +213,23 @@ pub async fn login(
         app.metrics.logins("limited");
         Problem::too_many(format!("Too many failed logins. Try again in {seconds} s."), seconds)
     })?;
-    let found = app.database.connection().await?.login_lookup(&email).await?;
+    let outcome = try_login(&app, from, &email, request.password).await;
+    if outcome.as_ref().is_err_and(|problem| problem.status().is_server_error()) {
+        // Nobody was refused: we could not look.
+        app.login_limit.give_back(from, &email);
+    }
+    outcome
+}
+
+async fn try_login(
+    app: &App,
+    from: Option<IpAddr>,
+    email: &str,
+    password: String,
+) -> Result<Response, Problem> {
+    let found = app.database.stranger().await?.login_lookup(email).await?;
     let stored = found.as_ref().map(|row| row.password_hash.clone());
-    let fits = app.passwords.check(request.password, stored).await?;
+    let fits = app.passwords.check(password, stored).await?;
     let address = from.map_or_else(|| "unknown".to_owned(), |address| address.to_string());
     let refused = || Problem::unauthenticated("Address or password is wrong.");
     let row = match found {
@@ -228,16 +246,16 @@ pub async fn login(
     let mut connection = app.database.connection().await?;
     let transaction = connection.tenant_write(row.tenant).await?;
     let family = Uuid::now_v7();
-    let Some(answer) = answer(&app, &transaction, row.member, family).await? else {
+    let Some(answer) = answer(app, &transaction, row.member, family).await? else {
         return Err(refused());
     };
-    let ends = later(now(&app)?, app.config.login.session_s);
-    let refresh = new_refresh(&app, &transaction, row.member, family, ends).await?;
+    let ends = later(now(app)?, app.config.login.session_s);
+    let refresh = new_refresh(app, &transaction, row.member, family, ends).await?;
     transaction
-        .run("UPDATE members SET last_login_at = $2 WHERE id = $1", &[&row.member, &now(&app)?])
+        .run("UPDATE members SET last_login_at = $2 WHERE id = $1", &[&row.member, &now(app)?])
         .await?;
     // Tokens of sessions that are over in any case. Younger ones stay, so that their reuse is still seen.
-    let oldest = now(&app)?
+    let oldest = now(app)?
         .saturating_sub(jiff::SignedDuration::from_secs(app.config.login.session_s as i64))
         .unwrap_or(Timestamp::MIN);
     transaction
@@ -246,9 +264,9 @@ pub async fn login(
     let actor = format!("member:{}", row.member);
     transaction.audit(&actor, "login", None, json!({ "address": address, "session": family })).await?;
     transaction.commit().await?;
-    app.login_limit.succeeded(from, &email);
+    app.login_limit.succeeded(from, email);
     app.metrics.logins("accepted");
-    with_cookie(&app, answer, &refresh)
+    with_cookie(app, answer, &refresh)
 }
 
 async fn audit_refusal(app: App, tenant: Uuid, member: Uuid, address: String) {
@@ -273,7 +291,7 @@ async fn audit_refusal(app: App, tenant: Uuid, member: Uuid, address: String) {
 pub async fn refresh(State(app): State<App>, headers: HeaderMap) -> Result<Response, Problem> {
     same_site(&headers)?;
     let Some(token) = refresh_token(&headers) else { return Ok(over(&app)) };
-    let mut connection = app.database.connection().await?;
+    let mut connection = app.database.stranger().await?;
     let Some(SessionRow { session, tenant, member }) =
         connection.session_lookup(&Sha256::digest(&token)).await?
     else {
@@ -302,6 +320,7 @@ pub async fn refresh(State(app): State<App>, headers: HeaderMap) -> Result<Respo
         let actor = format!("member:{member}");
         transaction.audit(&actor, "session.reuse", None, json!({ "session": family })).await?;
         transaction.commit().await?;
+        app.standings.ended(family);
         tracing::warn!(%member, session = %family, "a refresh token was used twice; the session is ended");
         app.metrics.logins("reused");
         return Ok(over(&app));
@@ -335,7 +354,7 @@ async fn revoke(transaction: &TenantTransaction<'_>, family: Uuid, at: Timestamp
 pub async fn logout(State(app): State<App>, headers: HeaderMap) -> Result<Response, Problem> {
     same_site(&headers)?;
     if let Some(token) = refresh_token(&headers) {
-        let mut connection = app.database.connection().await?;
+        let mut connection = app.database.stranger().await?;
         if let Some(SessionRow { session, tenant, member }) =
             connection.session_lookup(&Sha256::digest(&token)).await?
         {
@@ -347,8 +366,9 @@ pub async fn logout(State(app): State<App>, headers: HeaderMap) -> Result<Respon
                 revoke(&transaction, family, now(&app)?).await?;
                 let actor = format!("member:{member}");
                 transaction.audit(&actor, "logout", None, json!({ "session": family })).await?;
+                transaction.commit().await?;
+                app.standings.ended(family);
             }
-            transaction.commit().await?;
         }
     }
     let mut response = StatusCode::NO_CONTENT.into_response();

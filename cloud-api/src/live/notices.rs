@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use kinara_clock::Clock;
 use serde::Deserialize;
-use tokio_postgres::{AsyncMessage, NoTls};
+use tokio_postgres::AsyncMessage;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -77,7 +77,7 @@ fn take(hub: &Hub, channel: &str, payload: &str) -> bool {
 
 /// Listens until told to stop.
 pub async fn listen(
-    session: tokio_postgres::Config,
+    session: kinara_store::Target,
     hub: Arc<Hub>,
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
@@ -105,13 +105,13 @@ pub async fn listen(
 }
 
 async fn one_connection(
-    session: &tokio_postgres::Config,
+    session: &kinara_store::Target,
     hub: &Hub,
     metrics: &Metrics,
     since_us: i64,
     wait: &mut Duration,
 ) -> String {
-    let (client, mut connection) = match session.connect(NoTls).await {
+    let (client, mut connection) = match session.connect().await {
         Ok(both) => both,
         Err(error) => return kinara_store::explain(&error),
     };

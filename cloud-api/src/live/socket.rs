@@ -128,6 +128,7 @@ async fn session(app: &App, socket: &mut WebSocket) -> Result<Never, End> {
                 if heard.elapsed() > silence {
                     return Err(End::Gone);
                 }
+                member = still(app, member).await?;
                 send(app, socket, Frame::Ping(axum::body::Bytes::new())).await?;
             }
             frame = socket.recv() => {
@@ -135,7 +136,7 @@ async fn session(app: &App, socket: &mut WebSocket) -> Result<Never, End> {
                 heard = Instant::now();
                 match frame {
                     Frame::Text(text) => {
-                        let next = read_hello(app, text.as_str())?;
+                        let next = read_hello(app, text.as_str()).await?;
                         if (next.id, next.tenant) != (member.id, member.tenant) {
                             return Err(End::Close(close::UNAUTHENTICATED, "The token is another member's.".into()));
                         }
@@ -172,17 +173,28 @@ async fn first_message(app: &App, socket: &mut WebSocket) -> Result<Member, End>
     })
     .await
     .map_err(|_| End::Close(close::NO_TOKEN, "No token came.".into()))??;
-    read_hello(app, text.as_str())
+    read_hello(app, text.as_str()).await
 }
 
-fn read_hello(app: &App, text: &str) -> Result<Member, End> {
+/// The member as they are now. While the database is away the token is believed, until its end.
+async fn still(app: &App, member: Member) -> Result<Member, End> {
+    let member = match app.standings.of(&app.database, member.clone()).await {
+        Err(problem) if !problem.status().is_server_error() => {
+            return Err(End::problem(close::UNAUTHENTICATED, &problem));
+        }
+        now => now.unwrap_or(member),
+    };
+    authorize(&member, Action::Read, Resource::Readings)
+        .map_err(|problem| End::problem(close::FORBIDDEN, &problem))?;
+    Ok(member)
+}
+
+async fn read_hello(app: &App, text: &str) -> Result<Member, End> {
     let hello: Hello = serde_json::from_str(text)
         .map_err(|_| End::Close(close::UNAUTHENTICATED, "Send {\"token\": \"<access token>\"}.".into()))?;
     let member =
         app.tokens.read(&hello.token).map_err(|problem| End::problem(close::UNAUTHENTICATED, &problem))?;
-    authorize(&member, Action::Read, Resource::Readings)
-        .map_err(|problem| End::problem(close::FORBIDDEN, &problem))?;
-    Ok(member)
+    still(app, member).await
 }
 
 async fn say(app: &App, socket: &mut WebSocket, message: &Message) -> Result<(), End> {
@@ -201,6 +213,7 @@ async fn send(app: &App, socket: &mut WebSocket, frame: Frame) -> Result<(), End
 /// All there is to see now: newest values, stored or not, each gateway and each device.
 async fn snapshot(app: &App, member: &Member, seat: &Seat) -> Result<Vec<Message>, Problem> {
     let (stored, gateways, devices) = {
+        let _turn = app.turns.take(member.tenant, Some(member.id)).await?;
         let mut connection = app.database.connection().await?;
         let transaction = connection.tenant(member.tenant).await?;
         (

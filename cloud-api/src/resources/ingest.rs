@@ -184,8 +184,13 @@ pub async fn take(State(app): State<App>, client: ApiClient, request: Request) -
 
     let told = serde_json::json!(request.told);
     let (items, refused) = (request.items as i32, request.refused as i32);
+    let _turn = app.turns.take(client.tenant, None).await?;
     let mut connection = app.database.connection().await?;
     let transaction = connection.tenant_write(client.tenant).await?;
+    // Asked before there is a limit: what was accepted once is accepted, however much waits.
+    if let Some(receipt) = sent_before(&transaction, key.as_deref(), &digest).await? {
+        return Ok(accepted(&receipt));
+    }
     let waiting = transaction
         .row(
             "SELECT count(*), coalesce(sum(length(payload)), 0)::int8 FROM ingest_requests WHERE finished_at IS NULL",
@@ -208,20 +213,29 @@ pub async fn take(State(app): State<App>, client: ApiClient, request: Request) -
         )
         .await?;
     if new == 0 {
-        // Sent before, under the same key.
-        let row = transaction
-            .row("SELECT id, digest FROM ingest_requests WHERE idempotency_key = $1", &[&key])
-            .await?
-            .ok_or_else(|| Problem::conflict("Another request of this key ended just now. Try again."))?;
-        if row.try_get::<_, &[u8]>(1)? != digest {
-            return Err(Problem::invalid("This Idempotency-Key was used for another body. Draw a new one."));
-        }
-        let receipt = find(&transaction, row.try_get(0)?).await?;
-        return Ok(accepted(&receipt));
+        let receipt = sent_before(&transaction, key.as_deref(), &digest).await?;
+        let ended = || Problem::conflict("Another request of this key ended just now. Try again.");
+        return Ok(accepted(&receipt.ok_or_else(ended)?));
     }
     transaction.commit().await?;
     let receipt = Receipt { receipt: id, status: "accepted", items, refused, errors: told, outcome: None };
     Ok(accepted(&receipt))
+}
+
+/// The receipt of a request that came before under the same key, if it was the same.
+async fn sent_before(
+    transaction: &crate::database::TenantTransaction<'_>,
+    key: Option<&str>,
+    digest: &[u8],
+) -> Result<Option<Receipt>, Problem> {
+    let Some(key) = key else { return Ok(None) };
+    let row =
+        transaction.row("SELECT id, digest FROM ingest_requests WHERE idempotency_key = $1", &[&key]).await?;
+    let Some(row) = row else { return Ok(None) };
+    if row.try_get::<_, &[u8]>(1)? != digest {
+        return Err(Problem::invalid("This Idempotency-Key was used for another body. Draw a new one."));
+    }
+    find(transaction, row.try_get(0)?).await.map(Some)
 }
 
 /// Too large, as sent or unpacked; or not what its Content-Encoding says.
@@ -262,6 +276,7 @@ pub async fn receipt(
     client: ApiClient,
     Path(id): Path<Uuid>,
 ) -> Result<Json<Receipt>, Problem> {
+    let _turn = app.turns.take(client.tenant, None).await?;
     let mut connection = app.database.connection().await?;
     let transaction = connection.tenant(client.tenant).await?;
     Ok(Json(find(&transaction, id).await?))

@@ -12,6 +12,7 @@ pub mod gaps;
 pub mod gateways;
 pub mod hrv;
 pub mod ingest;
+pub mod own_login;
 pub mod provisional;
 pub mod reading_types;
 pub mod readings;

@@ -84,6 +84,8 @@ pub struct Series {
     pub reading_type: String,
     /// In which unit.
     pub unit: Option<String>,
+    /// `raw`: drawn from readings; `kept`: from means that are kept of them, as was asked for or because there are too many.
+    pub resolution: &'static str,
     /// Time of the first reading in it (milliseconds since 1970, UTC), mean, minimum, maximum.
     pub points: Vec<(i64, f64, f64, f64)>,
 }
@@ -156,6 +158,13 @@ pub async fn series(
         .row("SELECT name, unit FROM channels WHERE name = $1", &[&query.reading_type])
         .await?
         .ok_or_else(|| Problem::not_found("reading type"))?;
+    // Of very many readings the kept minutes are as good: nobody draws that many points.
+    let kept = match kept {
+        None if many(&transaction, &query, from, to).await? > limits.raw_readings => {
+            Resolution::Minute.kept()
+        }
+        kept => kept,
+    };
     let sql = kept.map_or(Cow::Borrowed(SERIES), |(view, _)| Cow::Owned(series_of(view)));
     let rows = transaction.rows(&sql, &[&query.user_id, &query.reading_type, &from, &to, &width]).await?;
     let points = rows
@@ -165,7 +174,25 @@ pub async fn series(
             Ok((first.as_millisecond(), row.try_get(1)?, row.try_get(2)?, row.try_get(3)?))
         })
         .collect::<Result<_, tokio_postgres::Error>>()?;
-    Ok(Json(Series { reading_type: channel.try_get(0)?, unit: channel.try_get(1)?, points }))
+    let resolution = if kept.is_none() { "raw" } else { "kept" };
+    Ok(Json(Series { reading_type: channel.try_get(0)?, unit: channel.try_get(1)?, resolution, points }))
+}
+
+/// How many readings there are in a period, as the minutes that are kept of them know it.
+async fn many(
+    transaction: &TenantTransaction<'_>,
+    query: &ReadingsQuery,
+    from: jiff::Timestamp,
+    to: jiff::Timestamp,
+) -> Result<i64, Problem> {
+    let row = transaction
+        .row(
+            "SELECT coalesce(sum(count), 0)::int8 FROM readings_minute
+             WHERE user_id = $1 AND reading_type = $2 AND bucket >= $3 AND bucket < $4",
+            &[&query.user_id, &query.reading_type, &from, &to],
+        )
+        .await?;
+    row.map_or(Ok(0), |row| Ok(row.try_get(0)?))
 }
 
 /// Of one wearer, or of all.

@@ -51,6 +51,13 @@ fn furnish(cloud: &Cloud, of: &crate::common::Tenant) {
         own(of, RULE),
         of.wearer,
     ));
+    // A session of each member, under one id.
+    cloud.sql(&format!(
+        "INSERT INTO sessions (tenant_id, member_id, family, token_hash, expires_at)
+         SELECT tenant_id, id, '{}', sha256(id::text::bytea), now() + interval '1 day' FROM members
+         WHERE tenant_id = '{tenant}'",
+        own(of, MEMBER)
+    ));
 }
 
 /// How each guarded route is asked for something of the clinic whose ids these are. A route that is missing here fails
@@ -77,6 +84,14 @@ fn asked(
             (path.to_owned(), (method == Method::POST).then_some(rule))
         }
         "/api/v1/alert-rules/{id}" => (format!("/api/v1/alert-rules/{}", own(of, RULE)), None),
+        "/api/v1/staff/me/sessions" => (path.to_owned(), None),
+        "/api/v1/staff/me/sessions/{id}" => (format!("/api/v1/staff/me/sessions/{}", own(of, MEMBER)), None),
+        "/api/v1/staff/me/password" => (
+            path.to_owned(),
+            Some(
+                json!({ "current_password": crate::common::PASSWORD, "new_password": crate::common::PASSWORD }),
+            ),
+        ),
         "/api/v1/staff/me/pin" => (path.to_owned(), Some(json!({ "pin": "407193" }))),
         "/api/v1/staff/{id}/pin" => (format!("/api/v1/staff/{}/pin", own(of, MEMBER)), None),
         "/api/v1/consent-texts" => {

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::common::{Answer, Cloud, PASSWORD, call, get, log_in};
+use crate::common::{Answer, Cloud, PASSWORD, call, get, log_in, request};
 use axum::body::Body;
 use axum::http::{Method, Request, header};
 use kinara_clock::{Clock as _, ManualClock, SystemClock};
 use kinara_cloud_api::routes;
+use serde_json::json;
 
 async fn with_cookie(router: &axum::Router, path: &str, cookie: &str) -> Answer {
     let request = Request::builder().method(Method::POST).uri(path).header(header::COOKIE, cookie);
@@ -167,4 +168,78 @@ async fn a_member_who_was_disabled_or_whose_password_was_changed_is_out() {
         ["member", "add", "--tenant", "here", "--email", "clinician@here.example", "--role", "viewer"];
     assert_eq!(cloud.admin(&change).await.unwrap()["changed"], true);
     assert!(refresh(&router, &clinician).await.is_problem(401));
+}
+
+#[tokio::test]
+async fn an_access_token_ends_with_its_session_and_has_its_members_role_of_now() {
+    let cloud = Cloud::start().await;
+    let clock = Arc::new(ManualClock::new(SystemClock.utc_us(), 0));
+    let app = cloud.app_with("", clock.clone());
+    let router = routes::router(&app);
+    let login = async |email: &str| {
+        let answer = log_in(&router, email, PASSWORD).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        (answer.json()["access_token"].as_str().unwrap().to_owned(), answer.cookie().unwrap())
+    };
+    // What was said is believed for some seconds, and no longer.
+    let seconds = || clock.advance_us(6_000_000);
+
+    let (token, cookie) = login("viewer@here.example").await;
+    assert_eq!(get(&router, "/api/v1/users", &token).await.status, 200);
+    with_cookie(&router, "/api/v1/auth/logout", &cookie).await;
+    assert!(get(&router, "/api/v1/users", &token).await.is_problem(401), "who logs out is out at once");
+
+    let (token, _) = login("viewer@here.example").await;
+    assert_eq!(get(&router, "/api/v1/users", &token).await.status, 200);
+    let disable = ["member", "disable", "--tenant", "here", "--email", "viewer@here.example"];
+    assert_eq!(cloud.admin(&disable).await.unwrap()["changed"], true);
+    assert_eq!(cloud.admin(&disable).await.unwrap()["changed"], false);
+    seconds();
+    assert!(get(&router, "/api/v1/users", &token).await.is_problem(401));
+    assert!(log_in(&router, "viewer@here.example", PASSWORD).await.is_problem(401));
+    let enable = ["member", "enable", "--tenant", "here", "--email", "Viewer@here.example"];
+    assert_eq!(cloud.admin(&enable).await.unwrap()["changed"], true);
+    assert!(get(&router, "/api/v1/users", &token).await.is_problem(401), "the old session stays over");
+    login("viewer@here.example").await;
+    let foreign = ["member", "disable", "--tenant", "there", "--email", "viewer@here.example"];
+    cloud.admin(&foreign).await.unwrap_err();
+
+    let (token, _) = login("admin@here.example").await;
+    assert_eq!(get(&router, "/api/v1/staff", &token).await.status, 200);
+    cloud.sql("UPDATE members SET role = 'viewer' WHERE email = 'admin@here.example'");
+    seconds();
+    assert!(get(&router, "/api/v1/staff", &token).await.is_problem(403));
+    assert_eq!(get(&router, "/api/v1/users", &token).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_member_changes_their_own_password_and_ends_their_other_sessions() {
+    let cloud = Cloud::start().await;
+    let app = cloud.app();
+    let router = routes::router(&app);
+    let login = async |password: &str| log_in(&router, "viewer@here.example", password).await;
+    let token = |answer: &Answer| answer.json()["access_token"].as_str().unwrap().to_owned();
+    let (here, other, third) =
+        (token(&login(PASSWORD).await), token(&login(PASSWORD).await), token(&login(PASSWORD).await));
+    let sessions = get(&router, "/api/v1/staff/me/sessions", &here).await.json();
+    let list = sessions["items"].as_array().unwrap();
+    assert_eq!((list.len(), list.iter().filter(|one| one["own"] == true).count()), (3, 1));
+    let mine = get(&router, "/api/v1/staff/me/sessions", &third).await.json();
+    let third_id =
+        mine["items"].as_array().unwrap().iter().find(|one| one["own"] == true).unwrap()["id"].clone();
+    let path = format!("/api/v1/staff/me/sessions/{}", third_id.as_str().unwrap());
+    assert_eq!(call(&router, request(Method::DELETE, &path, Some(&here), None)).await.status, 200);
+    assert!(get(&router, "/api/v1/users", &third).await.is_problem(401));
+
+    let change = |current: &str, new: &str| {
+        let body = json!({ "current_password": current, "new_password": new });
+        request(Method::PUT, "/api/v1/staff/me/password", Some(&here), Some(body))
+    };
+    assert!(call(&router, change("another password", "a whole new one")).await.is_problem(422));
+    assert!(call(&router, change(PASSWORD, "short")).await.is_problem(422));
+    assert_eq!(call(&router, change(PASSWORD, "a whole new one")).await.status, 200);
+    assert_eq!(get(&router, "/api/v1/users", &here).await.status, 200);
+    assert!(get(&router, "/api/v1/users", &other).await.is_problem(401));
+    assert!(login(PASSWORD).await.is_problem(401));
+    assert_eq!(login("a whole new one").await.status, 200);
 }

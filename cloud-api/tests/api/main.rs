@@ -12,3 +12,4 @@ mod live;
 mod login;
 mod program;
 mod resources;
+mod shares;

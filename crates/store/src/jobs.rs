@@ -8,29 +8,30 @@ use std::time::Duration;
 use graphile_worker_database::Database;
 use graphile_worker_database::tokio_postgres::TokioPostgresDatabase;
 
-use crate::pool::{Limits, configuration, from_config};
+use crate::pool::{Limits, Target, pool_of};
 use crate::{Error, Pool};
 
 /// The schema of the queue's tables.
 pub const SCHEMA: &str = "jobs";
 const ROLE: &str = "kinara_jobs";
 
-fn session(url: &str, program: &str, limits: &Limits) -> Result<tokio_postgres::Config, Error> {
-    let mut config = configuration(url, program, limits)?;
-    let options = config.get_options().unwrap_or_default().to_owned();
-    config.options(format!("{options} -c role={ROLE}"));
-    Ok(config)
+fn session(url: &str, program: &str, limits: &Limits) -> Result<Target, Error> {
+    Ok(Target::with_limits(url, program, limits)?.with_options(&format!("-c role={ROLE}")))
 }
 
 /// A pool of sessions that are the queue's role.
 pub fn pool(url: &str, program: &str, limits: &Limits) -> Result<Pool, Error> {
-    from_config(session(url, program, limits)?, limits)
+    pool_of(&session(url, program, limits)?, limits)
 }
 
-/// The same, for the library.
+/// The same, for the library. Its own connections know no TLS: where the URL wants it the library gets ours, and looks for
+/// new jobs by its interval, since it then has no connection to be notified over.
 pub fn database(url: &str, program: &str, limits: &Limits) -> Result<Database, Error> {
-    let config = session(url, program, limits)?;
-    let database = TokioPostgresDatabase::from_config(config, limits.connections)
+    let target = session(url, program, limits)?;
+    if target.is_tls_required() {
+        return Ok(TokioPostgresDatabase::new(pool_of(&target, limits)?).into());
+    }
+    let database = TokioPostgresDatabase::from_config(target.driver(), limits.connections)
         .map_err(|error| Error::Jobs(error.to_string()))?;
     Ok(database.into())
 }

@@ -10,10 +10,11 @@ pub mod jobs;
 pub mod migrate;
 pub mod pool;
 pub mod tenant;
+pub mod tls;
 
 pub use deadpool_postgres::{Client, Pool, PoolError, Transaction};
 pub use migrate::{Migrated, Storage, migrate};
-pub use pool::{Limits, connect};
+pub use pool::{Limits, Link, Target, connect};
 pub use tenant::with_tenant;
 
 use std::fmt::Write as _;
@@ -24,6 +25,9 @@ pub enum Error {
     /// The connection URL cannot be read.
     #[error("the database URL cannot be read ({0}): expected postgres://ROLE:PASSWORD@HOST:PORT/DATABASE")]
     Url(tokio_postgres::Error),
+    /// The URL's words on TLS.
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
     /// The database refused or the connection broke.
     #[error("database: {}", explain(.0))]
     Database(#[from] tokio_postgres::Error),

@@ -10,8 +10,9 @@
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 
+use crate::pool::Target;
 use crate::{Error, explain, jobs};
 
 /// The key of the advisory lock that migrating programs take turns by.
@@ -103,9 +104,9 @@ pub async fn migrate(admin_url: &str) -> Result<Migrated, Error> {
 }
 
 async fn open(url: &str) -> Result<(Client, tokio::task::JoinHandle<()>), Error> {
-    let mut config: tokio_postgres::Config = url.parse().map_err(Error::Url)?;
-    config.application_name("kinara-migrate").connect_timeout(Duration::from_secs(10));
-    let (client, connection) = config.connect(NoTls).await?;
+    let mut target = Target::of(url, "kinara-migrate")?;
+    target.config().connect_timeout(Duration::from_secs(10));
+    let (client, connection) = target.connect().await?;
     let task = tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::warn!(error = %explain(&error), "the migrating connection broke");

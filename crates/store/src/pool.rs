@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
-use tokio_postgres::{Config, NoTls};
+use tokio_postgres::{Config, Connection, Socket};
 
 use crate::Error;
+use crate::tls::{self, Tls};
 
 /// Every limit on a program's use of the database.
 #[derive(Debug, Clone)]
@@ -37,29 +38,78 @@ impl Default for Limits {
     }
 }
 
-/// The configuration of a connection with these limits, which the server itself enforces.
-pub fn configuration(url: &str, program: &str, limits: &Limits) -> Result<Config, Error> {
-    let mut config: Config = url.parse().map_err(Error::Url)?;
-    config.application_name(program).connect_timeout(limits.connect).options(format!(
-        "-c statement_timeout={} -c idle_in_transaction_session_timeout={} -c lock_timeout={} -c timezone=UTC",
-        limits.statement.as_millis(),
-        limits.idle_in_transaction.as_millis(),
-        limits.lock.as_millis(),
-    ));
-    Ok(config)
+/// Where and how to connect: what a URL says, with the program's name and limits.
+#[derive(Debug, Clone)]
+pub struct Target {
+    config: Config,
+    tls: Tls,
+}
+
+/// The half of a connection that somebody has to drive.
+pub type Link = Connection<Socket, tls::Stream<Socket>>;
+
+impl Target {
+    /// A URL as it stands.
+    pub fn of(url: &str, program: &str) -> Result<Self, Error> {
+        let (url, tls) = Tls::of(url)?;
+        let mut config: Config = url.parse().map_err(Error::Url)?;
+        config.application_name(program);
+        Ok(Self { config, tls })
+    }
+
+    /// With these limits, which the server itself enforces.
+    pub fn with_limits(url: &str, program: &str, limits: &Limits) -> Result<Self, Error> {
+        let mut target = Self::of(url, program)?;
+        target.config.connect_timeout(limits.connect).options(format!(
+            "-c statement_timeout={} -c idle_in_transaction_session_timeout={} -c lock_timeout={} -c timezone=UTC",
+            limits.statement.as_millis(),
+            limits.idle_in_transaction.as_millis(),
+            limits.lock.as_millis(),
+        ));
+        Ok(target)
+    }
+
+    /// The driver's own settings, for what only this program wants.
+    pub fn config(&mut self) -> &mut Config {
+        &mut self.config
+    }
+
+    /// Adds to what the server sets for each session.
+    #[must_use]
+    pub fn with_options(mut self, more: &str) -> Self {
+        let options = self.config.get_options().unwrap_or_default().to_owned();
+        self.config.options(format!("{options} {more}").trim());
+        self
+    }
+
+    /// Whether the URL wants every connection encrypted.
+    pub fn is_tls_required(&self) -> bool {
+        self.tls.is_required()
+    }
+
+    /// Connects.
+    pub async fn connect(&self) -> Result<(tokio_postgres::Client, Link), tokio_postgres::Error> {
+        self.config.connect(self.tls.clone()).await
+    }
+
+    /// What makes a pool's connections.
+    pub fn manager(&self) -> Manager {
+        let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        Manager::from_config(self.config.clone(), self.tls.clone(), recycling)
+    }
+
+    pub(crate) fn driver(&self) -> Config {
+        self.config.clone()
+    }
 }
 
 /// A pool of connections. None is made yet: a database that is down shows when one is asked for.
-///
-/// Connections are not encrypted by this client: database and programs share a machine, or a network that is.
 pub fn connect(url: &str, program: &str, limits: &Limits) -> Result<Pool, Error> {
-    from_config(configuration(url, program, limits)?, limits)
+    pool_of(&Target::with_limits(url, program, limits)?, limits)
 }
 
-pub(crate) fn from_config(config: Config, limits: &Limits) -> Result<Pool, Error> {
-    let manager =
-        Manager::from_config(config, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
-    Ok(Pool::builder(manager)
+pub(crate) fn pool_of(target: &Target, limits: &Limits) -> Result<Pool, Error> {
+    Ok(Pool::builder(target.manager())
         .max_size(limits.connections)
         .wait_timeout(Some(limits.wait))
         .create_timeout(Some(limits.connect))
