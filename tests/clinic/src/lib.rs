@@ -21,6 +21,7 @@ pub mod database;
 pub mod demo;
 pub mod folders;
 pub mod gateway;
+pub mod hostile;
 pub mod oracle;
 pub mod ports;
 pub mod process;

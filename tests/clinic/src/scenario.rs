@@ -19,11 +19,11 @@ mod postbox;
 mod reboots;
 pub mod sabotage;
 mod settle;
-mod sights;
+pub mod sights;
 mod stage;
 
 pub use settle::Patience;
-pub use stage::{AWAY_FRAME_AGE_S, LIVE_FRAME_AGE_S, Stage};
+pub use stage::{AWAY_FRAME_AGE_S, LIVE_FRAME_AGE_S, Stage, utc_us};
 
 use crate::Result;
 use crate::clinic::Options;

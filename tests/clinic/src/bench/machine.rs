@@ -17,8 +17,17 @@ pub fn cpu(pid: u32) -> Option<Duration> {
 
 /// The most memory that a process ever had resident, MiB.
 pub fn peak_rss_mib(pid: u32) -> Option<f64> {
+    status_mib(pid, "VmHWM:")
+}
+
+/// The memory that a process has resident now, MiB.
+pub fn rss_mib(pid: u32) -> Option<f64> {
+    status_mib(pid, "VmRSS:")
+}
+
+fn status_mib(pid: u32, name: &str) -> Option<f64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let line = status.lines().find(|line| line.starts_with(name))?;
     let kib: f64 = line.split_ascii_whitespace().nth(1)?.parse().ok()?;
     Some(kib / 1024.0)
 }

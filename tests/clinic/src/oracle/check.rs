@@ -31,7 +31,7 @@ pub fn step(channel: u16) -> f64 {
 /// Judges one clinic.
 pub fn check(evidence: &Evidence) -> Verdict {
     let mut verdict = Verdict::default();
-    for (hardware, rows) in &evidence.strangers {
+    for ((hardware, _), rows) in &evidence.strangers {
         for _ in 0..*rows {
             verdict.find(Kind::Invented, || format!("{rows} rows of {hardware}, which is not of this run"));
         }

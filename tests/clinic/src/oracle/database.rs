@@ -91,6 +91,55 @@ impl Eye {
         Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
+    /// How long the oldest statement has been running, seconds.
+    pub async fn longest_statement_s(&self) -> Result<f64, tokio_postgres::Error> {
+        let row = self
+            .client
+            .query_one(
+                "select coalesce(extract(epoch from max(clock_timestamp() - query_start)), 0)::float8
+                 from pg_stat_activity
+                 where state = 'active' and backend_type = 'client backend' and pid <> pg_backend_pid()",
+                &[],
+            )
+            .await?;
+        Ok(row.get(0))
+    }
+
+    /// What a clinic has that is not of its `own` hardware, and what others have of that: what, how many.
+    pub async fn crossed(
+        &self,
+        tenant: Uuid,
+        own: &[String],
+    ) -> Result<Vec<(&'static str, i64)>, tokio_postgres::Error> {
+        const LOOKS: [(&str, &str); 4] = [
+            (
+                "devices of nobody's in the clinic",
+                "select count(*) from devices
+                 where tenant_id = $1 and coalesce(hardware_id, '') <> all($2)",
+            ),
+            (
+                "assignments of the clinic's hardware elsewhere",
+                "select count(*) from device_assignments a join devices d on d.id = a.device_id
+                 where d.hardware_id = any($2) and a.tenant_id <> $1",
+            ),
+            (
+                "events in the clinic that no box of it told",
+                "select count(*) from ts.events e
+                 where e.tenant_id = $1 and e.device_id not in
+                   (select id from devices where tenant_id = $1 and hardware_id = any($2))",
+            ),
+            (
+                "alerts in the clinic, which has no rule",
+                "select count(*) from alerts where tenant_id = $1 and cardinality($2::text[]) >= 0",
+            ),
+        ];
+        let mut all = Vec::new();
+        for (what, sql) in LOOKS {
+            all.push((what, self.client.query_one(sql, &[&tenant, &own]).await?.get(0)));
+        }
+        Ok(all)
+    }
+
     /// All there is to judge `wearables` by.
     pub async fn evidence(&self, wearables: Vec<Wearable>) -> Result<Evidence, tokio_postgres::Error> {
         let by_hardware: HashMap<&str, usize> = wearables
@@ -131,7 +180,7 @@ impl Eye {
             let device: Uuid = row.get(0);
             let hardware = devices.get(&device).map_or("a device that is not there", String::as_str);
             let Some(wearable) = by_hardware.get(hardware) else {
-                *evidence.strangers.entry(hardware.to_owned()).or_default() += 1;
+                *evidence.strangers.entry((hardware.to_owned(), row.get(1))).or_default() += 1;
                 continue;
             };
             evidence.readings.push(Reading {
@@ -235,7 +284,7 @@ impl Eye {
             let device: Uuid = row.get(0);
             let hardware = devices.get(&device).map_or("a device that is not there", String::as_str);
             let Some(wearable) = by_hardware.get(hardware) else {
-                *evidence.strangers.entry(hardware.to_owned()).or_default() += 1;
+                *evidence.strangers.entry((hardware.to_owned(), row.get(1))).or_default() += 1;
                 continue;
             };
             let interval: Option<f64> = row.get(8);

@@ -224,6 +224,6 @@ pub struct Evidence {
     pub frame_times: Vec<FrameTime>,
     /// Gaps in force.
     pub gaps: Vec<Gap>,
-    /// Rows of devices that no wearable of this run is: hardware id → how many.
-    pub strangers: HashMap<String, usize>,
+    /// Rows of devices that no wearable of this run is: hardware id and clinic → how many.
+    pub strangers: HashMap<(String, Uuid), usize>,
 }

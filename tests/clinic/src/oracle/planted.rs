@@ -236,7 +236,7 @@ fn a_row_that_nobody_produced_is_found() {
     evidence.readings.push(row);
     only(&check(&evidence), Kind::Invented, 1);
     let mut evidence = clean();
-    evidence.strangers.insert("kinara:00000000000000ff".to_owned(), 3);
+    evidence.strangers.insert(("kinara:00000000000000ff".to_owned(), TENANT), 3);
     only(&check(&evidence), Kind::Invented, 3);
 }
 

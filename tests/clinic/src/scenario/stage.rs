@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::postbox::Postbox;
 use crate::clinic::Options;
@@ -91,6 +92,8 @@ pub struct Stage {
     stalled_us: u64,
     /// Devices that are no wearables of this stage, and may have readings.
     expected: Vec<String>,
+    /// Clinics whose own readings nobody judges.
+    ignored: Vec<Uuid>,
     witnessed: Witnessed,
     demands: Vec<(&'static str, Witness)>,
 }
@@ -135,6 +138,7 @@ impl Stage {
             seed,
             stalled_us: 0,
             expected: Vec::new(),
+            ignored: Vec::new(),
             witnessed: Witnessed::default(),
             demands: Vec::new(),
         })
@@ -321,6 +325,18 @@ impl Stage {
         self.expected.push(hardware.to_owned());
     }
 
+    /// What devices that are not of this stage have in this clinic is its own business.
+    pub fn ignore_clinic(&mut self, tenant: usize) {
+        self.ignored.push(self.tenants[tenant].id);
+    }
+
+    /// Who wears this clinic's wearables, in their order.
+    pub fn wearers_of(&self, tenant: usize) -> Vec<Uuid> {
+        let tenant = self.tenants[tenant].id;
+        let plans = self.members.iter().flat_map(|member| &member.plan);
+        plans.filter(|assignment| assignment.tenant == tenant).map(|assignment| assignment.user).collect()
+    }
+
     /// The bridges hang for so many seconds: whoever asks them for the time then waits as long.
     pub fn note_stall(&mut self, seconds: f64) {
         self.stalled_us += (seconds * 1e6) as u64;
@@ -453,7 +469,9 @@ impl Stage {
             });
         }
         let mut evidence = self.look(|eye| async move { eye.evidence(wearables).await })?;
-        evidence.strangers.retain(|hardware, _| !self.expected.contains(hardware));
+        evidence.strangers.retain(|(hardware, tenant), _| {
+            !self.expected.contains(hardware) && !self.ignored.contains(tenant)
+        });
         Ok(evidence)
     }
 }
