@@ -25,6 +25,7 @@ pub mod hostile;
 pub mod oracle;
 pub mod ports;
 pub mod process;
+pub mod recordings;
 pub mod records;
 pub mod scenario;
 pub mod wearable;
