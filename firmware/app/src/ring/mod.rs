@@ -16,7 +16,7 @@
 //! is full, the spare becomes the head, and the page after it, the oldest, has to go; the caller gets its say
 //! while the new head page has room for the story. Power may fail between any two flash operations: a frame without
 //! its length word is not there (the rest of that page is then left unused), a page whose header is not whole is
-//! not there, and a page that was being erased lost its header first.
+//! not there unless its records say that it is of this log, and a page that was being erased lost its header first.
 
 mod journal;
 mod layout;
@@ -130,13 +130,7 @@ impl<F: Flash> Ring<F> {
             self.start_page(0)?;
             return self.prepare_spare();
         };
-        self.tail = head;
-        while self.tail > 0
-            && head - (self.tail - 1) < self.log_pages
-            && self.serial_in((self.tail - 1) % self.log_pages)? == Some(self.tail - 1)
-        {
-            self.tail -= 1;
-        }
+        self.tail = self.oldest_page(head)?;
         self.head = Position::start_of(head);
         while let Some(entry) = self.entry_in_page(self.head)? {
             self.last = Some(entry.id);
@@ -158,6 +152,33 @@ impl<F: Flash> Ring<F> {
             self.state.acknowledged = Position::start_of(self.tail);
         }
         self.prepare_spare()
+    }
+
+    /// The oldest page of this log. Pages are followed back from the head, and one whose header is damaged ends nothing: those
+    /// behind it hold frames that nobody may have, and it is of this log itself where its first record says so. (The
+    /// place of the spare is one of them: a page that was being erased there has lost its header to zeros.)
+    fn oldest_page(&mut self, head: u32) -> Result<u32, RingError<F::Error>> {
+        let mut tail = head;
+        for serial in ((head + 1).saturating_sub(self.log_pages)..head).rev() {
+            if self.serial_in(serial % self.log_pages)? == Some(serial)
+                || self.lost_its_header(serial, tail)?
+            {
+                tail = serial;
+            }
+        }
+        Ok(tail)
+    }
+
+    /// Whether a page without a good header begins with a frame of this log, older than those of a younger page.
+    fn lost_its_header(&mut self, serial: u32, younger: u32) -> Result<bool, RingError<F::Error>> {
+        if self.header_of(serial % self.log_pages)? == [0; PAGE_HEADER as usize] {
+            return Ok(false);
+        }
+        let first_younger = self.entry_in_page(Position::start_of(younger))?.map(|entry| entry.id);
+        let first = self.entry_in_page(Position::start_of(serial))?.map(|entry| entry.id);
+        Ok(first.is_some_and(|id| {
+            id.epoch.log_id() == self.state.log_id && first_younger.is_none_or(|younger| id < younger)
+        }))
     }
 
     /// This boot's epoch.
@@ -399,8 +420,9 @@ impl<F: Flash> Ring<F> {
     pub fn scrub(&mut self) -> Result<bool, RingError<F::Error>> {
         let Some(page) = self.scrubs else { return Ok(false) };
         self.scrubs = (page + 1 < self.log_pages).then_some(page + 1);
-        // All pages of this log have their serials, and its spare is blank.
-        if self.serial_in(page)?.is_some() || self.is_blank(page, 0)? {
+        // A page of this log has its serial, or lost it and lies between tail and head; its spare is blank.
+        let lies_within = (self.tail..=self.head.serial).any(|serial| serial % self.log_pages == page);
+        if lies_within || self.is_blank(page, 0)? {
             return Ok(false);
         }
         self.make_blank(page)?;

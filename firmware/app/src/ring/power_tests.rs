@@ -13,6 +13,7 @@ use crate::log::{Log, StoredFrame, Witness};
 use crate::testing::{PowerLost, RamFlash};
 
 const PAGES: u32 = JOURNAL_PAGES + 4;
+const PAGE_HEADER_BITS: u32 = super::PAGE_HEADER * 8;
 
 /// What the world outside knows: frames reported as stored, named as lost, acknowledged.
 #[derive(Debug, Clone, Default)]
@@ -254,6 +255,68 @@ proptest! {
         }
         check(flash, &mut ledger);
     }
+}
+
+#[test]
+fn a_damaged_page_header_hides_no_frame_of_any_page() {
+    let mut ledger = Ledger::default();
+    let mut log = boot(RamFlash::new(PAGES + 4), &mut ledger).unwrap();
+    run(&mut log, &[Step::Frame(150); 80], &mut ledger).unwrap();
+    let (first, last) = (log.ring().oldest().serial, log.ring().head().serial);
+    let before: BTreeSet<Identity> = frames_in(log.ring()).into_iter().collect();
+    assert!(last - first >= 3 && ledger.lost.is_empty(), "{first} to {last}: pages, and nothing overwritten");
+    let flash = log.into_flash();
+    for serial in first..last {
+        for bit in 0..PAGE_HEADER_BITS {
+            let mut damaged = flash.clone();
+            let at = ((JOURNAL_PAGES + serial) * PAGE + bit / 8) as usize;
+            damaged.bytes[at] ^= 1 << (bit % 8);
+            let mut again = boot(damaged, &mut Ledger::default()).unwrap();
+            let found: BTreeSet<Identity> = frames_in(again.ring()).into_iter().collect();
+            assert!(
+                found.is_superset(&before),
+                "page {serial}, bit {bit}: {} of {}",
+                found.len(),
+                before.len()
+            );
+            for _ in 0..PAGES + 4 {
+                again.scrub().unwrap();
+            }
+            let kept: BTreeSet<Identity> = frames_in(again.ring()).into_iter().collect();
+            assert!(kept.is_superset(&before), "page {serial}, bit {bit}: scrubbed");
+        }
+    }
+}
+
+#[test]
+fn a_page_that_holds_nothing_any_more_costs_itself_and_no_older_one() {
+    let mut ledger = Ledger::default();
+    let mut log = boot(RamFlash::new(PAGES + 4), &mut ledger).unwrap();
+    run(&mut log, &[Step::Frame(150); 80], &mut ledger).unwrap();
+    let (first, last) = (log.ring().oldest().serial, log.ring().head().serial);
+    let pages: Vec<BTreeSet<Identity>> =
+        (first..=last).map(|serial| frames_of_page(log.ring(), serial)).collect();
+    let mut flash = log.into_flash();
+    let middle = first + 2;
+    let from = ((JOURNAL_PAGES + middle) * PAGE) as usize;
+    flash.bytes[from..from + PAGE as usize].fill(0xa5);
+    let mut again = boot(flash, &mut Ledger::default()).unwrap();
+    let found: BTreeSet<Identity> = frames_in(again.ring()).into_iter().collect();
+    for (serial, page) in (first..=last).zip(&pages) {
+        assert_eq!(found.is_superset(page), serial != middle, "page {serial}");
+    }
+}
+
+fn frames_of_page(ring: &mut Ring<RamFlash>, serial: u32) -> BTreeSet<Identity> {
+    let mut found = BTreeSet::new();
+    let mut at = ring.oldest();
+    while let Some(entry) = ring.entry_at(at).unwrap() {
+        if entry.at.serial == serial {
+            found.insert(entry.id);
+        }
+        at = entry.end;
+    }
+    found
 }
 
 /// Whether anything of this log is left in the log's pages.
