@@ -82,6 +82,19 @@ impl Database {
         Ok(Connection { session: self.pool.get().await?, _turn: None })
     }
 
+    /// Looks whether the database has this release's schema, and says so where it has not.
+    pub async fn check_schema(&self) {
+        match kinara_store::migrate::check(&self.pool).await {
+            Ok(()) => {}
+            Err(error @ (kinara_store::Error::Older { .. } | kinara_store::Error::Newer { .. })) => {
+                tracing::error!(%error, "what is asked of the database will fail");
+            }
+            Err(error) => {
+                tracing::warn!(%error, "whether the database has this release's schema is not known")
+            }
+        }
+    }
+
     /// Whether the database answers.
     pub async fn answers(&self) -> bool {
         match self.pool.get().await {

@@ -183,6 +183,8 @@ impl Service {
             server::write_address(path, address)
                 .map_err(|source| StartError::AddressFile { path: path.clone(), source })?;
         }
+        let database = app.database.clone();
+        tasks.spawn(async move { database.check_schema().await });
         tracing::info!(%address, "listening");
         Ok(Self { address, app, tasks })
     }

@@ -228,6 +228,12 @@ pub struct Jobs {
     pub nightly: String,
     /// Seconds that the comparison of one day's readings may take.
     pub reconcile_timeout_s: u64,
+    /// Seconds that compressing one chunk may take.
+    pub compress_timeout_s: u64,
+    /// Days that lines of the audit log are kept, at least 365.
+    pub audit_days: u32,
+    /// Days that gaps and alerts are kept.
+    pub derived_days: u32,
     /// Memory of the database's machine, MiB: what is not compressed is kept below a quarter of it. Default: what the
     /// database says it has for its cache (`effective_cache_size`).
     pub database_memory_mib: Option<u64>,
@@ -245,6 +251,9 @@ impl Default for Jobs {
             poll_s: 5,
             nightly: "17 2 * * *".to_owned(),
             reconcile_timeout_s: 900,
+            compress_timeout_s: 900,
+            audit_days: 3_653,
+            derived_days: 1_827,
             database_memory_mib: None,
         }
     }
@@ -289,10 +298,14 @@ impl Config {
             ("jobs.derive_s", config.jobs.derive_s),
             ("jobs.poll_s", config.jobs.poll_s),
             ("jobs.reconcile_timeout_s", config.jobs.reconcile_timeout_s),
+            ("jobs.compress_timeout_s", config.jobs.compress_timeout_s),
         ] {
             if value == 0 {
                 return wrong(field, "0".to_owned(), "at least 1");
             }
+        }
+        if config.jobs.audit_days < 365 {
+            return wrong("jobs.audit_days", config.jobs.audit_days.to_string(), "at least 365");
         }
         if !(1..=16).contains(&config.jobs.workers) {
             return wrong("jobs.workers", config.jobs.workers.to_string(), "1 to 16");

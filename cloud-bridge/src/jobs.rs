@@ -12,6 +12,7 @@ use std::time::Duration;
 use graphile_worker::{Crontab, IntoTaskHandlerResult, TaskHandler, WorkerContext, WorkerOptions};
 use kinara_clock::Clock;
 use kinara_ingest::reconcile::{self, Span};
+use kinara_ingest::retention::{self, Retention};
 use kinara_ingest::{Limits, Writer, alerts, erase, requests, sweep, timestamp};
 use kinara_protocol::frame::Epoch;
 use kinara_store::{Pool, jobs};
@@ -52,6 +53,8 @@ pub struct Workshop {
     pub inference: Inference,
     /// How long a day's comparison may take.
     pub patience: Duration,
+    /// How long what grows is kept.
+    pub retention: Retention,
     /// Bytes of memory that the database has, where it does not say so itself.
     pub database_memory: Option<u64>,
 }
@@ -193,6 +196,11 @@ pub async fn nightly(shop: &Workshop) -> Result<(), kinara_ingest::Error> {
         tracing::warn!(rows = erased, "readings of erased wearers had come back, and are erased again");
     }
     requests::forget(&shop.pool, ago(KEYS_DAYS)).await?;
+    let (gone, failed) = retention::forget(&shop.pool, timestamp(now_us), &shop.retention).await;
+    shop.metrics.housekeeping_failed_total.fetch_add(failed, Ordering::Relaxed);
+    if gone > 0 {
+        tracing::info!(rows = gone, "forgotten, since their time is over");
+    }
     if let Some(length) = sweep::fit_chunks(&shop.pool, shop.database_memory).await? {
         tracing::info!(length, "chunks of readings are of another length from here on");
     }

@@ -32,6 +32,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kinara_clock::Clock;
+use kinara_ingest::retention::Retention;
 use kinara_ingest::sweep::{self, Policy};
 use kinara_ingest::upkeep::{self, Bounds};
 use kinara_ingest::{Limits, Name, Writer};
@@ -61,6 +62,9 @@ use crate::work::Workplace;
 const STATES: usize = 1024;
 /// Live messages that may wait: newer ones follow in a second.
 const LIVES: usize = 256;
+
+/// How often it is looked whether the database has been migrated.
+const SCHEMA_POLL: Duration = Duration::from_secs(5);
 
 /// How long after a change in what boxes are told it is published.
 const BURST: Duration = Duration::from_millis(300);
@@ -97,6 +101,7 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, stop: CancellationToken)
         tracing::info!(version = migrated.version, applied = migrated.applied, "the database's schema");
     }
     let pool = kinara_store::connect(&config.database.url, "kinara-cloud-bridge", &config.database_limits())?;
+    know_schema(&pool, &stop).await?;
     let transport = link::transport(&config.broker)?;
     let instance = config.broker.client_id.clone();
     let traces = Traces::open(&config.traces, "kinara-cloud-bridge", env!("CARGO_PKG_VERSION"), instance)?
@@ -159,6 +164,9 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, stop: CancellationToken)
         metrics.clone(),
         stop.clone(),
     ));
+    let patient = kinara_store::Limits { connections: 1, ..config.database_limits() };
+    let patient = kinara_store::connect(&config.database.url, "kinara-cloud-bridge storage", &patient)?;
+    tasks.spawn(keep_stored(config.clone(), patient, metrics.clone(), stop.clone()));
     tasks.spawn(keep_up(
         writer.clone(),
         pool.clone(),
@@ -181,6 +189,11 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, stop: CancellationToken)
         metrics: metrics.clone(),
         patience: Duration::from_secs(config.jobs.reconcile_timeout_s),
         inference: infer::Inference::open(&config.infer),
+        retention: Retention {
+            audit_days: config.jobs.audit_days.into(),
+            derived_days: config.jobs.derived_days.into(),
+            ..Retention::default()
+        },
         database_memory: config.jobs.database_memory_mib.map(|mib| mib << 20),
     };
     tasks.spawn(jobs::work(config.clone(), shop, stop.clone()));
@@ -237,6 +250,27 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, stop: CancellationToken)
         let _ = tokio::task::spawn_blocking(move || traces.close(patience)).await;
     }
     Ok(())
+}
+
+/// Looks whether the database has this release's schema. One that is older is waited for: another program migrates it.
+async fn know_schema(pool: &Pool, stop: &CancellationToken) -> Result<(), Error> {
+    loop {
+        match kinara_store::migrate::check(pool).await {
+            Ok(()) => return Ok(()),
+            Err(error @ kinara_store::Error::Newer { .. }) => return Err(error.into()),
+            Err(error @ kinara_store::Error::Older { .. }) => {
+                tracing::error!(%error, "nothing is done until it is");
+            }
+            Err(error) => {
+                tracing::warn!(%error, "whether the database has this release's schema is not known");
+                return Ok(());
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(SCHEMA_POLL) => {}
+            () = stop.cancelled() => return Ok(()),
+        }
+    }
 }
 
 /// The clinics of gateways, for the fairness of queues.
@@ -462,9 +496,12 @@ async fn keep_derived(
             () = stop.cancelled() => return,
         }
         let now = timestamp(clock.utc_us());
-        match rollup::roll_up(&pool, now, &slice).await {
-            Ok(hours) => {
-                metrics.rolled_up_total.fetch_add(hours, Ordering::Relaxed);
+        match rollup::round(&pool, now, &slice).await {
+            Ok(done) => {
+                metrics.rolled_up_total.fetch_add(done.hours, Ordering::Relaxed);
+                metrics.rollup_skipped.store(done.skipped.len() as u64, Ordering::Relaxed);
+                metrics.unknown_time_zones.store(done.unknown_zones.len() as u64, Ordering::Relaxed);
+                metrics.housekeeping_failed_total.fetch_add(done.failed, Ordering::Relaxed);
             }
             Err(error) => tracing::warn!(%error, "aggregates stay stale for now"),
         }
@@ -503,6 +540,26 @@ async fn keep_counted(config: Config, metrics: Arc<Metrics>, stop: CancellationT
     }
 }
 
+/// Compresses closed chunks and lets go of partitions whose time is over: both may take long, and hold up nothing else.
+async fn keep_stored(config: Config, pool: Pool, metrics: Arc<Metrics>, stop: CancellationToken) {
+    let patience = Duration::from_secs(config.jobs.compress_timeout_s);
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs(config.jobs.derive_s)) => {}
+            () = stop.cancelled() => return,
+        }
+        if let Err(error) = sweep::compress(&pool, patience).await {
+            Metrics::count(&metrics.housekeeping_failed_total);
+            tracing::warn!(%error, "closed chunks stay as they are for now");
+        }
+        let Some(admin_url) = &config.database.admin_url else { continue };
+        if let Err(error) = kinara_store::partitions::drop_expired(admin_url).await {
+            Metrics::count(&metrics.housekeeping_failed_total);
+            tracing::warn!(%error, "expired partitions stay for now");
+        }
+    }
+}
+
 async fn keep_swept(
     pool: Pool,
     clock: Arc<dyn Clock>,
@@ -519,7 +576,8 @@ async fn keep_swept(
         match sweep::sweep(&pool, clock.as_ref(), &policy).await {
             Ok(swept) => {
                 metrics.gaps_lost_total.fetch_add(swept.lost, Ordering::Relaxed);
-                if swept != sweep::Swept::default() {
+                metrics.housekeeping_failed_total.fetch_add(swept.failed, Ordering::Relaxed);
+                if swept.lost + swept.expired > 0 {
                     tracing::info!(
                         lost = swept.lost,
                         expired = swept.expired,

@@ -89,6 +89,12 @@ metrics! {
     replayed_total: "counter",
     /// Hours of a wearer and type whose aggregates were recomputed.
     rolled_up_total: "counter",
+    /// Clinics whose aggregates the last round left out, since their smallest slice failed.
+    rollup_skipped: "gauge",
+    /// Names of time zones that the database does not know, as of the last round; days are made by UTC for them.
+    unknown_time_zones: "gauge",
+    /// Steps of housekeeping that failed and are tried again.
+    housekeeping_failed_total: "counter",
     /// Windows of heart rate variability that were computed.
     hrv_windows_total: "counter",
     /// Requests that came over HTTP and are written.

@@ -90,7 +90,7 @@ pub struct Series {
     pub points: Vec<(i64, f64, f64, f64)>,
 }
 
-/// The newest stored reading of one wearer and type.
+/// The newest stored reading of one wearer and type that a body can have and that is not from the future.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Latest {
     /// Whose.
@@ -105,6 +105,8 @@ pub struct Latest {
     pub unit: Option<String>,
     /// When: milliseconds since 1970, UTC.
     pub time_ms: i64,
+    /// How much it is worth: above 0, up to 1.
+    pub quality: f32,
     /// `epoch:seq:index`, as live values carry it.
     pub key: String,
 }
@@ -209,13 +211,9 @@ pub(crate) async fn newest(
     user: Option<Uuid>,
 ) -> Result<Vec<Latest>, Problem> {
     const SELECT: &str =
-        "SELECT user_id, device_id, reading_type, value, unit, time, epoch, seq, idx FROM latest_readings";
-    let rows = match user {
-        Some(user) => {
-            transaction.rows(&format!("{SELECT} WHERE user_id = $1 ORDER BY reading_type"), &[&user]).await?
-        }
-        None => transaction.rows(&format!("{SELECT} ORDER BY user_id, reading_type"), &[]).await?,
-    };
+        "SELECT user_id, device_id, reading_type, value, unit, time, epoch, seq, idx, quality FROM latest_of($1)
+         ORDER BY user_id, reading_type";
+    let rows = transaction.rows(SELECT, &[&user]).await?;
     rows.iter()
         .map(|row| {
             let time: jiff::Timestamp = row.try_get(5)?;
@@ -227,6 +225,7 @@ pub(crate) async fn newest(
                 value: row.try_get(3)?,
                 unit: row.try_get(4)?,
                 time_ms: time.as_millisecond(),
+                quality: row.try_get(9)?,
                 key: format!("{}:{seq}:{index}", Epoch(epoch as u64)),
             })
         })

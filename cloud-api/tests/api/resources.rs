@@ -7,6 +7,39 @@ use kinara_cloud_api::routes;
 use serde_json::{Value, json};
 
 #[tokio::test]
+async fn the_newest_reading_is_one_that_a_body_can_have_and_not_of_tomorrow_however_long_ago() {
+    let cloud = Cloud::start().await;
+    let app = cloud.app();
+    let router = routes::router(&app);
+    let token = token(&app, "viewer", "here").await;
+    let ago = |minutes| now() - jiff::SignedDuration::from_mins(minutes);
+    cloud.readings(&cloud.here, 1, ago(180), &[(0, 61.0), (1, 62.0)]);
+    cloud.sql(
+        "INSERT INTO ts.stale SELECT DISTINCT tenant_id, user_id, type, date_bin('1 hour', time, 'epoch') FROM ts.readings;
+         SELECT ts.roll_up(1000, '-infinity')",
+    );
+    let newest = async || {
+        let path = format!("/api/v1/readings/latest?user_id={}", cloud.here.wearer);
+        let items = get(&router, &path, &token).await.json()["items"].clone();
+        assert_eq!(items.as_array().unwrap().len(), 1, "{items}");
+        (items[0]["value"].as_f64().unwrap(), items[0]["quality"].as_f64().unwrap())
+    };
+    // An impossible value since, and one of tomorrow.
+    cloud.readings(&cloud.here, 1, ago(10), &[(0, 900.0)]);
+    cloud.sql("UPDATE ts.readings SET quality = 0 WHERE value = 900");
+    cloud.readings(&cloud.here, 1, ago(-23 * 60), &[(0, 70.0)]);
+    assert_eq!(newest().await, (62.0, 1.0));
+    // More impossible ones than are looked through.
+    let many: Vec<(i64, f64)> = (0..2_000).map(|second| (second, 900.0)).collect();
+    cloud.readings(&cloud.here, 1, ago(60), &many);
+    cloud.sql("UPDATE ts.readings SET quality = 0 WHERE value = 900");
+    assert_eq!(newest().await, (62.0, 1.0));
+    cloud.readings(&cloud.here, 1, ago(1), &[(0, 64.0)]);
+    cloud.sql("UPDATE ts.readings SET quality = 0.5 WHERE value = 64");
+    assert_eq!(newest().await, (64.0, 0.5));
+}
+
+#[tokio::test]
 async fn readings_are_drawn_down_to_as_many_points_as_asked_for_with_their_extremes_from_the_index() {
     let cloud = Cloud::start().await;
     let app = cloud.app();

@@ -31,6 +31,8 @@ pub(crate) struct Entry {
     pub frames: HashMap<u32, NewFrame>,
     pub fits: BTreeMap<FitKey, SeqSet>,
     pub ended: Option<Ended>,
+    /// What came over HTTP: its numbers are names, and no count.
+    pub named: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -72,7 +74,19 @@ impl From<&Fit> for FitKey {
     }
 }
 
+impl FitKey {
+    /// Ticks that are UTC themselves: so readings over HTTP are stamped, and nothing else.
+    fn is_utc(&self) -> bool {
+        self.ref_ticks == 0 && self.ref_utc_us == 0
+    }
+}
+
 impl Entry {
+    /// Whether a number that is not used is missing.
+    pub fn is_counted(&self) -> bool {
+        !self.named && (self.fits.is_empty() || !self.fits.keys().all(FitKey::is_utc))
+    }
+
     /// The highest number heard of, this transaction included.
     pub fn highest_now(&self) -> i64 {
         let high = |set: &SeqSet| set.last().map_or(-1, |seq| seq as i64);

@@ -31,6 +31,7 @@ mod quality;
 pub mod quarantine;
 pub mod reconcile;
 pub mod requests;
+pub mod retention;
 pub mod rollup;
 #[cfg(feature = "sabotage")]
 pub mod sabotage;

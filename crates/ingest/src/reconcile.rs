@@ -66,7 +66,11 @@ const FRAMES: &str = "
       FROM ledger l FULL JOIN delivered d USING (hardware, epoch)),
     told AS (
       SELECT b.hardware, b.epoch,
-        int8multirange(int8range(0, b.highest + 1)) - b.seqs - coalesce(g.seqs, '{}') - coalesce(q.seqs, '{}') AS nowhere,
+        -- What came over HTTP has names and no count.
+        CASE WHEN EXISTS (SELECT FROM frame_times f WHERE f.hardware = b.hardware AND f.epoch = b.epoch AND f.ref_ticks = 0
+            AND f.ref_utc_us = 0) THEN '{}'::int8multirange
+          ELSE int8multirange(int8range(0, b.highest + 1)) - b.seqs - coalesce(g.seqs, '{}') - coalesce(q.seqs, '{}')
+        END AS nowhere,
         b.seqs * coalesce(g.seqs, '{}') AS twice,
         b.delivered - b.seqs - coalesce(g.seqs, '{}') - coalesce(q.seqs, '{}') AS acknowledged,
         EXISTS (SELECT FROM alerts a JOIN hardware h ON h.id = b.hardware WHERE a.kind = 'frames'

@@ -2,14 +2,18 @@
 //!
 //! The promise: once no note is left, every aggregate is what its readings make it, whatever order they came in, however
 //! often, and whoever they were moved to. A write notes in its own transaction which hours it made stale; the
-//! database recomputes these whole ([`roll_up`]), a bounded slice at a time, one bridge at a time.
+//! database recomputes these whole ([`roll_up`]), a bounded slice at a time, clinic by clinic in turn. A clinic whose slice
+//! does not come to its end in time is given smaller ones, and at last is left out of the round and told of: no clinic
+//! waits for another.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use kinara_store::{Pool, Transaction};
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
+use crate::error::Remedy;
 use crate::plan::Taken;
 use crate::write::DAY_US;
 use crate::{Error, Limits, timestamp};
@@ -90,21 +94,124 @@ pub(crate) async fn note(tx: &Transaction<'_>, new: &[Taken<'_>]) -> Result<(), 
     Ok(())
 }
 
-/// Recomputes what is stale, slice by slice, and gives how many hours that were. Nothing while another bridge does it.
+/// What a round did.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Round {
+    /// Hours that were recomputed.
+    pub hours: u64,
+    /// Clinics that were left out, since their smallest slice failed.
+    pub skipped: Vec<Uuid>,
+    /// Names of time zones that the database does not know; UTC stands in for them.
+    pub unknown_zones: Vec<String>,
+    /// Other steps that failed.
+    pub failed: u64,
+}
+
+/// A clinic's turn.
+struct Turn {
+    clinic: Uuid,
+    /// Hours of its next slice.
+    hours: i32,
+}
+
+/// Recomputes what is stale and gives how many hours that were; see [`round`].
 pub async fn roll_up(pool: &Pool, now: Timestamp, slice: &Slice) -> Result<u64, Error> {
+    Ok(round(pool, now, slice).await?.hours)
+}
+
+/// Recomputes what is stale, a slice of each clinic in turn, and does what belongs to it. One step that fails keeps no other
+/// from being done. What another bridge recomputes is left to it.
+pub async fn round(pool: &Pool, now: Timestamp, slice: &Slice) -> Result<Round, Error> {
+    let mut out = Round::default();
+    match unknown_zones(pool).await {
+        Ok(zones) => out.unknown_zones = zones,
+        Err(error) => failed(&mut out, "looking at the time zones", &error),
+    }
+    let clinics = {
+        let client = pool.get().await?;
+        client.query("SELECT ts.stale_clinics()", &[]).await?
+    };
+    let mut turns: Vec<Turn> =
+        clinics.iter().map(|row| Turn { clinic: row.get(0), hours: slice.hours }).collect();
     let raw_from = slice.raw_from(now);
-    let client = pool.get().await?;
-    let statement = client.prepare_cached("SELECT ts.roll_up($1, $2)").await?;
-    let mut total = 0;
-    loop {
-        let hours: i64 = client.query_one(&statement, &[&slice.hours, &raw_from]).await?.get(0);
-        total += hours.unsigned_abs();
-        if hours < i64::from(slice.hours) {
-            break;
+    while !turns.is_empty() {
+        let mut again = Vec::new();
+        for turn in turns {
+            again.extend(take_turn(pool, raw_from, turn, &mut out).await);
+        }
+        turns = again;
+    }
+    if let Err(error) = queue_looks(pool).await {
+        failed(&mut out, "queueing what rules and models have to look at", &error);
+    }
+    for (what, sql) in [
+        ("adding up what was written", "SELECT ts.add_up_written()"),
+        ("deleting expired aggregates", "SELECT ts.drop_expired_rollups($1)"),
+    ] {
+        let expired: [&(dyn ToSql + Sync); 1] = [&slice.expired];
+        let values = if sql.contains("$1") { &expired[..] } else { &[] };
+        if let Err(error) = call(pool, sql, values).await {
+            failed(&mut out, what, &error);
         }
     }
-    client.query_one("SELECT ts.add_up_written()", &[]).await?;
-    let statement = client.prepare_cached("SELECT ts.drop_expired_rollups($1)").await?;
-    client.query_one(&statement, &[&slice.expired]).await?;
-    Ok(total)
+    Ok(out)
+}
+
+async fn call(pool: &Pool, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<(), Error> {
+    pool.get().await?.query_one(sql, values).await?;
+    Ok(())
+}
+
+fn failed(out: &mut Round, what: &str, error: &Error) {
+    out.failed += 1;
+    tracing::warn!(%error, "{what} failed; it is tried again");
+}
+
+/// A slice of a clinic; gives its next turn, where there is one in this round.
+async fn take_turn(pool: &Pool, raw_from: Timestamp, turn: Turn, out: &mut Round) -> Option<Turn> {
+    let Turn { clinic, hours } = turn;
+    match slice_of(pool, raw_from, &turn).await {
+        Ok(done) => {
+            out.hours += done;
+            // Less than it might have been: what is left came meanwhile, and is the next round's.
+            (done >= u64::from(hours.unsigned_abs())).then_some(turn)
+        }
+        Err(error) if hours > 1 && error.remedy() != Remedy::Later => {
+            tracing::info!(%clinic, hours, %error, "a slice of aggregates did not come to its end; half of it is tried");
+            Some(Turn { hours: hours / 2, ..turn })
+        }
+        Err(error) => {
+            tracing::warn!(%clinic, %error, "a clinic's aggregates stay stale for now; the others are done");
+            out.skipped.push(clinic);
+            None
+        }
+    }
+}
+
+async fn slice_of(pool: &Pool, raw_from: Timestamp, turn: &Turn) -> Result<u64, Error> {
+    let client = pool.get().await?;
+    let statement = client.prepare_cached("SELECT ts.roll_up($1, $2, $3)").await?;
+    let hours: i64 = client.query_one(&statement, &[&turn.hours, &raw_from, &turn.clinic]).await?.get(0);
+    Ok(hours.unsigned_abs())
+}
+
+/// Names of time zones that the database does not know. What is made by one that it knows again is stale from here on.
+async fn unknown_zones(pool: &Pool) -> Result<Vec<String>, Error> {
+    let client = pool.get().await?;
+    let rows = client.query("SELECT zone, wearers FROM ts.check_zones()", &[]).await?;
+    for row in &rows {
+        let (zone, wearers): (&str, i64) = (row.get(0), row.get(1));
+        tracing::warn!(zone, wearers, "the database knows no time zone of this name; days are made by UTC");
+    }
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Queues jobs for what was passed on to rules and models, each clinic's by itself.
+async fn queue_looks(pool: &Pool) -> Result<(), Error> {
+    let client = pool.get().await?;
+    let clinics = client.query("SELECT ts.clinics_to_look_at()", &[]).await?;
+    for row in clinics {
+        client.query_one("SELECT ts.queue_looks($1)", &[&row.get::<_, Uuid>(0)]).await?;
+    }
+    Ok(())
 }

@@ -1,4 +1,7 @@
 //! Housekeeping that no batch brings about: gaps that have become final, partitions, the quarantine's limits.
+//!
+//! The promise: each step stands alone, is a bounded slice, and takes what it looks at in turn. One that fails, for whatever
+//! is there of one clinic, keeps no other from being done.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,10 +23,14 @@ pub struct Policy {
     pub late_grace: Duration,
     /// A gateway's word is believed for so long.
     pub gateway_word: Duration,
+    /// Open gaps that are looked at in a sweep.
+    pub gaps: i64,
     /// Quarantined things are kept so long,
     pub quarantine_age: Duration,
-    /// and so many of them for each tenant.
+    /// and so many of them for each tenant,
     pub quarantine_rows: i64,
+    /// with so many bytes.
+    pub quarantine_bytes: i64,
 }
 
 impl Default for Policy {
@@ -31,8 +38,10 @@ impl Default for Policy {
         Self {
             late_grace: Duration::from_mins(1),
             gateway_word: Duration::from_mins(1),
+            gaps: 2_000,
             quarantine_age: Duration::from_hours(90 * 24),
             quarantine_rows: 200_000,
+            quarantine_bytes: 1 << 30,
         }
     }
 }
@@ -44,7 +53,17 @@ pub struct Swept {
     pub lost: u64,
     /// Quarantined things that expired.
     pub expired: u64,
+    /// Steps that failed; each is tried again in the next sweep.
+    pub failed: u64,
 }
+
+/// A slice of open gaps that stood still, those first that were not looked at for longest.
+const STANDING: &str = "
+    SELECT id FROM gaps WHERE reason = 'late' AND withdrawn_at IS NULL AND updated_at < $1
+    ORDER BY looked_at NULLS FIRST LIMIT $2";
+
+/// Where there are more than a slice, the next ones' turn comes.
+const LOOKED_AT: &str = "UPDATE gaps SET looked_at = $2 WHERE id = ANY($1) AND reason = 'late'";
 
 /// A gap that is `late` becomes `gateway_lost` when it stands still and either a gateway of a clinic that held the
 /// device in the gap's time lost its database after the gap began, or nobody can hold the frames any more: every
@@ -55,11 +74,11 @@ const SETTLE: &str = "
     WITH held AS NOT MATERIALIZED (
       SELECT g.id AS gap, h.hardware_id, a.tenant_id, a.valid_from
       FROM gaps g JOIN hardware h ON h.id = g.hardware JOIN device_assignments a ON a.hardware_id = g.hardware
-      WHERE g.reason = 'late' AND g.withdrawn_at IS NULL AND g.updated_at < $2
+      WHERE g.id = ANY($2)
         AND tstzrange(a.valid_from, a.valid_to) &&
           tstzrange(least(g.from_time, g.to_time), greatest(g.from_time, g.to_time), '[]'))
     UPDATE gaps g SET reason = 'gateway_lost', updated_at = $1
-    WHERE g.reason = 'late' AND g.withdrawn_at IS NULL AND g.updated_at < $2 AND (
+    WHERE g.id = ANY($2) AND g.reason = 'late' AND g.withdrawn_at IS NULL AND (
       EXISTS (SELECT FROM held a JOIN gateways w ON w.tenant_id = a.tenant_id
                 JOIN gateway_buffers b ON b.gateway_id = w.id
               WHERE a.gap = g.id AND b.broke_at >= coalesce(g.from_time, '-infinity') AND b.broke_at >= a.valid_from)
@@ -79,35 +98,169 @@ const SETTLE: &str = "
               AND w.retired_at IS NULL AND w.last_seen_at >= $3 AND d->>'hardware_id' = h.hardware_id
               AND (d->>'connected')::bool AND (d->>'backlog_frames')::int8 = 0)))";
 
-/// What goes. What another clinic's gateway brought tells nothing: that one's word is not believed.
+/// What goes of one clinic: `$2` things or `$3` bytes too many, the oldest first. What another clinic's gateway brought tells
+/// nothing: that one's word is not believed.
+fn expire_excess(of_a_clinic: bool) -> String {
+    let whose = if of_a_clinic { "tenant_id = $1" } else { "tenant_id IS NULL AND $1::uuid IS NOT NULL" };
+    format!(
+        "WITH old AS (
+           SELECT id FROM (
+             SELECT id, row_number() OVER w AS place, sum(octet_length(payload)) OVER w - octet_length(payload) AS before
+             FROM (SELECT id, received_at, payload FROM quarantine WHERE {whose} ORDER BY received_at LIMIT {SLICE}) oldest
+             WINDOW w AS (ORDER BY received_at, id)) ranked
+           WHERE place <= $2 OR before < $3)
+         {EXPIRE}"
+    )
+}
+
+/// What goes for its age.
+fn expire_old() -> String {
+    format!(
+        "WITH old AS (SELECT id FROM quarantine WHERE received_at < $1 ORDER BY received_at LIMIT {SLICE})
+         {EXPIRE}"
+    )
+}
+
+/// Quarantined things that expire in a transaction.
+const SLICE: i64 = 5_000;
 const EXPIRE: &str = "
-    WITH old AS (
-      SELECT id FROM quarantine WHERE received_at < $1
-      UNION ALL
-      SELECT id FROM (SELECT id, row_number() OVER (PARTITION BY tenant_id ORDER BY received_at DESC) AS n
-                      FROM quarantine) ranked WHERE n > $2
-      LIMIT 5000)
     DELETE FROM quarantine q USING old WHERE q.id = old.id
     RETURNING (SELECT id FROM hardware h WHERE h.hardware_id = q.hardware_id), q.epoch, q.received_at,
-      CASE WHEN q.what = 'frame' AND q.replayed_at IS NULL AND q.reason <> 'foreign_gateway' THEN q.seq END";
+      CASE WHEN q.what = 'frame' AND q.replayed_at IS NULL AND q.reason <> 'foreign_gateway' THEN q.seq END,
+      coalesce((q.fit->>'ref_ticks')::numeric = 0 AND (q.fit->>'ref_utc_us')::numeric = 0, false)";
 
 /// Does what is due.
 pub async fn sweep(pool: &Pool, clock: &dyn Clock, policy: &Policy) -> Result<Swept, Error> {
     let now_us = clock.utc_us();
     let now = timestamp(now_us);
     let ago = |duration: Duration| timestamp(now_us - duration.as_micros() as i64);
-    let mut client = pool.get().await?;
-    client
-        .query_one("SELECT ts.ensure_partitions($1, $2)", &[&now, &timestamp(now_us + 7 * 86_400_000_000)])
+    let mut out = Swept::default();
+    // A database that is away fails no step.
+    drop(pool.get().await?);
+    out.step("making partitions", make_partitions(pool, now).await);
+    out.step("dropping expired partitions", drop_partitions(pool).await);
+    let standing =
+        Standing { since: ago(policy.late_grace), word: ago(policy.gateway_word), most: policy.gaps };
+    out.lost = out.step("settling gaps", settle(pool, now, &standing).await);
+    out.expired +=
+        out.step("thinning the quarantine by age", expire_aged(pool, ago(policy.quarantine_age), now).await);
+    let excess = out.step("measuring the quarantine", excess(pool, policy).await);
+    for one in excess {
+        out.expired += out.step("thinning a clinic's quarantine", expire_of(pool, &one, now).await);
+    }
+    Ok(out)
+}
+
+impl Swept {
+    /// What a step gave, or nothing where it failed.
+    fn step<T: Default>(&mut self, what: &str, result: Result<T, Error>) -> T {
+        result.unwrap_or_else(|error| {
+            self.failed += 1;
+            tracing::warn!(%error, "{what} failed; it is tried again");
+            T::default()
+        })
+    }
+}
+
+async fn make_partitions(pool: &Pool, now: Timestamp) -> Result<(), Error> {
+    let until = timestamp(now.as_microsecond() + 7 * 86_400_000_000);
+    pool.get().await?.query_one("SELECT ts.ensure_partitions($1, $2)", &[&now, &until]).await?;
+    Ok(())
+}
+
+/// One at a time, each in a transaction of its own.
+async fn drop_partitions(pool: &Pool) -> Result<(), Error> {
+    let client = pool.get().await?;
+    while client.query_one("SELECT ts.drop_expired()", &[]).await?.get::<_, i32>(0) > 0 {}
+    Ok(())
+}
+
+/// Which open gaps are looked at, and by whose word.
+struct Standing {
+    since: Timestamp,
+    word: Timestamp,
+    most: i64,
+}
+
+async fn settle(pool: &Pool, now: Timestamp, standing: &Standing) -> Result<u64, Error> {
+    let client = pool.get().await?;
+    let gaps: Vec<Uuid> = client
+        .query(STANDING, &[&standing.since, &standing.most])
+        .await?
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    if gaps.is_empty() {
+        return Ok(0);
+    }
+    let settled = client.execute(SETTLE, &[&now, &gaps, &standing.word]).await?;
+    if gaps.len() as i64 >= standing.most {
+        client.execute(LOOKED_AT, &[&gaps, &now]).await?;
+    }
+    Ok(settled)
+}
+
+/// How much more a clinic has in quarantine than it may.
+struct Excess {
+    clinic: Uuid,
+    items: i64,
+    bytes: i64,
+}
+
+async fn excess(pool: &Pool, policy: &Policy) -> Result<Vec<Excess>, Error> {
+    let limits: [&(dyn tokio_postgres::types::ToSql + Sync); 2] =
+        [&policy.quarantine_rows, &policy.quarantine_bytes];
+    let rows = pool
+        .get()
+        .await?
+        .query("SELECT clinic, items, bytes FROM ts.quarantine_excess($1, $2)", &limits)
         .await?;
-    client.query_one("SELECT ts.drop_expired()", &[]).await?;
-    // One chunk a sweep: its lock is short, and closed chunks are rare.
-    client.query_one("SELECT ts.compress_closed()", &[]).await?;
-    let lost = client.execute(SETTLE, &[&now, &ago(policy.late_grace), &ago(policy.gateway_word)]).await?;
+    Ok(rows.iter().map(|row| Excess { clinic: row.get(0), items: row.get(1), bytes: row.get(2) }).collect())
+}
+
+async fn expire_of(pool: &Pool, excess: &Excess, now: Timestamp) -> Result<u64, Error> {
+    let mut client = pool.get().await?;
     let tx = client.transaction().await?;
-    let expired = expire(&tx, ago(policy.quarantine_age), policy.quarantine_rows, now).await?;
+    let sql = expire_excess(!excess.clinic.is_nil());
+    let rows = tx.query(&sql, &[&excess.clinic, &excess.items, &excess.bytes]).await?;
+    leave_gaps(&tx, &rows, now).await?;
     tx.commit().await?;
-    Ok(Swept { lost, expired })
+    Ok(rows.len() as u64)
+}
+
+async fn expire_aged(pool: &Pool, before: Timestamp, now: Timestamp) -> Result<u64, Error> {
+    let mut client = pool.get().await?;
+    let tx = client.transaction().await?;
+    let rows = tx.query(&expire_old(), &[&before]).await?;
+    leave_gaps(&tx, &rows, now).await?;
+    tx.commit().await?;
+    Ok(rows.len() as u64)
+}
+
+/// Compresses chunks that are closed, or that got late rows since; gives how many. Each may take `patience`: longer than any
+/// statement of the ordinary kind. One that fails is passed over.
+pub async fn compress(pool: &Pool, patience: Duration) -> Result<u64, Error> {
+    const FAILURES: i32 = 3;
+    let mut client = pool.get().await?;
+    let timeout = format!("SET LOCAL statement_timeout = {}", patience.as_millis());
+    let (mut compressed, mut passed) = (0, 0);
+    loop {
+        let tx = client.transaction().await?;
+        tx.batch_execute(&timeout).await?;
+        match tx.query_one("SELECT ts.compress_closed($1)", &[&passed]).await {
+            Ok(row) if row.get::<_, i32>(0) == 0 => return Ok(compressed),
+            Ok(_) => {
+                tx.commit().await?;
+                compressed += 1;
+            }
+            Err(error) if passed < FAILURES && error.code().is_some() => {
+                tx.rollback().await?;
+                passed += 1;
+                tracing::warn!(error = %kinara_store::explain(&error), "a chunk could not be compressed; the next one is");
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// Chooses the length of the chunks that are made from here on, so that what is not compressed fits in a quarter of the
@@ -119,21 +272,19 @@ pub async fn fit_chunks(pool: &Pool, memory: Option<u64>) -> Result<Option<Strin
 
 /// Frames that leave the quarantine leave a gap `expired`. Their numbers count as heard of, so that such a frame that
 /// comes after all is taken out of its gap, and so that a number below them which was never seen is `late`.
-async fn expire(
-    tx: &Transaction<'_>,
-    before: Timestamp,
-    most_rows: i64,
-    now: Timestamp,
-) -> Result<u64, Error> {
-    let rows = tx.query(EXPIRE, &[&before, &most_rows]).await?;
+async fn leave_gaps(tx: &Transaction<'_>, rows: &[tokio_postgres::Row], now: Timestamp) -> Result<(), Error> {
+    let mut named = Vec::new();
     let mut told: BTreeMap<Key, Candidate> = BTreeMap::new();
-    for row in &rows {
+    for row in rows {
         let (Some(hardware), Some(epoch), Some(seq)) =
             (row.get::<_, Option<Uuid>>(0), row.get::<_, Option<i64>>(1), row.get::<_, Option<i64>>(3))
         else {
             continue;
         };
         let key = Key { hardware, epoch };
+        if row.get(4) {
+            named.push(key);
+        }
         let received_us = Some(row.get::<_, Timestamp>(2).as_microsecond());
         let gap = told.entry(key).or_insert_with(|| Candidate {
             key,
@@ -150,9 +301,11 @@ async fn expire(
     for (key, gap) in &told {
         entries.entry(*key).or_default().heard.add(&gap.seqs);
     }
+    for key in named {
+        entries.entry(key).or_default().named = true;
+    }
     ledger::update(tx, &entries, now).await?;
     let mut findings = Findings { candidates: told.into_values().collect(), ..Findings::default() };
     findings.skipped(&entries);
-    gaps::record(tx, findings, &entries, now).await?;
-    Ok(rows.len() as u64)
+    gaps::record(tx, findings, &entries, now).await
 }

@@ -446,8 +446,10 @@ impl Writer {
                 row.set_user(user);
             }
             let said = wear.said(taken.key);
+            // Nobody knows when it was: it stays out of everything that is derived.
+            let time_uncertain = taken.device.fit(frame).is_some_and(|fit| fit.time_uncertain);
             for sample in &taken.device.samples[frame.samples.start as usize..frame.samples.end as usize] {
-                let quality = wear::quality(said, sample);
+                let quality = if time_uncertain { 0.0 } else { wear::quality(said, sample) };
                 readings.reading(row, sample.utc_us, sample.kind, sample.index, sample.value, quality);
             }
             #[cfg(feature = "sabotage")]

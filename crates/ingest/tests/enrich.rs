@@ -124,3 +124,26 @@ async fn a_window_with_too_few_beats_is_none_and_one_that_lost_them_goes() {
     world.write(&[beats(Epoch::new(0xaa, 7), window - 3_600_000_000, &rr[..100])]).await;
     assert_eq!(settle(&world).await, 0);
 }
+
+#[tokio::test]
+async fn of_two_wearables_on_one_wearer_the_better_covered_one_gives_the_window() {
+    let world = world().await;
+    let rr = recorded();
+    let window = NOW_US - 1_800_000_000;
+    world.write(&[beats(Epoch::new(0xaa, 5), window, &rr)]).await;
+    assert_eq!(settle(&world).await, 1);
+    let told =
+        "SELECT intervals || ' ' || round(covered_ms) || ' ' || round(rmssd_ms::numeric, 6) FROM ts.hrv";
+    let alone = world.text(told).await;
+    // The second one's backlog: half of the window, its beats between those of the first.
+    world
+        .run(&format!(
+            "INSERT INTO ts.readings SELECT time + interval '300 ms', tenant_id, user_id, '{SECOND_USER}', type, idx, epoch + 1, seq, value
+               FROM ts.readings WHERE type = 2 AND time < to_timestamp({});
+             INSERT INTO ts.stale SELECT DISTINCT tenant_id, user_id, type, date_bin('1 hour', time, 'epoch') FROM ts.readings",
+            window / 1_000_000 + 150
+        ))
+        .await;
+    assert_eq!(settle(&world).await, 1);
+    assert_eq!(world.text(told).await, alone);
+}

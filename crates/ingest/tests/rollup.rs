@@ -250,3 +250,170 @@ async fn a_day_tells_its_quietest_quarter_and_the_minutes_that_the_wearable_was_
     assert!((quietest - truth).abs() < 1e-9 && quietest > 41.0, "{quietest} {truth}");
     assert_eq!(world.number(&format!("SELECT worn_minutes {days}")).await, 10 + 10 + 4);
 }
+
+#[tokio::test]
+async fn frames_whose_time_is_not_known_are_in_no_aggregate() {
+    let world = open().await;
+    let uncertain = |from_us: i64, known: bool| {
+        let frames =
+            [frame_with(Epoch::new(0xab, 3), 0, 0, 700), frame_with(Epoch::new(0xab, 3), 1, 1_000, 710)];
+        let refs = frames.iter().map(|bytes| FrameRef::parse(bytes).unwrap());
+        let fit = Fit { ref_utc_us: from_us, time_uncertain: !known, ..fit() };
+        let columns = stamped(columns::encode(HARDWARE, Epoch::new(0xab, 3), refs).unwrap(), fit);
+        batch::from_envelope(envelope_of(GATEWAY, 0, vec![columns])).unwrap()
+    };
+    world.write(&[uncertain(NOW_US - 6 * HOUR_US, false)]).await;
+    rolled(&world).await;
+    assert!(world.readings().await > 0);
+    let kept = "SELECT count(*) FROM ts.readings_minute";
+    assert_eq!(world.number(kept).await, 0);
+    // Those that were written before this was so are put right.
+    world
+        .run(
+            "UPDATE ts.readings SET quality = 1;
+             INSERT INTO ts.stale SELECT DISTINCT tenant_id, user_id, type, date_bin('1 hour', time, 'epoch') FROM ts.readings;
+             INSERT INTO ts.unmarked SELECT DISTINCT hardware, epoch FROM frame_times WHERE time_uncertain",
+        )
+        .await;
+    rolled(&world).await;
+    assert!(world.number(kept).await > 0);
+    assert_eq!(world.number("SELECT ts.mark_uncertain()").await, 1);
+    assert_eq!(world.number("SELECT ts.mark_uncertain()").await, 0);
+    rolled(&world).await;
+    assert_eq!(world.number(kept).await, 0);
+    assert_eq!(wrong(&world).await, [0; 4]);
+}
+
+/// The day's worn minutes and first moment, as the clinic is told.
+async fn told_day(world: &World, day: &str) -> String {
+    world.run(&format!("SET kinara.tenant = '{TENANT}'")).await;
+    world
+        .text(&format!(
+            "SELECT to_char(bucket AT TIME ZONE 'UTC', 'DD HH24:MI') || ' ' || worn_minutes FROM wearer_days WHERE day = '{day}'"
+        ))
+        .await
+}
+
+/// A heart rate each minute.
+async fn each_minute(world: &World, from: &str, to: &str) {
+    world
+        .run(&format!(
+            "SELECT ts.ensure_partitions('{from}', '{to}');
+             INSERT INTO ts.readings (time, tenant_id, user_id, device_id, type, idx, epoch, seq, value)
+               SELECT t, '{TENANT}', '{USER}', '{DEVICE}', 1, 0, 1, 1, 70 FROM generate_series('{from}'::timestamptz, '{to}', '1 minute') t;
+             INSERT INTO ts.stale SELECT DISTINCT tenant_id, user_id, type, date_bin('1 hour', time, 'epoch') FROM ts.readings"
+        ))
+        .await;
+    rolled(world).await;
+    assert_eq!(wrong(world).await, [0; 4]);
+}
+
+async fn lives_in(world: &World, zone: &str) {
+    world.run(&format!("UPDATE user_time_zones SET time_zone = '{zone}' WHERE user_id = '{USER}'")).await;
+}
+
+#[tokio::test]
+async fn a_day_of_travel_is_as_long_as_it_was() {
+    let world = open().await;
+    lives_in(&world, "Asia/Tokyo").await;
+    // At noon of 10 March in Tokyo they arrive in Los Angeles, where it is the evening of the 9th.
+    world
+        .run(&format!(
+            "INSERT INTO user_time_zones VALUES ('{TENANT}', '{USER}', '2025-05-10T03:00Z', 'America/Los_Angeles')"
+        ))
+        .await;
+    each_minute(&world, "2025-05-08T00:00Z", "2025-05-12T00:00Z").await;
+    // 9 May: a day in Tokyo, and the evening of it again; 10 May: twelve hours in Tokyo, and all of it in Los Angeles.
+    assert_eq!(told_day(&world, "2025-05-09").await, format!("08 15:00 {}", 24 * 60 + 4 * 60));
+    assert_eq!(told_day(&world, "2025-05-10").await, format!("09 15:00 {}", 12 * 60 + 24 * 60));
+}
+
+#[tokio::test]
+async fn a_day_whose_midnight_comes_twice_begins_with_the_first_one() {
+    let world = open().await;
+    lives_in(&world, "America/Havana").await;
+    each_minute(&world, "2025-11-01T00:00Z", "2025-11-04T00:00Z").await;
+    assert_eq!(told_day(&world, "2025-11-02").await, "02 04:00 1500");
+}
+
+#[tokio::test]
+async fn a_change_across_the_date_line_makes_the_days_two_away_anew() {
+    let world = open().await;
+    lives_in(&world, "Etc/GMT+12").await;
+    each_minute(&world, "2025-11-01T11:00Z", "2025-11-01T11:50Z").await;
+    assert_eq!(days(&world).await, "2025-10-31 31 12:00 51");
+    lives_in(&world, "Pacific/Kiritimati").await;
+    rolled(&world).await;
+    assert_eq!(wrong(&world).await, [0; 4]);
+    assert_eq!(days(&world).await, "2025-11-02 01 10:00 51");
+}
+
+#[tokio::test]
+async fn who_changes_a_zone_waits_for_the_roll_up_that_has_read_the_former_one() {
+    let world = open().await;
+    world.write(&[at(NOW_US - HOUR_US, 10)]).await;
+    let url = world.server.superuser_url("test_0");
+    let (other, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    other.batch_execute("BEGIN").await.unwrap();
+    other.batch_execute("SELECT ts.roll_up(1000, '-infinity')").await.unwrap();
+    world.run("SET lock_timeout = '300ms'").await;
+    let change = format!("UPDATE user_time_zones SET time_zone = 'Asia/Tokyo' WHERE user_id = '{USER}'");
+    let refused = world.admin.batch_execute(&change).await.unwrap_err();
+    assert_eq!(refused.code().unwrap().code(), "55P03");
+    other.batch_execute("COMMIT").await.unwrap();
+    world.run(&change).await;
+    rolled(&world).await;
+    assert_eq!(wrong(&world).await, [0; 4]);
+}
+
+#[tokio::test]
+async fn a_zone_is_stored_by_the_name_that_it_has_now() {
+    let world = open().await;
+    world
+        .run(&format!(
+            "UPDATE users SET time_zone = 'Asia/Calcutta' WHERE id = '{USER}';
+             UPDATE tenants SET time_zone = 'US/Pacific' WHERE id = '{TENANT}'"
+        ))
+        .await;
+    assert_eq!(world.text(&format!("SELECT time_zone FROM users WHERE id = '{USER}'")).await, "Asia/Kolkata");
+    assert_eq!(
+        world.text(&format!("SELECT time_zone FROM tenants WHERE id = '{TENANT}'")).await,
+        "America/Los_Angeles"
+    );
+    let named = "SELECT string_agg(time_zone, ' ' ORDER BY from_time) FROM user_time_zones WHERE user_id =";
+    assert_eq!(world.text(&format!("{named} '{USER}'")).await, "UTC Asia/Kolkata");
+    // Every name that another one stands for is known here, and so is that one.
+    assert_eq!(world.number("SELECT count(*) FROM ts.zone_links WHERE NOT ts.is_zone(name)").await, 0);
+}
+
+#[tokio::test]
+async fn a_zone_that_the_database_has_forgotten_stops_nobody_and_is_told() {
+    let world = open().await;
+    // As a database does whose time zones have lost a name.
+    world
+        .run(&format!(
+            "ALTER TABLE user_time_zones DROP CONSTRAINT user_time_zones_time_zone_check;
+             UPDATE user_time_zones SET time_zone = 'Asia/Calcuttax' WHERE user_id = '{USER}'"
+        ))
+        .await;
+    world.write(&[at(NOW_US - 2 * HOUR_US, 700)]).await;
+    let round =
+        kinara_ingest::rollup::round(&world.pool, timestamp(NOW_US), &Slice::default()).await.unwrap();
+    assert_eq!((round.unknown_zones, round.skipped), (vec!["Asia/Calcuttax".to_owned()], vec![]));
+    assert_eq!(wrong(&world).await, [0; 4]);
+    assert_eq!(days(&world).await, "2026-01-01 01 00:00 700");
+    assert_eq!(told_day(&world, "2026-01-01").await, "01 00:00 12");
+    // It is known again: the days are made by it.
+    world
+        .run(
+            "ALTER TABLE user_time_zones DISABLE TRIGGER days_stale;
+             UPDATE user_time_zones SET time_zone = 'Asia/Tokyo' WHERE time_zone = 'Asia/Calcuttax';
+             UPDATE ts.unknown_zones SET time_zone = 'Asia/Tokyo';
+             ALTER TABLE user_time_zones ENABLE TRIGGER days_stale",
+        )
+        .await;
+    rolled(&world).await;
+    assert_eq!(wrong(&world).await, [0; 4]);
+    assert_eq!(days(&world).await, "2026-01-02 01 15:00 700");
+}

@@ -1,6 +1,8 @@
 //! The cloud's database: its schema, and how a program reaches it.
 //!
 //! - [`migrate()`] brings a database, PostgreSQL 15 or later with or without TimescaleDB, to this program's schema.
+//! - [`migrate::check`] says whether a program and its database know the same schema.
+//! - [`partitions`] lets go of days whose time is over without anybody's waiting.
 //! - [`jobs`] is the queue of what is done later.
 //! - [`pool`] makes connections with named limits.
 //! - [`tenant`] scopes a transaction to one clinic: the database itself then shows nothing of any other.
@@ -8,6 +10,8 @@
 
 pub mod jobs;
 pub mod migrate;
+mod online;
+pub mod partitions;
 pub mod pool;
 pub mod tenant;
 pub mod tls;
@@ -53,6 +57,19 @@ pub enum Error {
         /// This program's.
         known: i32,
     },
+    /// The database has not been migrated to this release.
+    #[error(
+        "the database is at schema {found}, this program needs {known}: run the migration (database.admin_url)"
+    )]
+    Older {
+        /// The database's version; 0: none.
+        found: i32,
+        /// This program's.
+        known: i32,
+    },
+    /// Another program migrates, and does not come to an end.
+    #[error("another program has been migrating this database for more than {0:?}")]
+    Turn(std::time::Duration),
     /// The queue of jobs.
     #[error("the queue of jobs: {0}")]
     Jobs(String),

@@ -3,7 +3,8 @@
 //! The promise: [`migrate`] may be called by any number of programs at once, at every start. One at a time works
 //! (an advisory lock); each migration is applied whole or not at all, once, in order; one that was applied is never
 //! applied again or changed (its checksum is kept); a database that is newer than the program is left alone. There is
-//! no way back: a mistake is corrected by the next migration.
+//! no way back: a mistake is corrected by the next migration. What would hold up writers for as long as a table is large
+//! follows in steps beside ([`crate::online`]), each of which may be cut short and is resumed.
 //!
 //! Which storage a database has is decided at the migration that makes the time-series tables, and stays.
 
@@ -13,12 +14,14 @@ use sha2::{Digest as _, Sha256};
 use tokio_postgres::Client;
 
 use crate::pool::Target;
-use crate::{Error, explain, jobs};
+use crate::{Error, Pool, explain, jobs, online};
 
 /// The key of the advisory lock that migrating programs take turns by.
 const LOCK: i64 = 0x6b69_6e61_7261_0001;
 /// How long one may wait for another that migrates.
 const TURN_TIMEOUT: Duration = Duration::from_mins(5);
+/// How often one looks whether it is its turn.
+const TURN_POLL: Duration = Duration::from_millis(50);
 /// The first server that has all this schema needs.
 const OLDEST_SERVER: i32 = 150_000;
 
@@ -85,6 +88,8 @@ const MIGRATIONS: &[Migration] = &[
     migration!(19, "0019_boundaries"),
     migration!(20, "0020_one_identity"),
     migration!(21, "0021_rules_and_sessions"),
+    migration!(22, "0022_rollup_by_hour"),
+    migration!(23, "0023_fair_housekeeping"),
 ];
 
 /// The migration that decides the storage.
@@ -122,10 +127,42 @@ async fn with_turn(client: &mut Client, url: &str) -> Result<Migrated, Error> {
         return Err(Error::ServerTooOld(format!("{}.{}", version / 10_000, version % 10_000)));
     }
     client.batch_execute(&format!("SET lock_timeout = {}", TURN_TIMEOUT.as_millis())).await?;
-    client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).await?;
+    take_turn(client).await?;
     let result = apply(client, url).await;
     client.execute("SELECT pg_advisory_unlock($1)", &[&LOCK]).await?;
     result
+}
+
+/// Asked again and again: a statement that waited for the lock would be an old transaction, for which whoever makes an
+/// index concurrently waits.
+async fn take_turn(client: &Client) -> Result<(), Error> {
+    let began = std::time::Instant::now();
+    while !client.query_one("SELECT pg_try_advisory_lock($1)", &[&LOCK]).await?.get::<_, bool>(0) {
+        if began.elapsed() > TURN_TIMEOUT {
+            return Err(Error::Turn(TURN_TIMEOUT));
+        }
+        tokio::time::sleep(TURN_POLL).await;
+    }
+    Ok(())
+}
+
+/// Looks whether the database has this program's schema: programs do at their start, so that a wrong one is told of once,
+/// and not by everything that fails.
+pub async fn check(pool: &Pool) -> Result<(), Error> {
+    let client = pool.get().await?;
+    let found: Option<i32> = match client.query_one("SELECT max(version) FROM kinara.migrations", &[]).await {
+        Ok(row) => row.get(0),
+        // Neither schema nor table, or none that this role may see.
+        Err(error) if error.code().is_some_and(|code| ["42P01", "3F000", "42501"].contains(&code.code())) => {
+            None
+        }
+        Err(error) => return Err(error.into()),
+    };
+    match found {
+        Some(SCHEMA_VERSION) => Ok(()),
+        Some(found) if found > SCHEMA_VERSION => Err(Error::Newer { found, known: SCHEMA_VERSION }),
+        found => Err(Error::Older { found: found.unwrap_or(0), known: SCHEMA_VERSION }),
+    }
 }
 
 async fn apply(client: &mut Client, url: &str) -> Result<Migrated, Error> {
@@ -178,6 +215,7 @@ async fn apply(client: &mut Client, url: &str) -> Result<Migrated, Error> {
         applied += 1;
     }
     jobs::migrate(url).await?;
+    online::run(client).await?;
     Ok(Migrated { version: SCHEMA_VERSION, applied, storage })
 }
 

@@ -3,6 +3,9 @@
 //! Four wearers, a month of heart rate once a second each, as rows (they are not what is measured here: `bench ingest` sends
 //! them the whole way). The questions are the API's own, asked as its role through the tenant's views, 2,000 points at most;
 //! the first three askings do not count, the median of nine does. On TimescaleDB the closed chunks are compressed before.
+//!
+//! A slice of the roll-up is measured twice: in the table of the first three days, and in that of the whole month, ten times
+//! as large. Statistics are fresh each time.
 
 use std::time::Instant;
 
@@ -18,6 +21,10 @@ use crate::{Clinic, ClinicError, Result};
 
 const WEARERS: usize = 4;
 const DAYS: i64 = 30;
+/// Days of the table that is a tenth of the whole.
+const FIRST_DAYS: i64 = DAYS / 10;
+/// Times that a slice is rolled up, of which the median counts.
+const SLICES: usize = 9;
 const POINTS: f64 = 2_000.0;
 const WARMING: usize = 3;
 const ASKED: usize = 9;
@@ -66,26 +73,11 @@ async fn measure(
     let end = Timestamp::from_second(Timestamp::now().as_second() / 86_400 * 86_400).unwrap_or_default();
     let begin = end - SignedDuration::from_hours(24 * DAYS);
     admin.query_one("SELECT ts.ensure_partitions($1, $2)", &[&begin, &end]).await?;
-    for (place, user) in users.iter().enumerate() {
-        // A slow rhythm, a faster one, and noise, in the channel's steps of a tenth.
-        admin
-            .execute(
-                "INSERT INTO ts.readings (time, tenant_id, user_id, device_id, type, idx, epoch, seq, value)
-                 SELECT $1::timestamptz + make_interval(secs => s), $2, $3, $3, 1, 0, 1, s,
-                   round((70 + 12 * sin(s / 13751.0 + $4::float8) + 4 * sin(s / 40.0) + 3 * (random() - 0.5))::numeric, 1)
-                 FROM generate_series(0, $5::int4 - 1) s",
-                &[&begin, &tenant, user, &(place as f64), &((DAYS * 86_400) as i32)],
-            )
-            .await?;
-        eprintln!("wearer {} of {}", place + 1, users.len());
-    }
-    admin
-        .execute(
-            "INSERT INTO ts.stale (tenant_id, user_id, type, hour)
-             SELECT DISTINCT tenant_id, user_id, type, date_bin('1 hour', time, 'epoch') FROM ts.readings",
-            &[],
-        )
-        .await?;
+    load(&admin, tenant, users, begin, 0..FIRST_DAYS).await?;
+    let small = slice(&admin, tenant).await?;
+    load(&admin, tenant, users, begin, FIRST_DAYS..DAYS).await?;
+    let large = slice(&admin, tenant).await?;
+    eprintln!("a slice of the roll-up: {small:.3} s in {FIRST_DAYS} days, {large:.3} s in {DAYS}");
     let began = Instant::now();
     let mut hours = 0;
     loop {
@@ -122,9 +114,62 @@ async fn measure(
         "bytes_per_reading_compressed": compressed,
         "storage": if chunks > 0 { "timescale" } else { "plain" },
         "readings": readings,
+        "roll_up_cost_10x_rows": rounded(large / small),
         "roll_up_hours_per_s": rounded(hours as f64 / roll_up_s),
         "roll_up_readings_per_s": rounded(readings as f64 / roll_up_s),
     }))
+}
+
+/// Each wearer's heart rate of these days, its notes, and statistics of it.
+async fn load(
+    admin: &tokio_postgres::Client,
+    tenant: Uuid,
+    users: &[Uuid],
+    begin: Timestamp,
+    days: std::ops::Range<i64>,
+) -> std::result::Result<(), tokio_postgres::Error> {
+    let (first, behind) = ((days.start * 86_400) as i32, (days.end * 86_400) as i32);
+    for (place, user) in users.iter().enumerate() {
+        // A slow rhythm, a faster one, and noise, in the channel's steps of a tenth.
+        admin
+            .execute(
+                "INSERT INTO ts.readings (time, tenant_id, user_id, device_id, type, idx, epoch, seq, value)
+                 SELECT $1::timestamptz + make_interval(secs => s), $2, $3, $3, 1, 0, 1, s,
+                   round((70 + 12 * sin(s / 13751.0 + $4::float8) + 4 * sin(s / 40.0) + 3 * (random() - 0.5))::numeric, 1)
+                 FROM generate_series($5::int4, $6::int4 - 1) s",
+                &[&begin, &tenant, user, &(place as f64), &first, &behind],
+            )
+            .await?;
+        eprintln!("wearer {} of {}: day {} of {DAYS}", place + 1, users.len(), days.end);
+    }
+    admin
+        .execute(
+            "INSERT INTO ts.stale (tenant_id, user_id, type, hour)
+             SELECT $1, u, 1, $2::timestamptz + make_interval(hours => h)
+             FROM unnest($3::uuid[]) u, generate_series($4::int4, $5::int4 - 1) h",
+            &[&tenant, &begin, &users, &(first / 3_600), &(behind / 3_600)],
+        )
+        .await?;
+    admin.batch_execute("VACUUM ANALYZE").await
+}
+
+/// Seconds that a slice of the roll-up takes; it stays to be done.
+async fn slice(
+    admin: &tokio_postgres::Client,
+    tenant: Uuid,
+) -> std::result::Result<f64, tokio_postgres::Error> {
+    let mut took = Vec::new();
+    for round in 0..WARMING + SLICES {
+        admin.batch_execute("BEGIN").await?;
+        let began = Instant::now();
+        admin.query_one("SELECT ts.roll_up($1, '-infinity', $2)", &[&HOURS, &tenant]).await?;
+        let elapsed = began.elapsed().as_secs_f64();
+        admin.batch_execute("ROLLBACK").await?;
+        if round >= WARMING {
+            took.push(elapsed);
+        }
+    }
+    Ok(median(took))
 }
 
 /// Milliseconds from asking to the last row.

@@ -1,0 +1,79 @@
+//! What grows and has an end: the audit log, gaps, alerts, how times came about, requests that were never written.
+//! Readings, events and aggregates have theirs by their own storage.
+
+use jiff::Timestamp;
+use kinara_store::Pool;
+
+use crate::write::DAY_US;
+use crate::{Error, timestamp};
+
+/// Rows that are deleted in a transaction.
+const SLICE: i32 = 10_000;
+
+/// How long each is kept, in days.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Lines of the audit log. The database keeps each for a year, whatever is asked.
+    pub audit_days: i64,
+    /// Gaps that hold, and alerts: as long as aggregates.
+    pub derived_days: i64,
+    /// Gaps that were withdrawn: their frames came.
+    pub withdrawn_days: i64,
+    /// How frames' times came about: a while longer than readings are kept.
+    pub frame_times_days: i64,
+    /// Requests over HTTP that were never written, since their job died and nobody revived it.
+    pub dead_requests_days: i64,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            audit_days: 3_653,
+            derived_days: 1_827,
+            withdrawn_days: 90,
+            frame_times_days: 762,
+            dead_requests_days: 90,
+        }
+    }
+}
+
+/// Deletes what is older, slice by slice; gives how many rows went, and how many kinds could not be done.
+pub async fn forget(pool: &Pool, now: Timestamp, keep: &Retention) -> (u64, u64) {
+    let ago = |days: i64| timestamp(now.as_microsecond() - days * DAY_US);
+    let derived = ago(keep.derived_days);
+    let kinds: [(&str, &str, Vec<Timestamp>); 5] = [
+        ("the audit log", "SELECT forget_audit($1, $2)", vec![ago(keep.audit_days)]),
+        ("alerts", "SELECT forget_alerts($1, $2)", vec![derived]),
+        ("gaps", "SELECT forget_gaps($1, $2, $3)", vec![ago(keep.withdrawn_days), derived]),
+        ("frame times", "SELECT forget_frame_times($1, $2)", vec![ago(keep.frame_times_days)]),
+        ("dead requests", "SELECT forget_dead_requests($1, $2)", vec![ago(keep.dead_requests_days)]),
+    ];
+    let (mut gone, mut failed) = (0, 0);
+    for (what, sql, before) in &kinds {
+        match slices(pool, sql, before).await {
+            Ok(rows) => gone += rows,
+            Err(error) => {
+                failed += 1;
+                tracing::warn!(%error, "{what} could not be shortened; it is tried again");
+            }
+        }
+    }
+    (gone, failed)
+}
+
+async fn slices(pool: &Pool, sql: &str, before: &[Timestamp]) -> Result<u64, Error> {
+    let client = pool.get().await?;
+    let mut values: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> = Vec::new();
+    for time in before {
+        values.push(time);
+    }
+    values.push(&SLICE);
+    let mut total = 0;
+    loop {
+        let gone: i64 = client.query_one(sql, &values).await?.get(0);
+        if gone == 0 {
+            return Ok(total);
+        }
+        total += gone.unsigned_abs();
+    }
+}

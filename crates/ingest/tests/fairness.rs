@@ -1,0 +1,242 @@
+//! Housekeeping goes on: whatever fails or is slow for one clinic, or for one step, is left out and told of.
+
+#![allow(clippy::unwrap_used, clippy::wildcard_imports)]
+
+mod support;
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kinara_ingest::reconcile::{Span, reconcile};
+use kinara_ingest::retention::{Retention, forget};
+use kinara_ingest::rollup::{Slice, round};
+use kinara_ingest::sweep::{Policy, sweep};
+use kinara_ingest::{Batch, batch, timestamp};
+use kinara_protocol::columns;
+use kinara_protocol::envelope::Fit;
+use kinara_protocol::frame::{Epoch, FrameRef};
+use kinara_store::{Pool, connect};
+use support::*;
+use uuid::Uuid;
+
+/// The bridge's connections with other limits.
+fn hasty(world: &World, statement: Duration) -> Pool {
+    let limits = kinara_store::Limits { statement, ..kinara_store::Limits::default() };
+    connect(&world.server.url("bridge", "bridge", "test_0"), "test", &limits).unwrap()
+}
+
+/// A reading in each of so many hours of a clinic, and their notes.
+async fn hours(world: &World, tenant: Uuid, many: i64) {
+    world
+        .run(&format!(
+            "SELECT ts.ensure_partitions(now() - interval '3 days', now());
+             INSERT INTO ts.readings (time, tenant_id, user_id, device_id, type, idx, epoch, seq, value)
+               SELECT date_bin('1 hour', now(), 'epoch') - make_interval(hours => h), '{tenant}', '{USER}', '{DEVICE}', 1, 0, 1, h, 70
+               FROM generate_series(1, {many}) h;
+             INSERT INTO ts.stale SELECT tenant_id, user_id, type, date_bin('1 hour', time, 'epoch') FROM ts.readings
+               WHERE tenant_id = '{tenant}'"
+        ))
+        .await;
+}
+
+/// Every minute of a clinic takes so long.
+async fn slow(world: &World, tenant: Uuid, seconds: f64) {
+    world
+        .run(&format!(
+            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$
+               BEGIN PERFORM pg_sleep({seconds}); RETURN NEW; END $$;
+             CREATE TRIGGER slow BEFORE INSERT ON ts.readings_minute FOR EACH ROW WHEN (NEW.tenant_id = '{tenant}')
+               EXECUTE FUNCTION slow()"
+        ))
+        .await;
+}
+
+async fn minutes_of(world: &World, tenant: Uuid) -> i64 {
+    world.number(&format!("SELECT count(*) FROM ts.readings_minute WHERE tenant_id = '{tenant}'")).await
+}
+
+#[tokio::test]
+async fn a_clinic_whose_hours_cannot_be_done_in_time_is_left_out_and_the_next_one_is_done() {
+    let world = world().await;
+    // The first in order, and nothing of it ends in time.
+    hours(&world, TENANT, 6).await;
+    hours(&world, OTHER_TENANT, 6).await;
+    slow(&world, TENANT, 30.0).await;
+    let pool = hasty(&world, Duration::from_secs(2));
+    let done = round(&pool, timestamp(NOW_US), &Slice { hours: 2, ..Slice::default() }).await.unwrap();
+    assert_eq!((done.hours, done.skipped.as_slice()), (6, [TENANT].as_slice()));
+    assert_eq!((minutes_of(&world, OTHER_TENANT).await, minutes_of(&world, TENANT).await), (6, 0));
+    assert_eq!(world.number("SELECT count(*) FROM ts.stale").await, 6, "its notes stay");
+}
+
+#[tokio::test]
+async fn a_slice_that_takes_too_long_is_halved_until_it_does_not() {
+    let world = world().await;
+    hours(&world, TENANT, 8).await;
+    slow(&world, TENANT, 0.5).await;
+    let pool = hasty(&world, Duration::from_secs(3));
+    let done = round(&pool, timestamp(NOW_US), &Slice::default()).await.unwrap();
+    assert_eq!((done.hours, done.skipped.len()), (8, 0));
+    assert_eq!(minutes_of(&world, TENANT).await, 8);
+}
+
+#[tokio::test]
+async fn an_events_writer_does_not_wait_for_a_roll_up_of_its_clinic() {
+    let world = world().await;
+    world
+        .run(&format!(
+            "INSERT INTO alert_rules (tenant_id, name, severity, type, above, minutes, created_at)
+               VALUES ('{TENANT}', 'fast', 'warning', 1, 60, 1, 'epoch');
+             INSERT INTO alert_rules (tenant_id, name, severity, event_type, created_at)
+               VALUES ('{TENANT}', 'flash', 'info', 'hot_flash', 'epoch')"
+        ))
+        .await;
+    hours(&world, TENANT, 2).await;
+    // A roll-up that goes on and on.
+    world.run("BEGIN; SELECT ts.roll_up(1000, '-infinity')").await;
+    assert!(world.number("SELECT count(*) FROM ts.alert_notes").await > 0);
+    let pool = hasty(&world, Duration::from_secs(5));
+    let client = pool.get().await.unwrap();
+    client
+        .execute(
+            "INSERT INTO event_keys (hardware, kind, producer, epoch, grid, tenant_id, user_id, device_id, time)
+             VALUES ($1, 'hot_flash', 'p', 1, 1, $2, $3, $4, now())",
+            &[&HARDWARE_ROW, &TENANT, &USER, &DEVICE],
+        )
+        .await
+        .expect("the event is written while the roll-up goes on");
+    world.run("COMMIT").await;
+    // What the roll-up passed on is looked at all the same.
+    let jobs = "SELECT count(*) FROM jobs._private_jobs WHERE key = 'evaluate_alerts:' || $$tenant$$";
+    world.run("DELETE FROM jobs._private_jobs").await;
+    round(&world.pool, timestamp(NOW_US), &Slice::default()).await.unwrap();
+    assert_eq!(world.number(&jobs.replace("tenant", &TENANT.to_string())).await, 1);
+}
+
+#[tokio::test]
+async fn a_step_of_the_sweep_that_fails_keeps_no_other_from_being_done() {
+    let world = world().await;
+    world.write(&[batch_of(GATEWAY, &seconds(0..3)), batch_of(GATEWAY, &seconds(5..6))]).await;
+    world.run("DELETE FROM device_assignments").await;
+    world.write(&[batch_of(GATEWAY, &seconds(10..14))]).await;
+    world.run("ALTER TABLE gateway_buffers RENAME TO elsewhere").await;
+    world.clock.advance_us(120_000_000);
+    let policy = Policy { quarantine_rows: 1, ..Policy::default() };
+    let swept = sweep(&world.pool, world.clock.as_ref(), &policy).await.unwrap();
+    assert_eq!((swept.failed, swept.expired), (1, 3));
+}
+
+#[tokio::test]
+async fn open_gaps_are_looked_at_in_turn_however_many_there_are() {
+    let world = world().await;
+    world.write(&[batch_of(GATEWAY, &seconds(0..3)), batch_of(GATEWAY, &seconds(5..6))]).await;
+    // Gaps of which nobody knows anything, before the one that can be settled.
+    world
+        .run(&format!(
+            "INSERT INTO gaps (hardware, epoch, seqs, reason, from_time, to_time, updated_at)
+               SELECT '{HARDWARE_ROW}', 99, int8multirange(int8range(g, g + 1)), 'late', '2020-01-01', '2020-01-01', 'epoch'
+               FROM generate_series(1, 5) g;
+             INSERT INTO gateway_buffers (gateway_id, buffer, store_id, broke_at)
+               VALUES ('{GATEWAY}', 2, 2, to_timestamp({}))",
+            NOW_US / 1_000_000 + 1
+        ))
+        .await;
+    world.clock.advance_us(120_000_000);
+    let policy = Policy { gaps: 2, ..Policy::default() };
+    let mut lost = 0;
+    for _ in 0..4 {
+        world.clock.advance_us(5_000_000);
+        lost += sweep(&world.pool, world.clock.as_ref(), &policy).await.unwrap().lost;
+    }
+    assert_eq!(lost, 1);
+    assert!(world.gaps().await.contains("gateway_lost {[3,5)}"), "{}", world.gaps().await);
+}
+
+/// Frames as they are made of readings over HTTP: their ticks are milliseconds of UTC.
+fn over_http(seqs: &[u32]) -> Batch {
+    let epoch = Epoch::new(0, 9);
+    let frames: Vec<Vec<u8>> = seqs
+        .iter()
+        .map(|seq| frame_with(epoch, *seq, (BOOT_US / 1_000).unsigned_abs() + u64::from(*seq) * 1_000, 700))
+        .collect();
+    let refs = frames.iter().map(|bytes| FrameRef::parse(bytes).unwrap());
+    let fit = Fit { ref_ticks: 0, ref_utc_us: 0, growth_ppb: 0, ..fit() };
+    let columns = stamped(columns::encode(HARDWARE, epoch, refs).unwrap(), fit);
+    batch::from_envelope(envelope_of(GATEWAY, 0, vec![columns])).unwrap()
+}
+
+#[tokio::test]
+async fn numbers_that_a_source_over_http_never_used_are_not_missing() {
+    let world = world().await;
+    world.write(&[over_http(&[0, 2, 4])]).await;
+    world.write(&[over_http(&[100])]).await;
+    assert_eq!(world.gaps().await, "none");
+    let span = Span { raw_from: timestamp(0), again_from: timestamp(0), patience: Duration::from_secs(60) };
+    assert_eq!(reconcile(&world.pool, &span).await.unwrap().frames, []);
+    // Of a wearable's they are.
+    world.write(&[batch_of(GATEWAY, &seconds(0..3)), batch_of(GATEWAY, &seconds(5..6))]).await;
+    assert_eq!(world.gaps().await, "late {[3,5)}");
+}
+
+#[tokio::test]
+async fn a_clinics_quarantine_is_bounded_in_bytes_and_anothers_is_left_alone() {
+    let world = world().await;
+    let put = |tenant: &str, name: &str, many: i32| {
+        format!(
+            "INSERT INTO quarantine (tenant_id, what, reason, payload, digest, received_at)
+               SELECT {tenant}, 'payload', 'r', decode(repeat('00', 1000), 'hex'), ('{name}' || g)::bytea,
+                 to_timestamp({} + g) FROM generate_series(1, {many}) g",
+            NOW_US / 1_000_000 - 1_000
+        )
+    };
+    world.run(&put(&format!("'{TENANT}'"), "a", 10)).await;
+    world.run(&put(&format!("'{OTHER_TENANT}'"), "b", 2)).await;
+    world.run(&put("NULL", "c", 5)).await;
+    let policy = Policy { quarantine_bytes: 3_500, ..Policy::default() };
+    let swept = sweep(&world.pool, world.clock.as_ref(), &policy).await.unwrap();
+    assert_eq!((swept.expired, swept.failed), (7 + 2, 0));
+    let left =
+        "SELECT string_agg(coalesce(tenant_id::text, '-') || ' ' || n, ', ' ORDER BY tenant_id NULLS LAST)
+        FROM (SELECT tenant_id, count(*) AS n FROM quarantine GROUP BY 1) q";
+    assert_eq!(world.text(left).await, format!("{TENANT} 3, {OTHER_TENANT} 2, - 3"));
+    assert_eq!(sweep(&world.pool, world.clock.as_ref(), &policy).await.unwrap().expired, 0);
+}
+
+#[tokio::test]
+async fn what_grows_has_an_end_and_what_still_counts_stays() {
+    let world = world().await;
+    world.run("UPDATE users SET time_zone = 'UTC'").await;
+    world.write(&[batch_of(GATEWAY, &seconds(0..3)), batch_of(GATEWAY, &seconds(5..6))]).await;
+    world
+        .run(&format!(
+            "INSERT INTO audit_log (tenant_id, actor, action, at) SELECT '{TENANT}', 'a', 'b', t FROM
+               (VALUES (now() - interval '3700 days'), (now() - interval '300 days'), (now())) v(t);
+             INSERT INTO alerts (tenant_id, kind, user_id, title, severity, from_time, to_time, raised_at)
+               SELECT '{TENANT}', 'event', '{USER}', 't', 'info', t, t, t FROM
+               (VALUES (now() - interval '1900 days'), (now())) v(t);
+             INSERT INTO gaps (hardware, epoch, seqs, reason, withdrawn_at, updated_at)
+               SELECT '{HARDWARE_ROW}', 7, '{{[0,1)}}', 'late', t, now() FROM
+               (VALUES (now() - interval '100 days'), (now())) v(t);
+             INSERT INTO ledger (hardware, epoch, updated_at) VALUES ('{HARDWARE_ROW}', 8, now() - interval '800 days');
+             INSERT INTO frame_times VALUES ('{HARDWARE_ROW}', 8, '{{[0,1)}}', 0, 1, 0, 0, 0, false);
+             INSERT INTO ingest_requests (tenant_id, digest, items, refused, told, received_at)
+               SELECT '{TENANT}', '', 1, 0, '[]', t FROM (VALUES (now() - interval '100 days'), (now())) v(t)"
+        ))
+        .await;
+    world.run("UPDATE ledger SET updated_at = now() WHERE epoch <> 8").await;
+    let (gone, failed) = forget(&world.pool, Timestamp::now(), &Retention::default()).await;
+    assert_eq!((gone, failed), (5, 0));
+    for (sql, left) in [
+        ("SELECT count(*) FROM audit_log", 2),
+        ("SELECT count(*) FROM alerts", 1),
+        ("SELECT count(*) FROM gaps", 2),
+        ("SELECT count(*) FROM frame_times", 1),
+        ("SELECT count(*) FROM ingest_requests", 1),
+    ] {
+        assert_eq!(world.number(sql).await, left, "{sql}");
+    }
+    // Nobody has the audit of this year forgotten.
+    let hasty = Retention { audit_days: 0, ..Retention::default() };
+    forget(&world.pool, Timestamp::now(), &hasty).await;
+    assert_eq!(world.number("SELECT count(*) FROM audit_log").await, 2);
+}

@@ -1,0 +1,252 @@
+-- Housekeeping that one clinic, one failure or one long reader does not stop, and an end for what grows.
+-- Indexes on what may be large by now are made by the steps that run beside (crates/store/src/online.rs).
+SET ROLE kinara_owner;
+
+-- Open gaps are looked at in turn, so many a sweep.
+ALTER TABLE gaps ADD COLUMN looked_at timestamptz;
+
+-- How much is in quarantine for each clinic: noted append-only by whoever changes it, so that nobody waits, and added up
+-- by the sweep. The nil id: of no clinic.
+CREATE TABLE ts.quarantine_changes (
+  tenant_id uuid NOT NULL,
+  items int8 NOT NULL,
+  bytes int8 NOT NULL
+);
+CREATE TABLE ts.quarantine_sizes (
+  tenant_id uuid PRIMARY KEY,
+  items int8 NOT NULL,
+  bytes int8 NOT NULL
+);
+CREATE FUNCTION ts.note_quarantine() RETURNS trigger
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  INSERT INTO ts.quarantine_changes (tenant_id, items, bytes)
+    SELECT coalesce(c.tenant_id, '00000000-0000-0000-0000-000000000000'),
+      CASE TG_OP WHEN 'INSERT' THEN count(*) ELSE -count(*) END,
+      CASE TG_OP WHEN 'INSERT' THEN sum(octet_length(c.payload)) ELSE -sum(octet_length(c.payload)) END
+    FROM changed c GROUP BY 1;
+  RETURN NULL;
+END $$;
+CREATE TRIGGER counted_in AFTER INSERT ON quarantine REFERENCING NEW TABLE AS changed
+  FOR EACH STATEMENT EXECUTE FUNCTION ts.note_quarantine();
+CREATE TRIGGER counted_out AFTER DELETE ON quarantine REFERENCING OLD TABLE AS changed
+  FOR EACH STATEMENT EXECUTE FUNCTION ts.note_quarantine();
+INSERT INTO ts.quarantine_changes
+  SELECT coalesce(tenant_id, '00000000-0000-0000-0000-000000000000'), count(*), sum(octet_length(payload))
+  FROM quarantine GROUP BY 1;
+
+-- Adds up, and gives the clinics that have more in quarantine than they may, with how much more.
+CREATE FUNCTION ts.quarantine_excess(most_items int8, most_bytes int8)
+  RETURNS TABLE (clinic uuid, items int8, bytes int8)
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF pg_try_advisory_xact_lock(hashtextextended('kinara quarantine', 0)) THEN
+    WITH gone AS (DELETE FROM ts.quarantine_changes RETURNING quarantine_changes.*)
+    INSERT INTO ts.quarantine_sizes AS s (tenant_id, items, bytes)
+      SELECT g.tenant_id, sum(g.items), sum(g.bytes) FROM gone g GROUP BY 1
+      ON CONFLICT (tenant_id) DO UPDATE SET items = s.items + excluded.items, bytes = s.bytes + excluded.bytes;
+  END IF;
+  RETURN QUERY SELECT s.tenant_id, greatest(s.items - most_items, 0), greatest(s.bytes - most_bytes, 0)
+    FROM ts.quarantine_sizes s WHERE s.items > most_items OR s.bytes > most_bytes ORDER BY 1;
+END $$;
+
+-- Partitions that end before the retention line, the oldest first. Waveforms have a shorter life than the rest.
+CREATE FUNCTION ts.expired_partitions() RETURNS TABLE (base text, part text, pending boolean)
+  LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT b.base, c.relname::text, i.inhdetachpending
+    FROM pg_class c
+    CROSS JOIN LATERAL (SELECT split_part(c.relname, '_', 1)) b(base)
+    LEFT JOIN pg_inherits i ON i.inhrelid = c.oid
+    WHERE c.relnamespace = 'ts'::regnamespace AND c.relkind = 'r' AND c.relname ~ '^(readings|events|waveforms)_[0-9]{8}$'
+      AND to_date(right(c.relname, 8), 'YYYYMMDD') < (now() AT TIME ZONE 'UTC')::date - CASE b.base
+        WHEN 'readings' THEN 731 WHEN 'events' THEN 1827 ELSE 31 END
+    ORDER BY right(c.relname, 8), 1 $$;
+
+-- Drops the oldest of them that nobody uses, where this is all that the program may do: a reader that goes on is not waited
+-- for longer than a writer would notice. Whoever may own tables detaches them concurrently first (crates/store/src/partitions.rs).
+CREATE OR REPLACE FUNCTION ts.drop_expired() RETURNS int
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms' AS $$
+DECLARE
+  expired record;
+  dropped int;
+BEGIN
+  IF EXISTS (SELECT FROM ts.storage WHERE kind = 'timescale') THEN
+    SELECT count(*) INTO dropped FROM (
+      SELECT public.drop_chunks('ts.readings', older_than => now() - interval '731 days')
+      UNION ALL SELECT public.drop_chunks('ts.events', older_than => now() - interval '1827 days')
+      UNION ALL SELECT public.drop_chunks('ts.waveforms', older_than => now() - interval '31 days')) chunks;
+    RETURN dropped;
+  END IF;
+  IF NOT pg_try_advisory_xact_lock(hashtextextended('kinara partitions', 0)) THEN
+    RETURN 0;
+  END IF;
+  FOR expired IN SELECT * FROM ts.expired_partitions() e WHERE NOT coalesce(e.pending, false) LIMIT 4 LOOP
+    BEGIN
+      EXECUTE format('DROP TABLE ts.%I', expired.part);
+      RETURN 1;
+    EXCEPTION WHEN lock_not_available THEN
+      NULL; -- The next one, or the next time.
+    END;
+  END LOOP;
+  RETURN 0;
+END $$;
+
+-- Compresses one chunk that ended a day ago or earlier (the delay for late data): one that never was, or one that got late
+-- rows since (status & 8). `passed`: so many of the oldest are left out, since they failed. Gives how many were compressed.
+DROP FUNCTION ts.compress_closed();
+CREATE FUNCTION ts.compress_closed(passed int DEFAULT 0) RETURNS int
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  chunk regclass;
+BEGIN
+  IF NOT EXISTS (SELECT FROM ts.storage WHERE kind = 'timescale') THEN
+    RETURN 0;
+  END IF;
+  EXECUTE $sql$
+    SELECT format('%I.%I', i.chunk_schema, i.chunk_name)::regclass
+    FROM timescaledb_information.chunks i
+    JOIN _timescaledb_catalog.chunk c ON c.schema_name = i.chunk_schema AND c.table_name = i.chunk_name
+    WHERE i.hypertable_schema = 'ts' AND i.hypertable_name IN ('readings', 'waveforms')
+      AND (NOT i.is_compressed OR c.status & 8 <> 0) AND i.range_end < now() - interval '1 day'
+    ORDER BY i.range_end, i.chunk_name OFFSET $1 LIMIT 1$sql$ INTO chunk USING passed;
+  IF chunk IS NULL THEN
+    RETURN 0;
+  END IF;
+  PERFORM public.compress_chunk(chunk, if_not_compressed => true);
+  RETURN 1;
+END $$;
+
+-- As before, in the order of an index.
+CREATE OR REPLACE FUNCTION ts.drop_expired_rollups(most int) RETURNS int8
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  part record;
+  gone int8;
+  total int8 := 0;
+BEGIN
+  FOR part IN SELECT * FROM (VALUES ('readings_minute', 731), ('readings_15min', 1827), ('readings_hourly', 1827),
+    ('readings_daily', 1827)) AS lives(base, days) LOOP
+    EXECUTE format('DELETE FROM ts.%1$I WHERE ctid = ANY(ARRAY(
+      SELECT ctid FROM ts.%1$I WHERE bucket < $1 ORDER BY bucket LIMIT $2))', part.base)
+      USING now() - make_interval(days => part.days), most;
+    GET DIAGNOSTICS gone = ROW_COUNT;
+    total := total + gone;
+  END LOOP;
+  RETURN total;
+END $$;
+CREATE OR REPLACE FUNCTION ts.drop_expired_hrv(most int) RETURNS int8
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  gone int8;
+BEGIN
+  DELETE FROM ts.hrv WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM ts.hrv WHERE bucket < now() - interval '1827 days' ORDER BY bucket LIMIT most));
+  GET DIAGNOSTICS gone = ROW_COUNT;
+  RETURN gone;
+END $$;
+
+-- What grows and has an end. Each call deletes a slice and gives how many rows went.
+
+-- The audit log, after so long as an operator says; never what is younger than a year, whoever asks.
+CREATE FUNCTION forget_audit(before timestamptz, most int) RETURNS int8
+  LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    WITH gone AS (
+      DELETE FROM audit_log WHERE ctid = ANY(ARRAY(
+        SELECT ctid FROM audit_log WHERE at < least(before, now() - interval '365 days') ORDER BY at LIMIT most))
+      RETURNING 1)
+    SELECT count(*) FROM gone $$;
+-- Alerts that are over: withdrawn, or acknowledged, and as old.
+CREATE FUNCTION forget_alerts(before timestamptz, most int) RETURNS int8
+  LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    WITH gone AS (
+      DELETE FROM alerts WHERE ctid = ANY(ARRAY(SELECT ctid FROM alerts WHERE raised_at < before
+        AND (withdrawn_at IS NOT NULL OR acknowledged_at IS NOT NULL OR kind IN ('event', 'reading'))
+        ORDER BY raised_at LIMIT most))
+      RETURNING 1)
+    SELECT count(*) FROM gone $$;
+-- Gaps: those that were withdrawn, for which nothing asks, and those in force that are older than all that is derived.
+CREATE FUNCTION forget_gaps(withdrawn_before timestamptz, before timestamptz, most int) RETURNS int8
+  LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    WITH gone AS (
+      DELETE FROM gaps WHERE ctid = ANY(ARRAY(
+        (SELECT g.ctid FROM gaps g WHERE g.withdrawn_at < withdrawn_before ORDER BY g.withdrawn_at LIMIT most)
+        UNION ALL
+        (SELECT g.ctid FROM gaps g WHERE g.withdrawn_at IS NULL AND g.updated_at < before
+         ORDER BY g.updated_at LIMIT most)))
+      RETURNING 1)
+    SELECT count(*) FROM gone $$;
+-- How frames' times came about, of epochs whose readings are gone.
+CREATE FUNCTION forget_frame_times(before timestamptz, most int) RETURNS int8
+  LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    WITH old AS MATERIALIZED (
+      SELECT l.hardware, l.epoch FROM ledger l WHERE l.updated_at < before
+        AND EXISTS (SELECT FROM frame_times f WHERE f.hardware = l.hardware AND f.epoch = l.epoch)
+      ORDER BY l.updated_at LIMIT most),
+    gone AS (
+      DELETE FROM frame_times WHERE ctid = ANY(ARRAY(
+        SELECT t.ctid FROM old o CROSS JOIN LATERAL (
+          SELECT f.ctid FROM frame_times f WHERE f.hardware = o.hardware AND f.epoch = o.epoch OFFSET 0) t))
+      RETURNING 1)
+    SELECT count(*) FROM gone $$;
+-- Requests that were never written: their jobs are dead, and nobody revived them for so long.
+CREATE FUNCTION forget_dead_requests(before timestamptz, most int) RETURNS int8
+  LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    WITH gone AS (
+      DELETE FROM ingest_requests WHERE id = ANY(ARRAY(
+        SELECT id FROM ingest_requests WHERE finished_at IS NULL AND received_at < before ORDER BY received_at LIMIT most))
+      RETURNING 1)
+    SELECT count(*) FROM gone $$;
+
+-- Frames whose time is not known stay out of everything that is derived: their readings have quality 0. From here on they are
+-- written so; what was written before is put right a slice at a time.
+CREATE TABLE ts.unmarked (
+  hardware uuid NOT NULL,
+  epoch int8 NOT NULL,
+  PRIMARY KEY (hardware, epoch)
+);
+INSERT INTO ts.unmarked SELECT DISTINCT hardware, epoch FROM frame_times WHERE time_uncertain;
+CREATE FUNCTION ts.mark_uncertain() RETURNS int8
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  one ts.unmarked;
+  from_time timestamptz;
+  to_time timestamptz;
+BEGIN
+  SELECT * INTO one FROM ts.unmarked LIMIT 1 FOR UPDATE SKIP LOCKED;
+  IF NOT FOUND THEN
+    RETURN 0;
+  END IF;
+  -- The epoch's times lie around its fits, by as much as they are uncertain.
+  SELECT to_timestamp(min(f.ref_utc_us - f.uncertainty_us) / 1e6) - interval '31 days',
+    to_timestamp(max(f.ref_utc_us + f.uncertainty_us) / 1e6) + interval '31 days' INTO from_time, to_time
+    FROM public.frame_times f WHERE f.hardware = one.hardware AND f.epoch = one.epoch AND f.time_uncertain;
+  PERFORM set_config('timescaledb.max_tuples_decompressed_per_dml_transaction', '0', true);
+  EXECUTE format($sql$
+    WITH marked AS (
+      UPDATE ts.readings r SET quality = 0
+      FROM (SELECT DISTINCT a.tenant_id, a.user_id, a.device_id FROM public.device_assignments a WHERE a.hardware_id = $1) a
+      WHERE r.tenant_id = a.tenant_id AND r.user_id = a.user_id AND r.device_id = a.device_id AND r.epoch = $2
+        AND r.time >= %L::timestamptz AND r.time < %L::timestamptz AND r.quality > 0
+        AND EXISTS (SELECT FROM public.frame_times f WHERE f.hardware = $1 AND f.epoch = $2 AND f.time_uncertain
+          AND f.seqs @> r.seq)
+      RETURNING r.tenant_id, r.user_id, r.type, r.time)
+    INSERT INTO ts.stale (tenant_id, user_id, type, hour)
+      SELECT DISTINCT tenant_id, user_id, type, date_bin('1 hour', time, 'epoch') FROM marked$sql$, from_time, to_time)
+    USING one.hardware, one.epoch;
+  DELETE FROM ts.unmarked u WHERE u.hardware = one.hardware AND u.epoch = one.epoch;
+  RETURN 1;
+END $$;
+
+-- What comes over HTTP has names and no count: a number that its sender never used is not missing (decision 30).
+UPDATE gaps g SET withdrawn_at = now(), updated_at = now() WHERE g.reason = 'late' AND g.withdrawn_at IS NULL
+  AND EXISTS (SELECT FROM frame_times f WHERE f.hardware = g.hardware AND f.epoch = g.epoch AND f.ref_ticks = 0
+    AND f.ref_utc_us = 0);
+
+REVOKE ALL ON FUNCTION ts.note_quarantine(), ts.quarantine_excess(int8, int8), ts.expired_partitions(), ts.drop_expired(),
+  ts.compress_closed(int), forget_audit(timestamptz, int), forget_alerts(timestamptz, int),
+  forget_gaps(timestamptz, timestamptz, int), forget_frame_times(timestamptz, int), forget_dead_requests(timestamptz, int),
+  ts.mark_uncertain() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION ts.quarantine_excess(int8, int8), ts.drop_expired(), ts.compress_closed(int),
+  forget_audit(timestamptz, int), forget_alerts(timestamptz, int), forget_gaps(timestamptz, timestamptz, int),
+  forget_frame_times(timestamptz, int), forget_dead_requests(timestamptz, int) TO kinara_ingest;
+RESET ROLE;

@@ -1,0 +1,115 @@
+//! Steps of a migration that run beside the programs: what would hold up writers for as long as a table is large.
+//!
+//! The promise: a step may be cut short anywhere, by anybody, and is resumed by the next [`crate::migrate()`]; one that is
+//! done is not done again. Each runs in statements of its own, never in a transaction with another: an index is made
+//! concurrently (one that was left half-made is dropped first), rows are changed a slice at a time. Writers and readers go on.
+
+use tokio_postgres::Client;
+
+use crate::Error;
+
+enum What {
+    /// An index: its schema, and what follows `CREATE INDEX CONCURRENTLY <the step's name>`.
+    Index(&'static str, &'static str),
+    /// A query that changes a slice of rows and gives how many of something it did; 0: nothing is left.
+    Slices(&'static str),
+    /// An index that another one took the place of.
+    NoIndex(&'static str),
+}
+
+struct Step {
+    name: &'static str,
+    what: What,
+}
+
+const fn index(name: &'static str, schema: &'static str, on: &'static str) -> Step {
+    Step { name, what: What::Index(schema, on) }
+}
+
+const STEPS: &[Step] = &[
+    index("readings_minute_bucket", "ts", "ON ts.readings_minute (bucket)"),
+    index("readings_15min_bucket", "ts", "ON ts.readings_15min (bucket)"),
+    index("readings_hourly_bucket", "ts", "ON ts.readings_hourly (bucket)"),
+    index("readings_daily_bucket", "ts", "ON ts.readings_daily (bucket)"),
+    index("hrv_bucket", "ts", "ON ts.hrv (bucket)"),
+    Step { name: "readings_minute_age", what: What::NoIndex("ts") },
+    Step { name: "readings_15min_age", what: What::NoIndex("ts") },
+    Step { name: "readings_hourly_age", what: What::NoIndex("ts") },
+    Step { name: "hrv_age", what: What::NoIndex("ts") },
+    index("written_hours_hour", "ts", "ON ts.written_hours (hour)"),
+    index(
+        "gaps_to_look_at",
+        "public",
+        "ON gaps (looked_at NULLS FIRST) WHERE reason = 'late' AND withdrawn_at IS NULL",
+    ),
+    index("gaps_withdrawn", "public", "ON gaps (withdrawn_at) WHERE withdrawn_at IS NOT NULL"),
+    index("gaps_age", "public", "ON gaps (updated_at) WHERE withdrawn_at IS NULL"),
+    index("quarantine_age", "public", "ON quarantine (received_at)"),
+    index("audit_log_age", "public", "ON audit_log (at)"),
+    index("alerts_age", "public", "ON alerts (raised_at)"),
+    Step { name: "uncertain_readings", what: What::Slices("SELECT ts.mark_uncertain()") },
+];
+
+/// Does what is left to do, in order. Called with the migrations' turn; gives how many steps were done.
+pub(crate) async fn run(client: &Client) -> Result<usize, Error> {
+    client
+        .batch_execute(
+            "CREATE TABLE IF NOT EXISTS kinara.online_steps (
+               name text PRIMARY KEY, done_at timestamptz NOT NULL DEFAULT now())",
+        )
+        .await?;
+    let done: Vec<String> = client
+        .query("SELECT name FROM kinara.online_steps", &[])
+        .await?
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    let mut count = 0;
+    for step in STEPS.iter().filter(|step| !done.iter().any(|name| name == step.name)) {
+        let failed = |source| Error::Migration { name: step.name.to_owned(), source };
+        step.run(client).await.map_err(failed)?;
+        client
+            .execute("INSERT INTO kinara.online_steps (name) VALUES ($1)", &[&step.name])
+            .await
+            .map_err(failed)?;
+        tracing::debug!(step = step.name, "done beside");
+        count += 1;
+    }
+    Ok(count)
+}
+
+impl Step {
+    async fn run(&self, client: &Client) -> Result<(), tokio_postgres::Error> {
+        // Not in one string: a string of statements is a transaction.
+        client.batch_execute("SET ROLE kinara_owner").await?;
+        let result = self.run_as_owner(client).await;
+        client.batch_execute("RESET ROLE").await?;
+        result
+    }
+
+    async fn run_as_owner(&self, client: &Client) -> Result<(), tokio_postgres::Error> {
+        let name = self.name;
+        match self.what {
+            What::Index(schema, on) => {
+                let valid = "SELECT i.indisvalid FROM pg_index i WHERE i.indexrelid = to_regclass($1)";
+                let found = client.query_opt(valid, &[&format!("{schema}.{name}")]).await?;
+                match found.map(|row| row.get::<_, bool>(0)) {
+                    Some(true) => return Ok(()),
+                    // A former attempt was cut short.
+                    Some(false) => {
+                        client.batch_execute(&format!("DROP INDEX CONCURRENTLY {schema}.{name}")).await?;
+                    }
+                    None => {}
+                }
+                client.batch_execute(&format!("CREATE INDEX CONCURRENTLY {name} {on}")).await
+            }
+            What::NoIndex(schema) => {
+                client.batch_execute(&format!("DROP INDEX CONCURRENTLY IF EXISTS {schema}.{name}")).await
+            }
+            What::Slices(sql) => {
+                while client.query_one(sql, &[]).await?.get::<_, i64>(0) > 0 {}
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! A database that is large and in use: migrations run beside, days go, and programs know whose schema it is.
+
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use kinara_store::{Error, Limits, connect, migrate, partitions};
+use kinara_test_postgres::Postgres;
+use tokio_postgres::{Client, NoTls};
+
+/// Rows of the table that a step is about; the long test takes ten million.
+fn rows() -> i64 {
+    std::env::var("KINARA_MIGRATE_ROWS").map_or(1_000_000, |text| text.parse().unwrap())
+}
+
+/// How long a writer may wait on a machine that does all this at once. As long as an index is made would be longer only on
+/// a larger table: what counts is that it goes on at all.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn client(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+async fn number(client: &Client, sql: &str) -> i64 {
+    client.query_one(&format!("SELECT ({sql})::int8"), &[]).await.unwrap().get(0)
+}
+
+/// Somebody who writes a minute and reads one, again and again: how often, and how long it took at most, in ms.
+#[derive(Default)]
+struct Traffic {
+    stop: AtomicBool,
+    rounds: AtomicU64,
+    longest_ms: AtomicU64,
+}
+
+async fn traffic(url: String, seen: Arc<Traffic>) {
+    let client = client(&url).await;
+    let mut place = 0;
+    while !seen.stop.load(Ordering::Relaxed) {
+        place += 1;
+        let began = Instant::now();
+        let sql = format!(
+            "INSERT INTO ts.readings_minute VALUES (gen_random_uuid(), gen_random_uuid(), 2, '2030-01-01', 1, {place}, 0, 1, 1);
+             SELECT * FROM ts.readings_minute WHERE tenant_id = gen_random_uuid() LIMIT 1"
+        );
+        client.batch_execute(&sql).await.unwrap();
+        let took = u64::try_from(began.elapsed().as_millis()).unwrap();
+        seen.longest_ms.fetch_max(took, Ordering::Relaxed);
+        seen.rounds.fetch_add(1, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_step_beside_lets_a_writer_and_a_reader_go_on_and_is_resumed_when_it_was_killed() {
+    let server = Postgres::temporary().unwrap();
+    let url = server.fresh_database().unwrap();
+    migrate(&url).await.unwrap();
+    let admin = client(&url).await;
+    admin
+        .batch_execute(&format!(
+            "DROP INDEX ts.readings_minute_bucket;
+             DELETE FROM kinara.online_steps WHERE name = 'readings_minute_bucket';
+             INSERT INTO ts.readings_minute SELECT '00000000-0000-0000-0000-000000000001', '00000000-0000-0000-0000-000000000001', 1,
+               '2020-01-01'::timestamptz + make_interval(mins => g), 1, 1, 0, 1, 1 FROM generate_series(1, {}) g",
+            rows()
+        ))
+        .await
+        .unwrap();
+    let seen = Arc::new(Traffic::default());
+    let going = tokio::spawn(traffic(url.clone(), seen.clone()));
+    // Killed while it makes the index.
+    let migrating = tokio::spawn({
+        let url = url.clone();
+        async move { migrate(&url).await }
+    });
+    let killed = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_progress_create_index";
+    while number(&admin, killed).await == 0 {
+        assert!(!migrating.is_finished(), "it was done before it could be killed");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(migrating.await.unwrap().is_err());
+    let valid = "SELECT count(*) FROM pg_index WHERE indexrelid = to_regclass('ts.readings_minute_bucket') AND indisvalid";
+    assert_eq!(number(&admin, valid).await, 0);
+    // And resumed.
+    let before = seen.rounds.load(Ordering::Relaxed);
+    migrate(&url).await.unwrap();
+    assert_eq!(number(&admin, valid).await, 1);
+    let meanwhile = seen.rounds.load(Ordering::Relaxed) - before;
+    seen.stop.store(true, Ordering::Relaxed);
+    going.await.unwrap();
+    assert!(meanwhile > 0, "nothing was written while the index was made");
+    let longest = Duration::from_millis(seen.longest_ms.load(Ordering::Relaxed));
+    assert!(longest < PATIENCE, "a writer waited {longest:?}");
+    assert_eq!(number(&admin, "SELECT count(*) FROM ts.readings_minute WHERE type = 1").await, rows());
+    assert_eq!(migrate(&url).await.unwrap().applied, 0);
+}
+
+/// A day whose time is over, with a reading in it.
+async fn old_day(admin: &Client) {
+    admin
+        .batch_execute(
+            "SELECT ts.ensure_partitions(now() - interval '800 days', now() - interval '800 days');
+             INSERT INTO ts.readings SELECT now() - interval '800 days', gen_random_uuid(), gen_random_uuid(),
+               gen_random_uuid(), 1, 0, 1, 1, 1",
+        )
+        .await
+        .unwrap();
+}
+
+const OLD: &str = "SELECT count(*) FROM ts.expired_partitions() WHERE base = 'readings'";
+
+#[tokio::test]
+async fn a_day_goes_without_anybodys_waiting_and_one_that_is_read_goes_later() {
+    let server = Postgres::temporary().unwrap();
+    let url = server.fresh_database().unwrap();
+    migrate(&url).await.unwrap();
+    let admin = client(&url).await;
+    if number(&admin, "SELECT count(*) FROM ts.storage WHERE kind = 'timescale'").await > 0 {
+        return;
+    }
+    old_day(&admin).await;
+    let reader = client(&url).await;
+    reader.batch_execute("BEGIN; SELECT count(*) FROM ts.readings").await.unwrap();
+    partitions::drop_expired(&url).await.unwrap();
+    // Nobody stands behind it.
+    let writer = client(&url).await;
+    writer.batch_execute("SET lock_timeout = '100ms'").await.unwrap();
+    writer
+        .batch_execute(
+            "INSERT INTO ts.readings SELECT now(), gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 1, 0, 1, 1, 1",
+        )
+        .await
+        .unwrap();
+    assert_eq!(number(&admin, OLD).await, 1);
+    reader.batch_execute("COMMIT").await.unwrap();
+    // What was cut short is finished.
+    assert!(partitions::drop_expired(&url).await.unwrap() >= 1);
+    assert_eq!(number(&admin, OLD).await, 0);
+    assert_eq!(partitions::drop_expired(&url).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_bridge_that_may_own_nothing_drops_a_day_that_nobody_reads_and_holds_nobody_up() {
+    let server = Postgres::temporary().unwrap();
+    let url = server.fresh_database().unwrap();
+    migrate(&url).await.unwrap();
+    let admin = client(&url).await;
+    if number(&admin, "SELECT count(*) FROM ts.storage WHERE kind = 'timescale'").await > 0 {
+        return;
+    }
+    old_day(&admin).await;
+    let reader = client(&url).await;
+    reader.batch_execute("BEGIN; SELECT count(*) FROM ts.readings").await.unwrap();
+    let drops = "SELECT ts.drop_expired()";
+    let began = Instant::now();
+    while number(&admin, drops).await > 0 {}
+    assert!(began.elapsed() < PATIENCE, "it gave up waiting for the reader");
+    assert_eq!(number(&admin, OLD).await, 1);
+    reader.batch_execute("COMMIT").await.unwrap();
+    while number(&admin, drops).await > 0 {}
+    assert_eq!(number(&admin, OLD).await, 0);
+}
+
+#[tokio::test]
+async fn a_program_says_that_the_schema_is_another_releases() {
+    let server = Postgres::temporary().unwrap();
+    let url = server.fresh_database().unwrap();
+    let pool = |url: &str| connect(url, "test", &Limits::default()).unwrap();
+    assert!(matches!(migrate::check(&pool(&url)).await, Err(Error::Older { found: 0, .. })));
+    migrate(&url).await.unwrap();
+    let admin = client(&url).await;
+    admin.batch_execute("CREATE ROLE bridge LOGIN PASSWORD 'bridge' IN ROLE kinara_ingest").await.unwrap();
+    let bridge = pool(&server.url("bridge", "bridge", "test_0"));
+    migrate::check(&bridge).await.unwrap();
+    admin.batch_execute("INSERT INTO kinara.migrations VALUES (9999, 'n', 'plain', 'x')").await.unwrap();
+    assert!(matches!(migrate::check(&bridge).await, Err(Error::Newer { found: 9999, .. })));
+    admin.batch_execute("DELETE FROM kinara.migrations WHERE version > 3").await.unwrap();
+    assert!(matches!(migrate::check(&bridge).await, Err(Error::Older { found: 3, .. })));
+}
