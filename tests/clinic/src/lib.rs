@@ -26,6 +26,7 @@ pub mod oracle;
 pub mod ports;
 pub mod process;
 pub mod recordings;
+pub mod proxy;
 pub mod records;
 pub mod scenario;
 pub mod wearable;

@@ -14,6 +14,7 @@ mod cloud;
 mod deliveries;
 mod gateways;
 mod handover;
+mod lines;
 pub mod mqtt;
 mod postbox;
 mod reboots;
@@ -39,6 +40,8 @@ enum Group {
     Edge,
     /// Many wearables at one gateway.
     Crowd,
+    /// The line between a gateway and the broker is bad.
+    Lines,
     /// Takes too long to be run by default: only by name, alone.
     Long,
 }
@@ -248,6 +251,41 @@ pub const ALL: &[Scenario] = &[
         "half a certificate at a gateway's start, whole again later",
         &[Witness::GatheredWithoutCertificate],
         gateways::certificate_missing,
+    ),
+    scenario(
+        "slow-uplink",
+        Group::Lines,
+        "a backlog over a line of 2 kB/s",
+        &[Witness::LineFull, Witness::OneConnection],
+        lines::slow,
+    ),
+    scenario(
+        "far-uplink",
+        Group::Lines,
+        "a backlog over a line on which every answer takes 8 s",
+        &[Witness::AnswerTookLong, Witness::OneConnection],
+        lines::far,
+    ),
+    scenario(
+        "silent-broker",
+        Group::Lines,
+        "connections are taken and nothing passes",
+        &[Witness::SilenceMet, Witness::DrainBeganSoon],
+        lines::silent_broker,
+    ),
+    scenario(
+        "half-open",
+        Group::Lines,
+        "a connection falls silent under a batch, and neither end is told",
+        &[Witness::SilentUnderBatch, Witness::SilenceNoticed, Witness::DrainBeganSoon],
+        lines::half_open,
+    ),
+    scenario(
+        "boot-during-outage",
+        Group::Lines,
+        "a gateway comes up twice while there is no way to the cloud",
+        &[Witness::GatheredOffline, Witness::DrainBeganSoon],
+        lines::boot_during_outage,
     ),
     scenario(
         "large-table",

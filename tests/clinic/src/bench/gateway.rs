@@ -29,6 +29,11 @@ const WINDOW: usize = 32;
 /// Before CPU is counted: connecting and pairing are not real time.
 const SETTLING: Duration = Duration::from_secs(15);
 const WATCHED: Duration = Duration::from_secs(40);
+/// For so long the broker's port refuses connections before the drain is timed.
+const REFUSED: Duration = Duration::from_mins(1);
+/// How long the drain may take to begin at all.
+const PATIENCE: Duration = Duration::from_mins(2);
+const LOOK: Duration = Duration::from_millis(50);
 
 /// The store as the daemon configures it by default.
 pub fn settings(dir: &Path, gateway: Uuid) -> Settings {
@@ -59,6 +64,8 @@ pub fn run(models: Option<Models>) -> Result<Value> {
         Some(models) => Some(daemon(Some(models))?),
         None => None,
     };
+    let drain_start_s = drain_start()?;
+    eprintln!("after a refused minute the drain begins within {drain_start_s:.1} s");
     let modelled = |pick: fn(&Daemon) -> f64| with_model.as_ref().map(pick).map(rounded);
     Ok(json!({
         "readings_per_s": rounded(live.readings_per_s),
@@ -69,6 +76,7 @@ pub fn run(models: Option<Models>) -> Result<Value> {
         "bytes_per_reading_full_frames": rounded(full.bytes_per_reading),
         "cpu_percent_at_real_time_with_model": modelled(|daemon| daemon.cpu_percent),
         "peak_rss_mib_with_model": modelled(|daemon| daemon.peak_rss_mib),
+        "drain_start_s": rounded(drain_start_s),
         "readings": full.readings,
         "wearables": WEARABLES,
     }))
@@ -128,6 +136,42 @@ fn durable(loads: &[Load], age_ms: u64, folder: &Path) -> Result<Durable> {
         readings_per_s: readings as f64 / seconds,
         bytes_per_reading: bytes as f64 / readings as f64,
     })
+}
+
+/// How long the drain takes to begin after a minute in which the broker's port refused connections.
+fn drain_start() -> Result<f64> {
+    let mut clinic = Clinic::start(Options::for_test("bench-drain"))?;
+    let tenant = clinic.add_tenant("Bench", "bench", "Europe/Berlin")?;
+    clinic.add_bridge()?;
+    let gateway = clinic.add_gateway(&tenant, GatewayPlan::named("drain"))?;
+    let wearer = clinic.add_wearer(&tenant, "W-1", "Wearer 1")?;
+    let wearable =
+        clinic.add_wearable(WearablePlan::new(0xbd01, "drain-1".to_owned(), 1).args(["--prefill", "30m"]))?;
+    let hardware = clinic.wearables[wearable].hardware_id.clone();
+    let from = jiff::Timestamp::now() - Duration::from_hours(2);
+    clinic.assign(&hardware, &wearer, Assignment { from, at_frame: None })?;
+    clinic.introduce(gateway, wearable)?;
+    clinic.broker.stop();
+    clinic.wearables[wearable].process().spawn()?;
+    clinic.gateways[gateway].process().start()?;
+    pause(REFUSED);
+    clinic.broker.start_again()?;
+    let began = Instant::now();
+    loop {
+        let metrics = clinic.gateways[gateway].metrics()?;
+        let acknowledged = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("kinara_gateway_acknowledged_batches_total "))
+            .and_then(|count| count.parse::<f64>().ok());
+        if acknowledged.is_some_and(|count| count > 0.0) {
+            return Ok(began.elapsed().as_secs_f64());
+        }
+        if began.elapsed() > PATIENCE {
+            let what = format!("has not begun to drain {PATIENCE:?} after the broker's return");
+            return Err(ClinicError::Answer { who: "gateway".to_owned(), what });
+        }
+        pause(LOOK);
+    }
 }
 
 struct Daemon {

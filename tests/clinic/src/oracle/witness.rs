@@ -85,6 +85,22 @@ witnesses! {
     DisbeliefTold = "a gateway said which time its clock showed, and did not believe it",
     /// Readings gather on a gateway's disk while it cannot prove who it is.
     GatheredWithoutCertificate = "a gateway gathered readings, and said so, while its certificate was cut in half",
+    /// A slow line carries what it can for longer than a ping's answer is waited for.
+    LineFull = "a batch was on a line that carried all it could, for longer than any ping is waited for",
+    /// The box did not lose patience, and the broker was told of no flapping.
+    OneConnection = "all of it came on one connection",
+    /// The way to the broker is long.
+    AnswerTookLong = "greetings took as long as the way is, and nobody lost patience",
+    /// A broker takes connections and says nothing.
+    SilenceMet = "a gateway with readings found nobody behind connections that were taken",
+    /// A line dies without a word while it is used.
+    SilentUnderBatch = "a line fell silent while a batch was on it",
+    /// And that is found out.
+    SilenceNoticed = "a connection on which nothing moved was given up",
+    /// A gateway has nothing but itself.
+    GatheredOffline = "a gateway that never had a line gathered readings",
+    /// What waits goes at once.
+    DrainBeganSoon = "the drain began within ten seconds of the line's return",
 }
 
 /// What was seen, scenario by scenario, and how often.

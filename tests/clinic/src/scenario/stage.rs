@@ -17,6 +17,7 @@ use crate::oracle::log::WearableLog;
 use crate::oracle::verdict::{Kind, Verdict};
 use crate::oracle::witness::{self, Witness, Witnessed};
 use crate::process::pause;
+use crate::proxy::Proxy;
 use crate::wearable::Air;
 use crate::{Assignment, Clinic, ClinicError, GatewayPlan, Result, Tenant, WearablePlan, Wearer};
 
@@ -77,6 +78,8 @@ pub struct Stage {
     pub rng: StdRng,
     /// Where batches are listened to, once somebody asked for it.
     pub postbox: Option<Postbox>,
+    /// Lines of gateways that do not reach the broker directly.
+    pub lines: BTreeMap<usize, Proxy>,
     runtime: tokio::runtime::Runtime,
     members: Vec<Member>,
     tenants: Vec<Tenant>,
@@ -125,6 +128,7 @@ impl Stage {
             clinic,
             rng: StdRng::seed_from_u64(seed),
             postbox: None,
+            lines: BTreeMap::new(),
             runtime,
             members: Vec::new(),
             tenants,
