@@ -64,6 +64,12 @@ pub trait Gateway {
     /// See the interface.
     fn reset_clock(&self) -> zbus::Result<()>;
     /// See the interface.
+    fn parked(&self) -> zbus::Result<Vec<wire::Parked>>;
+    /// See the interface.
+    fn retry_parked(&self) -> zbus::Result<u32>;
+    /// See the interface.
+    fn parked_payload(&self, kind: &str, buffer: u64, sequence: u64) -> zbus::Result<Vec<u8>>;
+    /// See the interface.
     fn checks(&self) -> zbus::Result<Vec<wire::Finding>>;
 }
 

@@ -9,6 +9,7 @@ mod client;
 mod doctor;
 mod logs;
 mod pair;
+mod parked;
 mod show;
 
 use std::path::PathBuf;
@@ -73,6 +74,11 @@ enum Command {
         #[command(subcommand)]
         act: Option<ClockAct>,
     },
+    /// Batches that the cloud could not read: without a word, which.
+    Parked {
+        #[command(subcommand)]
+        act: Option<ParkedAct>,
+    },
     /// What the daemon and its helper logged.
     Logs(Logs),
     /// Look for what is wrong and say what to do. Works without the daemon.
@@ -95,6 +101,17 @@ enum WindowAct {
     },
     /// End that.
     Close,
+}
+
+#[derive(Debug, Subcommand)]
+enum ParkedAct {
+    /// Send them once more.
+    Retry,
+    /// Copy them into a folder, for support. They hold readings of people.
+    Export {
+        /// The folder; made if it is not there.
+        folder: PathBuf,
+    },
 }
 
 /// `kinaractl pair`
@@ -276,10 +293,34 @@ async fn act(arguments: Arguments) -> Result<ExitCode, CtlError> {
                 None => show::clock(&clock),
             });
         }
+        Command::Parked { act } => parked(json, act).await?,
         Command::Logs(wanted) => return logs::run(&wanted, json).await,
         Command::Doctor(wanted) => return Ok(doctor::run(&wanted.config, json).await),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn parked(json: bool, act: Option<ParkedAct>) -> Result<(), CtlError> {
+    let gateway = gateway(ANSWER).await?;
+    match act {
+        None => {
+            let parked = gateway.parked().await?;
+            show::result(json, &json!({ "parked": parked }), |_| show::parked(&parked));
+        }
+        Some(ParkedAct::Retry) => {
+            let again = gateway.retry_parked().await?;
+            show::result(json, &json!({ "again": again }), |_| {
+                format!("{again} batches go out once more. Look again in a minute: kinaractl parked")
+            });
+        }
+        Some(ParkedAct::Export { folder }) => {
+            let files = parked::export(&gateway, &gateway.parked().await?, &folder).await?;
+            show::result(json, &json!({ "files": files }), |_| {
+                format!("{} files in {}. They hold readings of people.", files.len(), folder.display())
+            });
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

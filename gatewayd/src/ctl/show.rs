@@ -95,6 +95,25 @@ pub fn status(status: &wire::Status) -> String {
     lines.join("\n")
 }
 
+/// `kinaractl parked`
+pub fn parked(parked: &[wire::Parked]) -> String {
+    if parked.is_empty() {
+        return "The cloud could read everything.".to_owned();
+    }
+    let line = |batch: &wire::Parked| {
+        format!(
+            "{} {:016x}/{}: {} frames, {:.1} KiB: {}",
+            batch.kind,
+            batch.buffer,
+            batch.sequence,
+            batch.frames,
+            batch.bytes as f64 / 1024.0,
+            batch.reason
+        )
+    };
+    parked.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
 /// `kinaractl devices`
 pub fn devices(devices: &[wire::Device]) -> String {
     if devices.is_empty() {

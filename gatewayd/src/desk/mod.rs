@@ -8,6 +8,7 @@ mod cloud;
 mod error;
 mod handover;
 mod new_log;
+mod parked;
 mod view;
 
 use std::collections::BTreeSet;

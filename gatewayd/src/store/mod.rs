@@ -19,6 +19,7 @@ mod engine;
 mod events;
 mod outbox;
 mod pack;
+mod parked;
 mod piece;
 mod quota;
 mod ranges;
@@ -46,6 +47,7 @@ use crate::status::{Admission, Board};
 
 pub use engine::Engine;
 pub use outbox::{Kind, Name, Sealed};
+pub use parked::Parked;
 pub use ranges::SeqSet;
 pub use thread::database;
 
@@ -279,6 +281,21 @@ impl Store {
     /// Keeps a batch that the bridge cannot read, out of the way. False as in [`acknowledged`](Self::acknowledged).
     pub async fn park(&self, name: Name, sha256: [u8; 32], reason: String) -> Result<bool, StoreError> {
         self.write(0, move |engine| engine.park(name, &sha256, &reason)).await
+    }
+
+    /// The batches that are parked, oldest first.
+    pub async fn parked(&self) -> Result<Vec<Parked>, StoreError> {
+        self.read(|engine| engine.parked()).await?
+    }
+
+    /// What would be published of a parked batch.
+    pub async fn parked_payload(&self, name: Name) -> Result<Option<Vec<u8>>, StoreError> {
+        self.read(move |engine| engine.parked_payload(name)).await?
+    }
+
+    /// Puts all parked batches back into the outbox. Gives how many.
+    pub async fn retry_parked(&self) -> Result<usize, StoreError> {
+        self.write(0, Engine::retry_parked).await
     }
 
     /// Seals what there is now, regardless of age (a clean stop, benches). Gives how many batches were made.

@@ -38,6 +38,10 @@ const CONFIRM_TIME: Duration = Duration::from_hours(1);
 const RECEIVE_MOST: u16 = 64;
 /// Of a line that was measured, `state` takes no more than one part in so many.
 const STATE_SHARE: f64 = 10.0;
+/// How often parked batches are tried again.
+const PARKED_EVERY: Duration = Duration::from_hours(24);
+/// How often at most because a bridge has subscribed: a newer one has to, and may read what the last one could not.
+const PARKED_PAUSE: Duration = Duration::from_mins(10);
 /// The name under which the store keeps the version of the configuration.
 const CONFIG_VERSION: &str = "config_version";
 /// The alert about what the broker does not take.
@@ -131,6 +135,7 @@ impl<'a> Connection<'a> {
         let mut state_due = Instant::now();
         let mut state_sent = Instant::now();
         self.context.store.set_online(true).await?;
+        self.retry_parked(PARKED_EVERY).await?;
         self.fill().await?;
         for publish in std::mem::take(&mut self.early) {
             self.take(&publish).await?;
@@ -174,6 +179,7 @@ impl<'a> Connection<'a> {
                     if late > 0 {
                         tracing::info!(late, "no acknowledgement in time; publishing again");
                     }
+                    self.retry_parked(PARKED_EVERY).await?;
                     self.fill().await?;
                     if Instant::now() >= state_due && self.line.wants_state() {
                         self.publish_state();
@@ -345,6 +351,19 @@ impl<'a> Connection<'a> {
         }
     }
 
+    /// Tries again what the cloud could not read, unless it was tried so lately. First in each run of the daemon.
+    async fn retry_parked(&mut self, pause: Duration) -> Result<(), UplinkError> {
+        if self.pace.parked_tried.is_some_and(|at| at.elapsed() < pause) {
+            return Ok(());
+        }
+        self.pace.parked_tried = Some(Instant::now());
+        let again = self.context.store.retry_parked().await?;
+        if again > 0 {
+            tracing::info!(again, "batches that the cloud could not read are tried again");
+        }
+        Ok(())
+    }
+
     fn park(&mut self, name: Name, sha256: [u8; 32], reason: String) {
         tracing::error!(?name, reason, "the cloud cannot read this batch; it is parked here");
         let store = self.context.store.clone();
@@ -375,6 +394,7 @@ impl<'a> Connection<'a> {
             Some(command::Command::Resend(_)) => {
                 let again = self.window.resend(Instant::now());
                 tracing::info!(again, "a bridge has subscribed; publishing again what it may have missed");
+                self.retry_parked(PARKED_PAUSE).await?;
                 return self.fill().await;
             }
             None => (false, "a command that this version does not know".to_owned()),

@@ -97,6 +97,17 @@ pub enum DialError {
     Tls(#[from] tls::TlsError),
 }
 
+impl DialError {
+    /// Whether certificates are the reason. A handshake that merely ends is a broker behind something that is not down.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Handshake { source, .. } => source.kind() == io::ErrorKind::InvalidData,
+            Self::Tls(_) => true,
+            _ => false,
+        }
+    }
+}
+
 /// Opens a stream to the broker.
 pub async fn dial(settings: &Settings, judge: &Judge) -> Result<Stream, DialError> {
     let at = format!("{}:{}", settings.host, settings.port);

@@ -273,7 +273,7 @@ impl UplinkError {
     /// Whether somebody said no, and not merely nothing: then asking again soon changes nothing.
     fn is_refusal(&self) -> bool {
         match self {
-            Self::Dial(error) => matches!(error, dial::DialError::Handshake { .. } | dial::DialError::Tls(_)),
+            Self::Dial(error) => error.is_refusal(),
             Self::Line(error) => {
                 matches!(error, line::LineError::Refused { .. } | line::LineError::Old { .. })
             }
@@ -321,6 +321,17 @@ mod tests {
         }
         assert!((0..50).any(|_| pause(&settings, 400, true) > Duration::from_secs(30)));
         assert!(pause(&settings, 0, false) <= Duration::from_secs(2));
+    }
+
+    #[test]
+    fn a_handshake_that_merely_ends_is_no_refusal_and_one_that_fails_by_certificate_is() {
+        let handshake = |kind: std::io::ErrorKind| {
+            let (at, source) = ("b:8883".to_owned(), kind.into());
+            UplinkError::from(dial::DialError::Handshake { at, source }).is_refusal()
+        };
+        assert!(!handshake(std::io::ErrorKind::UnexpectedEof));
+        assert!(!handshake(std::io::ErrorKind::ConnectionReset));
+        assert!(handshake(std::io::ErrorKind::InvalidData));
     }
 
     #[test]

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::Settings;
 
 /// Batches are not made smaller than this: below it they are mostly names and headers.
@@ -46,6 +48,8 @@ impl Default for Limits {
 pub struct Pace {
     /// What the broker is known to take.
     pub limits: Limits,
+    /// When parked batches were tried again last.
+    pub parked_tried: Option<Instant>,
     full: u64,
     smallest: u64,
     batch: u64,
@@ -59,6 +63,7 @@ impl Pace {
         let smallest = SMALLEST.min(seal_bytes);
         Self {
             limits: Limits::default(),
+            parked_tried: None,
             full: full_bytes,
             smallest,
             batch: full_bytes,

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
+use kinara_gatewayd::desk::Actor;
 use kinara_gatewayd::status::Snapshot;
 
 use super::air::{Wearable, air};
@@ -132,6 +133,33 @@ async fn a_broker_of_qos_0_that_retains_nothing_is_served_as_it_wants() {
     let daemon = Daemon::start_on(dir.path(), broker.port, &[1], HASTE, "").await;
     until("all is through", || all_there(&bridge, &wearable) && is_empty(&daemon.board.now())).await;
     until("state is told", || bridge.lock().states.iter().any(|state| state.online)).await;
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_cloud_could_not_read_is_tried_again_after_a_restart_and_when_a_person_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path());
+    let bridge = Bridge::start(broker.port);
+    bridge.lock().mood = Mood::Refuse;
+    let wearable = Wearable::start(&air(dir.path()), 1, 30);
+    let daemon = Daemon::start_on(dir.path(), broker.port, &[1], HASTE, "").await;
+    until("it is parked", || wearable.is_drained() && daemon.board.now().buffer.parked > 0).await;
+    let parked = daemon.desk.parked().await.unwrap();
+    assert_eq!(parked[0].reason, "cannot read it");
+    let by = Actor::Operator { name: "root".to_owned() };
+    let payload = daemon.desk.parked_payload(&by, parked[0].name).await.unwrap().unwrap();
+    assert_eq!(payload.len() as u64, parked[0].bytes);
+    assert!(daemon.desk.retry_parked(&by).await.unwrap() > 0);
+    until("it is refused and parked again", || daemon.board.now().buffer.parked > 0).await;
+    bridge.lock().mood = Mood::Done;
+    daemon.stop().await;
+    let daemon = Daemon::start_on(dir.path(), broker.port, &[1], HASTE, "").await;
+    until("the newer bridge reads it", || {
+        let now = daemon.board.now();
+        now.uplink.connected && now.buffer.parked == 0 && is_empty(&now) && all_there(&bridge, &wearable)
+    })
+    .await;
     daemon.stop().await;
 }
 

@@ -18,6 +18,7 @@ use super::{Timekeeping, wire};
 use crate::desk::{Actor, Code, ConsentGiven, Desk, Log, Wearer};
 use crate::hardware::HardwareId;
 use crate::radio::window::Window;
+use crate::store::{Name, StoreError};
 
 /// Calls that are waited for at once.
 const MOST_CALLS: usize = 16;
@@ -241,6 +242,39 @@ impl Gateway {
         self.times.forget.send(()).await.map_err(gone)
     }
 
+    /// The batches that the cloud could not read.
+    async fn parked(&self) -> Result<Vec<wire::Parked>, BusError> {
+        let _call = self.admit()?;
+        Ok(self.desk.parked().await.map_err(not_read)?.into_iter().map(Into::into).collect())
+    }
+
+    /// Has them all tried again; how many there were.
+    async fn retry_parked(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<u32, BusError> {
+        let _call = self.admit()?;
+        let by = actor(connection, &header).await?;
+        Ok(u32::try_from(self.desk.retry_parked(&by).await.map_err(not_read)?).unwrap_or(u32::MAX))
+    }
+
+    /// A copy of one of them, as it is published.
+    async fn parked_payload(
+        &self,
+        kind: &str,
+        buffer: u64,
+        sequence: u64,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<Vec<u8>, BusError> {
+        let _call = self.admit()?;
+        let by = actor(connection, &header).await?;
+        let kind = wire::kind_of(kind).ok_or_else(|| BusError::argument("The kind is batch or event."))?;
+        let found = self.desk.parked_payload(&by, Name { kind, buffer, sequence }).await.map_err(not_read)?;
+        found.ok_or_else(|| BusError::new("not_parked", "No such batch is parked. See: kinaractl parked"))
+    }
+
     /// What only the daemon can see of its health, for `kinaractl doctor`.
     fn checks(&self) -> Vec<wire::Finding> {
         let board = self.desk.board();
@@ -301,6 +335,11 @@ async fn actor(connection: &Connection, header: &Header<'_>) -> Result<Actor, Bu
     let bus = DBusProxy::new(connection).await.map_err(|_| unknown())?;
     let uid = bus.get_connection_unix_user(sender.into()).await.map_err(|_| unknown())?;
     Ok(Actor::Operator { name: account::name(uid) })
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "`map_err` hands it over")]
+fn not_read(error: StoreError) -> BusError {
+    BusError::new("not_read", format!("The box's store: {error}. Look: kinaractl doctor"))
 }
 
 fn bounded<'a>(text: &'a str, what: &str) -> Result<&'a str, BusError> {

@@ -12,6 +12,7 @@ use crate::radio::window;
 use crate::radio::{Offer, SensorKind};
 use crate::roster::{self, Roster};
 use crate::status::{Admission, ClockState, Snapshot};
+use crate::store;
 
 /// How the box does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Type)]
@@ -443,6 +444,48 @@ impl From<&roster::ConsentText> for ConsentText {
     fn from(text: &roster::ConsentText) -> Self {
         Self { version: text.version.clone(), language: text.language.clone(), text: text.text.clone() }
     }
+}
+
+/// A batch that the cloud could not read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Type)]
+pub struct Parked {
+    /// `batch` or `event`.
+    pub kind: String,
+    /// The run of the daemon that sealed it.
+    pub buffer: u64,
+    /// Its number in that run.
+    pub sequence: u64,
+    /// Frames in it.
+    pub frames: u64,
+    /// Its size.
+    pub bytes: u64,
+    /// What the bridge said.
+    pub reason: String,
+}
+
+impl From<store::Parked> for Parked {
+    fn from(parked: store::Parked) -> Self {
+        Self {
+            kind: kind_word(parked.name.kind).to_owned(),
+            buffer: parked.name.buffer,
+            sequence: parked.name.sequence,
+            frames: parked.frames.values().sum(),
+            bytes: parked.bytes,
+            reason: parked.reason,
+        }
+    }
+}
+
+fn kind_word(kind: store::Kind) -> &'static str {
+    match kind {
+        store::Kind::Batch => "batch",
+        store::Kind::Event => "event",
+    }
+}
+
+/// The kind that is meant by a word.
+pub fn kind_of(word: &str) -> Option<store::Kind> {
+    [store::Kind::Batch, store::Kind::Event].into_iter().find(|kind| kind_word(*kind) == word)
 }
 
 /// What one check found.
