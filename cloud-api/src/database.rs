@@ -90,7 +90,7 @@ impl Database {
                 tracing::error!(%error, "what is asked of the database will fail");
             }
             Err(error) => {
-                tracing::warn!(%error, "whether the database has this release's schema is not known")
+                tracing::warn!(%error, "whether the database has this release's schema is not known");
             }
         }
     }

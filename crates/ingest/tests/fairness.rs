@@ -171,7 +171,7 @@ async fn numbers_that_a_source_over_http_never_used_are_not_missing() {
     world.write(&[over_http(&[0, 2, 4])]).await;
     world.write(&[over_http(&[100])]).await;
     assert_eq!(world.gaps().await, "none");
-    let span = Span { raw_from: timestamp(0), again_from: timestamp(0), patience: Duration::from_secs(60) };
+    let span = Span { raw_from: timestamp(0), again_from: timestamp(0), patience: Duration::from_mins(1) };
     assert_eq!(reconcile(&world.pool, &span).await.unwrap().frames, []);
     // Of a wearable's they are.
     world.write(&[batch_of(GATEWAY, &seconds(0..3)), batch_of(GATEWAY, &seconds(5..6))]).await;
