@@ -4,6 +4,9 @@
 use prost::Message;
 use sha2::{Digest, Sha256};
 
+pub use crate::limits::{MAX_OPENED, MAX_SEALED};
+use crate::scan::{Shaped, scan};
+
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
 mod generated {
     include!(concat!(env!("OUT_DIR"), "/kinara.v1.rs"));
@@ -13,10 +16,6 @@ pub use generated::*;
 
 /// The envelope version this crate writes.
 pub const ENVELOPE_VERSION: u32 = 1;
-/// The largest sealed message.
-pub const MAX_SEALED: usize = 256 * 1024;
-/// The largest message after decompression.
-pub const MAX_OPENED: usize = 4 * 1024 * 1024;
 /// The compression level: the usual one; higher levels gained under 3 % on batches.
 const LEVEL: i32 = 3;
 
@@ -39,6 +38,17 @@ pub enum EnvelopeError {
     /// Not Protobuf of this type.
     #[error("the message is not well-formed")]
     Protobuf(#[source] prost::DecodeError),
+    /// More of something than the [limits](crate::limits) allow.
+    #[error("the message is larger than allowed in {field} (at most {most})")]
+    Limit {
+        /// What there is too much of.
+        field: &'static str,
+        /// How much there may be.
+        most: usize,
+    },
+    /// Not Protobuf by its tags, or a message twice that may be there once.
+    #[error("the message is not well-formed in its tags")]
+    Tags,
     /// A version that this program does not read.
     #[error("envelope version {0} is not read here")]
     Version(u32),
@@ -53,21 +63,33 @@ pub fn seal(message: &impl Message) -> Vec<u8> {
 }
 
 /// Decompresses and decodes.
-pub fn open<M: Message + Default>(bytes: &[u8]) -> Result<M, EnvelopeError> {
-    let plain = decompress(bytes)?;
-    M::decode(plain.as_slice()).map_err(EnvelopeError::Protobuf)
+pub fn open<M: Message + Default + Shaped>(bytes: &[u8]) -> Result<M, EnvelopeError> {
+    decode(&decompress(bytes, M::OPENED)?)
 }
 
-/// Decompresses within the limits. What the sender claims about the size is only believed below the limit.
-pub fn decompress(bytes: &[u8]) -> Result<Vec<u8>, EnvelopeError> {
+/// Decodes a plain message, once it is known to be within the limits of its type.
+pub fn decode<M: Message + Default + Shaped>(plain: &[u8]) -> Result<M, EnvelopeError> {
+    scan(M::SHAPE, plain)?;
+    M::decode(plain).map_err(EnvelopeError::Protobuf)
+}
+
+/// Whether a message that is about to be sent will be opened at the other end: as sealed, and as it is.
+pub fn is_within_limits<M: Message + Shaped>(message: &M, sealed: &[u8]) -> bool {
+    sealed.len() <= MAX_SEALED
+        && message.encoded_len() <= M::OPENED
+        && scan(M::SHAPE, &message.encode_to_vec()).is_ok()
+}
+
+/// Decompresses within a limit. What the sender claims about the size is only believed below it.
+pub fn decompress(bytes: &[u8], most: usize) -> Result<Vec<u8>, EnvelopeError> {
     if bytes.len() > MAX_SEALED {
         return Err(EnvelopeError::TooLarge(bytes.len()));
     }
     let capacity = match zstd::zstd_safe::get_frame_content_size(bytes) {
-        Ok(Some(size)) if size > MAX_OPENED as u64 => return Err(EnvelopeError::TooLarge(size as usize)),
+        Ok(Some(size)) if size > most as u64 => return Err(EnvelopeError::TooLarge(size as usize)),
         Ok(Some(size)) => size as usize,
         // No size in the header: grow as far as the limit.
-        Ok(None) | Err(_) => MAX_OPENED,
+        Ok(None) | Err(_) => most,
     };
     zstd::bulk::decompress(bytes, capacity).map_err(EnvelopeError::Zstd)
 }
@@ -114,8 +136,8 @@ mod tests {
 
     #[test]
     fn a_message_comes_back_from_its_sealed_form() {
-        let gap = Gap { hardware_id: "kinara:00".into(), reason: "quota".into(), ..Gap::default() };
-        assert_eq!(open::<Gap>(&seal(&gap)).unwrap(), gap);
+        let result = CommandResult { version: 1, id: 7, ok: true, detail: "done".into() };
+        assert_eq!(open::<CommandResult>(&seal(&result)).unwrap(), result);
     }
 
     #[test]
@@ -132,9 +154,9 @@ mod tests {
     fn a_bomb_is_refused_before_it_is_unpacked() {
         let bomb = zstd::bulk::compress(&vec![0; MAX_OPENED + 1], 3).unwrap();
         assert!(bomb.len() < 4096);
-        assert!(matches!(decompress(&bomb), Err(EnvelopeError::TooLarge(_))));
-        assert!(matches!(decompress(&vec![0; MAX_SEALED + 1]), Err(EnvelopeError::TooLarge(_))));
-        assert!(matches!(decompress(b"not zstd at all"), Err(EnvelopeError::Zstd(_))));
+        assert!(matches!(decompress(&bomb, MAX_OPENED), Err(EnvelopeError::TooLarge(_))));
+        assert!(matches!(decompress(&vec![0; MAX_SEALED + 1], MAX_OPENED), Err(EnvelopeError::TooLarge(_))));
+        assert!(matches!(decompress(b"not zstd at all", MAX_OPENED), Err(EnvelopeError::Zstd(_))));
     }
 
     #[test]

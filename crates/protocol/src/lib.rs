@@ -15,6 +15,7 @@
 //! With `std`, which includes `pairing`:
 //! - [`topic`]: MQTT topics, parsed into types.
 //! - [`envelope`]: the Protobuf messages (the `.proto` files are the reference) and their sealed form.
+//! - [`limits`]: how much one message may hold; [`scan`] sees to it before a message is decoded.
 //! - [`columns`]: frames by columns, for the gateway's database and for batches.
 //! - [`hardware`]: what a device is called. [`entry`]: what people type: digits, names, numbers, times.
 
@@ -41,5 +42,9 @@ pub mod envelope;
 pub mod hardware;
 #[cfg(feature = "pairing")]
 pub mod label;
+#[cfg(feature = "std")]
+pub mod limits;
+#[cfg(feature = "std")]
+pub mod scan;
 #[cfg(feature = "std")]
 pub mod topic;

@@ -14,7 +14,9 @@ use decoders::TARGETS;
 use kinara_protocol::advert::{MAX_OFFER, Offer};
 use kinara_protocol::columns;
 use kinara_protocol::control::{Chunk, MAX_MESSAGE, Op, Outcome, Reply, Request};
-use kinara_protocol::envelope::{self, Batch, Name};
+use kinara_protocol::envelope::{
+    self, Batch, Delivered, DeviceState, EventBatch, Gap, Live, LiveDevice, LiveValue, Name, State,
+};
 use kinara_protocol::frame::{CRC_LEN, Epoch, FrameRef, HEADER_LEN, Ticks};
 use kinara_protocol::status::Status;
 use kinara_protocol::topic::{self, GatewayId, Leaf};
@@ -130,6 +132,27 @@ fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
             let batch =
                 Batch { version: 1, name: Some(name), sealed_at_us: 5, devices: vec![series(&by_seq)] };
             vec![("batch".to_owned(), envelope::seal(&batch))]
+        }
+        "plain" => {
+            let name = || Some(Name { gateway: vec![7; 16], buffer: 9, sequence: 3 });
+            let hardware_id = || "kinara:00000000000000a1".to_owned();
+            let batch = Batch { version: 1, name: name(), sealed_at_us: 5, devices: vec![series(&by_seq)] };
+            let gap = Gap { hardware_id: hardware_id(), seq_ranges: vec![3, 2], ..Gap::default() };
+            let events = EventBatch { version: 1, name: name(), gaps: vec![gap], ..EventBatch::default() };
+            let delivered = Some(Delivered { epoch: 5, seq_ranges: vec![0, 7] });
+            let device = DeviceState { hardware_id: hardware_id(), delivered, ..DeviceState::default() };
+            let state = State { devices: vec![device], notes: vec!["full".to_owned()], ..State::default() };
+            let values = vec![LiveValue { channel: 1, value: vec![700], ..LiveValue::default() }];
+            let device = LiveDevice { hardware_id: hardware_id(), epoch: 5, values };
+            let live = Live { version: 1, devices: vec![device] };
+            [
+                ("batch", 0, batch.encode_to_vec()),
+                ("events", 1, events.encode_to_vec()),
+                ("state", 2, state.encode_to_vec()),
+                ("live", 3, live.encode_to_vec()),
+            ]
+            .map(|(name, which, plain)| (name.to_owned(), [vec![which], plain].concat()))
+            .to_vec()
         }
         "topic" => {
             let gateway = GatewayId(uuid::Uuid::from_u128(7));
@@ -252,5 +275,6 @@ mutations! {
     damaged_offers_are_refused_or_consistent: "offer",
     damaged_columns_are_refused_or_consistent: "columns",
     damaged_envelopes_are_refused_or_opened_within_the_limits: "envelope",
+    damaged_plain_messages_are_refused_or_take_no_more_memory_than_the_limits_say: "plain",
     damaged_topics_are_refused_or_consistent: "topic",
 }

@@ -6,9 +6,8 @@
 use std::collections::BTreeMap;
 
 use kinara_protocol::columns::{self, run_lengths};
-use kinara_protocol::envelope::{self, Batch, DeviceFrames, ENVELOPE_VERSION, MAX_OPENED, MAX_SEALED};
+use kinara_protocol::envelope::{self, Batch, DeviceFrames, ENVELOPE_VERSION};
 use kinara_protocol::frame::{Body, Epoch, FrameRef};
-use prost::Message;
 
 use super::damage::{Broken, Damage};
 use super::engine::Engine;
@@ -97,7 +96,7 @@ impl Engine {
                 devices: device_frames(&picked, |device| self.hardware[&device].to_string()),
             };
             let payload = envelope::seal(&batch);
-            if (payload.len() > MAX_SEALED || batch.encoded_len() > MAX_OPENED) && picked.len() > 1 {
+            if !envelope::is_within_limits(&batch, &payload) && picked.len() > 1 {
                 limit /= 2;
                 continue;
             }

@@ -1,6 +1,7 @@
 //! What is said on MQTT, as types: `state` from the board, names and answers from the wire.
 
 use kinara_protocol::envelope::{self, Ack, AdapterState, Delivered, DeviceState, ENVELOPE_VERSION, State};
+use kinara_protocol::limits;
 use rumqttc::v5::mqttbytes::v5::PublishProperties;
 
 use super::Context;
@@ -78,7 +79,7 @@ pub fn state(
         backlog_frames: device.behind_frames,
         last_seen_us: device.last_frame_us,
         firmware: device.firmware.clone(),
-        problem: device.problem(),
+        problem: limits::cut(&device.problem()).to_owned(),
         epoch: device.epoch.map_or(0, |epoch| epoch.0),
         delivered: device
             .delivered
@@ -105,7 +106,12 @@ pub fn state(
         level: level.to_owned(),
         sent_at_us: known.map_or_else(|| context.clock.utc_us(), |known| known.utc_us(boot_us)),
         config_version,
-        notes: snapshot.alerts.values().cloned().collect(),
+        notes: snapshot
+            .alerts
+            .values()
+            .take(limits::NOTES)
+            .map(|note| limits::cut(note).to_owned())
+            .collect(),
         signing_key: context.signing_key.to_vec(),
         adapters: snapshot.adapters.iter().map(adapter_state).collect(),
     }

@@ -2,10 +2,31 @@ use super::{ColumnsError, expand_runs};
 use crate::channel::ChannelId;
 use crate::envelope::{DeviceFrames, Series};
 use crate::frame::{
-    CRC_LEN, Epoch, FLAG_COMPONENTS, FLAG_OWN_TICKS, HEADER_LEN, Header, Kind, MAX_COMPONENTS, MAX_FRAME,
-    Seq, TICKS_END, Ticks, VERSION,
+    CRC_LEN, Epoch, FLAG_COMPONENTS, FLAG_OWN_TICKS, HEADER_LEN, Header, Kind, MAX_BODY, MAX_COMPONENTS,
+    MAX_FRAME, Seq, TICKS_END, Ticks, VERSION,
 };
-use crate::wire::{Writer, varint_len, zigzag};
+use crate::wire::Writer;
+
+/// Room for a body of at most [`MAX_BODY`] values, however badly they are coded: each with its ticks in five bytes each, in
+/// a block of its own.
+const SCRATCH: usize = HEADER_LEN + MAX_BODY * 32;
+
+/// Why what columns hold was no frame on a wearable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// It has no sample.
+    #[error("a frame of samples without any")]
+    Empty,
+    /// Its kind is not one of samples.
+    #[error("samples in a frame of kind {0:#04x}")]
+    Kind(u8),
+    /// It does not fit into a frame.
+    #[error("more than fits into a frame")]
+    Length,
+    /// Its bytes have another CRC than the one that was received.
+    #[error("the frame does not match its CRC")]
+    Crc,
+}
 
 /// Columns made readable frame by frame.
 #[derive(Debug)]
@@ -31,6 +52,8 @@ pub struct DecodedFrame {
     pub crc: u32,
     /// Index into the columns' fits; none before sealing.
     pub fit: Option<u32>,
+    /// Why it cannot have been a frame. Nothing is done with its samples then.
+    pub fault: Option<Fault>,
     first_block: u32,
     block_count: u32,
 }
@@ -135,6 +158,7 @@ pub fn decode(columns: &DeviceFrames) -> Result<Decoded<'_>, ColumnsError> {
             ticks: Ticks(ticks as u64),
             crc: columns.crcs[index],
             fit: fits.as_ref().map(|fits| fits[index]),
+            fault: None,
             first_block,
             block_count: order.len() as u32,
         });
@@ -147,13 +171,15 @@ pub fn decode(columns: &DeviceFrames) -> Result<Decoded<'_>, ColumnsError> {
         .iter()
         .enumerate()
         .map(|(index, bytes)| OtherFrame { bytes, fit: fits.as_ref().map(|fits| fits[total + index]) });
-    Ok(Decoded {
+    let mut decoded = Decoded {
         columns,
         frames,
         blocks,
         values: series.into_iter().map(|cursor| cursor.values).collect(),
         others: others.collect(),
-    })
+    };
+    decoded.find_faults();
+    Ok(decoded)
 }
 
 fn seqs(ranges: &[u32], total: usize) -> Result<Vec<Seq>, ColumnsError> {
@@ -331,43 +357,99 @@ impl<'a> Decoded<'a> {
         Header { version: VERSION, kind: frame.kind, epoch: self.epoch(), seq: frame.seq, ticks: frame.ticks }
     }
 
-    /// Builds a frame's bytes again and checks them against its CRC; gives its length.
+    /// Builds a frame's bytes again; gives its length. One with a fault cannot be.
     pub fn rebuild(&self, frame: &DecodedFrame, out: &mut [u8; MAX_FRAME]) -> Result<usize, ColumnsError> {
-        let wrong = ColumnsError::Crc(frame.seq);
-        let body_len: usize = self.blocks(frame).map(|block| block.encoded_len(frame.ticks)).sum();
-        if HEADER_LEN + body_len + CRC_LEN > MAX_FRAME {
-            return Err(wrong);
+        let mut scratch = [0; SCRATCH];
+        match frame.fault {
+            Some(fault @ (Fault::Length | Fault::Crc)) => Err(ColumnsError::Frame(frame.seq, fault)),
+            Some(Fault::Empty | Fault::Kind(_)) | None => {
+                let end = self.write(frame, &mut scratch);
+                out[..end].copy_from_slice(&scratch[..end]);
+                Ok(crate::frame::seal(out, end))
+            }
         }
-        let mut writer = Writer::new(out);
+    }
+
+    /// A frame by itself, in columns of its own: what is kept of one that cannot be built again.
+    pub fn alone(&self, frame: &DecodedFrame) -> DeviceFrames {
+        let fit = frame.fit.map(|index| self.columns.fits[index as usize]);
+        let blocks = frame.block_count;
+        DeviceFrames {
+            hardware_id: self.columns.hardware_id.clone(),
+            epoch: self.columns.epoch,
+            seq_ranges: vec![frame.seq, 1],
+            kinds: vec![u32::from(frame.kind.to_byte()), 1],
+            ticks: vec![frame.ticks.0 as i64],
+            crcs: vec![frame.crc],
+            series: self.blocks(frame).map(|block| block.alone(frame.ticks)).collect(),
+            block_order: if blocks == 0 {
+                vec![0]
+            } else {
+                std::iter::once(blocks).chain(0..blocks).collect()
+            },
+            other_frames: Vec::new(),
+            fits: fit.into_iter().collect(),
+            fit_of: if fit.is_some() { vec![0, 1] } else { Vec::new() },
+        }
+    }
+
+    fn find_faults(&mut self) {
+        let mut scratch = [0; SCRATCH];
+        for index in 0..self.frames.len() {
+            self.frames[index].fault = self.fault(&self.frames[index], &mut scratch);
+        }
+    }
+
+    /// Looks at a frame as a whole: the lengths first, then each byte once.
+    fn fault(&self, frame: &DecodedFrame, scratch: &mut [u8; SCRATCH]) -> Option<Fault> {
+        let first = frame.first_block as usize;
+        let blocks = &self.blocks[first..first + frame.block_count as usize];
+        let values =
+            |at: &BlockAt| at.count as usize * self.columns.series[at.series as usize].components as usize;
+        if blocks.iter().map(values).sum::<usize>() > MAX_BODY {
+            return Some(Fault::Length);
+        }
+        let end = self.write(frame, scratch);
+        if end > HEADER_LEN + MAX_BODY {
+            return Some(Fault::Length);
+        }
+        scratch[2..4].copy_from_slice(&((end + CRC_LEN) as u16).to_le_bytes());
+        if crate::frame::checksum(&scratch[..end]) != frame.crc {
+            return Some(Fault::Crc);
+        }
+        match frame.kind {
+            Kind::Scalar | Kind::Waveform if blocks.is_empty() => Some(Fault::Empty),
+            Kind::Scalar | Kind::Waveform => None,
+            other => Some(Fault::Kind(other.to_byte())),
+        }
+    }
+
+    /// Header and body; gives where the body ends. Of at most [`MAX_BODY`] values.
+    fn write(&self, frame: &DecodedFrame, scratch: &mut [u8; SCRATCH]) -> usize {
+        let mut writer = Writer::new(scratch);
         crate::frame::write_header(&mut writer, frame.kind, self.epoch(), frame.seq, frame.ticks);
         for block in self.blocks(frame) {
             block.write(frame.ticks, &mut writer);
         }
-        let end = writer.len();
-        let len = crate::frame::seal(out, end);
-        let crc = u32::from_le_bytes(*out[..len].last_chunk().expect("a CRC was written"));
-        if crc == frame.crc { Ok(len) } else { Err(wrong) }
+        writer.len()
     }
 }
 
 impl BlockView<'_> {
-    fn encoded_len(&self, base: Ticks) -> usize {
-        let offset = (self.first_ticks.0 - base.0) as u32;
-        let mut len =
-            varint_len(u32::from(self.channel.0)) + 1 + varint_len(self.count() as u32) + varint_len(offset);
-        len += usize::from(self.flags & FLAG_COMPONENTS != 0);
-        if !self.own_ticks && self.count() > 1 {
-            len += varint_len(self.interval);
+    /// As a series of this block alone.
+    fn alone(&self, base: Ticks) -> Series {
+        let components = usize::from(self.components);
+        let before = |at: usize| at.checked_sub(components).map_or(0, |before| self.values[before]);
+        Series {
+            channel: u32::from(self.channel.0),
+            components: u32::from(self.components),
+            block_flags: u32::from(self.flags),
+            counts: vec![self.count() as u32],
+            offsets: vec![(self.first_ticks.0 - base.0) as u32],
+            intervals: if !self.own_ticks && self.count() > 1 { vec![self.interval, 1] } else { Vec::new() },
+            tick_deltas: self.deltas.to_vec(),
+            values: self.values.iter().enumerate().map(|(at, v)| v.wrapping_sub(before(at))).collect(),
         }
-        len += self.deltas.iter().map(|&delta| varint_len(delta)).sum::<usize>();
-        let mut last = [0i32; MAX_COMPONENTS];
-        for sample in self.values.chunks_exact(usize::from(self.components)) {
-            for (last, &value) in last.iter_mut().zip(sample) {
-                len += varint_len(zigzag(value.wrapping_sub(*last)));
-                *last = value;
-            }
-        }
-        len
     }
 
     fn write(&self, base: Ticks, writer: &mut Writer<'_>) {

@@ -4,12 +4,13 @@
 //! The promise: nothing is lost. [`decode`] of what [`encode`] made gives every frame back, and
 //! [`Decoded::rebuild`] its very bytes, which its CRC proves. Frames that are not samples, and frames that this program
 //! cannot decode, travel as they are. A decoder of columns allocates in proportion to the columns at hand, never by
-//! what a number in them claims.
+//! what a number in them claims, and looks at every frame before anybody works on its samples: what could not have been
+//! a frame on a wearable has a [`Fault`], and no blocks.
 
 mod decode;
 mod encode;
 
-pub use decode::{BlockView, Decoded, DecodedFrame, OtherFrame, decode};
+pub use decode::{BlockView, Decoded, DecodedFrame, Fault, OtherFrame, decode};
 pub use encode::{EncodeError, encode, run_lengths};
 
 /// Columns that contradict themselves.
@@ -18,9 +19,9 @@ pub enum ColumnsError {
     /// A run, range or count does not match the columns beside it.
     #[error("the column {0} does not match the others")]
     Mismatch(&'static str),
-    /// A rebuilt frame has another CRC than the one that was received.
-    #[error("frame {0} does not match its CRC")]
-    Crc(u32),
+    /// A frame that cannot be built again.
+    #[error("frame {0}: {1}")]
+    Frame(u32, Fault),
 }
 
 /// Reads run lengths (`value, count` in turns), which must cover exactly `total` items.

@@ -100,6 +100,91 @@ fn frames_that_are_not_samples_travel_as_they_are() {
     assert_eq!(decoded.others()[0].bytes, frames[1].as_slice());
 }
 
+/// Five good frames by columns.
+fn five() -> crate::envelope::DeviceFrames {
+    let frames: Vec<_> = (0..5)
+        .map(|n| {
+            frame(n, u64::from(n) * 1_000, &[(HEART_RATE, 0, vec![700 + n as i32]), (EDA, 10, vec![2_000])])
+        })
+        .collect();
+    encode("kinara:1", EPOCH, frames.iter().map(|bytes| FrameRef::parse(bytes).unwrap())).unwrap()
+}
+
+fn faults(columns: &crate::envelope::DeviceFrames) -> Vec<Option<Fault>> {
+    decode(columns).unwrap().frames().iter().map(|frame| frame.fault).collect()
+}
+
+#[test]
+fn a_frame_with_another_crc_has_a_fault_and_its_neighbours_have_none() {
+    let mut columns = five();
+    columns.crcs[2] ^= 1;
+    assert_eq!(faults(&columns), [None, None, Some(Fault::Crc), None, None]);
+    let decoded = decode(&columns).unwrap();
+    let error = decoded.rebuild(&decoded.frames()[2], &mut [0; MAX_FRAME]).unwrap_err();
+    assert_eq!(error, ColumnsError::Frame(2, Fault::Crc));
+}
+
+#[test]
+fn more_samples_than_fit_into_a_frame_are_a_fault_however_well_they_compress() {
+    let mut columns = five();
+    let series = &mut columns.series[0];
+    series.counts[4] = 100_000;
+    series.intervals = vec![0, 1];
+    series.values.extend(vec![0; 99_999]);
+    assert_eq!(faults(&columns), [None, None, None, None, Some(Fault::Length)]);
+}
+
+#[test]
+fn samples_in_a_frame_of_another_kind_and_frames_without_samples_are_faults() {
+    let crc = |kind: Kind, seq, ticks| {
+        let mut out = [0; MAX_FRAME];
+        let mut writer = crate::wire::Writer::new(&mut out);
+        crate::frame::write_header(&mut writer, kind, EPOCH, seq, Ticks(ticks));
+        let end = writer.len();
+        crate::frame::seal(&mut out, end);
+        u32::from_le_bytes(*out[..end + crate::frame::CRC_LEN].last_chunk().unwrap())
+    };
+    let empty = crate::envelope::DeviceFrames {
+        epoch: EPOCH.0,
+        seq_ranges: vec![0, 1],
+        kinds: vec![0x40, 1],
+        ticks: vec![5],
+        crcs: vec![crc(Kind::Scalar, 0, 5)],
+        block_order: vec![0],
+        ..Default::default()
+    };
+    assert_eq!(faults(&empty), [Some(Fault::Empty)]);
+    // With a CRC that is right for it.
+    let mut columns = five();
+    columns.kinds = vec![0x40, 4, 0x01, 1];
+    let decoded = decode(&columns).unwrap();
+    let mut bytes = [0; MAX_FRAME];
+    assert_eq!(decoded.frames()[4].fault, Some(Fault::Crc));
+    let whole = five();
+    let whole = decode(&whole).unwrap();
+    let len = whole.rebuild(&whole.frames()[4], &mut bytes).unwrap();
+    bytes[1] = 0x01;
+    columns.crcs[4] = crate::frame::checksum(&bytes[..len - crate::frame::CRC_LEN]);
+    assert_eq!(faults(&columns)[4], Some(Fault::Kind(0x01)));
+}
+
+#[test]
+fn a_frame_that_cannot_be_built_again_is_kept_whole_in_columns_of_its_own() {
+    let mut columns = five();
+    columns.crcs[3] ^= 1;
+    columns.fits = vec![Default::default(), Default::default()];
+    columns.fit_of = vec![0, 3, 1, 2];
+    let decoded = decode(&columns).unwrap();
+    let alone = decoded.alone(&decoded.frames()[3]);
+    let again = decode(&alone).unwrap();
+    let (was, is) = (decoded.frames()[3], again.frames()[0]);
+    assert_eq!((was.seq, was.ticks, was.crc, was.fault), (is.seq, is.ticks, is.crc, is.fault));
+    let content = |decoded: &Decoded<'_>, frame: &DecodedFrame| -> Vec<(ChannelId, Vec<i32>)> {
+        decoded.blocks(frame).map(|block| (block.channel, block.values.to_vec())).collect()
+    };
+    assert_eq!(content(&decoded, &was), content(&again, &is));
+}
+
 #[test]
 fn frames_out_of_order_or_of_another_epoch_are_refused() {
     let first = frame(5, 0, &[(EDA, 0, vec![1])]);

@@ -1,6 +1,8 @@
 //! Every decoder of this crate as a function of arbitrary bytes: what fuzzing feeds, on nightly by libFuzzer
 //! (`fuzz/`), on stable by `tests/mutations.rs`. A decoder refuses or decodes; what it decodes must be consistent.
 
+pub mod heap;
+
 use kinara_protocol::advert::{MAX_OFFER, Offer};
 use kinara_protocol::columns;
 use kinara_protocol::control::{MAX_MESSAGE, Reply, Request};
@@ -14,7 +16,7 @@ use prost::Message;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// One target for each decoder.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     ("frame", frame),
     ("frame_body", frame_body),
     ("control", control),
@@ -22,6 +24,7 @@ pub const TARGETS: [Target; 8] = [
     ("offer", offer),
     ("columns", decode_columns),
     ("envelope", open_envelope),
+    ("plain", decode_plain),
     ("topic", parse_topic),
 ];
 
@@ -107,7 +110,7 @@ pub fn decode_columns(bytes: &[u8]) {
 
 /// Sealed messages of every type; the limits hold before anything is allocated.
 pub fn open_envelope(bytes: &[u8]) {
-    if let Ok(plain) = envelope::decompress(bytes) {
+    if let Ok(plain) = envelope::decompress(bytes, envelope::MAX_OPENED) {
         assert!(plain.len() <= envelope::MAX_OPENED);
     }
     // A message that cannot be read is an error, whatever it pretends to be.
@@ -118,6 +121,20 @@ pub fn open_envelope(bytes: &[u8]) {
     let _ = envelope::open::<State>(bytes);
     let _ = envelope::open::<Command>(bytes);
     let _ = envelope::open::<Config>(bytes);
+}
+
+/// Plain messages, the first byte says which: what the limits let through takes no more memory than they say.
+pub fn decode_plain(bytes: &[u8]) {
+    let Some((which, bytes)) = bytes.split_first() else { return };
+    let most = match which % 4 {
+        0 => envelope::decode::<Batch>(bytes).map(|batch| (heap::batch(&batch), heap::MOST_OF_BATCH)),
+        1 => envelope::decode::<EventBatch>(bytes).map(|batch| (heap::events(&batch), heap::MOST_OF_EVENTS)),
+        2 => envelope::decode::<State>(bytes).map(|state| (heap::state(&state), heap::MOST_OF_STATE)),
+        _ => envelope::decode::<Live>(bytes).map(|live| (heap::live(&live), heap::MOST_OF_LIVE)),
+    };
+    if let Ok((taken, most)) = most {
+        assert!(taken <= most, "{taken} bytes, at most {most}");
+    }
 }
 
 /// Topics.
