@@ -193,7 +193,7 @@ pub async fn take(State(app): State<App>, client: ApiClient, request: Request) -
     }
     let waiting = transaction
         .row(
-            "SELECT count(*), coalesce(sum(length(payload)), 0)::int8 FROM ingest_requests WHERE finished_at IS NULL",
+            "SELECT count(*), coalesce(sum(length(payload)), 0)::int8 FROM ingest_requests WHERE finished_at IS NULL AND NOT given_up",
             &[],
         )
         .await?;

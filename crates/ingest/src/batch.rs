@@ -5,8 +5,9 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
-use kinara_protocol::channel::{self, Shape};
+use kinara_protocol::channel::{self, ChannelId, Shape};
 use kinara_protocol::columns::{self, BlockView, Decoded};
 use kinara_protocol::envelope::{self, DeviceFrames, ENVELOPE_VERSION, EnvelopeError, Fit};
 use kinara_protocol::frame::{
@@ -37,6 +38,9 @@ pub enum Unreadable {
     /// No name, or not the sender's.
     #[error("the batch has no name of 16 bytes")]
     Name,
+    /// Reading it took longer than it may. Nothing is known of what it holds.
+    #[error("the batch takes too long to read")]
+    TooLong,
 }
 
 impl From<Name> for envelope::Name {
@@ -103,6 +107,8 @@ pub(crate) struct DeviceBatch {
     pub frames: Vec<Frame>,
     pub samples: Vec<Sample>,
     pub waves: Vec<Wave>,
+    /// Whether there may be channels beyond the registry among its samples.
+    pub foreign_channels: bool,
     /// What it was decoded from: a frame that is refused is built again from it.
     pub columns: Arc<DeviceFrames>,
 }
@@ -165,11 +171,20 @@ pub(crate) struct Wave {
 
 /// Reads a payload as published.
 pub fn decode(payload: &[u8]) -> Result<Batch, Unreadable> {
-    from_envelope(envelope::open(payload)?)
+    read(envelope::open(payload)?, None)
+}
+
+/// [`decode`], given up at a point in time.
+pub fn decode_until(payload: &[u8], until: Instant) -> Result<Batch, Unreadable> {
+    read(envelope::open(payload)?, Some(until))
 }
 
 /// Reads an opened envelope.
 pub fn from_envelope(batch: envelope::Batch) -> Result<Batch, Unreadable> {
+    read(batch, None)
+}
+
+fn read(batch: envelope::Batch, until: Option<Instant>) -> Result<Batch, Unreadable> {
     if batch.version == 0 || batch.version > ENVELOPE_VERSION {
         return Err(EnvelopeError::Version(batch.version).into());
     }
@@ -183,6 +198,9 @@ pub fn from_envelope(batch: envelope::Batch) -> Result<Batch, Unreadable> {
         readings: 0,
     };
     for columns in batch.devices {
+        if until.is_some_and(|until| Instant::now() > until) {
+            return Err(Unreadable::TooLong);
+        }
         match device(columns) {
             Ok(device) => {
                 out.readings += device.samples.len() + device.waves.len();
@@ -219,40 +237,127 @@ impl Batch {
         Self { devices, unreadable, readings, ..*self }
     }
 
-    /// This batch with one frame alone.
-    pub(crate) fn only(&self, device: usize, frame: usize) -> Self {
-        let source = &self.devices[device];
-        let mut frame = source.frames[frame].clone();
-        let samples = source.samples[frame.samples.start as usize..frame.samples.end as usize].to_vec();
-        let waves = source.waves[frame.waves.start as usize..frame.waves.end as usize].to_vec();
-        frame.samples = 0..samples.len() as u32;
-        frame.waves = 0..waves.len() as u32;
-        let readings = samples.len() + waves.len();
-        let part = DeviceBatch {
-            hardware_id: source.hardware_id.clone(),
-            epoch: source.epoch,
-            frames: vec![frame],
-            samples,
-            waves,
-            columns: Arc::clone(&source.columns),
-        };
-        Self { devices: vec![part], unreadable: Vec::new(), readings, ..*self }
+    /// Frames that were read, all devices' one after another.
+    pub(crate) fn len(&self) -> usize {
+        self.devices.iter().map(|device| device.frames.len()).sum()
+    }
+
+    /// This batch with some of its [frames](Self::len) alone, and without the parts that could not be read.
+    pub(crate) fn part(&self, frames: Range<usize>) -> Self {
+        let mut devices = Vec::new();
+        let mut before = 0;
+        for device in &self.devices {
+            let within = |at: usize| at.saturating_sub(before).min(device.frames.len());
+            let range = within(frames.start)..within(frames.end);
+            if !range.is_empty() {
+                devices.push(device.part(range));
+            }
+            before += device.frames.len();
+        }
+        let readings = devices.iter().map(|device| device.samples.len() + device.waves.len()).sum();
+        Self { devices, unreadable: Vec::new(), readings, ..*self }
+    }
+
+    /// This batch in parts of about so many readings and frames, each to be written by itself. Almost every batch is one.
+    pub fn pieces(self, most: usize) -> Vec<Self> {
+        if self.readings + self.len() <= most {
+            return vec![self];
+        }
+        let weights = self.devices.iter().flat_map(|device| &device.frames).map(Frame::weight);
+        let mut ends = Vec::new();
+        let mut weight = 0;
+        for (at, more) in weights.enumerate() {
+            if weight > 0 && weight + more > most {
+                ends.push(at);
+                weight = 0;
+            }
+            weight += more;
+        }
+        ends.push(self.len());
+        let mut out: Vec<Self> = Vec::with_capacity(ends.len());
+        let mut start = 0;
+        for end in ends {
+            out.push(self.part(start..end));
+            start = end;
+        }
+        out[0].unreadable = self.unreadable;
+        out
     }
 }
 
+impl Frame {
+    /// Whether its number is known: not of bytes that are no frame.
+    pub fn is_named(&self) -> bool {
+        matches!(self.at, At::Samples(_)) || !matches!(self.content, Content::Refused("damaged", _))
+    }
+
+    /// Work that it makes: itself and what it holds.
+    fn weight(&self) -> usize {
+        1 + self.samples.len() + self.waves.len()
+    }
+}
+
+/// What is kept of a frame that is put aside.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    /// `frame`, or `payload` where only its columns are left.
+    pub what: &'static str,
+    pub bytes: Vec<u8>,
+}
+
 impl DeviceBatch {
-    /// A frame's bytes as the gateway received them.
-    pub fn bytes(&self, frame: &Frame) -> Vec<u8> {
-        match frame.at {
-            At::Other(index) => self.columns.other_frames[index as usize].clone(),
-            At::Samples(index) => {
-                let mut out = [0; MAX_FRAME];
-                columns::decode(&self.columns)
-                    .and_then(|decoded| decoded.rebuild(&decoded.frames()[index as usize], &mut out))
-                    .map(|len| out[..len].to_vec())
-                    .unwrap_or_default()
-            }
+    fn part(&self, frames: Range<usize>) -> Self {
+        let chosen = &self.frames[frames];
+        let (first, last) = (&chosen[0], &chosen[chosen.len() - 1]);
+        let (samples, waves) = (first.samples.start..last.samples.end, first.waves.start..last.waves.end);
+        let shifted = |range: &Range<u32>, by: u32| range.start - by..range.end - by;
+        let frames = chosen.iter().map(|frame| Frame {
+            samples: shifted(&frame.samples, samples.start),
+            waves: shifted(&frame.waves, waves.start),
+            ..frame.clone()
+        });
+        Self {
+            hardware_id: self.hardware_id.clone(),
+            epoch: self.epoch,
+            frames: frames.collect(),
+            samples: self.samples[samples.start as usize..samples.end as usize].to_vec(),
+            waves: self.waves[waves.start as usize..waves.end as usize].to_vec(),
+            foreign_channels: self.foreign_channels,
+            columns: Arc::clone(&self.columns),
         }
+    }
+
+    /// What is kept of some frames: each as the gateway received it, or its columns where it cannot be built again.
+    pub fn kept<'a>(&self, frames: impl Iterator<Item = &'a Frame>) -> Vec<Kept> {
+        use prost::Message as _;
+        let decoded = columns::decode(&self.columns).expect("these columns were decoded before");
+        let mut out = [0; MAX_FRAME];
+        let mut keep = |frame: &Frame| match frame.at {
+            At::Other(index) => {
+                Kept { what: "frame", bytes: self.columns.other_frames[index as usize].clone() }
+            }
+            At::Samples(index) => {
+                let frame = &decoded.frames()[index as usize];
+                match decoded.rebuild(frame, &mut out) {
+                    Ok(len) => Kept { what: "frame", bytes: out[..len].to_vec() },
+                    Err(_) => Kept { what: "payload", bytes: decoded.alone(frame).encode_to_vec() },
+                }
+            }
+        };
+        frames.map(|frame| keep(frame)).collect()
+    }
+
+    /// The channels beyond the registry among a frame's samples.
+    pub fn foreign_channels<'a>(&'a self, frame: &Frame) -> impl Iterator<Item = i16> + use<'a> {
+        let range = |range: &Range<u32>| range.start as usize..range.end as usize;
+        let (samples, waves) = (range(&frame.samples), range(&frame.waves));
+        let (samples, waves) = if self.foreign_channels {
+            (&self.samples[samples], &self.waves[waves])
+        } else {
+            (&[][..], &[][..])
+        };
+        let kinds = samples.iter().map(|sample| sample.kind).chain(waves.iter().map(|wave| wave.kind));
+        kinds.filter(|kind| is_foreign(*kind as u16))
     }
 
     /// How the gateway stamped a frame.
@@ -261,11 +366,16 @@ impl DeviceBatch {
     }
 }
 
+/// Whether a channel is none of the registry's.
+fn is_foreign(channel: u16) -> bool {
+    channel::by_id(ChannelId(channel)).is_none()
+}
+
 /// The longest hardware id that the database has room for.
 const HARDWARE_ID_MAX: usize = 255;
 
 /// Whether this can be a device's name: a text that the database refuses would stop all that is written with it.
-pub(crate) fn is_hardware_id(id: &str) -> bool {
+pub fn is_hardware_id(id: &str) -> bool {
     (1..=HARDWARE_ID_MAX).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
@@ -319,6 +429,7 @@ fn device(mut columns: DeviceFrames) -> Result<DeviceBatch, Box<UnreadablePart>>
         frames,
         samples,
         waves,
+        foreign_channels: columns.series.iter().any(|series| is_foreign(series.channel as u16)),
         columns: Arc::new(columns),
     })
 }
@@ -370,9 +481,16 @@ impl Normalised {
                 content: Content::Samples,
                 at: At::Samples(at as u32),
             };
-            match frame.fit {
-                None => out.content = no_time(),
-                Some(index) => {
+            match (frame.fault, frame.fit) {
+                (Some(fault), index) => {
+                    out.content = Content::Refused("damaged", fault.to_string());
+                    if let Some(index) = index {
+                        out.first_us = fits[index as usize].utc_us(frame.ticks.0);
+                        out.last_us = out.first_us;
+                    }
+                }
+                (None, None) => out.content = no_time(),
+                (None, Some(index)) => {
                     let fit = &fits[index as usize];
                     let stamp = Stamp::new(fit, frame.ticks);
                     (out.first_us, out.last_us) = (i64::MAX, i64::MIN);

@@ -25,6 +25,16 @@ pub enum Remedy {
     Later,
 }
 
+/// By the class of an SQLSTATE. Class 54 is the database's own limits (a full queue of notices): no frame is at fault. A
+/// session that was ended because it sat idle in its transaction had too much to do for what it was given.
+fn of_class(code: &str) -> Remedy {
+    match code {
+        "25P03" => Remedy::Split,
+        code if code.starts_with("22") || code.starts_with("23") => Remedy::Split,
+        _ => Remedy::Later,
+    }
+}
+
 impl Error {
     /// What to do about it when trying again did not help: a time that still has no partition is the frame's fault.
     pub fn last_remedy(&self) -> Remedy {
@@ -41,10 +51,22 @@ impl Error {
         match code.code() {
             // Deadlock, serialisation failure, lock or statement timeout; a partition that retention dropped meanwhile.
             "40P01" | "40001" | "55P03" | "57014" | "23514" => Remedy::Again,
-            code if code.starts_with("22") || code.starts_with("23") || code.starts_with("54") => {
-                Remedy::Split
-            }
-            _ => Remedy::Later,
+            _ => of_class(code.code()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_and_idleness_are_a_batchs_own_fault_and_the_databases_limits_are_not() {
+        for code in ["22P05", "22008", "23502", "25P03"] {
+            assert_eq!(of_class(code), Remedy::Split, "{code}");
+        }
+        for code in ["54000", "57P01", "53300", "08006"] {
+            assert_eq!(of_class(code), Remedy::Later, "{code}");
         }
     }
 }

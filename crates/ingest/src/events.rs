@@ -6,6 +6,7 @@
 //! the wearer whom it names.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use kinara_protocol::envelope::{self, Decision, ENVELOPE_VERSION, EnvelopeError, Event, EventBatch};
 use kinara_protocol::frame::Epoch;
@@ -42,6 +43,24 @@ impl Events {
         let name = Name { gateway, buffer: 0, sequence: 0 };
         let sender = Sender::Gateway(gateway);
         Self { name, sender, derived: vec![event], gaps: Vec::new(), decisions: Vec::new() }
+    }
+
+    /// Events and gaps, one after another.
+    fn len(&self) -> usize {
+        self.derived.len() + self.gaps.len()
+    }
+
+    /// Some of the events and gaps, without the decisions.
+    fn part(&self, range: &Range<usize>) -> Self {
+        let (derived, gaps) = (self.derived.len(), self.gaps.len());
+        let of_gaps = |at: usize| at.saturating_sub(derived).min(gaps);
+        Self {
+            name: self.name,
+            sender: self.sender,
+            derived: self.derived[range.start.min(derived)..range.end.min(derived)].to_vec(),
+            gaps: self.gaps[of_gaps(range.start)..of_gaps(range.end)].to_vec(),
+            decisions: Vec::new(),
+        }
     }
 
     /// What the cloud itself found in a clinic's readings.
@@ -85,7 +104,7 @@ fn is_well_formed(event: &Event) -> bool {
         && fits(&event.producer, 100)
         && fits(&event.severity, 20)
         && (event.data_json.is_empty()
-            || serde_json::from_str::<serde::de::IgnoredAny>(&event.data_json).is_ok())
+            || serde_json::from_str::<serde_json::Value>(&event.data_json).is_ok_and(|data| data.is_object()))
 }
 
 fn fate(event: &Event, tenant: Uuid, hardware: Option<&Hardware>, window: Window) -> Fate {
@@ -151,29 +170,26 @@ impl Writer {
         Ok(Outcome::Done(total))
     }
 
-    /// Events and gaps: all in one transaction, or, where the database refuses one of them, each by itself.
+    /// Events and gaps: all in one transaction, or, where the database refuses one of them, by halves, until that one
+    /// stands alone and is put aside.
     async fn write_derived(&self, events: &Events) -> Result<Outcome, Error> {
-        match self.events_tries(events).await {
-            Err(error)
-                if error.last_remedy() == Remedy::Split && events.derived.len() + events.gaps.len() > 1 => {}
-            Err(error) if error.last_remedy() == Remedy::Split => {
-                return self.refuse_event(events, &error).await;
-            }
-            other => return other,
-        }
         let mut total = Counts::default();
-        let events_alone = events.derived.iter().map(|event| (vec![event.clone()], Vec::new()));
-        let gaps_alone = events.gaps.iter().map(|gap| (Vec::new(), vec![gap.clone()]));
-        for (derived, gaps) in events_alone.chain(gaps_alone) {
-            let one =
-                Events { name: events.name, sender: events.sender, derived, gaps, decisions: Vec::new() };
-            let outcome = match self.events_tries(&one).await {
-                Err(error) if error.last_remedy() == Remedy::Split => self.refuse_event(&one, &error).await?,
-                other => other?,
-            };
-            match outcome {
-                Outcome::Done(counts) => total.add(counts),
-                retry @ Outcome::RetryAfter { .. } => return Ok(retry),
+        let mut open = vec![0..events.len()];
+        let mut left = self.limits.halvings;
+        while let Some(range) = open.pop() {
+            let part = events.part(&range);
+            match self.events_tries(&part).await {
+                Ok(Outcome::Done(counts)) => total.add(counts),
+                Ok(retry @ Outcome::RetryAfter { .. }) => return Ok(retry),
+                Err(error) if error.last_remedy() == Remedy::Split && range.len() > 1 && left > 0 => {
+                    left -= 1;
+                    let middle = range.start + range.len() / 2;
+                    open.extend([middle..range.end, range.start..middle]);
+                }
+                Err(error) if error.last_remedy() == Remedy::Split => {
+                    total.quarantined += self.refuse_events(&part, &error).await?;
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(Outcome::Done(total))
@@ -189,19 +205,19 @@ impl Writer {
         }
     }
 
-    async fn refuse_event(&self, events: &Events, error: &Error) -> Result<Outcome, Error> {
+    async fn refuse_events(&self, events: &Events, error: &Error) -> Result<u64, Error> {
         let mut client = self.pool.get().await?;
         let tx = client.transaction().await?;
         let directory = Directory::load(&tx, &[events.name.gateway], &[]).await?;
         let tenant = directory.tenant_of(events.sender);
-        let refused: Vec<Refused<'_>> = events
-            .derived
-            .iter()
-            .map(|event| aside(event, tenant, events.sender.gateway(), "database", error.to_string()))
-            .collect();
+        let gateway = events.sender.gateway();
+        let derived =
+            events.derived.iter().map(|event| aside(event, tenant, gateway, "database", error.to_string()));
+        let gaps = events.gaps.iter().map(|gap| gap_aside(gap, tenant, gateway, error.to_string()));
+        let refused: Vec<Refused<'_>> = derived.chain(gaps).collect();
         quarantine::keep(&tx, &refused, timestamp(self.clock.utc_us())).await?;
         tx.commit().await?;
-        Ok(Outcome::Done(Counts { quarantined: refused.len() as u64, ..Counts::default() }))
+        Ok(refused.len() as u64)
     }
 
     async fn event_transaction(&self, events: &Events) -> Result<Outcome, Error> {
@@ -258,10 +274,8 @@ impl Writer {
                 counts.duplicate += 1;
                 continue;
             }
-            let mut data: serde_json::Value = serde_json::from_str(&event.data_json).unwrap_or_default();
-            if !data.is_object() {
-                data = serde_json::json!({});
-            }
+            // What is no object was put aside; only what was empty is none.
+            let mut data = serde_json::from_str(&event.data_json).unwrap_or_else(|_| serde_json::json!({}));
             data["producer"] = event.producer.clone().into();
             data["uncertainty_us"] = event.uncertainty_us.into();
             let bytes = format!("{kind}/{producer}/{}/{grid}", Epoch(event.epoch)).into_bytes();
@@ -305,6 +319,27 @@ fn aside<'a>(
         reason,
         detail,
         payload: event.encode_to_vec(),
+        fit: None,
+    }
+}
+
+/// A gap that the database refuses, kept as it came.
+fn gap_aside(
+    gap: &envelope::Gap,
+    tenant: Option<Uuid>,
+    gateway: Option<Uuid>,
+    detail: String,
+) -> Refused<'_> {
+    Refused {
+        what: "payload",
+        tenant,
+        gateway,
+        hardware_id: &gap.hardware_id,
+        epoch: gap.epoch,
+        seq: None,
+        reason: "gap",
+        detail,
+        payload: gap.encode_to_vec(),
         fit: None,
     }
 }

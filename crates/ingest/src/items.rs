@@ -16,7 +16,9 @@ use kinara_protocol::entry;
 use kinara_protocol::envelope::{self, DeviceFrames, ENVELOPE_VERSION, Fit};
 use kinara_protocol::frame::{Epoch, FrameBuilder, FrameRef, Kind, MAX_FRAME, Ticks};
 use kinara_protocol::hardware::HardwareId;
-use serde::{Deserialize, Serialize};
+use kinara_protocol::limits::{DEVICES, REQUEST_READING, REQUEST_READINGS, REQUEST_SOURCES};
+use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
@@ -52,10 +54,13 @@ pub enum Unreadable {
     Json(#[source] serde_json::Error),
     /// Not Protobuf of this shape.
     #[error("the body is not a batch in Protobuf: {0}")]
-    Protobuf(#[source] prost::DecodeError),
+    Protobuf(#[source] envelope::EnvelopeError),
     /// Another version.
     #[error("envelope version {0} is not read here")]
     Version(u32),
+    /// More than one request may have.
+    #[error("there are more than {0} {1} in the body; send it in parts")]
+    TooMany(usize, &'static str),
     /// Neither a key nor an identity.
     #[error(
         "reading {0} has no epoch and seq, and the request no Idempotency-Key: one of them is needed, so that a \
@@ -121,7 +126,35 @@ type Wrong = (&'static str, String);
 #[serde(deny_unknown_fields)]
 struct Wrapped<'a> {
     #[serde(borrow)]
-    readings: Vec<&'a RawValue>,
+    readings: Readings<'a>,
+}
+
+/// Readings as they stand in the body, no more of them than a request may have.
+struct Readings<'a>(Vec<&'a RawValue>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Readings<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Counted;
+        impl<'de> Visitor<'de> for Counted {
+            type Value = Vec<&'de RawValue>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an array of readings")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+                let mut all = Vec::new();
+                while let Some(item) = items.next_element()? {
+                    if all.len() == REQUEST_READINGS {
+                        return Err(A::Error::custom(format!("more than {REQUEST_READINGS} readings")));
+                    }
+                    all.push(item);
+                }
+                Ok(all)
+            }
+        }
+        deserializer.deserialize_seq(Counted).map(Self)
+    }
 }
 
 /// A reading that can be one.
@@ -173,6 +206,9 @@ pub fn read(body: &[u8], form: Form, drawn: Option<Epoch>) -> Result<Request, Un
         let group =
             Group { source: reading.source.clone(), epoch: epoch.0, uncertainty_us: reading.uncertainty_us };
         groups.entry(group).or_default().push((seq, reading));
+        if groups.len() > REQUEST_SOURCES {
+            return Err(Unreadable::TooMany(REQUEST_SOURCES, "sources and epochs"));
+        }
     }
     out.batches = seal(groups);
     Ok(out)
@@ -200,6 +236,9 @@ impl Request {
 fn raw(body: &[u8], form: Form) -> Result<Vec<Result<&RawValue, String>>, Unreadable> {
     if form == Form::JsonLines {
         let lines = body.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty());
+        if lines.clone().nth(REQUEST_READINGS).is_some() {
+            return Err(Unreadable::TooMany(REQUEST_READINGS, "readings"));
+        }
         return Ok(lines.map(|line| serde_json::from_slice(line).map_err(|error| not_one(&error))).collect());
     }
     let wrapped = body.trim_ascii_start().first() == Some(&b'{');
@@ -208,10 +247,14 @@ fn raw(body: &[u8], form: Form) -> Result<Vec<Result<&RawValue, String>>, Unread
     } else {
         serde_json::from_slice(body)
     };
-    Ok(items.map_err(Unreadable::Json)?.into_iter().map(Ok).collect())
+    let Readings(items) = items.map_err(Unreadable::Json)?;
+    Ok(items.into_iter().map(Ok).collect())
 }
 
 fn reading(raw: &RawValue) -> Result<Reading, Wrong> {
+    if raw.get().len() > REQUEST_READING {
+        return Err(("reading", format!("a reading has at most {REQUEST_READING} bytes")));
+    }
     let item: Item<'_> = serde_json::from_str(raw.get()).map_err(|error| ("reading", not_one(&error)))?;
     let source = text(needed(item.source, "source")?, "source")?;
     let source = HardwareId::parse(&source).map_err(|bad| ("source", bad.to_string()))?;
@@ -369,7 +412,8 @@ fn seal(groups: BTreeMap<Group, Vec<(u32, Reading)>>) -> Vec<envelope::Batch> {
         readings.sort_by_key(|(seq, _)| *seq);
         let mut rest = readings.as_slice();
         while !rest.is_empty() {
-            if room == 0 {
+            let is_full = batches.last().is_none_or(|batch| batch.devices.len() == DEVICES);
+            if room == 0 || is_full {
                 batches.push(empty());
                 room = BATCH;
             }
@@ -413,8 +457,7 @@ fn frames(group: &Group, readings: &[(u32, Reading)]) -> DeviceFrames {
 }
 
 fn protobuf(body: &[u8]) -> Result<Request, Unreadable> {
-    use prost::Message as _;
-    let batch = envelope::Batch::decode(body).map_err(Unreadable::Protobuf)?;
+    let batch: envelope::Batch = envelope::decode(body).map_err(Unreadable::Protobuf)?;
     if batch.version == 0 || batch.version > ENVELOPE_VERSION {
         return Err(Unreadable::Version(batch.version));
     }
@@ -442,12 +485,14 @@ pub fn pack(batches: &[envelope::Batch]) -> Vec<u8> {
 
 /// The way back. `None`: this was not packed here.
 pub fn unpack(packed: &[u8], most: usize) -> Option<Vec<envelope::Batch>> {
-    use prost::Message as _;
     let plain = zstd::bulk::decompress(packed, most).ok()?;
     let mut rest = plain.as_slice();
     let mut out = Vec::new();
     while !rest.is_empty() {
-        out.push(envelope::Batch::decode_length_delimited(&mut rest).ok()?);
+        let len = prost::decode_length_delimiter(&mut rest).ok()?;
+        let (batch, more) = rest.split_at_checked(len)?;
+        out.push(envelope::decode(batch).ok()?);
+        rest = more;
     }
     Some(out)
 }
@@ -631,6 +676,43 @@ mod tests {
             .map(|part| (part.epoch, columns::decode(part).unwrap().frames().iter().map(|f| f.seq).collect()))
             .collect();
         assert_eq!(frames, [(255, vec![8, 9]), (255, vec![9])]);
+    }
+
+    #[test]
+    fn a_request_of_more_readings_or_sources_than_it_may_have_is_refused_in_every_form() {
+        let zeros = |n: usize| vec!["0"; n];
+        let array = format!("[{}]", zeros(REQUEST_READINGS + 1).join(","));
+        assert!(matches!(read(array.as_bytes(), Form::Json, KEY), Err(Unreadable::Json(_))));
+        let wrapped = format!("{{\"readings\":{array}}}");
+        assert!(matches!(read(wrapped.as_bytes(), Form::Json, KEY), Err(Unreadable::Json(_))));
+        let lines = zeros(REQUEST_READINGS + 1).join("\n");
+        assert!(matches!(read(lines.as_bytes(), Form::JsonLines, KEY), Err(Unreadable::TooMany(..))));
+        let one = |n: usize| format!(r#"{{"source":"x:{n}","time":1767312000000,"type":"eda","value":2}}"#);
+        let sources: Vec<String> = (0..=REQUEST_SOURCES).map(one).collect();
+        assert!(matches!(
+            read(sources.join("\n").as_bytes(), Form::JsonLines, KEY),
+            Err(Unreadable::TooMany(..))
+        ));
+        use prost::Message as _;
+        let devices = vec![DeviceFrames { ticks: vec![0], ..DeviceFrames::default() }; DEVICES + 1];
+        let batch = envelope::Batch { devices, ..empty() }.encode_to_vec();
+        assert!(matches!(read(&batch, Form::Protobuf, KEY), Err(Unreadable::Protobuf(_))));
+    }
+
+    #[test]
+    fn many_sources_are_unpacked_again_and_a_reading_of_megabytes_is_refused_by_its_place() {
+        let one = |n: usize| format!(r#"{{"source":"x:{n}","time":1767312000000,"type":"eda","value":2}}"#);
+        let mut lines: Vec<String> = (0..3_000).map(one).collect();
+        let values = vec!["0"; 100_000].join(",");
+        lines.push(format!(r#"{{"source":"x:1","time":1767312000000,"type":"eda","value":[{values}]}}"#));
+        lines.push(format!(
+            r#"{{"source":"x:1","time":1767312000000,"type":"m\u0000{}","value":2}}"#,
+            "y".repeat(3_000)
+        ));
+        let request = read(lines.join("\n").as_bytes(), Form::JsonLines, KEY).unwrap();
+        assert_eq!((request.items, request.refused), (3_002, 2));
+        assert!(request.told.iter().all(|one| one.detail.len() <= 4 * DETAIL && !one.detail.contains('\0')));
+        assert_eq!(unpack(&pack(&request.batches), 1 << 24).unwrap(), request.batches);
     }
 
     #[test]

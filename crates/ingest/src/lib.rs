@@ -9,7 +9,7 @@
 //! Stages: [`batch`] decodes, validates and normalises, with [`units`] and `quality` (pure; [`items`] is the same for what
 //! comes over HTTP); [`directory`] and [`assign`] say whose a frame is;
 //! [`plan`] decides what becomes of it; [`Writer`] writes many batches in one transaction, and when one of them fails on
-//! its data, each alone, then frame by frame, so that one bad frame stops nobody.
+//! its data, each alone, then by halves, so that one bad frame stops nobody.
 
 pub mod alerts;
 pub mod assign;
@@ -44,7 +44,7 @@ pub mod upkeep;
 mod wear;
 mod write;
 
-pub use batch::{Batch, Name, Sender, decode};
+pub use batch::{Batch, Name, Sender, Unreadable, decode, decode_until, is_hardware_id};
 pub use error::{Error, Remedy};
 pub use write::{Counts, Limits, Outcome, Writer};
 

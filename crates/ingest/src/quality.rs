@@ -75,10 +75,13 @@ pub(crate) fn judge(samples: &mut [Sample]) {
     if active.is_empty() {
         return;
     }
+    // By their ends: of those that end after a sample, the first one is the only one to ask.
+    active.sort_by_key(|(until_us, _)| *until_us);
     for sample in samples.iter_mut().filter(|sample| is_in(&BY_MOTION, sample.kind)) {
-        let during =
-            |(until_us, _): &&(i64, f32)| (until_us - ACTIVITY_US..*until_us).contains(&sample.utc_us);
-        if let Some((_, factor)) = active.iter().find(during) {
+        let next = active.partition_point(|(until_us, _)| *until_us <= sample.utc_us);
+        if let Some((until_us, factor)) = active.get(next)
+            && until_us.saturating_sub(ACTIVITY_US) <= sample.utc_us
+        {
             sample.quality *= factor;
         }
     }
@@ -135,5 +138,16 @@ mod tests {
             sample(HEART_RATE, 90, 150.0),
         ];
         assert_eq!(qualities(samples), [1.0, 0.8, 1.0, 0.8, 1.0, 0.5, 1.0, 1.0]);
+    }
+
+    #[test]
+    fn as_many_samples_of_motion_as_of_anything_else_take_their_sum_and_not_their_product() {
+        // By the product 4·10^10 comparisons, minutes; by the sum some milliseconds.
+        const MANY: i64 = 200_000;
+        let mut samples: Vec<Sample> = (0..MANY).map(|_| sample(ACTIVITY_COUNTS, 0, 3_000.0)).collect();
+        samples.extend((0..MANY).map(|_| sample(HEART_RATE, 100, 70.0)));
+        let began = std::time::Instant::now();
+        assert!(qualities(samples).iter().all(|quality| *quality == 1.0));
+        assert!(began.elapsed().as_secs() < 20);
     }
 }

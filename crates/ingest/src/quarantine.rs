@@ -52,47 +52,98 @@ struct StoredFit {
     time_uncertain: bool,
 }
 
+impl From<&Fit> for StoredFit {
+    fn from(fit: &Fit) -> Self {
+        Self {
+            ref_ticks: fit.ref_ticks,
+            ref_utc_us: fit.ref_utc_us,
+            rate_ppb: fit.rate_ppb,
+            uncertainty_us: fit.uncertainty_us,
+            growth_ppb: fit.growth_ppb,
+            time_uncertain: fit.time_uncertain,
+        }
+    }
+}
+
+/// In the order of their digests: two bridges that put the same things aside do not wait for each other in a circle.
 const INSERT: &str = "
     INSERT INTO quarantine (tenant_id, gateway_id, what, hardware_id, epoch, seq, reason, detail, payload, digest, fit,
       received_at)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT DO NOTHING";
+    SELECT n.*, $12 FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::int8[], $6::int8[], $7::text[],
+      $8::text[], $9::bytea[], $10::bytea[], $11::jsonb[])
+      AS n (tenant, gateway, what, hardware, epoch, seq, reason, detail, payload, digest, fit)
+    ORDER BY n.digest ON CONFLICT DO NOTHING";
+/// Things in one statement, and bytes of them.
+const ROWS: usize = 4_000;
+const BYTES: usize = 4 * 1024 * 1024;
 
-/// Keeps what was refused.
-pub(crate) async fn keep(tx: &Transaction<'_>, refused: &[Refused<'_>], now: Timestamp) -> Result<(), Error> {
-    let statement = tx.prepare_cached(INSERT).await?;
-    // What is refused must not be refused here, too: a text with a NUL in it would be.
-    for item in refused {
-        let fit = item.fit.map(|fit| {
-            serde_json::json!(StoredFit {
-                ref_ticks: fit.ref_ticks,
-                ref_utc_us: fit.ref_utc_us,
-                rate_ppb: fit.rate_ppb,
-                uncertainty_us: fit.uncertainty_us,
-                growth_ppb: fit.growth_ppb,
-                time_uncertain: fit.time_uncertain,
-            })
-        });
-        let digest = Sha256::digest(&item.payload);
+#[derive(Default)]
+struct Columns<'a> {
+    tenants: Vec<Option<Uuid>>,
+    gateways: Vec<Option<Uuid>>,
+    what: Vec<&'a str>,
+    hardware: Vec<String>,
+    epochs: Vec<i64>,
+    seqs: Vec<Option<i64>>,
+    reasons: Vec<&'a str>,
+    details: Vec<String>,
+    payloads: Vec<&'a [u8]>,
+    digests: Vec<Vec<u8>>,
+    fits: Vec<Option<serde_json::Value>>,
+    bytes: usize,
+}
+
+impl<'a> Columns<'a> {
+    fn push(&mut self, item: &'a Refused<'_>) {
+        self.tenants.push(item.tenant);
+        self.gateways.push(item.tenant.and(item.gateway));
+        self.what.push(item.what);
+        self.hardware.push(cleaned(item.hardware_id));
+        self.epochs.push(item.epoch as i64);
+        self.seqs.push(item.seq.map(i64::from));
+        self.reasons.push(item.reason);
+        // What is refused must not be refused here, too: a text with a NUL in it would be.
+        self.details.push(item.detail.replace('\0', ""));
+        self.payloads.push(&item.payload);
+        self.digests.push(Sha256::digest(&item.payload).to_vec());
+        self.fits.push(item.fit.map(|fit| serde_json::json!(StoredFit::from(fit))));
+        self.bytes += item.payload.len();
+    }
+
+    async fn insert(self, tx: &Transaction<'_>, now: Timestamp) -> Result<(), Error> {
+        let statement = tx.prepare_cached(INSERT).await?;
         tx.execute(
             &statement,
             &[
-                &item.tenant,
-                &item.tenant.and(item.gateway),
-                &item.what,
-                &cleaned(item.hardware_id),
-                &(item.epoch as i64),
-                &item.seq.map(i64::from),
-                &item.reason,
-                &item.detail.replace('\0', ""),
-                &item.payload,
-                &digest.as_slice(),
-                &fit,
+                &self.tenants,
+                &self.gateways,
+                &self.what,
+                &self.hardware,
+                &self.epochs,
+                &self.seqs,
+                &self.reasons,
+                &self.details,
+                &self.payloads,
+                &self.digests,
+                &self.fits,
                 &now,
             ],
         )
         .await?;
+        Ok(())
     }
-    Ok(())
+}
+
+/// Keeps what was refused.
+pub(crate) async fn keep(tx: &Transaction<'_>, refused: &[Refused<'_>], now: Timestamp) -> Result<(), Error> {
+    let mut columns = Columns::default();
+    for item in refused {
+        if columns.what.len() == ROWS || columns.bytes > BYTES {
+            std::mem::take(&mut columns).insert(tx, now).await?;
+        }
+        columns.push(item);
+    }
+    if columns.what.is_empty() { Ok(()) } else { columns.insert(tx, now).await }
 }
 
 /// What a replay did.

@@ -82,13 +82,11 @@ pub async fn take(writer: &Writer, pool: &Pool, clock: &dyn Clock, id: Uuid) -> 
     drop(client);
     let Some(row) = row else { return Ok(Counts::default()) };
     let (tenant, received_at): (Uuid, Timestamp) = (row.get(0), row.get(2));
-    let packed: &[u8] = row.get::<_, Option<&[u8]>>(1).unwrap_or_default();
-    let batches = items::unpack(packed, UNPACKED).ok_or(RequestError::Payload(id))?;
-    let batches: Vec<Batch> = batches
-        .into_iter()
-        .map(|batch| Ok(batch::from_envelope(batch)?.of_clinic(tenant)))
-        .collect::<Result<_, batch::Unreadable>>()
-        .map_err(|_| RequestError::Payload(id))?;
+    let packed: Vec<u8> = row.get::<_, Option<Vec<u8>>>(1).unwrap_or_default();
+    let most = writer.limits.piece;
+    // Off the threads that everybody shares: it may be a second's work.
+    let read = tokio::task::spawn_blocking(move || unpack(&packed, tenant, most));
+    let batches = read.await.ok().flatten().ok_or(RequestError::Payload(id))?;
     let mut total = Counts::default();
     for batch in &batches {
         for outcome in writer.write(std::slice::from_ref(batch)).await? {
@@ -117,6 +115,15 @@ pub async fn take(writer: &Writer, pool: &Pool, clock: &dyn Clock, id: Uuid) -> 
         )
         .await?;
     Ok(total)
+}
+
+/// Reads a request, in pieces that are each written by themselves.
+fn unpack(packed: &[u8], tenant: Uuid, most: usize) -> Option<Vec<Batch>> {
+    let mut pieces = Vec::new();
+    for batch in items::unpack(packed, UNPACKED)? {
+        pieces.extend(batch::from_envelope(batch).ok()?.of_clinic(tenant).pieces(most));
+    }
+    Some(pieces)
 }
 
 async fn aside(
@@ -148,6 +155,20 @@ async fn aside(
         }));
     }
     Ok(out)
+}
+
+/// Takes note of which requests nobody takes any more: their jobs are dead, and they no longer count as waiting. One whose
+/// job was revived counts again.
+pub async fn note_given_up(pool: &Pool, dead: &[Uuid]) -> Result<(), Error> {
+    let client = pool.get().await?;
+    client
+        .execute(
+            "UPDATE ingest_requests SET given_up = NOT given_up
+             WHERE finished_at IS NULL AND given_up <> (id = ANY($1))",
+            &[&dead],
+        )
+        .await?;
+    Ok(())
 }
 
 /// Forgets requests, and with them their keys, that were finished and came before a time; gives how many.

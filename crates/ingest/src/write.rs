@@ -1,8 +1,12 @@
 //! The write: many batches, one transaction.
 //!
 //! The promise: readings, ledger, frame times, gaps and quarantine are committed together or not at all, and the answer to
-//! a batch is given after the commit. A transaction that fails on its data is tried again batch by batch, then frame by
-//! frame, until the frame that does it stands alone and is put aside.
+//! a batch is given after the commit. A transaction that fails on its data is tried again batch by batch, then by halves,
+//! until the frame that does it stands alone and is put aside. However many such frames a batch has, so many halvings
+//! are made for it and no more. What is slow or in the way for one batch is that batch's own: the others are answered.
+//!
+//! What has to be there before a transaction (a day's partition, a channel's name) is made before it, and only for frames
+//! that will be written: what a frame of nobody claims makes nothing.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,13 +16,12 @@ use bytes::Bytes;
 use futures_util::SinkExt as _;
 use jiff::Timestamp;
 use kinara_clock::Clock;
-use kinara_protocol::channel::{self, ChannelId};
 use kinara_protocol::frame::Epoch;
 use kinara_store::{Pool, Transaction};
 use uuid::Uuid;
 
 use crate::assign::order_of_names;
-use crate::batch::{Batch, Content, Wave};
+use crate::batch::{Batch, Content, Frame, Wave};
 use crate::copy::{ReadingTemplate, Rows, pg_time};
 use crate::device_events;
 use crate::directory::Directory;
@@ -52,6 +55,13 @@ pub struct Limits {
     pub cut_short_s: u32,
     /// A device's row is touched at most this often for its readings.
     pub device_status_s: u64,
+    /// How often a batch that the database refuses is halved to find the frame that does it; what is left then is put
+    /// aside as it is.
+    pub halvings: u32,
+    /// Readings and frames in one transaction of a request that came over HTTP.
+    pub piece: usize,
+    /// Channels beyond the registry that one clinic may bring.
+    pub foreign_channels: i64,
 }
 
 impl Default for Limits {
@@ -64,6 +74,9 @@ impl Default for Limits {
             unwritable_s: 3_600,
             cut_short_s: 5,
             device_status_s: 10,
+            halvings: 64,
+            piece: 20_000,
+            foreign_channels: 16,
         }
     }
 }
@@ -84,7 +97,16 @@ pub struct Counts {
 }
 
 impl Counts {
-    pub(crate) fn add(&mut self, other: Self) {
+    fn add_all(&mut self, outcomes: &[Outcome]) {
+        for outcome in outcomes {
+            if let Outcome::Done(counts) = outcome {
+                self.add(*counts);
+            }
+        }
+    }
+
+    /// Adds another's.
+    pub fn add(&mut self, other: Self) {
         self.stored += other.stored;
         self.duplicate += other.duplicate;
         self.quarantined += other.quarantined;
@@ -175,10 +197,10 @@ impl Writer {
     ) -> Result<Vec<Outcome>, Error> {
         let error = match self.tries(batches, passage).await {
             Ok(outcomes) => return Ok(outcomes),
-            Err(error) if error.last_remedy() == Remedy::Split => error,
-            Err(error) => return Err(error),
+            Err(error) if error.last_remedy() == Remedy::Later => return Err(error),
+            Err(error) => error,
         };
-        tracing::warn!(%error, batches = batches.len(), "a transaction failed on its data: finding the frame");
+        tracing::warn!(%error, batches = batches.len(), "a transaction failed: finding the batch that does it");
         let mut outcomes = Vec::with_capacity(batches.len());
         for batch in batches {
             match self.alone(batch, passage).await {
@@ -201,21 +223,23 @@ impl Writer {
     /// Writes one batch. One that the database refuses however it is cut gets an answer of its own, so that it does
     /// not stand in the others' way.
     async fn alone(&self, batch: &Batch, passage: &mut Passage) -> Result<Vec<Outcome>, Error> {
-        match self.tries(std::slice::from_ref(batch), passage).await {
-            Err(error) if error.last_remedy() == Remedy::Split => {}
-            other => return other,
-        }
-        match self.frame_by_frame(batch, passage).await {
-            Ok(counts) => Ok(vec![Outcome::Done(counts)]),
+        let error = match self.tries(std::slice::from_ref(batch), passage).await {
             Err(error) if error.last_remedy() == Remedy::Split => {
-                tracing::error!(%error, name = ?batch.name, "a batch can be neither written nor put aside");
-                Ok(vec![Outcome::RetryAfter {
-                    seconds: self.limits.unwritable_s,
-                    reason: "the database refuses this batch".to_owned(),
-                }])
+                match self.by_halves(batch, passage).await {
+                    Ok(counts) => return Ok(vec![Outcome::Done(counts)]),
+                    Err(error) => error,
+                }
             }
-            Err(error) => Err(error),
-        }
+            Err(error) => error,
+            done => return done,
+        };
+        let (seconds, reason) = match error.last_remedy() {
+            Remedy::Later => return Err(error),
+            Remedy::Again => (self.limits.cut_short_s, "the database was too busy for this batch"),
+            Remedy::Split => (self.limits.unwritable_s, "the database refuses this batch"),
+        };
+        tracing::error!(%error, name = ?batch.name, seconds, "a batch can be neither written nor put aside now");
+        Ok(vec![Outcome::RetryAfter { seconds, reason: reason.to_owned() }])
     }
 
     async fn tries(&self, batches: &[Batch], passage: &mut Passage) -> Result<Vec<Outcome>, Error> {
@@ -233,48 +257,62 @@ impl Writer {
         }
     }
 
-    async fn frame_by_frame(&self, batch: &Batch, passage: &mut Passage) -> Result<Counts, Error> {
+    /// Halves what the database refuses, until it takes the rest or one frame is left, which is put aside.
+    async fn by_halves(&self, batch: &Batch, passage: &mut Passage) -> Result<Counts, Error> {
         let mut total = Counts::default();
-        for outcome in self.tries(&[batch.unreadable_alone()], passage).await? {
-            if let Outcome::Done(counts) = outcome {
-                total.add(counts);
-            }
+        if !batch.unreadable.is_empty() {
+            total.add_all(&self.tries(&[batch.unreadable_alone()], passage).await?);
         }
-        for (device, part) in batch.devices.iter().enumerate() {
-            for (index, frame) in part.frames.iter().enumerate() {
-                match self.tries(&[batch.only(device, index)], passage).await {
-                    Ok(outcomes) => {
-                        for outcome in outcomes {
-                            if let Outcome::Done(counts) = outcome {
-                                total.add(counts);
-                            }
-                        }
-                    }
-                    Err(error) if error.last_remedy() == Remedy::Split => {
-                        let mut client = self.pool.get().await?;
-                        let tx = client.transaction().await?;
-                        let directory = Directory::load(&tx, batch.sender.gateway().as_slice(), &[]).await?;
-                        let refused = Refused {
-                            what: "frame",
-                            tenant: directory.tenant_of(batch.sender),
-                            gateway: batch.sender.gateway(),
-                            hardware_id: &part.hardware_id,
-                            epoch: part.epoch.0,
-                            seq: Some(frame.seq),
-                            reason: "database",
-                            detail: error.to_string(),
-                            payload: part.bytes(frame),
-                            fit: part.fit(frame),
-                        };
-                        quarantine::keep(&tx, &[refused], timestamp(self.clock.utc_us())).await?;
-                        tx.commit().await?;
-                        total.quarantined += 1;
-                    }
-                    Err(error) => return Err(error),
+        // The whole has just failed.
+        let middle = batch.len() / 2;
+        let mut open = vec![middle..batch.len(), 0..middle];
+        let mut left = self.limits.halvings;
+        while let Some(range) = open.pop() {
+            if range.is_empty() {
+                continue;
+            }
+            let part = batch.part(range.clone());
+            match self.tries(std::slice::from_ref(&part), passage).await {
+                Ok(outcomes) => total.add_all(&outcomes),
+                Err(error) if error.last_remedy() == Remedy::Split && range.len() > 1 && left > 0 => {
+                    left -= 1;
+                    let middle = range.start + range.len() / 2;
+                    open.extend([middle..range.end, range.start..middle]);
                 }
+                Err(error) if error.last_remedy() == Remedy::Split => {
+                    total.quarantined += self.refuse(&part, &error).await?;
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(total)
+    }
+
+    /// Puts all frames of a part aside, for what the database said about it.
+    async fn refuse(&self, part: &Batch, error: &Error) -> Result<u64, Error> {
+        let mut client = self.pool.get().await?;
+        let tx = client.transaction().await?;
+        let directory = Directory::load(&tx, part.sender.gateway().as_slice(), &[]).await?;
+        let mut refused = Vec::new();
+        for device in &part.devices {
+            for (frame, kept) in device.frames.iter().zip(device.kept(device.frames.iter())) {
+                refused.push(Refused {
+                    what: kept.what,
+                    tenant: directory.tenant_of(part.sender),
+                    gateway: part.sender.gateway(),
+                    hardware_id: &device.hardware_id,
+                    epoch: device.epoch.0,
+                    seq: Some(frame.seq),
+                    reason: "database",
+                    detail: error.to_string(),
+                    payload: kept.bytes,
+                    fit: device.fit(frame),
+                });
+            }
+        }
+        quarantine::keep(&tx, &refused, timestamp(self.clock.utc_us())).await?;
+        tx.commit().await?;
+        Ok(refused.len() as u64)
     }
 
     async fn transaction(&self, batches: &[Batch], passage: &mut Passage) -> Result<Vec<Outcome>, Error> {
@@ -286,26 +324,14 @@ impl Writer {
         let window = self.window();
         let now = timestamp(self.clock.utc_us());
         let mut client = self.pool.get().await?;
-        let times = batches
-            .iter()
-            .flat_map(|batch| &batch.devices)
-            .flat_map(|device| &device.frames)
-            .flat_map(|frame| [frame.first_us, frame.last_us]);
-        self.make_room(&client, times, window).await?;
-        self.name_channels(&client, batches).await?;
+        self.prepare(&mut client, batches, window).await?;
         let tx = client.transaction().await?;
-        let mut gateways: Vec<Uuid> = batches.iter().filter_map(|batch| batch.sender.gateway()).collect();
-        gateways.sort_unstable();
-        gateways.dedup();
-        let mut hardware: Vec<&str> =
-            batches.iter().flat_map(|b| &b.devices).map(|device| device.hardware_id.as_str()).collect();
-        hardware.sort_unstable();
-        hardware.dedup();
         let began = Instant::now();
-        let directory = Directory::load(&tx, &gateways, &hardware).await?;
+        let directory = look_up(&tx, batches).await?;
         let began = passed(Stage::Enrich, began);
         let mut plan = Plan::default();
         plan::plan(&mut plan, batches, &directory, window);
+        self.hold_back(&mut plan);
 
         // Sent together: neither waits for the other's answer.
         let (mut entries, mut wear) = futures_util::try_join!(
@@ -364,6 +390,50 @@ impl Writer {
             .collect())
     }
 
+    /// Makes what the transaction will need: partitions and names of channels. Whose the frames are is asked twice where
+    /// something is missing, which is seldom.
+    async fn prepare(
+        &self,
+        client: &mut kinara_store::Client,
+        batches: &[Batch],
+        window: Window,
+    ) -> Result<(), Error> {
+        if self.has_all(batches, window) {
+            return Ok(());
+        }
+        let tx = client.transaction().await?;
+        let directory = look_up(&tx, batches).await?;
+        tx.commit().await?;
+        let mut plan = Plan::default();
+        plan::plan(&mut plan, batches, &directory, window);
+        let times: Vec<i64> = plan.take.iter().flat_map(|taken| ends(taken.frame)).collect();
+        self.make_room(client, times.into_iter(), window).await?;
+        self.name_channels(client, &plan.take).await
+    }
+
+    /// Whether every day and channel of these batches is known to be there.
+    fn has_all(&self, batches: &[Batch], window: Window) -> bool {
+        let devices = || batches.iter().flat_map(|batch| &batch.devices);
+        let times = devices().flat_map(|device| &device.frames).flat_map(ends);
+        let foreign = devices()
+            .filter(|device| device.foreign_channels)
+            .flat_map(|device| device.frames.iter().flat_map(move |frame| device.foreign_channels(frame)));
+        self.missing_days(times, window).is_empty() && self.nameless(foreign).is_empty()
+    }
+
+    /// Days that have frames and, as far as is known here, no partitions.
+    fn missing_days(&self, times: impl Iterator<Item = i64>, window: Window) -> Vec<i64> {
+        let known = lock(&self.days);
+        let mut missing: Vec<i64> = times
+            .filter(|time| (window.oldest_us.max(NOT_BEFORE_US)..=window.newest_us).contains(time))
+            .map(|time| time.div_euclid(DAY_US))
+            .filter(|day| !known.contains(day))
+            .collect();
+        missing.sort_unstable();
+        missing.dedup();
+        missing
+    }
+
     /// Makes sure that there are partitions for these times. Outside the transaction that needs them: making one must
     /// not be undone with it.
     pub(crate) async fn make_room(
@@ -372,17 +442,7 @@ impl Writer {
         times: impl Iterator<Item = i64>,
         window: Window,
     ) -> Result<(), Error> {
-        let mut missing: Vec<i64> = {
-            let known = lock(&self.days);
-            times
-                .filter(|time| (window.oldest_us.max(NOT_BEFORE_US)..=window.newest_us).contains(time))
-                .map(|time| time.div_euclid(DAY_US))
-                .filter(|day| !known.contains(day))
-                .collect()
-        };
-        missing.sort_unstable();
-        missing.dedup();
-        for day in missing {
+        for day in self.missing_days(times, window) {
             let statement = client.prepare_cached("SELECT ts.ensure_partitions($1, $1)").await?;
             client.query_one(&statement, &[&timestamp(day * DAY_US)]).await?;
             lock(&self.days).insert(day);
@@ -390,32 +450,54 @@ impl Writer {
         Ok(())
     }
 
-    /// Gives channels beyond the registry a row, so that views show their readings under a name.
-    async fn name_channels(&self, client: &kinara_store::Client, batches: &[Batch]) -> Result<(), Error> {
-        let mut unknown: Vec<i16> = {
-            let known = lock(&self.channels);
-            let devices = || batches.iter().flat_map(|batch| &batch.devices);
-            // The registry is small and comes first in the check: almost every sample ends there.
-            devices()
-                .flat_map(|device| &device.columns.series)
-                .map(|series| series.channel as u16)
-                .filter(|&id| channel::by_id(ChannelId(id)).is_none())
-                .map(|id| id as i16)
-                .filter(|kind| !known.contains(kind))
-                .collect()
-        };
-        unknown.sort_unstable();
-        unknown.dedup();
-        for kind in unknown {
-            client
-                .execute(
-                    "INSERT INTO channels (type, name) VALUES ($1, $2) ON CONFLICT DO NOTHING",
-                    &[&kind, &format!("channel_{}", kind as u16)],
-                )
-                .await?;
-            lock(&self.channels).insert(kind);
+    /// Channels beyond the registry that, as far as is known here, have no row.
+    fn nameless(&self, channels: impl Iterator<Item = i16>) -> Vec<i16> {
+        let known = lock(&self.channels);
+        let mut nameless: Vec<i16> = channels.filter(|kind| !known.contains(kind)).collect();
+        nameless.sort_unstable();
+        nameless.dedup();
+        nameless
+    }
+
+    /// Gives channels beyond the registry a row, so that views show their readings under a name: a few for each clinic.
+    async fn name_channels(&self, client: &kinara_store::Client, take: &[Taken<'_>]) -> Result<(), Error> {
+        let mut of_clinics: BTreeMap<Uuid, Vec<i16>> = BTreeMap::new();
+        for taken in take.iter().filter(|taken| taken.device.foreign_channels) {
+            let kinds = taken.device.foreign_channels(taken.frame);
+            of_clinics.entry(taken.assignment.tenant).or_default().extend(kinds);
+        }
+        for (tenant, kinds) in of_clinics {
+            let kinds = self.nameless(kinds.into_iter());
+            if kinds.is_empty() {
+                continue;
+            }
+            let statement = client.prepare_cached(NAME_CHANNELS).await?;
+            client.execute(&statement, &[&kinds, &tenant, &self.limits.foreign_channels]).await?;
+            let statement = client.prepare_cached("SELECT type FROM channels WHERE type = ANY($1)").await?;
+            let named = client.query(&statement, &[&kinds]).await?;
+            if named.len() < kinds.len() {
+                tracing::warn!(%tenant, channels = kinds.len() - named.len(),
+                    "a clinic brings more channels beyond the registry than it may; their frames are put aside");
+            }
+            lock(&self.channels).extend(named.iter().map(|row| row.get::<_, i16>(0)));
         }
         Ok(())
+    }
+
+    /// Puts frames aside whose channels have no row: their readings would be seen by nobody.
+    fn hold_back(&self, plan: &mut Plan<'_>) {
+        if !plan.take.iter().any(|taken| taken.device.foreign_channels) {
+            return;
+        }
+        let named = lock(&self.channels);
+        let (take, held): (Vec<_>, Vec<_>) = std::mem::take(&mut plan.take)
+            .into_iter()
+            .partition(|taken| taken.device.foreign_channels(taken.frame).all(|kind| named.contains(&kind)));
+        plan.take = take;
+        for Taken { batch, device, frame, key, .. } in held {
+            plan.keys.entry(key).or_default().insert(u64::from(frame.seq));
+            plan.aside.push(Aside { batch, device, frame, reason: "channel", detail: "" });
+        }
     }
 
     #[cfg_attr(
@@ -503,6 +585,32 @@ impl Writer {
     }
 }
 
+/// What is known of the gateways and devices of these batches.
+async fn look_up(tx: &Transaction<'_>, batches: &[Batch]) -> Result<Directory, Error> {
+    let mut gateways: Vec<Uuid> = batches.iter().filter_map(|batch| batch.sender.gateway()).collect();
+    gateways.sort_unstable();
+    gateways.dedup();
+    let mut hardware: Vec<&str> =
+        batches.iter().flat_map(|b| &b.devices).map(|device| device.hardware_id.as_str()).collect();
+    hardware.sort_unstable();
+    hardware.dedup();
+    Directory::load(tx, &gateways, &hardware).await
+}
+
+/// So many a clinic, in the order of their numbers; what is there already is nobody's.
+const NAME_CHANNELS: &str = "
+    INSERT INTO channels (type, name, named_by)
+    SELECT n.type, 'channel_' || (n.type::int4 & 65535), $2
+    FROM (SELECT u.type, row_number() OVER (ORDER BY u.type) AS place FROM unnest($1::int2[]) AS u (type)
+          WHERE NOT EXISTS (SELECT FROM channels c WHERE c.type = u.type)) n
+    WHERE n.place + (SELECT count(*) FROM channels c WHERE c.named_by = $2) <= $3
+    ORDER BY n.type ON CONFLICT DO NOTHING";
+
+/// When a frame began and ended.
+fn ends(frame: &Frame) -> [i64; 2] {
+    [frame.first_us, frame.last_us]
+}
+
 /// Asks the ledger: which frames are new? Two copies within this transaction whose CRCs differ are a collision: the
 /// first is taken, the other put aside.
 fn decide<'a>(
@@ -572,21 +680,25 @@ async fn put_aside(
     now: Timestamp,
 ) -> Result<(), Error> {
     let mut refused = Vec::new();
-    for aside in &plan.aside {
-        let sender = batches[aside.batch].sender;
-        counts[aside.batch].quarantined += 1;
-        refused.push(Refused {
-            what: "frame",
-            tenant: directory.tenant_of(sender),
-            gateway: sender.gateway(),
-            hardware_id: &aside.device.hardware_id,
-            epoch: aside.device.epoch.0,
-            seq: (aside.reason != "damaged").then_some(aside.frame.seq),
-            reason: aside.reason,
-            detail: aside.detail.to_owned(),
-            payload: aside.device.bytes(aside.frame),
-            fit: aside.device.fit(aside.frame),
-        });
+    // Those of one device come one after another: its columns are decoded once for all of them.
+    for group in plan.aside.chunk_by(|one, next| std::ptr::eq(one.device, next.device)) {
+        let device = group[0].device;
+        for (aside, kept) in group.iter().zip(device.kept(group.iter().map(|aside| aside.frame))) {
+            let sender = batches[aside.batch].sender;
+            counts[aside.batch].quarantined += 1;
+            refused.push(Refused {
+                what: kept.what,
+                tenant: directory.tenant_of(sender),
+                gateway: sender.gateway(),
+                hardware_id: &device.hardware_id,
+                epoch: device.epoch.0,
+                seq: aside.frame.is_named().then_some(aside.frame.seq),
+                reason: aside.reason,
+                detail: aside.detail.to_owned(),
+                payload: kept.bytes,
+                fit: device.fit(aside.frame),
+            });
+        }
     }
     for (index, batch) in batches.iter().enumerate() {
         let Some(tenant) = directory.tenant_of(batch.sender) else { continue };

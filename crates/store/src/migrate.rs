@@ -90,6 +90,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(21, "0021_rules_and_sessions"),
     migration!(22, "0022_rollup_by_hour"),
     migration!(23, "0023_fair_housekeeping"),
+    migration!(24, "0024_bounds"),
 ];
 
 /// The migration that decides the storage.
