@@ -189,6 +189,15 @@ impl Service {
         Ok(Self { address, app, tasks })
     }
 
+    /// Waits until a part ends that goes on for as long as the service does: a service without it would be half of one.
+    pub async fn ended(&mut self) -> String {
+        match self.tasks.join_next().await {
+            Some(Err(error)) => error.to_string(),
+            Some(Ok(())) => "a task returned".to_owned(),
+            None => std::future::pending().await,
+        }
+    }
+
     /// Stops: no new connections, open ones finish, WebSockets are closed.
     pub async fn stop(mut self) {
         self.app.stop.cancel();

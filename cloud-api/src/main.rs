@@ -75,12 +75,16 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let clock = kinara_clock::from_env()?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
-    let service = Service::start(config, clock).await?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    let mut service = Service::start(config, clock).await?;
+    let ended = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        ended = service.ended() => Some(ended),
+    };
     tracing::info!("stopping");
     service.stop().await;
-    Ok(())
+    // Whoever runs the program starts it again.
+    ended.map_or(Ok(()), |task| {
+        Err(anyhow::anyhow!("a part of the service ended before it was to stop: {task}"))
+    })
 }

@@ -182,9 +182,11 @@ pub struct Limits {
     pub readings_per_transaction: usize,
     /// Milliseconds spent on gathering batches for one transaction, at most.
     pub gather_ms: u64,
+    /// Seconds that reading one batch may take; what takes longer is to come again later.
+    pub decode_s: u64,
     /// Bytes of payloads that wait, at most; what comes beyond is to come again later.
     pub queue_bytes: usize,
-    /// The part of that one clinic may take, in percent.
+    /// The part of that one clinic may take at most, in percent; the more clinics wait, the less.
     pub tenant_percent: usize,
     /// Seconds after which a batch that found no room is to come again.
     pub retry_after_s: u32,
@@ -198,6 +200,7 @@ impl Default for Limits {
             writers: 2,
             readings_per_transaction: 20_000,
             gather_ms: 50,
+            decode_s: 10,
             queue_bytes: 32 * 1024 * 1024,
             tenant_percent: 50,
             retry_after_s: 5,
@@ -292,6 +295,7 @@ impl Config {
             return wrong("limits.live_cache_s", limits.live_cache_s.to_string(), "0 to 5");
         }
         for (field, value) in [
+            ("limits.decode_s", config.limits.decode_s),
             ("jobs.sweep_s", config.jobs.sweep_s),
             ("jobs.config_s", config.jobs.config_s),
             ("jobs.upkeep_s", config.jobs.upkeep_s),

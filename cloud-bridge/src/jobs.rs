@@ -3,13 +3,19 @@
 //!
 //! The promise: a job that was begun and not finished is tried again, by this bridge or another, ever more seldom (after
 //! e^attempt seconds, at most six hours); after 25 attempts, the library's number, it stays where it is, dead, is counted in
-//! `kinara_bridge_jobs_dead`, and is tried again when an operator says so. A clinic's jobs are done one after another, so a clinic that brings a thousand waits for itself.
+//! `kinara_bridge_jobs_dead`, and is tried again when an operator says so. A job whose bridge died of it, or with it, was
+//! an attempt like any other: what takes its process down is dead after as many. A clinic's jobs are done one after
+//! another, and the more of its jobs wait the later each of them comes (`jobs.of_tenant`), so a clinic that brings a
+//! thousand waits for itself.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use graphile_worker::{Crontab, IntoTaskHandlerResult, TaskHandler, WorkerContext, WorkerOptions};
+use graphile_worker::{
+    Crontab, FailureReason, IntoTaskHandlerResult, JobRecovery, JobRecoveryResult, TaskHandler,
+    WorkerContext, WorkerOptions,
+};
 use kinara_clock::Clock;
 use kinara_ingest::reconcile::{self, Span};
 use kinara_ingest::retention::{self, Retention};
@@ -264,6 +270,13 @@ async fn session(config: &Config, shop: &Workshop, stop: &CancellationToken) -> 
         .listen_os_shutdown_signals(false)
         .shutdown_signal(async move { told.cancelled().await })
         .shutdown_grace_period(GRACE)
+        // The library would give a dead worker's job its attempt back; at a stop it may.
+        .on(JobRecovery, |of| async move {
+            match of.reason {
+                FailureReason::WorkerCrashed => JobRecoveryResult::FailWithBackoff,
+                _ => JobRecoveryResult::Default,
+            }
+        })
         .add_extension(shop.clone())
         .define_job::<TakeRequest>()
         .define_job::<Erase>()
@@ -300,6 +313,14 @@ impl Queue {
             )
             .await?;
         Ok((row.get::<_, i64>(0).unsigned_abs(), row.get::<_, i64>(1).unsigned_abs()))
+    }
+
+    /// The requests whose jobs are dead.
+    pub async fn dead_requests(&self) -> Result<Vec<Uuid>, kinara_store::Error> {
+        let sql = "SELECT (j.payload ->> 'id')::uuid FROM jobs._private_jobs j JOIN jobs._private_tasks t ON t.id = j.task_id
+                   WHERE t.identifier = $1 AND j.attempts >= j.max_attempts AND j.locked_at IS NULL";
+        let rows = self.0.get().await?.query(sql, &[&TakeRequest::IDENTIFIER]).await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
     /// Gives dead jobs all their attempts again; how many that were.

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! broker ─▶ link ─┬─ batches, events ─▶ queue ─▶ work ─▶ kinara-ingest ─▶ database
-//!                 ├─ states ─▶ state ─▶ database          └─ answer ─▶ broker ─▶ gateway
-//!                 └─ live ─▶ live ─▶ broker (by clinic)
+//!                 ├─ states ─▶ newest ─▶ state ─▶ database   └─ answer ─▶ broker ─▶ gateway
+//!                 └─ live ─▶ newest ─▶ live ─▶ broker (by clinic)
 //! database ─▶ jobs (what came over HTTP, alerts, erasures, the night's work) ─▶ kinara-ingest ─▶ database
 //! ```
 //!
@@ -18,10 +18,12 @@ pub mod jobs;
 pub mod link;
 pub mod live;
 pub mod metrics;
+pub mod newest;
 pub mod notices;
 pub mod queue;
 pub mod roster;
 pub mod state;
+pub mod tasks;
 pub mod trace;
 pub mod work;
 
@@ -36,15 +38,14 @@ use kinara_ingest::retention::Retention;
 use kinara_ingest::sweep::{self, Policy};
 use kinara_ingest::upkeep::{self, Bounds};
 use kinara_ingest::{Limits, Name, Writer};
-use kinara_ingest::{enrich, rollup, timestamp};
+use kinara_ingest::{enrich, requests, rollup, timestamp};
 use kinara_protocol::envelope::{self, Live, PROPERTY_BUFFER, PROPERTY_GATEWAY, PROPERTY_SEQUENCE, State};
 use kinara_protocol::topic::{self, Leaf};
 use kinara_store::Pool;
 use kinara_traces::Traces;
 use rumqttc::v5::mqttbytes::v5::Publish;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, mpsc};
-use tokio::task::JoinSet;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -53,15 +54,23 @@ use crate::answer::{Addressee, Answer};
 use crate::config::Config;
 use crate::link::Publisher;
 use crate::metrics::Metrics;
+use crate::newest::Newest;
 use crate::queue::{Item, Queue, WriterId};
 use crate::state::{Message, Register};
+use crate::tasks::Tasks;
 use crate::trace::Tracer;
 use crate::work::Workplace;
 
-/// States that may wait.
-const STATES: usize = 1024;
-/// Live messages that may wait: newer ones follow in a second.
-const LIVES: usize = 256;
+/// Bytes of states that may wait to be read, and to be written: the newest of each gateway.
+const STATES: usize = 16 * 1024 * 1024;
+/// Bytes of live messages that may wait, and how many of each gateway: newer ones follow in a second.
+const LIVES: usize = 4 * 1024 * 1024;
+const LIVES_EACH: usize = 8;
+/// A state that waited longer than this is not answered with the time: it measures the way, and waiting is none.
+const TIME_WAIT: Duration = Duration::from_secs(2);
+
+/// Bytes of a command's result.
+const COMMAND_RESULT: usize = 4096;
 
 /// How often it is looked whether the database has been migrated.
 const SCHEMA_POLL: Duration = Duration::from_secs(5);
@@ -92,6 +101,9 @@ pub enum Error {
     /// The file for the address.
     #[error("cannot write [metrics] addr_file: {0}")]
     AddrFile(std::io::Error),
+    /// A part of it ended that goes on as long as the bridge does.
+    #[error("a task ended before the bridge was to stop: {0}")]
+    Ended(String),
 }
 
 /// Runs a bridge until told to stop.
@@ -117,7 +129,9 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, stop: CancellationToken)
     let limits = &config.limits;
     let queue = Queue::new(limits.queue_bytes, limits.tenant_percent, limits.writers);
 
-    let mut tasks = JoinSet::new();
+    // Told by whoever stops the bridge, or by a task that ended.
+    let stop = stop.child_token();
+    let mut tasks = Tasks::default();
     for number in 0..limits.writers {
         let workplace = Workplace {
             id: WriterId(number),
@@ -129,22 +143,33 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, stop: CancellationToken)
             limits: config.limits.clone(),
             tracer: Tracer::new(traces.clone(), clock.clone()),
         };
-        tasks.spawn(workplace.work(stop.clone()));
+        tasks.spawn("a writer", workplace.work(stop.clone()));
     }
-    let (states, states_in) = mpsc::channel(STATES);
-    tasks.spawn(take_states(Register { pool: pool.clone(), clock: clock.clone() }, states_in));
-    let (lives, lives_in) = mpsc::channel(LIVES);
+    let states = Newest::new(1, STATES);
+    let readable = Newest::new(1, STATES);
+    let reader = StateReader {
+        states: states.clone(),
+        readable: readable.clone(),
+        publisher: publisher.clone(),
+        metrics: metrics.clone(),
+        clock: clock.clone(),
+    };
+    tasks.spawn("the reader of states", until(stop.clone(), reader.read()));
+    let register = Register { pool: pool.clone(), clock: clock.clone() };
+    tasks.spawn("the writer of states", until(stop.clone(), take_states(register, readable)));
+    let lives = Newest::new(LIVES_EACH, LIVES);
     let gate = live::Gate::new(pool.clone(), clock.clone(), Duration::from_secs(config.limits.live_cache_s));
-    tasks.spawn(take_lives(gate, lives_in, publisher.clone(), metrics.clone()));
+    let shown = take_lives(gate, lives.clone(), publisher.clone(), metrics.clone());
+    tasks.spawn("live values", until(stop.clone(), shown));
     let (connected, changed) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let session = kinara_store::Target::with_limits(
         &config.database.url,
         "kinara-cloud-bridge notices",
         &config.database_limits(),
     )?;
-    tasks.spawn(notices::listen(session, changed.clone(), stop.clone()));
+    tasks.spawn("notices", notices::listen(session, changed.clone(), stop.clone()));
     let tenants = Tenants::default();
-    tasks.spawn(keep_configured(Jobs {
+    let configured = keep_configured(Jobs {
         pool: pool.clone(),
         clock: clock.clone(),
         publisher: publisher.clone(),
@@ -154,34 +179,44 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, stop: CancellationToken)
         changed,
         every: Duration::from_secs(config.jobs.config_s),
         stop: stop.clone(),
-    }));
+    });
+    tasks.spawn("configurations", configured);
     let policy = Policy { late_grace: Duration::from_secs(config.jobs.late_grace_s), ..Policy::default() };
-    tasks.spawn(keep_swept(
-        pool.clone(),
-        clock.clone(),
-        policy,
-        Duration::from_secs(config.jobs.sweep_s),
-        metrics.clone(),
-        stop.clone(),
-    ));
+    tasks.spawn(
+        "the sweep",
+        keep_swept(
+            pool.clone(),
+            clock.clone(),
+            policy,
+            Duration::from_secs(config.jobs.sweep_s),
+            metrics.clone(),
+            stop.clone(),
+        ),
+    );
     let patient = kinara_store::Limits { connections: 1, ..config.database_limits() };
     let patient = kinara_store::connect(&config.database.url, "kinara-cloud-bridge storage", &patient)?;
-    tasks.spawn(keep_stored(config.clone(), patient, metrics.clone(), stop.clone()));
-    tasks.spawn(keep_up(
-        writer.clone(),
-        pool.clone(),
-        clock.clone(),
-        Duration::from_secs(config.jobs.upkeep_s),
-        metrics.clone(),
-        stop.clone(),
-    ));
-    tasks.spawn(keep_derived(
-        pool.clone(),
-        clock.clone(),
-        Duration::from_secs(config.jobs.derive_s),
-        metrics.clone(),
-        stop.clone(),
-    ));
+    tasks.spawn("the storage", keep_stored(config.clone(), patient, metrics.clone(), stop.clone()));
+    tasks.spawn(
+        "the upkeep",
+        keep_up(
+            writer.clone(),
+            pool.clone(),
+            clock.clone(),
+            Duration::from_secs(config.jobs.upkeep_s),
+            metrics.clone(),
+            stop.clone(),
+        ),
+    );
+    tasks.spawn(
+        "what is derived",
+        keep_derived(
+            pool.clone(),
+            clock.clone(),
+            Duration::from_secs(config.jobs.derive_s),
+            metrics.clone(),
+            stop.clone(),
+        ),
+    );
     let shop = jobs::Workshop {
         writer: writer.clone(),
         pool: pool.clone(),
@@ -196,12 +231,17 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, stop: CancellationToken)
         },
         database_memory: config.jobs.database_memory_mib.map(|mib| mib << 20),
     };
-    tasks.spawn(jobs::work(config.clone(), shop, stop.clone()));
-    tasks.spawn(keep_counted(config.clone(), metrics.clone(), stop.clone()));
+    tasks.spawn("jobs", jobs::work(config.clone(), shop, stop.clone()));
+    let every = Duration::from_secs(config.jobs.sweep_s);
+    let jobs_queue = jobs::Queue::new(&config)?;
+    tasks.spawn(
+        "the count of jobs",
+        keep_counted(jobs_queue, pool.clone(), every, metrics.clone(), stop.clone()),
+    );
     {
         let (metrics, queue, stop) = (metrics.clone(), queue.clone(), stop.clone());
         let writer = writer.clone();
-        tasks.spawn(async move {
+        tasks.spawn("metrics", async move {
             if let Err(error) = http::serve(listener, metrics, queue, writer, stop).await {
                 tracing::error!(%error, "metrics are not served any more");
             }
@@ -234,22 +274,33 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, stop: CancellationToken)
         |publish| reception.take(&publish),
     );
     let all_done = async {
-        stop.cancelled().await;
+        let ended = tasks.watch(&stop).await;
+        if let Some(task) = &ended {
+            tracing::error!(task, "a part of the bridge has ended: stopping");
+        }
+        stop.cancel();
         tracing::info!("stopping: finishing what was begun");
-        // States and live values end with their senders; they hold nothing that matters.
-        let finish = async { while tasks.len() > 2 && tasks.join_next().await.is_some() {} };
-        if tokio::time::timeout(Duration::from_secs(20), finish).await.is_err() {
+        if tokio::time::timeout(Duration::from_secs(20), tasks.finish()).await.is_err() {
             tracing::warn!("a transaction did not end in time; its batches will come again");
         }
         link_stop.cancel();
+        ended
     };
-    tokio::join!(link, all_done);
+    let ((), ended) = tokio::join!(link, all_done);
     tasks.shutdown().await;
     if let Some(traces) = traces {
         let patience = Duration::from_secs(config.traces.timeout_s);
         let _ = tokio::task::spawn_blocking(move || traces.close(patience)).await;
     }
-    Ok(())
+    ended.map_or(Ok(()), |task| Err(Error::Ended(task)))
+}
+
+/// What goes on until the bridge stops, and holds nothing then that matters.
+async fn until(stop: CancellationToken, task: impl Future<Output = ()>) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = task => {}
+    }
 }
 
 /// Looks whether the database has this release's schema. One that is older is waited for: another program migrates it.
@@ -278,10 +329,9 @@ async fn know_schema(pool: &Pool, stop: &CancellationToken) -> Result<(), Error>
 struct Tenants(Arc<Mutex<HashMap<Uuid, Uuid>>>);
 
 impl Tenants {
-    /// A gateway's clinic; a gateway not known yet stands for itself.
-    fn of(&self, gateway: Uuid) -> Uuid {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(&gateway).copied().unwrap_or(gateway)
+    /// A gateway's clinic, where it is known.
+    fn of(&self, gateway: Uuid) -> Option<Uuid> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&gateway).copied()
     }
 
     async fn refresh(&self, pool: &Pool) -> Result<(), kinara_ingest::Error> {
@@ -293,11 +343,19 @@ impl Tenants {
     }
 }
 
-/// Sorts what comes in.
+/// A state as published.
+#[derive(Debug)]
+struct Stated {
+    payload: bytes::Bytes,
+    retained: bool,
+    arrived: Instant,
+}
+
+/// Sorts what comes in. Nothing is unpacked here: whatever floods, sorting goes on.
 struct Reception {
     queue: Queue,
-    states: mpsc::Sender<Message>,
-    lives: mpsc::Sender<(Uuid, Live)>,
+    states: Newest<Stated>,
+    lives: Newest<bytes::Bytes>,
     tenants: Tenants,
     publisher: Publisher,
     metrics: Arc<Metrics>,
@@ -314,14 +372,14 @@ impl Reception {
         match leaf {
             Leaf::Batch | Leaf::Event => self.enqueue(gateway, publish, leaf == Leaf::Event),
             Leaf::State => self.take_state(gateway, publish),
-            Leaf::Live => match envelope::open::<Live>(&publish.payload) {
-                Ok(live) => {
-                    if self.lives.try_send((gateway, live)).is_err() {
-                        Metrics::count(&self.metrics.dropped_total);
-                    }
-                }
-                Err(error) => tracing::debug!(%gateway, %error, "a live message cannot be read"),
-            },
+            Leaf::Live => {
+                let payload = publish.payload.clone();
+                self.keep(&self.lives, gateway, payload.len(), payload);
+            }
+            // No more than a few hundred bytes, and seldom.
+            Leaf::CommandResult if publish.payload.len() > COMMAND_RESULT => {
+                tracing::debug!(%gateway, "a command's result is too large");
+            }
             Leaf::CommandResult => match envelope::open::<envelope::CommandResult>(&publish.payload) {
                 Ok(result) => {
                     tracing::info!(%gateway, id = result.id, ok = result.ok, detail = result.detail, "a command's result");
@@ -342,29 +400,73 @@ impl Reception {
             arrived: std::time::Instant::now(),
             traceparent: property(publish, kinara_traces::PROPERTY).map(str::to_owned),
         };
-        if let Err(item) = self.queue.push(self.tenants.of(gateway), item)
-            && let Some(to) = Addressee::by_properties(&item)
-        {
+        for item in self.queue.push(self.tenants.of(gateway), item) {
+            let Some(to) = Addressee::by_properties(&item) else { continue };
             let answer = Answer::RetryAfter(self.retry_after_s, "the bridge has enough to do".to_owned());
             answer::send(&self.publisher, &self.metrics, self.clock.as_ref(), &to, answer);
         }
     }
 
-    fn take_state(&self, gateway: Uuid, publish: &Publish) {
-        Metrics::count(&self.metrics.states_total);
-        let state: State = match envelope::open(&publish.payload) {
-            Ok(state) => state,
-            Err(error) => {
-                tracing::debug!(%gateway, %error, "a state cannot be read");
-                return;
-            }
-        };
-        if state.time_request != 0 && !publish.retain {
-            state::answer_time(&self.publisher, self.clock.as_ref(), gateway, state.time_request);
-        }
-        if self.states.try_send(Message { gateway, retained: publish.retain, state }).is_err() {
+    fn keep<T>(&self, newest: &Newest<T>, gateway: Uuid, bytes: usize, item: T) {
+        if !newest.push(gateway, self.tenants.of(gateway).is_some(), bytes, item) {
             Metrics::count(&self.metrics.dropped_total);
         }
+    }
+
+    fn take_state(&self, gateway: Uuid, publish: &Publish) {
+        // A state that was refused is emptied at the broker; that comes back here.
+        if publish.payload.is_empty() {
+            return;
+        }
+        Metrics::count(&self.metrics.states_total);
+        let payload = publish.payload.clone();
+        let stated = Stated { payload, retained: publish.retain, arrived: Instant::now() };
+        self.keep(&self.states, gateway, publish.payload.len(), stated);
+    }
+}
+
+/// Reads states, and answers those that ask for the time.
+struct StateReader {
+    states: Newest<Stated>,
+    readable: Newest<Message>,
+    publisher: Publisher,
+    metrics: Arc<Metrics>,
+    clock: Arc<dyn Clock>,
+}
+
+impl StateReader {
+    async fn read(self) {
+        loop {
+            let (gateway, stated) = self.states.next().await;
+            match envelope::open::<State>(&stated.payload) {
+                Ok(state) => self.pass(gateway, &stated, state),
+                Err(error) => self.refuse(gateway, &error),
+            }
+            // Each takes some time on a thread that is everybody's.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn pass(&self, gateway: Uuid, stated: &Stated, mut state: State) {
+        let fresh = !stated.retained && stated.arrived.elapsed() < TIME_WAIT;
+        if state.time_request != 0 && fresh {
+            state::answer_time(&self.publisher, self.clock.as_ref(), gateway, state.time_request);
+        }
+        state::tidy(&mut state);
+        let bytes = prost::Message::encoded_len(&state);
+        let message = Message { gateway, retained: stated.retained, state };
+        // Whether it is enrolled was asked when it came.
+        if !self.readable.push(gateway, true, bytes, message) {
+            Metrics::count(&self.metrics.dropped_total);
+        }
+    }
+
+    /// The broker would give it to every bridge that subscribes, for ever: it is emptied there.
+    fn refuse(&self, gateway: Uuid, error: &envelope::EnvelopeError) {
+        tracing::warn!(%gateway, %error, "a state cannot be read and is emptied at the broker");
+        Metrics::count(&self.metrics.states_refused_total);
+        let topic = topic::of(topic::GatewayId(gateway), Leaf::State);
+        self.publisher.publish(topic, rumqttc::v5::mqttbytes::QoS::AtLeastOnce, true, Vec::new(), None);
     }
 }
 
@@ -384,21 +486,31 @@ fn name(publish: &Publish) -> Option<Name> {
     })
 }
 
-async fn take_states(register: Register, mut states: mpsc::Receiver<Message>) {
-    while let Some(message) = states.recv().await {
+async fn take_states(register: Register, states: Newest<Message>) {
+    loop {
+        let (gateway, message) = states.next().await;
         if let Err(error) = register.note(&message).await {
-            tracing::warn!(%error, gateway = %message.gateway, "a state was not written; the next one will be");
+            tracing::warn!(%error, %gateway, "a state was not written; the next one will be");
         }
     }
 }
 
 async fn take_lives(
     mut gate: live::Gate,
-    mut lives: mpsc::Receiver<(Uuid, Live)>,
+    lives: Newest<bytes::Bytes>,
     publisher: Publisher,
     metrics: Arc<Metrics>,
 ) {
-    while let Some((gateway, live)) = lives.recv().await {
+    loop {
+        let (gateway, payload) = lives.next().await;
+        let live = match envelope::open::<Live>(&payload) {
+            Ok(live) => live,
+            Err(error) => {
+                Metrics::count(&metrics.live_refused_total);
+                tracing::debug!(%gateway, %error, "a live message cannot be read");
+                continue;
+            }
+        };
         if let Err(error) = gate.pass(gateway, live, &publisher, &metrics).await {
             Metrics::count(&metrics.dropped_total);
             tracing::debug!(%error, "live values could not be checked, and are not shown");
@@ -514,15 +626,17 @@ async fn keep_derived(
     }
 }
 
-/// How many jobs wait, and how many are dead.
-async fn keep_counted(config: Config, metrics: Arc<Metrics>, stop: CancellationToken) {
-    let queue = match jobs::Queue::new(&config) {
-        Ok(queue) => queue,
-        Err(error) => return tracing::error!(%error, "jobs are not counted"),
-    };
+/// How many jobs wait, and how many are dead; and which requests are nobody's any more.
+async fn keep_counted(
+    queue: jobs::Queue,
+    pool: Pool,
+    every: Duration,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) {
     loop {
         tokio::select! {
-            () = tokio::time::sleep(Duration::from_secs(config.jobs.sweep_s)) => {}
+            () = tokio::time::sleep(every) => {}
             () = stop.cancelled() => return,
         }
         match queue.count().await {
@@ -536,6 +650,14 @@ async fn keep_counted(config: Config, metrics: Arc<Metrics>, stop: CancellationT
                 }
             }
             Err(error) => tracing::debug!(%error, "jobs could not be counted"),
+        }
+        match queue.dead_requests().await {
+            Ok(dead) => {
+                if let Err(error) = requests::note_given_up(&pool, &dead).await {
+                    tracing::warn!(%error, "requests that nobody takes any more still count as waiting");
+                }
+            }
+            Err(error) => tracing::debug!(%error, "dead requests could not be looked for"),
         }
     }
 }

@@ -4,17 +4,19 @@
 //! gateway, with consent. What was looked up is believed for a few seconds at most.
 
 use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kinara_clock::Clock;
-use kinara_ingest::Sender;
 use kinara_ingest::assign::{Consent, Moment, Whose, whose};
 use kinara_ingest::directory::Directory;
+use kinara_ingest::{Sender, is_hardware_id};
 use kinara_protocol::envelope::{self, ENVELOPE_VERSION, Live, TenantLive, TenantLiveDevice};
 use kinara_protocol::frame::Epoch;
 use kinara_protocol::topic;
 use kinara_store::Pool;
+use lru::LruCache;
 use rumqttc::v5::mqttbytes::QoS;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -24,8 +26,8 @@ use crate::metrics::Metrics;
 
 /// Seconds for which a live value is worth delivering.
 const EXPIRY_S: u32 = 5;
-/// Devices remembered at most; beyond that all are looked up anew.
-const REMEMBERED: usize = 100_000;
+/// Devices remembered; beyond that whoever was not asked about for longest is looked up anew.
+const REMEMBERED: NonZeroUsize = NonZeroUsize::new(20_000).unwrap();
 
 /// Checks live values and passes them on.
 #[derive(Debug)]
@@ -33,7 +35,7 @@ pub struct Gate {
     pool: Pool,
     clock: Arc<dyn Clock>,
     believed_for: Duration,
-    known: HashMap<(Uuid, String), (Instant, Option<Holder>)>,
+    known: LruCache<(Uuid, String), (Instant, Option<Holder>)>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -46,17 +48,18 @@ struct Holder {
 impl Gate {
     /// A gate that believes what it looked up for so long.
     pub fn new(pool: Pool, clock: Arc<dyn Clock>, believed_for: Duration) -> Self {
-        Self { pool, clock, believed_for, known: HashMap::new() }
+        Self { pool, clock, believed_for, known: LruCache::new(REMEMBERED) }
     }
 
     /// Checks what a gateway shows, and publishes what may be shown.
     pub async fn pass(
         &mut self,
         gateway: Uuid,
-        live: Live,
+        mut live: Live,
         publisher: &Publisher,
         metrics: &Metrics,
     ) -> Result<(), kinara_ingest::Error> {
+        live.devices.retain(|device| is_hardware_id(&device.hardware_id));
         self.look_up(gateway, &live).await?;
         let mut by_tenant: HashMap<Uuid, Vec<TenantLiveDevice>> = HashMap::new();
         for device in live.devices {
@@ -83,15 +86,12 @@ impl Gate {
 
     async fn look_up(&mut self, gateway: Uuid, live: &Live) -> Result<(), kinara_ingest::Error> {
         let now = Instant::now();
-        if self.known.len() > REMEMBERED {
-            self.known.clear();
-        }
         let stale: Vec<&str> = live
             .devices
             .iter()
             .map(|device| device.hardware_id.as_str())
             .filter(|hardware| {
-                let known = self.known.get(&(gateway, (*hardware).to_owned()));
+                let known = self.known.peek(&(gateway, (*hardware).to_owned()));
                 known.is_none_or(|(since, _)| now - *since > self.believed_for)
             })
             .collect();
@@ -120,7 +120,7 @@ impl Gate {
                     device: assignment.device,
                 })
             });
-            self.known.insert((gateway, hardware.to_owned()), (now, holder));
+            self.known.put((gateway, hardware.to_owned()), (now, holder));
         }
         Ok(())
     }

@@ -77,6 +77,10 @@ metrics! {
     dropped_total: "counter",
     /// States received.
     states_total: "counter",
+    /// States that could not be read, and were emptied at the broker.
+    states_refused_total: "counter",
+    /// Live messages that could not be read.
+    live_refused_total: "counter",
     /// Connections made to the broker.
     connections_total: "counter",
     /// Bytes of payloads that wait.

@@ -4,8 +4,12 @@
 //! and their consents, who may use its page, what a wearer is asked to agree to, whom it is to get to know and whom to
 //! take off. The version changes with the content and with nothing else, whichever bridge publishes it: it is kept in the
 //! database beside the content's digest. A secret is in it for as long as it is of use and no longer.
+//!
+//! A look reads what all clinics have and hashes it once a clinic, on a thread of its own; only for gateways of which
+//! something changed is a configuration made, encoded and compressed.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use kinara_clock::Clock;
@@ -80,7 +84,7 @@ const VERSION: &str = "
 /// Knows what was published, and publishes what changed.
 #[derive(Debug, Default)]
 pub struct Desired {
-    /// The digest of the content that each gateway was told last.
+    /// The [mark](Told::mark) of what each gateway was told last.
     published: HashMap<Uuid, [u8; 32]>,
     /// Whom to tell that a bridge has subscribed: everybody, once after each connection.
     announce: bool,
@@ -92,6 +96,65 @@ struct Clinic {
     wearers: Vec<RosterEntry>,
     staff: Vec<Staff>,
     texts: Vec<ConsentText>,
+}
+
+impl Clinic {
+    fn mark(&self) -> [u8; 32] {
+        let config = Config {
+            roster: self.wearers.clone(),
+            staff: self.staff.clone(),
+            consent_texts: self.texts.clone(),
+            ..Config::default()
+        };
+        envelope::digest(&prost::Message::encode_to_vec(&config))
+    }
+}
+
+/// What one gateway is told.
+struct Told {
+    gateway: Uuid,
+    tenant: Uuid,
+    clinic: Arc<Clinic>,
+    /// What it alone is told: name of the clinic, introductions, revocations.
+    own: Config,
+    /// Changes when anything of this does.
+    mark: [u8; 32],
+}
+
+impl Told {
+    /// The configuration, and the digest of its content.
+    fn config(&self) -> (Config, [u8; 32]) {
+        let config = within_limits(Config {
+            version: ENVELOPE_VERSION,
+            config_version: 0,
+            live_always: true,
+            roster: self.clinic.wearers.clone(),
+            staff: self.clinic.staff.clone(),
+            consent_texts: self.clinic.texts.clone(),
+            ..self.own.clone()
+        });
+        let digest = envelope::digest(&prost::Message::encode_to_vec(&config));
+        (config, digest)
+    }
+}
+
+/// Marks what gateways are told; each clinic's part once.
+fn marked(gateways: Vec<(Uuid, Uuid, Config)>, clinics: BTreeMap<Uuid, Clinic>) -> Vec<Told> {
+    let clinics: BTreeMap<Uuid, (Arc<Clinic>, [u8; 32])> = clinics
+        .into_iter()
+        .map(|(tenant, clinic)| {
+            let mark = clinic.mark();
+            (tenant, (Arc::new(clinic), mark))
+        })
+        .collect();
+    let nothing = (Arc::new(Clinic::default()), Clinic::default().mark());
+    let tell = |(gateway, tenant, own): (Uuid, Uuid, Config)| {
+        let (clinic, part) = clinics.get(&tenant).unwrap_or(&nothing);
+        let mut all = prost::Message::encode_to_vec(&own);
+        all.extend(part);
+        Told { gateway, tenant, clinic: Arc::clone(clinic), mark: envelope::digest(&all), own }
+    };
+    gateways.into_iter().map(tell).collect()
 }
 
 impl Desired {
@@ -115,42 +178,51 @@ impl Desired {
         let clinics = clinics(&client, now).await?;
         let (mut introductions, mut revocations) =
             (introductions(&client, now).await?, revocations(&client, now).await?);
-        let nothing = Clinic::default();
-        let gateways = client.query(GATEWAYS, &[]).await?;
+        let rows = client.query(GATEWAYS, &[]).await?;
         let announce = std::mem::take(&mut self.announce);
-        for row in gateways {
+        let mut gateways = Vec::with_capacity(rows.len());
+        for row in rows {
             let (gateway, tenant): (Uuid, Uuid) = (row.get(0), row.get(1));
             if announce {
                 announce_to(gateway, publisher);
             }
-            let clinic = clinics.get(&tenant).unwrap_or(&nothing);
-            let mut config = within_limits(Config {
-                version: ENVELOPE_VERSION,
-                config_version: 0,
-                live_always: true,
-                roster: clinic.wearers.clone(),
-                staff: clinic.staff.clone(),
-                consent_texts: clinic.texts.clone(),
+            let own = Config {
                 introductions: introductions.remove(&gateway).unwrap_or_default(),
                 revocations: revocations.remove(&gateway).unwrap_or_default(),
                 clinic_name: row.get(2),
-            });
-            let digest = envelope::digest(&prost::Message::encode_to_vec(&config));
-            if self.published.get(&gateway) == Some(&digest) {
+                ..Config::default()
+            };
+            gateways.push((gateway, tenant, own));
+        }
+        let told = off_thread(move || marked(gateways, clinics)).await?;
+        for told in told {
+            if self.published.get(&told.gateway) == Some(&told.mark) {
                 continue;
             }
+            let (gateway, tenant, mark) = (told.gateway, told.tenant, told.mark);
+            let (mut config, digest) = off_thread(move || told.config()).await?;
             let version: i64 = client
                 .query_one(VERSION, &[&gateway, &tenant, &utc_us, &digest.as_slice(), &now])
                 .await?
                 .get(0);
             config.config_version = version.unsigned_abs();
             let topic = topic::of(GatewayId(gateway), Leaf::Config);
-            if publisher.publish(topic, QoS::AtLeastOnce, true, envelope::seal(&config), None) {
-                self.published.insert(gateway, digest);
+            let sealed = off_thread(move || envelope::seal(&config)).await?;
+            if publisher.publish(topic, QoS::AtLeastOnce, true, sealed, None) {
+                self.published.insert(gateway, mark);
             }
         }
         Ok(())
     }
+}
+
+/// Encodes and compresses on a thread that nobody waits for.
+async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, kinara_ingest::Error> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| {
+        kinara_ingest::Error::Foreign(format!("a configuration that cannot be made: {error}"))
+    })
 }
 
 fn announce_to(gateway: Uuid, publisher: &Publisher) {
@@ -243,4 +315,35 @@ async fn revocations(
             .push(Revocation { hardware_id: row.get(2), bond: row.get(3) });
     }
     Ok(by_gateway)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn clinic(wearers: u128) -> Clinic {
+        let wearer = |n| RosterEntry { user_id: bytes(Uuid::from_u128(n)), ..RosterEntry::default() };
+        Clinic { wearers: (0..wearers).map(wearer).collect(), ..Clinic::default() }
+    }
+
+    fn marks(clinics: [u128; 2], name: &str) -> Vec<[u8; 32]> {
+        let id = Uuid::from_u128;
+        let own = |name: &str| Config { clinic_name: name.to_owned(), ..Config::default() };
+        let gateways =
+            vec![(id(11), id(1), own("One")), (id(12), id(1), own(name)), (id(21), id(2), own("Two"))];
+        let clinics = [(id(1), clinic(clinics[0])), (id(2), clinic(clinics[1]))].into();
+        marked(gateways, clinics).iter().map(|told| told.mark).collect()
+    }
+
+    #[test]
+    fn a_clinic_that_changes_changes_what_its_own_gateways_are_told_and_no_others() {
+        let before = marks([3, 5], "One");
+        assert_eq!(before, marks([3, 5], "One"));
+        let changed = |after: &[[u8; 32]]| -> Vec<bool> {
+            before.iter().zip(after).map(|(before, after)| before != after).collect()
+        };
+        assert_eq!(changed(&marks([4, 5], "One")), [true, true, false]);
+        assert_eq!(changed(&marks([3, 4], "One")), [false, false, true]);
+        assert_eq!(changed(&marks([3, 5], "Another")), [false, true, false]);
+    }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use kinara_clock::Clock;
 use kinara_ingest::seqs::SeqSet;
-use kinara_ingest::{timestamp, upkeep};
+use kinara_ingest::{is_hardware_id, timestamp, upkeep};
 use kinara_protocol::envelope::{self, Command, DeviceState, ENVELOPE_VERSION, State, Time, command};
 use kinara_protocol::topic::{self, GatewayId, Leaf};
 use kinara_store::{Pool, Transaction};
@@ -34,6 +34,17 @@ pub struct Message {
     pub retained: bool,
     /// What it says.
     pub state: State,
+}
+
+/// Leaves out what the database would refuse, and with it all else: devices whose ids are none, and control characters.
+pub fn tidy(state: &mut State) {
+    state.devices.retain(|device| is_hardware_id(&device.hardware_id));
+    let texts = [&mut state.software, &mut state.clock_source, &mut state.level];
+    let of_devices = state.devices.iter_mut().flat_map(|device| [&mut device.firmware, &mut device.problem]);
+    let names = state.adapters.iter_mut().map(|adapter| &mut adapter.name);
+    for text in texts.into_iter().chain(&mut state.notes).chain(of_devices).chain(names) {
+        text.retain(|letter| !letter.is_control());
+    }
 }
 
 /// Answers a request for the time. First thing, for it measures the way.
@@ -328,10 +339,33 @@ impl<'a> Columns<'a> {
                 2 => Some(false),
                 _ => None,
             });
-            out.firmware.push(device.firmware.get(..device.firmware.len().min(50)).unwrap_or(""));
+            out.firmware.push(&device.firmware[..device.firmware.floor_char_boundary(50)]);
             out.speaks.push(device.connected);
             out.epoch.push(device.epoch as i64);
         }
         out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_database_would_refuse_is_left_out_and_the_rest_stays() {
+        let device = |id: &str| DeviceState {
+            hardware_id: id.to_owned(),
+            problem: "lost\0".to_owned(),
+            ..DeviceState::default()
+        };
+        let mut state = State {
+            devices: vec![device("kinara:1"), device("\0"), device(&"x".repeat(256)), device("")],
+            notes: vec!["disk\0 full".to_owned()],
+            ..State::default()
+        };
+        tidy(&mut state);
+        let ids: Vec<&str> = state.devices.iter().map(|device| device.hardware_id.as_str()).collect();
+        assert_eq!((ids, state.notes[0].as_str()), (vec!["kinara:1"], "disk full"));
+        assert_eq!(state.devices[0].problem, "lost");
     }
 }

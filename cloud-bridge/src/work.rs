@@ -2,14 +2,20 @@
 //!
 //! The promise: a batch is answered `done` only after the commit that holds it. With the database away nothing is held
 //! on to: everything is sent back with a time to come again.
+//!
+//! Payloads are read on threads of their own, each within a time: what takes a second to unpack holds up nobody else. A
+//! batch of more than one transaction's worth is written in pieces, and between two of them whoever else waits has a
+//! turn; it is answered after its last piece, and what was written of one that is not finished is known when it comes
+//! again.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use kinara_clock::Clock;
 use kinara_ingest::stages::{Passage, Stage};
-use kinara_ingest::{Batch, Writer, events};
+use kinara_ingest::{Batch, Counts, Outcome, Unreadable, Writer, events};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -44,6 +50,17 @@ pub struct Workplace {
     pub tracer: Tracer,
 }
 
+/// Transactions' worth of large batches that one writer has in hand: more than one batch, and not many.
+const IN_HAND: usize = 20;
+
+/// A batch that is written in pieces.
+struct Large {
+    to: Addressee,
+    way: Option<Way>,
+    pieces: VecDeque<Batch>,
+    counts: Counts,
+}
+
 struct Group {
     batches: Vec<Batch>,
     to: Vec<Addressee>,
@@ -53,30 +70,45 @@ struct Group {
 }
 
 impl Workplace {
-    /// Works until told to stop; what it has begun it finishes.
+    /// Works until told to stop; the transaction that it has begun it finishes.
     pub async fn work(self, stop: CancellationToken) {
+        let _hold = self.queue.hold(self.id);
         let mut failures = 0u32;
-        loop {
-            let first = tokio::select! {
-                item = self.queue.next(self.id) => item,
-                () = stop.cancelled() => return,
-            };
-            let mut group = Group { batches: Vec::new(), to: Vec::new(), ways: Vec::new(), readings: 0 };
-            let until = Instant::now() + Duration::from_millis(self.limits.gather_ms);
-            let mut next = Some(first);
-            while let Some(item) = next {
-                if item.event {
-                    self.write_events(&item, &mut failures).await;
-                } else {
-                    self.gather(item, &mut group);
-                }
-                let full = group.readings >= self.limits.readings_per_transaction;
-                next = if full || Instant::now() >= until { None } else { self.queue.pop(self.id) };
+        let mut large: VecDeque<Large> = VecDeque::new();
+        while !stop.is_cancelled() {
+            let mut next = self.queue.pop(self.id);
+            if next.is_none() && large.is_empty() {
+                next = tokio::select! {
+                    item = self.queue.next(self.id) => Some(item),
+                    () = stop.cancelled() => return,
+                };
             }
-            if !group.batches.is_empty() {
-                self.write(group, &mut failures).await;
+            self.take_group(next, &mut large, &mut failures).await;
+            if let Some(mut one) = large.pop_front()
+                && self.write_piece(&mut one, &mut failures).await
+            {
+                large.push_back(one);
             }
-            self.queue.release(self.id);
+            self.queue.release(self.id, |gateway| large.iter().any(|one| one.to.name.gateway == *gateway));
+        }
+    }
+
+    /// Gathers what waits, as much as one transaction may hold, and writes it.
+    async fn take_group(&self, first: Option<Item>, large: &mut VecDeque<Large>, failures: &mut u32) {
+        let mut group = Group { batches: Vec::new(), to: Vec::new(), ways: Vec::new(), readings: 0 };
+        let until = Instant::now() + Duration::from_millis(self.limits.gather_ms);
+        let mut next = first;
+        while let Some(item) = next {
+            if item.event {
+                self.write_events(item, failures).await;
+            } else {
+                self.gather(item, &mut group, large).await;
+            }
+            let full = group.readings >= self.limits.readings_per_transaction;
+            next = if full || Instant::now() >= until { None } else { self.queue.pop(self.id) };
+        }
+        if !group.batches.is_empty() {
+            self.write(group, failures).await;
         }
     }
 
@@ -96,24 +128,85 @@ impl Workplace {
         }
     }
 
-    fn gather(&self, item: Item, group: &mut Group) {
+    async fn gather(&self, item: Item, group: &mut Group, large: &mut VecDeque<Large>) {
         let began = std::time::Instant::now();
         let mut way = self.tracer.taken(&item, began);
-        let decoded = kinara_ingest::decode(&item.payload);
+        let payload = item.payload.clone();
+        let until = began + Duration::from_secs(self.limits.decode_s);
+        let decoded = off_thread(move || kinara_ingest::decode_until(&payload, until)).await;
         self.writer.stages.passed(Stage::Decode, began);
-        match decoded {
-            Ok(batch) if batch.name.gateway == item.gateway => {
-                if let Some(way) = &mut way {
-                    way.decoded(&batch);
-                }
-                group.ways.push(way);
-                group.readings += batch.readings();
-                group.to.push(Addressee::new(batch.name, false, &item.payload));
-                group.batches.push(batch);
+        let batch = match decoded {
+            Some(Ok(batch)) if batch.name.gateway == item.gateway => batch,
+            Some(Ok(_)) => {
+                return self.refuse(&item, way.as_ref(), "the batch names another gateway".to_owned());
             }
-            Ok(_) => self.refuse(&item, way.as_ref(), "the batch names another gateway".to_owned()),
-            Err(error) => self.refuse(&item, way.as_ref(), error.to_string()),
+            Some(Err(Unreadable::TooLong)) => return self.put_off(&item, LONGEST_RETRY_S),
+            Some(Err(error)) => return self.refuse(&item, way.as_ref(), error.to_string()),
+            None => return self.refuse(&item, way.as_ref(), "the batch cannot be read".to_owned()),
+        };
+        if let Some(way) = &mut way {
+            way.decoded(&batch);
         }
+        let to = Addressee::new(batch.name, false, &item.payload);
+        let readings = batch.readings();
+        let mut pieces = batch.pieces(self.limits.readings_per_transaction);
+        if pieces.len() > 1 {
+            let in_hand: usize = large.iter().map(|one| one.pieces.len()).sum();
+            if in_hand > 0 && in_hand + pieces.len() > IN_HAND {
+                return self.put_off(&item, self.limits.retry_after_s);
+            }
+            large.push_back(Large { to, way, pieces: pieces.into(), counts: Counts::default() });
+            return;
+        }
+        group.ways.push(way);
+        group.readings += readings;
+        group.to.push(to);
+        group.batches.append(&mut pieces);
+    }
+
+    /// Not now: there is nothing wrong with it.
+    fn put_off(&self, item: &Item, seconds: u32) {
+        if let Some(to) = Addressee::by_properties(item) {
+            self.answer(&to, Answer::RetryAfter(seconds, "the bridge has enough to do".to_owned()));
+        }
+    }
+
+    /// Writes the next piece of a large batch; whether there is more of it.
+    async fn write_piece(&self, large: &mut Large, failures: &mut u32) -> bool {
+        let Some(piece) = large.pieces.pop_front() else { return false };
+        let (began, mut passage) = (std::time::Instant::now(), Passage::default());
+        let tell = |told: Told<'_>, passage: &Passage| {
+            if let Some(way) = &large.way {
+                self.tracer.tell(way, &told, Some((began, passage, 1)));
+            }
+        };
+        let outcome = match self.writer.write_watched(std::slice::from_ref(&piece), &mut passage).await {
+            Ok(mut outcomes) => outcomes.pop(),
+            Err(error) => {
+                let seconds = self.failed(&error, failures);
+                tell(Told::Failed(error.to_string()), &passage);
+                let reason = "the database is not there".to_owned();
+                self.answer(&large.to, Answer::RetryAfter(seconds, reason));
+                return false;
+            }
+        };
+        self.succeeded(failures);
+        self.metrics.readings_total.fetch_add(piece.readings() as u64, Ordering::Relaxed);
+        let outcome = match outcome {
+            Some(Outcome::Done(counts)) => {
+                self.metrics.outcome(&counts);
+                large.counts.add(counts);
+                if !large.pieces.is_empty() {
+                    return true;
+                }
+                Outcome::Done(large.counts)
+            }
+            Some(retry) => retry,
+            None => return false,
+        };
+        tell(Told::Answered(&outcome), &passage);
+        self.answer(&large.to, outcome.into());
+        false
     }
 
     async fn write(&self, group: Group, failures: &mut u32) {
@@ -158,14 +251,16 @@ impl Workplace {
         }
     }
 
-    async fn write_events(&self, item: &Item, failures: &mut u32) {
-        let way = self.tracer.taken(item, std::time::Instant::now());
-        let events = match events::decode(&item.payload) {
-            Ok(events) if events.name.gateway == item.gateway => events,
-            Ok(_) => {
-                return self.refuse(item, way.as_ref(), "the event batch names another gateway".to_owned());
+    async fn write_events(&self, item: Item, failures: &mut u32) {
+        let way = self.tracer.taken(&item, std::time::Instant::now());
+        let payload = item.payload.clone();
+        let events = match off_thread(move || events::decode(&payload)).await {
+            Some(Ok(events)) if events.name.gateway == item.gateway => events,
+            Some(Ok(_)) => {
+                return self.refuse(&item, way.as_ref(), "the event batch names another gateway".to_owned());
             }
-            Err(error) => return self.refuse(item, way.as_ref(), error.to_string()),
+            Some(Err(error)) => return self.refuse(&item, way.as_ref(), error.to_string()),
+            None => return self.refuse(&item, way.as_ref(), "the event batch cannot be read".to_owned()),
         };
         let (began, passage) = (std::time::Instant::now(), Passage::default());
         let tell = |told: Told<'_>| {
@@ -207,4 +302,9 @@ impl Workplace {
         Metrics::count(&self.metrics.transactions_failed_total);
         1u32.checked_shl((*failures).min(6)).unwrap_or(LONGEST_RETRY_S).min(LONGEST_RETRY_S)
     }
+}
+
+/// Reads on a thread that nobody waits for. `None`: it panicked there, which is the payload's doing.
+async fn off_thread<T: Send + 'static>(read: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    tokio::task::spawn_blocking(read).await.ok()
 }
