@@ -71,6 +71,8 @@ const TIME_WAIT: Duration = Duration::from_secs(2);
 
 /// Bytes of a command's result.
 const COMMAND_RESULT: usize = 4096;
+/// Bytes of a trace's name in a message's properties; W3C's has 55.
+const TRACEPARENT: usize = 64;
 
 /// How often it is looked whether the database has been migrated.
 const SCHEMA_POLL: Duration = Duration::from_secs(5);
@@ -343,6 +345,11 @@ impl Tenants {
     }
 }
 
+/// A payload by itself: as it came it holds on to its whole packet, properties and all.
+fn alone(payload: &[u8]) -> bytes::Bytes {
+    bytes::Bytes::copy_from_slice(payload)
+}
+
 /// A state as published.
 #[derive(Debug)]
 struct Stated {
@@ -373,8 +380,7 @@ impl Reception {
             Leaf::Batch | Leaf::Event => self.enqueue(gateway, publish, leaf == Leaf::Event),
             Leaf::State => self.take_state(gateway, publish),
             Leaf::Live => {
-                let payload = publish.payload.clone();
-                self.keep(&self.lives, gateway, payload.len(), payload);
+                self.keep(&self.lives, gateway, publish.payload.len(), alone(&publish.payload));
             }
             // No more than a few hundred bytes, and seldom.
             Leaf::CommandResult if publish.payload.len() > COMMAND_RESULT => {
@@ -396,9 +402,11 @@ impl Reception {
             gateway,
             name: name(publish),
             event,
-            payload: publish.payload.clone(),
+            payload: alone(&publish.payload),
             arrived: std::time::Instant::now(),
-            traceparent: property(publish, kinara_traces::PROPERTY).map(str::to_owned),
+            traceparent: property(publish, kinara_traces::PROPERTY)
+                .filter(|text| text.len() <= TRACEPARENT)
+                .map(str::to_owned),
         };
         for item in self.queue.push(self.tenants.of(gateway), item) {
             let Some(to) = Addressee::by_properties(&item) else { continue };
@@ -419,7 +427,7 @@ impl Reception {
             return;
         }
         Metrics::count(&self.metrics.states_total);
-        let payload = publish.payload.clone();
+        let payload = alone(&publish.payload);
         let stated = Stated { payload, retained: publish.retain, arrived: Instant::now() };
         self.keep(&self.states, gateway, publish.payload.len(), stated);
     }

@@ -27,7 +27,7 @@ use crate::metrics::Metrics;
 /// Seconds for which a live value is worth delivering.
 const EXPIRY_S: u32 = 5;
 /// Devices remembered; beyond that whoever was not asked about for longest is looked up anew.
-const REMEMBERED: NonZeroUsize = NonZeroUsize::new(20_000).unwrap();
+const REMEMBERED: NonZeroUsize = NonZeroUsize::new(20_000).expect("20,000 is not 0");
 
 /// Checks live values and passes them on.
 #[derive(Debug)]

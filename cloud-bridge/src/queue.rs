@@ -43,6 +43,15 @@ pub struct Item {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WriterId(pub usize);
 
+/// What an item takes beside its payload, about: without it an empty one would take no room.
+const ITEM: usize = 512;
+
+impl Item {
+    fn weight(&self) -> usize {
+        self.payload.len() + ITEM
+    }
+}
+
 /// The clinic of gateways that are not enrolled.
 const STRANGERS: Uuid = Uuid::nil();
 /// They share this part of all that may wait.
@@ -117,7 +126,7 @@ impl Inner {
     }
 
     fn put(&mut self, tenant: Uuid, item: Item) {
-        let len = item.payload.len();
+        let len = item.weight();
         self.bytes += len;
         self.length += 1;
         if !self.clinics.contains_key(&tenant) {
@@ -143,7 +152,7 @@ impl Inner {
         let clinic = self.clinics.get_mut(&tenant)?;
         let lane = clinic.gateways.get_mut(&gateway)?;
         let item = which(lane)?;
-        let len = item.payload.len();
+        let len = item.weight();
         lane.bytes -= len;
         clinic.bytes -= len;
         self.bytes -= len;
@@ -243,7 +252,7 @@ impl Queue {
                 Some(_) => self.share.min(self.most / (inner.waiting_with(key) + 1)),
                 None => self.most / STRANGERS_PART,
             };
-            let len = item.payload.len();
+            let len = item.weight();
             match inner.make_room((key, item.gateway), len, part, self.most) {
                 Err(mut back) => {
                     back.push(item);
@@ -314,8 +323,13 @@ mod tests {
     const ONE: WriterId = WriterId(0);
     const TWO: WriterId = WriterId(1);
 
+    /// Sizes here are in items without a payload.
+    fn queue(most: usize, percent: usize, writers: usize) -> Queue {
+        Queue::new(most * ITEM, percent, writers)
+    }
+
     fn item(gateway: u128, event: bool, len: usize) -> Item {
-        let (gateway, payload) = (Uuid::from_u128(gateway), Bytes::from(vec![0; len]));
+        let (gateway, payload) = (Uuid::from_u128(gateway), Bytes::from(vec![0; len * ITEM - ITEM]));
         Item { gateway, name: None, event, payload, arrived: Instant::now(), traceparent: None }
     }
 
@@ -326,7 +340,7 @@ mod tests {
 
     #[test]
     fn clinics_take_turns_and_events_go_first() {
-        let queue = Queue::new(1_000_000, 50, 1);
+        let queue = queue(1_000, 50, 1);
         let (one, two) = (Uuid::from_u128(1), Uuid::from_u128(2));
         for _ in 0..3 {
             assert!(queue.push(Some(one), item(1, false, 10)).is_empty());
@@ -349,33 +363,33 @@ mod tests {
             }
         }
         let inner = queue.lock();
-        inner.clinics.get(&clinic.unwrap_or(STRANGERS)).map_or(0, |clinic| clinic.bytes)
+        inner.clinics.get(&clinic.unwrap_or(STRANGERS)).map_or(0, |clinic| clinic.bytes / ITEM)
     }
 
     #[test]
     fn however_many_clinics_flood_one_more_finds_its_part() {
-        let queue = Queue::new(1_000_000, 50, 2);
+        let queue = queue(1_000, 50, 2);
         for clinic in 1..=40u128 {
-            assert!(flood(&queue, Some(clinic), clinic, 1_000) > 0, "{clinic}");
-            assert!(queue.load().0 <= 1_000_000);
+            assert!(flood(&queue, Some(clinic), clinic, 1) > 0, "{clinic}");
+            assert!(queue.load().0 <= 1_000 * ITEM);
         }
         let late = Some(Uuid::from_u128(99));
         for _ in 0..5 {
-            let back = queue.push(late, item(99, false, 1_000));
+            let back = queue.push(late, item(99, false, 1));
             assert!(back.iter().all(|item| item.gateway.as_u128() != 99));
         }
-        assert!(queue.load().0 <= 1_000_000);
+        assert!(queue.load().0 <= 1_000 * ITEM);
     }
 
     #[test]
     fn what_is_sent_back_for_others_is_the_newest_of_whoever_has_most() {
-        let queue = Queue::new(1_000, 50, 1);
+        let queue = queue(1_000, 50, 1);
         for len in [80, 81, 82] {
             assert!(queue.push(Some(Uuid::from_u128(1)), item(1, false, len)).is_empty());
         }
         assert!(queue.push(Some(Uuid::from_u128(2)), item(2, false, 300)).is_empty());
         assert!(queue.push(Some(Uuid::from_u128(3)), item(3, false, 250)).is_empty());
-        let lens = |items: Vec<Item>| items.iter().map(|item| item.payload.len()).collect::<Vec<_>>();
+        let lens = |items: Vec<Item>| items.iter().map(|item| item.weight() / ITEM).collect::<Vec<_>>();
         assert_eq!(lens(queue.push(Some(Uuid::from_u128(4)), item(4, false, 190))), Vec::<usize>::new());
         for (clinic, back) in [(5, 300), (6, 250), (7, 82)] {
             assert_eq!(lens(queue.push(Some(Uuid::from_u128(clinic)), item(clinic, false, 190))), [back]);
@@ -384,38 +398,37 @@ mod tests {
 
     #[test]
     fn an_item_that_is_larger_than_a_part_waits_where_nothing_else_of_its_clinic_does() {
-        let queue = Queue::new(1_000, 50, 1);
+        let queue = queue(1_000, 50, 1);
         for clinic in 1..=20u128 {
             queue.push(Some(Uuid::from_u128(clinic)), item(clinic, false, 40));
         }
         let back = queue.push(Some(Uuid::from_u128(99)), item(99, false, 300));
         assert!(!back.is_empty() && back.iter().all(|item| item.gateway.as_u128() != 99));
-        assert!(queue.load().0 <= 1_000);
+        assert!(queue.load().0 <= 1_000 * ITEM);
     }
 
     #[test]
     fn gateways_that_are_not_enrolled_share_a_small_part_among_them_all() {
-        let queue = Queue::new(3_200, 50, 1);
+        let queue = queue(3_200, 50, 1);
         for stranger in 1..=20u128 {
             assert!(flood(&queue, None, 100 + stranger, 10) <= 100);
         }
-        assert!(queue.load().0 <= 100);
+        assert!(queue.load().0 <= 100 * ITEM);
         assert!(flood(&queue, Some(1), 1, 10) >= 500);
     }
 
     #[test]
     fn a_clinics_noisy_gateway_leaves_its_neighbour_a_part() {
-        let queue = Queue::new(1_000_000, 50, 1);
-        let noisy = flood(&queue, Some(1), 1, 1_000);
-        assert!((200_000..=250_000).contains(&noisy), "{noisy}");
-        let other =
-            (0..100).filter(|_| queue.push(Some(Uuid::from_u128(1)), item(2, false, 1_000)).is_empty());
+        let queue = queue(1_000, 50, 1);
+        let noisy = flood(&queue, Some(1), 1, 1);
+        assert!((200..=250).contains(&noisy), "{noisy}");
+        let other = (0..100).filter(|_| queue.push(Some(Uuid::from_u128(1)), item(2, false, 1)).is_empty());
         assert_eq!(other.count(), 100);
     }
 
     #[test]
     fn a_writer_that_ends_in_whatever_way_gives_its_gateways_back() {
-        let queue = Queue::new(1_000, 100, 2);
+        let queue = queue(1_000, 100, 2);
         for _ in 0..2 {
             queue.push(Some(Uuid::from_u128(1)), item(1, false, 10));
         }
@@ -432,7 +445,7 @@ mod tests {
 
     #[test]
     fn a_gateway_is_one_writers_until_that_one_has_written() {
-        let queue = Queue::new(1_000_000, 100, 2);
+        let queue = queue(1_000_000, 100, 2);
         let clinic = Uuid::from_u128(1);
         for _ in 0..2 {
             queue.push(Some(clinic), item(1, false, 10));
@@ -448,7 +461,7 @@ mod tests {
     #[test]
     fn whoever_comes_first_leaves_an_equal_part_whether_of_one_clinic_or_of_many() {
         for clinics in [1, 20] {
-            let queue = Queue::new(1_000_000, 100, 2);
+            let queue = queue(1_000_000, 100, 2);
             for round in 0..40u128 {
                 let gateway = round % 20;
                 queue.push(Some(Uuid::from_u128(1 + gateway % clinics)), item(gateway, false, 10));
@@ -463,7 +476,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_writer_that_waits_hears_when_another_one_is_done() {
-        let queue = Queue::new(1_000_000, 100, 2);
+        let queue = queue(1_000_000, 100, 2);
         for _ in 0..2 {
             queue.push(Some(Uuid::from_u128(1)), item(1, false, 10));
         }

@@ -332,7 +332,7 @@ impl DeviceBatch {
         use prost::Message as _;
         let decoded = columns::decode(&self.columns).expect("these columns were decoded before");
         let mut out = [0; MAX_FRAME];
-        let mut keep = |frame: &Frame| match frame.at {
+        let keep = |frame: &'a Frame| match frame.at {
             At::Other(index) => {
                 Kept { what: "frame", bytes: self.columns.other_frames[index as usize].clone() }
             }
@@ -344,7 +344,7 @@ impl DeviceBatch {
                 }
             }
         };
-        frames.map(|frame| keep(frame)).collect()
+        frames.map(keep).collect()
     }
 
     /// The channels beyond the registry among a frame's samples.

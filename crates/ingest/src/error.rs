@@ -29,8 +29,7 @@ pub enum Remedy {
 /// session that was ended because it sat idle in its transaction had too much to do for what it was given.
 fn of_class(code: &str) -> Remedy {
     match code {
-        "25P03" => Remedy::Split,
-        code if code.starts_with("22") || code.starts_with("23") => Remedy::Split,
+        code if code == "25P03" || code.starts_with("22") || code.starts_with("23") => Remedy::Split,
         _ => Remedy::Later,
     }
 }

@@ -174,7 +174,7 @@ impl Writer {
     /// stands alone and is put aside.
     async fn write_derived(&self, events: &Events) -> Result<Outcome, Error> {
         let mut total = Counts::default();
-        let mut open = vec![0..events.len()];
+        let mut open: Vec<Range<usize>> = std::iter::once(0..events.len()).collect();
         let mut left = self.limits.halvings;
         while let Some(range) = open.pop() {
             let part = events.part(&range);

@@ -680,6 +680,7 @@ mod tests {
 
     #[test]
     fn a_request_of_more_readings_or_sources_than_it_may_have_is_refused_in_every_form() {
+        use prost::Message as _;
         let zeros = |n: usize| vec!["0"; n];
         let array = format!("[{}]", zeros(REQUEST_READINGS + 1).join(","));
         assert!(matches!(read(array.as_bytes(), Form::Json, KEY), Err(Unreadable::Json(_))));
@@ -687,13 +688,14 @@ mod tests {
         assert!(matches!(read(wrapped.as_bytes(), Form::Json, KEY), Err(Unreadable::Json(_))));
         let lines = zeros(REQUEST_READINGS + 1).join("\n");
         assert!(matches!(read(lines.as_bytes(), Form::JsonLines, KEY), Err(Unreadable::TooMany(..))));
-        let one = |n: usize| format!(r#"{{"source":"x:{n}","time":1767312000000,"type":"eda","value":2}}"#);
+        let one = |n: usize| {
+            format!(r#"{{"source":"kinara:{n:016x}","time":1767312000000,"type":"eda","value":2}}"#)
+        };
         let sources: Vec<String> = (0..=REQUEST_SOURCES).map(one).collect();
         assert!(matches!(
             read(sources.join("\n").as_bytes(), Form::JsonLines, KEY),
             Err(Unreadable::TooMany(..))
         ));
-        use prost::Message as _;
         let devices = vec![DeviceFrames { ticks: vec![0], ..DeviceFrames::default() }; DEVICES + 1];
         let batch = envelope::Batch { devices, ..empty() }.encode_to_vec();
         assert!(matches!(read(&batch, Form::Protobuf, KEY), Err(Unreadable::Protobuf(_))));
@@ -701,12 +703,16 @@ mod tests {
 
     #[test]
     fn many_sources_are_unpacked_again_and_a_reading_of_megabytes_is_refused_by_its_place() {
-        let one = |n: usize| format!(r#"{{"source":"x:{n}","time":1767312000000,"type":"eda","value":2}}"#);
+        let one = |n: usize| {
+            format!(r#"{{"source":"kinara:{n:016x}","time":1767312000000,"type":"eda","value":2}}"#)
+        };
         let mut lines: Vec<String> = (0..3_000).map(one).collect();
         let values = vec!["0"; 100_000].join(",");
-        lines.push(format!(r#"{{"source":"x:1","time":1767312000000,"type":"eda","value":[{values}]}}"#));
         lines.push(format!(
-            r#"{{"source":"x:1","time":1767312000000,"type":"m\u0000{}","value":2}}"#,
+            r#"{{"source":"kinara:00000000000000a1","time":1767312000000,"type":"eda","value":[{values}]}}"#
+        ));
+        lines.push(format!(
+            r#"{{"source":"kinara:00000000000000a1","time":1767312000000,"type":"m\u0000{}","value":2}}"#,
             "y".repeat(3_000)
         ));
         let request = read(lines.join("\n").as_bytes(), Form::JsonLines, KEY).unwrap();

@@ -7,11 +7,12 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use kinara_ingest::{Batch, Counts, Limits, Outcome, Writer, batch, decode_until, events};
+use kinara_ingest::{Batch, Counts, Limits, Outcome, Unreadable, Writer, batch, decode_until, events};
 use kinara_protocol::channel::{AMBIENT_TEMPERATURE, ChannelId, HEART_RATE};
 use kinara_protocol::envelope::{self, DeviceFrames, Event, EventBatch, Gap, Series};
 use kinara_protocol::frame::Epoch;
 use kinara_store::connect;
+use prost::Message as _;
 use support::*;
 
 /// Far more than any of this takes, and far less than its square would.
@@ -73,6 +74,7 @@ async fn frames_that_cannot_be_built_again_are_each_kept_and_their_neighbours_ar
 
 #[tokio::test]
 async fn a_frame_of_a_million_samples_is_none() {
+    let began = Instant::now();
     let world = world().await;
     let mut columns = columns_of(HARDWARE, &[frame_of(EPOCH, 0, AMBIENT_TEMPERATURE, &[2_400])]);
     columns.series[0].counts[0] = 400_000;
@@ -80,6 +82,8 @@ async fn a_frame_of_a_million_samples_is_none() {
     columns.series[0].values.extend(vec![0; 399_999]);
     let sealed = envelope::seal(&envelope_of(GATEWAY, 0, vec![columns]));
     assert!(sealed.len() < 400);
+    let late = decode_until(&sealed, began);
+    assert!(matches!(late, Err(Unreadable::TooLong)), "nobody works on it longer than it may take");
     let batch = decode_until(&sealed, Instant::now() + LINEAR).unwrap();
     assert_eq!(world.write(&[batch]).await, [quarantined(1)]);
     assert_eq!((world.readings().await, world.ledger().await), (0, "empty".to_owned()));
@@ -285,7 +289,6 @@ async fn a_gap_that_the_database_refuses_is_kept_and_the_others_and_the_events_a
     let outcome = world.writer().write_events(&events).await.unwrap();
     assert_eq!(outcome, Outcome::Done(Counts { stored: 40, quarantined: 1, ..Counts::default() }));
     assert!(world.gaps().await.contains("quota {[5,7)}"));
-    use prost::Message as _;
     let row = world
         .admin
         .query_one("SELECT what, payload FROM quarantine WHERE reason = 'gap'", &[])

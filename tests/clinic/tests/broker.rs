@@ -93,6 +93,16 @@ fn a_gateway_reads_its_own_acknowledgements_and_commands_and_no_others() {
 }
 
 #[test]
+fn the_bridge_may_empty_a_state_and_say_nothing_else_for_a_gateway() {
+    let bench = Bench::new();
+    let bridge = bench.listen("bridge", &["kinara/v1/gw/+/#"], 3);
+    for leaf in ["batch", "event", "live", "state", "cmd/result"] {
+        bench.publish("bridge", &topic(A, leaf));
+    }
+    assert_eq!(heard(bridge), [topic(A, "state")]);
+}
+
+#[test]
 fn the_api_reads_checked_live_values_and_writes_nothing() {
     let bench = Bench::new();
     let api = bench.listen("api", &["#"], 3);

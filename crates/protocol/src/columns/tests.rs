@@ -172,7 +172,7 @@ fn samples_in_a_frame_of_another_kind_and_frames_without_samples_are_faults() {
 fn a_frame_that_cannot_be_built_again_is_kept_whole_in_columns_of_its_own() {
     let mut columns = five();
     columns.crcs[3] ^= 1;
-    columns.fits = vec![Default::default(), Default::default()];
+    columns.fits = vec![crate::envelope::Fit::default(); 2];
     columns.fit_of = vec![0, 3, 1, 2];
     let decoded = decode(&columns).unwrap();
     let alone = decoded.alone(&decoded.frames()[3]);
