@@ -96,7 +96,12 @@ impl Metrics {
     /// All of it as text. `pool`: connections to the database, open and idle.
     pub fn text(&self, pool: (usize, usize)) -> String {
         let mut out = String::new();
-        let _ = writeln!(out, "# TYPE kinara_api_request_seconds histogram");
+        describe(
+            &mut out,
+            "kinara_api_request_seconds",
+            "histogram",
+            "Time to answer a request, by route and status.",
+        );
         for ((method, route, status), r) in &*self.requests.lock().expect("no panic while this lock is held")
         {
             let labels = format!("method=\"{method}\",route=\"{route}\",status=\"{status}\"");
@@ -107,24 +112,77 @@ impl Metrics {
             let _ = writeln!(out, "kinara_api_request_seconds_sum{{{labels}}} {}", r.seconds);
             let _ = writeln!(out, "kinara_api_request_seconds_count{{{labels}}} {}", r.count);
         }
-        let _ = writeln!(out, "# TYPE kinara_api_logins_total counter");
+        describe(&mut out, "kinara_api_logins_total", "counter", "Logins, by what came of them.");
         for (outcome, count) in &*self.logins.lock().expect("no panic while this lock is held") {
             let _ = writeln!(out, "kinara_api_logins_total{{outcome=\"{outcome}\"}} {count}");
         }
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed).to_string();
-        for (name, kind, value) in [
-            ("kinara_api_live_clients", "gauge", self.clients.load(Ordering::Relaxed).to_string()),
-            ("kinara_api_connections", "gauge", self.connections.load(Ordering::Relaxed).to_string()),
-            ("kinara_api_live_messages_total", "counter", load(&self.live_read)),
-            ("kinara_api_live_messages_refused_total", "counter", load(&self.live_refused)),
-            ("kinara_api_live_values_overtaken_total", "counter", load(&self.overtaken)),
-            ("kinara_api_broker_up", "gauge", u8::from(self.is_broker_up()).to_string()),
-            ("kinara_api_database_listening", "gauge", u8::from(self.is_listening()).to_string()),
-            ("kinara_api_database_connections", "gauge", pool.0.to_string()),
-            ("kinara_api_database_connections_idle", "gauge", pool.1.to_string()),
+        let gauge = |value: &AtomicI64| value.load(Ordering::Relaxed).to_string();
+        let flag = |is: bool| u8::from(is).to_string();
+        for (name, kind, help, value) in [
+            ("kinara_api_live_clients", "gauge", "Pages that listen to live values.", gauge(&self.clients)),
+            (
+                "kinara_api_connections",
+                "gauge",
+                "Open connections, WebSockets included.",
+                gauge(&self.connections),
+            ),
+            (
+                "kinara_api_live_messages_total",
+                "counter",
+                "Messages of live values that were read.",
+                load(&self.live_read),
+            ),
+            (
+                "kinara_api_live_messages_refused_total",
+                "counter",
+                "Messages of live values that could not be read.",
+                load(&self.live_refused),
+            ),
+            (
+                "kinara_api_live_values_overtaken_total",
+                "counter",
+                "Live values that a slow page never saw.",
+                load(&self.overtaken),
+            ),
+            ("kinara_api_broker_up", "gauge", "Whether the broker is there.", flag(self.is_broker_up())),
+            (
+                "kinara_api_database_listening",
+                "gauge",
+                "Whether notices from the database are heard.",
+                flag(self.is_listening()),
+            ),
+            ("kinara_api_database_connections", "gauge", "Connections to the database.", pool.0.to_string()),
+            ("kinara_api_database_connections_idle", "gauge", "Of these, idle.", pool.1.to_string()),
         ] {
-            let _ = writeln!(out, "# TYPE {name} {kind}\n{name} {value}");
+            describe(&mut out, name, kind, help);
+            let _ = writeln!(out, "{name} {value}");
         }
         out
+    }
+}
+
+fn describe(out: &mut String, name: &str, kind: &str, help: &str) {
+    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_figure_says_what_it_is() {
+        let metrics = Metrics::default();
+        metrics.request(&axum::http::Method::GET, "/x", 200, Duration::ZERO);
+        metrics.logins("accepted");
+        let text = metrics.text((2, 1));
+        let names = |word: &str| -> Vec<String> {
+            let lines = text.lines().filter_map(|line| line.strip_prefix(word));
+            lines.filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+        };
+        assert_eq!(names("# HELP "), names("# TYPE "));
+        assert!(
+            text.lines().filter(|line| line.starts_with("# HELP ")).all(|line| line.split(' ').count() > 4)
+        );
     }
 }

@@ -40,7 +40,7 @@ impl Standings {
     /// The member as they are now; a problem if their session stands no more.
     pub async fn of(&self, database: &Database, member: Member) -> Result<Member, Problem> {
         let role = match self.lately(member.session) {
-            Some(role) => role,
+            Some(said) => said.role,
             None => self.ask(database, &member).await?,
         };
         match role {
@@ -63,10 +63,9 @@ impl Standings {
         self.said.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lately(&self, session: Uuid) -> Option<Option<Role>> {
+    fn lately(&self, session: Uuid) -> Option<Said> {
         let now = self.clock.boottime_us();
-        let said = self.lock().get(&session).copied()?;
-        (now - said.at_us < self.believed_us).then_some(said.role)
+        self.lock().get(&session).copied().filter(|said| now - said.at_us < self.believed_us)
     }
 
     async fn ask(&self, database: &Database, member: &Member) -> Result<Option<Role>, Problem> {

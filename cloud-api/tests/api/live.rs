@@ -310,3 +310,27 @@ async fn a_page_that_listens_holds_one_of_the_connections_that_may_be_open() {
     tokio::time::timeout(PATIENCE, third).await.expect("a place that was left is taken");
     service.stop().await;
 }
+
+#[tokio::test]
+async fn a_page_of_a_member_who_was_disabled_is_cut_off_long_before_its_token_ends() {
+    let cloud = Cloud::start().await;
+    let service = serve(&cloud, "[login]\nstanding_s = 1\n[live]\nping_s = 1\n").await;
+    let mut page = Client::with_token(&service, &token(&service, "here").await).await;
+    let mut other = Client::with_token(&service, &token(&service, "there").await).await;
+    cloud.admin(&["member", "disable", "--tenant", "here", "--email", "viewer@here.example"]).await.unwrap();
+    let end = loop {
+        if let Err(code) = page.next_or_close().await {
+            break code;
+        }
+    };
+    assert_eq!(end, 4401);
+    other.send(&json!({ "token": token(&service, "there").await })).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    service.stop().await;
+    let end = loop {
+        if let Err(code) = other.next_or_close().await {
+            break code;
+        }
+    };
+    assert_eq!(end, 1001, "another clinic's page stayed");
+}

@@ -342,13 +342,12 @@ fn seq(raw: &RawValue) -> Result<u32, Wrong> {
 fn time(raw: &RawValue) -> Result<u64, Wrong> {
     const WANTED: &str = "RFC 3339 with its offset, or milliseconds since 1970 as a number, is needed";
     let wrong = || ("time", WANTED.to_owned());
-    let millis = match serde_json::from_str::<String>(raw.get()) {
-        Ok(text) => text.trim().parse::<jiff::Timestamp>().map_err(|_| wrong())?.as_millisecond(),
-        Err(_) => {
-            let number = whole(raw, "time").map_err(|_| fraction(raw).unwrap_or_else(wrong))?;
-            let number = i64::try_from(number).map_err(|_| wrong())?;
-            entry::millis(number).map_err(|other| ("time", other.to_string()))?
-        }
+    let millis = if let Ok(text) = serde_json::from_str::<String>(raw.get()) {
+        text.trim().parse::<jiff::Timestamp>().map_err(|_| wrong())?.as_millisecond()
+    } else {
+        let number = whole(raw, "time").map_err(|_| fraction(raw).unwrap_or_else(wrong))?;
+        let number = i64::try_from(number).map_err(|_| wrong())?;
+        entry::millis(number).map_err(|other| ("time", other.to_string()))?
     };
     u64::try_from(millis)
         .ok()

@@ -123,7 +123,7 @@ pub const REGISTRY: &[Channel] = &[
     scalar(EDA, "eda", "µS", 0.001, Timing::Regular, (0.0, 100.0), 1),
     scalar(SPO2, "spo2", "%", 0.1, Timing::Regular, (50.0, 100.0), 60),
     scalar(ACTIVITY_COUNTS, "activity_counts", "counts", 1.0, Timing::Regular, (0.0, 1_000_000.0), 30),
-    scalar(STEPS, "steps", "steps", 1.0, Timing::Regular, (0.0, 10_000.0), 1),
+    scalar(STEPS, "steps", "steps", 1.0, Timing::Regular, (0.0, 10_000.0), 30),
     scalar(BATTERY, "battery", "%", 1.0, Timing::Regular, (0.0, 100.0), 300),
     Channel {
         id: PPG,

@@ -7,9 +7,9 @@ const point = (s: number, v = 1): Point => [s * 1_000, v, v - 0.5, v + 0.5];
 
 describe('gapThresholdMs', () => {
   it('follows the buckets of a long span and the sampling of a short one', () => {
-    expect(gapThresholdMs('heart_rate', 900_000, 1_000)).toBe(5_000);
-    expect(gapThresholdMs('heart_rate', 7 * 86_400_000, 1_000)).toBe(3 * 604_800);
-    expect(gapThresholdMs('spo2', 900_000, 1_000)).toBe(180_000);
+    expect(gapThresholdMs(1, 900_000, 1_000)).toBe(5_000);
+    expect(gapThresholdMs(1, 7 * 86_400_000, 1_000)).toBe(3 * 604_800);
+    expect(gapThresholdMs(60, 900_000, 1_000)).toBe(180_000);
   });
 });
 

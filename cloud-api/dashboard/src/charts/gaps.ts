@@ -1,22 +1,12 @@
 /** Turns downsampled points into columns in which a time without readings is a break of the line, never a bridge. */
 import type { Point } from '../api/types';
 
-/** Time between two samples at the full rate, for types that are not about one a second. */
-const NOMINAL_MS: Record<string, number> = {
-  eda: 250,
-  activity_counts: 30_000,
-  spo2: 60_000,
-  battery: 300_000,
-  steps: 60_000,
-};
-
 /**
- * How long without a point is a gap: three samples of the type, or three of the chart's buckets (the server keeps at
+ * How long without a point is a gap: three samples of the type (`intervalS` apart, as the API says), or three of the chart's buckets (the server keeps at
  * least one point of every bucket that has readings), and never less than 5 s, for a frame of samples comes at once.
  */
-export function gapThresholdMs(readingType: string, spanMs: number, points: number): number {
-  const nominal = NOMINAL_MS[readingType] ?? 1_000;
-  return Math.max(3 * nominal, (3 * spanMs) / Math.max(1, points), 5_000);
+export function gapThresholdMs(intervalS: number, spanMs: number, points: number): number {
+  return Math.max(3_000 * intervalS, (3 * spanMs) / Math.max(1, points), 5_000);
 }
 
 export interface Columns {

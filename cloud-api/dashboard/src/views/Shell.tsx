@@ -64,11 +64,11 @@ export function Shell({ onLogout }: { onLogout: () => void }) {
         <p className="tenant" data-testid="tenant-name" title={session.tenant.name}>
           {session.tenant.name}
         </p>
-        <a className="ghost top-link" href="#/rules" data-testid="rules-link">
+        <a className="ghost top-link" href="#/rules" aria-current={route.at === 'rules' ? 'page' : undefined} data-testid="rules-link">
           Rules
         </a>
         {session.member.role !== 'viewer' && (
-          <a className="ghost top-link" href="#/boxes" data-testid="boxes-link">
+          <a className="ghost top-link" href="#/boxes" aria-current={route.at === 'boxes' ? 'page' : undefined} data-testid="boxes-link">
             Boxes
           </a>
         )}

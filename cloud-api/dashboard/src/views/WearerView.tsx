@@ -13,6 +13,7 @@ import { DeviceLine } from './DeviceLine';
 import { EventList } from './EventList';
 import { Metric } from './Metric';
 import { Empty, ErrorBox, Icon } from './parts';
+import { useLoaded } from './useTask';
 
 const WINDOWS = [
   { id: '15m', label: '15 min', ms: 15 * 60_000, reloadMs: 30_000 },
@@ -139,11 +140,13 @@ function Charts({ userId, name, span }: { userId: string; name: string; span: Wi
     };
   }, [clinic, userId, span]);
 
+  const { value: known } = useLoaded(() => clinic.client.readingTypes());
   const types = [...TILE_TYPES, ...(extra ? extra.split(' ') : [])];
+  const intervalS = (type: string) => known?.find((one) => one.name === type)?.intervalS ?? 1;
   return (
     <div className="charts">
       {types.map((t) => (
-        <TypeChart key={t} userId={userId} name={name} readingType={t} span={span} gaps={gaps} />
+        <TypeChart key={t} userId={userId} name={name} readingType={t} intervalS={intervalS(t)} span={span} gaps={gaps} />
       ))}
       <section className="card gaps" aria-labelledby="gaps-title">
         <h2 id="gaps-title">Gaps</h2>
@@ -170,8 +173,8 @@ function Charts({ userId, name, span }: { userId: string; name: string; span: Wi
   );
 }
 
-function TypeChart(props: { userId: string; name: string; readingType: string; span: Window; gaps: readonly Gap[] }) {
-  const { userId, name, readingType, span, gaps } = props;
+function TypeChart(props: { userId: string; name: string; readingType: string; intervalS: number; span: Window; gaps: readonly Gap[] }) {
+  const { userId, name, readingType, intervalS, span, gaps } = props;
   const { clinic, zone } = useApp();
   const dark = useIsDark();
   const [stored, setStored] = useState<(Readings & { points: Readings['points']; asked: number }) | null>(null);
@@ -215,10 +218,10 @@ function TypeChart(props: { userId: string; name: string; readingType: string; s
         coarsen({ t: series.t, v: series.v, firstPending: series.firstPending() }, span.ms / (stored?.asked ?? 500)),
         from,
         to,
-        gapThresholdMs(readingType, span.ms, stored?.asked ?? 500),
+        gapThresholdMs(intervalS, span.ms, stored?.asked ?? 500),
       ),
     // The series changes in place; its version stands for it.
-    [stored, series, version, from, to, readingType, span.ms],
+    [stored, series, version, from, to, intervalS, span.ms],
   );
   const current = useStore(`${userId}|${readingType}`, (s) => s.reading(userId, readingType));
   const timeMs = current?.timeMs;
