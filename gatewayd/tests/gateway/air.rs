@@ -216,6 +216,11 @@ impl State {
         }
     }
 
+    /// The nonce of the next pairing; no two wearables have the same one.
+    fn pairing_number(&self) -> [u8; 8] {
+        (self.factory_id ^ u64::from(self.nonce) << 56).to_be_bytes()
+    }
+
     fn ticks(&self) -> Ticks {
         Ticks(self.started.elapsed().as_millis() as u64)
     }
@@ -398,7 +403,7 @@ async fn serve(state: &Mutex<State>, mut socket: UnixStream) {
                     name: "test".to_owned(),
                     rssi_dbm: -50,
                     window_open: state.window_open,
-                    nonce: [state.nonce; 8],
+                    nonce: state.pairing_number(),
                     connectable: !state.linked,
                 })
                 .encode(&mut out),
@@ -420,7 +425,7 @@ async fn serve(state: &Mutex<State>, mut socket: UnixStream) {
                 }
                 ToWearable::Pair { passkey } => {
                     let secret: LabelSecret = SECRET.parse().unwrap();
-                    if passkey == secret.passkey(&[state.nonce; 8]) {
+                    if passkey == secret.passkey(&state.pairing_number()) {
                         let bond = [state.nonce + 1; 16];
                         state.bonds.insert(bond);
                         FromWearable::Paired { bond }.encode(&mut out);

@@ -163,7 +163,6 @@ async fn a_device_that_claims_to_be_one_that_is_worn_is_not_paired_in_its_place(
     until("it is drained", || worn.is_drained()).await;
     let impostor = Wearable::start(&air(dir.path()), 0xb2, 3);
     impostor.lock().claims = 0xb1;
-    impostor.lock().nonce = 100;
     desk.open_window(&nurse(), MINUTE).unwrap();
     let key = nearby(desk).await;
     let error = desk.pair(&nurse(), &key, label(SECRET)).await.unwrap_err();
