@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use kinara_protocol::frame::{BootAnchor, Epoch, SyncAnchor};
 
-use super::fit::{Anchor, OUTSIDE_PPB, believable, fit};
+use super::fit::{Anchor, Believed, OUTSIDE_PPB, believable, fit};
 use super::source::BUILD_DATE_US;
 use crate::pipeline::Fit;
 
@@ -17,7 +17,7 @@ use crate::pipeline::Fit;
 #[derive(Debug, Clone, Default)]
 pub struct EpochTime {
     anchors: BTreeMap<u64, Anchor>,
-    believed: Vec<Anchor>,
+    believed: Believed,
     boot: Option<BootAnchor>,
     /// The last tick seen in a frame.
     last_ticks: u64,

@@ -17,6 +17,7 @@ mod damage;
 mod delivered;
 mod engine;
 mod events;
+mod order;
 mod outbox;
 mod pack;
 mod parked;

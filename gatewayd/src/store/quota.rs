@@ -346,6 +346,10 @@ impl Engine {
                     FROM anchors) WHERE place > ?1)",
             [ANCHORS as i64],
         )?;
+        self.db.execute(
+            "DELETE FROM sealed_lines WHERE (device, epoch) NOT IN (SELECT device, epoch FROM epochs)",
+            [],
+        )?;
         self.commit()?;
         for device in self.devices.values_mut() {
             device.timeline.forget_old_anchors(ANCHORS);

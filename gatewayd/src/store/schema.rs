@@ -60,6 +60,12 @@ const STEPS: &[&str] = &["
         id INTEGER PRIMARY KEY AUTOINCREMENT, origin TEXT NOT NULL, identity TEXT NOT NULL, why TEXT NOT NULL,
         found_us INTEGER NOT NULL, body BLOB
     );
+", "
+    -- By which lines an epoch's samples were sealed, so that later ones are not put before them. class 0: scalars, 1: waveforms.
+    CREATE TABLE sealed_lines (
+        device INTEGER NOT NULL, epoch INTEGER NOT NULL, class INTEGER NOT NULL, lines BLOB NOT NULL,
+        PRIMARY KEY (device, epoch, class)
+    ) STRICT, WITHOUT ROWID;
 "];
 
 /// Opens or makes the database, and checks it.

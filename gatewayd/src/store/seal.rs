@@ -21,15 +21,16 @@ use crate::sabotage;
 const ROWS: i64 = 20_000;
 
 /// A row of frames picked for a batch.
-struct Picked {
+pub(super) struct Picked {
     id: i64,
-    device: i64,
-    epoch: Epoch,
-    frames: Vec<u8>,
+    pub device: i64,
+    pub epoch: Epoch,
+    pub frames: Vec<u8>,
     count: u64,
     bytes: u64,
     received_us: i64,
-    fits: Vec<(u32, Fit)>,
+    /// Of each frame, in their order.
+    pub fits: Vec<(u32, Fit)>,
 }
 
 impl Engine {
@@ -77,13 +78,14 @@ impl Engine {
     fn seal_batch(&mut self, limit: u64) -> Result<bool, StoreError> {
         let mut limit = limit.max(1);
         loop {
-            let (picked, broken) = self.pick(limit)?;
+            let (mut picked, broken) = self.pick(limit)?;
             for (id, damage) in broken {
                 self.set_piece_aside(id, &damage)?;
             }
             if picked.is_empty() {
                 return Ok(false);
             }
+            let orders = self.put_in_order(&mut picked)?;
             let name = Name {
                 kind: Kind::Batch,
                 buffer: self.buffer,
@@ -102,6 +104,7 @@ impl Engine {
             }
             self.name_sequence(Kind::Batch);
             self.write_batch(name, &picked, &payload)?;
+            self.keep_orders(&orders)?;
             return Ok(true);
         }
     }

@@ -134,3 +134,37 @@ async fn a_sync_that_waited_for_a_day_is_as_uncertain_as_a_clock_that_ran_free_f
     assert!(fit.uncertainty_us >= 4_320_000, "{fit:?}");
     store.stop().await;
 }
+
+#[tokio::test]
+async fn samples_of_an_epoch_stay_in_their_order_when_the_clock_is_set_back_between_two_seals_and_over_a_restart()
+ {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::new(NOW, 60_000_000));
+    let mut times = Vec::new();
+    for (seq, off_us) in [(0u32, 800_000), (1, 0), (2, 0), (4, -900_000), (3, 500_000)] {
+        let store = open(dir.path(), &clock);
+        let now = clock.utc_us() + off_us;
+        store.clock_is(Some(known(&clock, now, 1_000_000, ClockSource::Bridge))).await.unwrap();
+        sync(&store, &clock, u64::from(seq) * 10_000).await;
+        put(&store, seq).await;
+        store.seal_now().await.unwrap();
+        for sealed in store.waiting(Kind::Batch, Vec::new(), 100, usize::MAX).await.unwrap() {
+            let batch: Batch = envelope::open(&sealed.payload).unwrap();
+            let fit = batch.devices[0].fits[0];
+            for ticks in (0..10).map(|index| u64::from(seq) * 10_000 + index * 1_000) {
+                times.push((ticks, fit.utc_us(ticks)));
+                let truth = NOW + ticks as i64 * 1_000;
+                assert!(
+                    fit.utc_us(ticks).abs_diff(truth) <= fit.uncertainty_at(ticks) + 1_000,
+                    "{seq} {fit:?}"
+                );
+            }
+            assert!(store.acknowledged(sealed.name, sealed.sha256).await.unwrap());
+        }
+        store.stop().await;
+        clock.advance_us(10_000_000);
+    }
+    times.sort_unstable_by_key(|(ticks, _)| *ticks);
+    assert_eq!(times.len(), 50);
+    assert!(times.is_sorted_by_key(|(_, utc_us)| *utc_us), "{times:?}");
+}

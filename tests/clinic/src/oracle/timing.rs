@@ -2,8 +2,9 @@
 //!
 //! A time's error must not exceed the uncertainty that its own frame states, for at least 99.9 % of frames; and that
 //! statement may not be an excuse: it is at most the sync's (20 ms on the virtual radio) + 5 ppm of the distance
-//! between the two anchors around it, + 45 ppm of the distance to the nearest one outside them. The times of an
-//! epoch without any anchor are intervals; the truth must lie inside, always.
+//! between the two anchors around it, + 45 ppm of the distance to the nearest one outside them. A fit that was bent, so
+//! that it does not reach back before what was sealed by the one before it, may state for a while what the two may
+//! differ by. The times of an epoch without any anchor are intervals; the truth must lie inside, always.
 
 use std::collections::HashMap;
 
@@ -17,6 +18,8 @@ const ONE_IN: u64 = 1000;
 const ROUNDING_US: f64 = 1.0;
 const INSIDE: f64 = 5e-6;
 const OUTSIDE: f64 = 45e-6;
+/// The time in which a bent fit loses all but a third of what it is bent by.
+const CATCH_UP_MS: f64 = 600_000.0;
 
 /// One frame's worst sample.
 #[derive(Debug, Clone)]
@@ -59,8 +62,18 @@ impl Anchors {
             (None, Some(after)) => OUTSIDE * (after - ticks) as f64,
             (None, None) => 0.0,
         };
-        sync + ms * 1000.0
+        sync + ms * 1000.0 + bent_us(anchors, before, ticks, sync)
     }
+}
+
+/// What a fit after an anchor may be bent by: what the fit of the anchor before it had come to, less what has gone since.
+fn bent_us(anchors: &[u64], before: Option<u64>, ticks: u64, sync: f64) -> f64 {
+    let Some(at) = before.and_then(|before| anchors.binary_search(&before).ok()).filter(|at| *at > 0) else {
+        return 0.0;
+    };
+    let apart_us = OUTSIDE * 1000.0 * (anchors[at] - anchors[at - 1]) as f64;
+    let gone = (-((ticks - anchors[at]) as f64) / CATCH_UP_MS).exp();
+    (2.0 * sync + apart_us) * gone
 }
 
 /// Times of a whole clinic.
