@@ -12,12 +12,22 @@ use crate::hardware::HardwareId;
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("{path}: {source}; give the configuration with --config FILE")]
+    #[error("{path}: {source}; give the path of a file that this user may read with --config FILE")]
     Read {
         /// The file.
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// Not UTF-8.
+    #[error("{path}, line {line}: this is {encoding}; save the file as UTF-8")]
+    Encoding {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What it seems to be.
+        encoding: &'static str,
     },
     /// Not TOML, an unknown field, or a value of another type.
     #[error("{path}, line {line}: {message}")]
@@ -45,6 +55,21 @@ pub enum ConfigError {
     },
 }
 
+/// The text of a file. A byte order mark of UTF-8 is no part of it.
+pub(super) fn text<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str, ConfigError> {
+    let wrong = |line, encoding| ConfigError::Encoding { path: path.to_owned(), line, encoding };
+    // Every other byte of a text in Latin letters is 0 there.
+    let wide = bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) || bytes.contains(&0);
+    if wide {
+        return Err(wrong(1, "UTF-16, or no text at all"));
+    }
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        let line = bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
+        wrong(line, "not UTF-8 (Latin-1 or Windows-1252, perhaps)")
+    })?;
+    Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
+}
+
 pub(super) fn syntax(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
     let at = error.span().map_or(0, |span| span.start.min(text.len()));
     let line = text[..at].matches('\n').count() + 1;
@@ -60,22 +85,32 @@ struct Checker<'a> {
 }
 
 impl Checker<'_> {
-    /// The line of a field: in its section, at its `nth` appearance.
+    /// The line of a field, at its `nth` appearance: in its section, or by its whole name with dots. The section's own
+    /// line where the field is not given.
     fn line(&self, section: &str, key: &str, nth: usize) -> usize {
-        let mut here = section.is_empty();
-        let mut seen = 0;
+        let whole = if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") };
+        let (mut inside, mut seen, mut section_at) = (String::new(), 0, 1);
         for (index, line) in self.text.lines().enumerate() {
             let line = line.trim();
-            if line.starts_with('[') {
-                here = line.trim_matches(['[', ']']).trim() == section;
-            } else if here && line.split('=').next().is_some_and(|name| name.trim() == key) {
+            if let Some(header) = line.strip_prefix('[') {
+                inside = plain(header.trim_start_matches('[').split(']').next().unwrap_or_default());
+                if inside == section && nth == 0 {
+                    section_at = index + 1;
+                }
+                continue;
+            }
+            let Some((name, _)) = line.split_once('=').filter(|_| !line.starts_with('#')) else { continue };
+            let name = plain(name);
+            let named = if inside.is_empty() { name } else { format!("{inside}.{name}") };
+            // `uplink = { host = … }` holds the field, too.
+            if named == whole || (named == section && holds(line, key)) {
                 if seen == nth {
                     return index + 1;
                 }
                 seen += 1;
             }
         }
-        1
+        section_at
     }
 
     fn wrong(&self, section: &str, key: &str, nth: usize, value: String, accepted: &str) -> ConfigError {
@@ -101,6 +136,47 @@ impl Checker<'_> {
         }
         Err(self.wrong(section, key, 0, value.to_string(), &format!("{least} to {most}")))
     }
+}
+
+/// A key or section without its blanks and quotes.
+fn plain(name: &str) -> String {
+    name.chars().filter(|c| !c.is_whitespace() && !matches!(c, '"' | '\'')).collect()
+}
+
+/// Whether an inline table gives this key.
+fn holds(line: &str, key: &str) -> bool {
+    let inner = line.split_once('{').map_or("", |(_, inner)| inner);
+    inner.split(',').any(|pair| pair.split_once('=').is_some_and(|(name, _)| plain(name) == key))
+}
+
+/// What makes a text no name or address of a host, and how to mend it.
+fn host_trouble(host: &str) -> Option<String> {
+    let bare = host.trim();
+    if let Some((_, rest)) = bare.split_once("://") {
+        let name = rest.split(['/', ':']).next().unwrap_or_default();
+        return Some(format!(
+            "a name or an address without a scheme, such as {name:?} (TLS is [uplink] tls)"
+        ));
+    }
+    if host.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        let name: String = host.chars().filter(|c| !c.is_whitespace() && !c.is_control()).collect();
+        return Some(format!("a name or an address without blanks, such as {name:?}"));
+    }
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    if address.parse::<std::net::Ipv6Addr>().is_ok() {
+        return (address != host).then(|| format!("an IPv6 address without brackets: {address:?}"));
+    }
+    if let Some((name, port)) = host.rsplit_once(':') {
+        return Some(if port.parse::<u16>().is_ok() {
+            format!("a name or an address alone: host = {name:?} and port = {port}")
+        } else {
+            "a name or an address".to_owned()
+        });
+    }
+    if let Some(at) = host.find(['/', '@', '?', '#', '\\']) {
+        return Some(format!("a name or an address, without {:?}", &host[at..=at]));
+    }
+    None
 }
 
 pub(super) fn check(path: &Path, text: &str, config: &Config) -> Result<(), ConfigError> {
@@ -182,6 +258,9 @@ fn uplink(checker: &Checker<'_>, config: &Config) -> Result<(), ConfigError> {
     let uplink = &config.uplink;
     if uplink.host.is_empty() {
         return Err(checker.wrong("uplink", "host", 0, "not given".to_owned(), "a name or an address"));
+    }
+    if let Some(accepted) = host_trouble(&uplink.host) {
+        return Err(checker.wrong("uplink", "host", 0, format!("{:?}", uplink.host), &accepted));
     }
     let files = [("ca", &uplink.ca), ("cert", &uplink.cert), ("key", &uplink.key)];
     for (key, file) in files {
@@ -323,5 +402,64 @@ tls = false
         for field in fields.chain(traces) {
             assert!(text.contains(&format!("{field} =")), "{field} is not in the example");
         }
+    }
+
+    const HEAD: &str = "gateway_id = \"0198a0c0-0000-7000-8000-00000000b0c5\"\ndata_dir = \"d\"\n";
+
+    fn refused(text: &str) -> String {
+        let bytes = [HEAD, text].concat();
+        super::text(Path::new("f.toml"), bytes.as_bytes())
+            .and_then(|text| Config::parse(Path::new("f.toml"), text))
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn a_host_with_a_scheme_a_port_or_a_blank_is_refused_and_the_message_names_the_right_one() {
+        for (host, mended) in [
+            ("mqtts://broker.example.org:8883", "\"broker.example.org\""),
+            ("mqtt://broker.example.org", "\"broker.example.org\""),
+            ("broker.example.org:8883", "host = \"broker.example.org\" and port = 8883"),
+            (" broker.example.org", "\"broker.example.org\""),
+            ("broker.example.org\\t", "\"broker.example.org\""),
+            ("broker example.org", "without blanks"),
+            ("[::1]", "\"::1\""),
+            ("[::1]:8883", "port = 8883"),
+            ("broker.example.org/mqtt", "without \"/\""),
+        ] {
+            let told = refused(&format!("[uplink]\ntls = false\nhost = \"{host}\"\n"));
+            assert!(told.contains("line 5: [uplink] host") && told.contains(mended), "{host}: {told}");
+        }
+        for host in ["broker.example.org", "10.0.0.7", "::1", "fe80::1", "broker", "xn--brker-kva.example"] {
+            let text = format!("{HEAD}[uplink]\ntls = false\nhost = \"{host}\"\n");
+            assert!(Config::parse(Path::new("f.toml"), &text).is_ok(), "{host}");
+        }
+    }
+
+    #[test]
+    fn the_line_is_right_behind_a_comment_with_dots_in_quotes_and_in_an_inline_table() {
+        for (text, line) in [
+            ("[uplink] # the clinic's broker\nhost = \"b\"\ntls = false\nwindow_batches = 99\n", 6),
+            ("uplink.host = \"b\"\nuplink.tls = false\nuplink.window_batches = 99\n", 5),
+            ("[ \"uplink\" ]\nhost = \"b\"\n# window_batches = 3\ntls = false\n\"window_batches\" = 99\n", 7),
+            ("\nuplink = { host = \"b\", tls = false, window_batches = 99 }\n", 4),
+            ("[live]\nevery_ms = 500\n[uplink]\nhost = \"b\"\n", 5),
+        ] {
+            let told = refused(text);
+            assert!(told.contains(&format!("line {line}:")), "{text}: {told}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_another_encoding_is_named_and_a_byte_order_mark_is_no_matter() {
+        let path = Path::new("f.toml");
+        let wide: Vec<u8> = HEAD.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        for bytes in [[&[0xff, 0xfe], &wide[..]].concat(), wide] {
+            let told = super::text(path, &bytes).unwrap_err().to_string();
+            assert!(told.contains("UTF-16") && told.contains("save the file as UTF-8"), "{told}");
+        }
+        let told = super::text(path, b"a = 1\nname = \"Praxis M\xfcller\"\n").unwrap_err().to_string();
+        assert!(told.contains("line 2") && told.contains("Latin-1"), "{told}");
+        assert_eq!(super::text(path, "\u{feff}a".as_bytes()).unwrap(), "a");
     }
 }

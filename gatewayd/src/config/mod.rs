@@ -61,9 +61,10 @@ fn default_name() -> String {
 impl Config {
     /// Reads and checks a file.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        Self::parse(path, &text)
+        let bytes =
+            std::fs::read(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let text = check::text(path, &bytes)?;
+        Self::parse(path, text)
     }
 
     /// Reads and checks a text; `path` is for messages.
