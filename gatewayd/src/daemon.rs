@@ -448,3 +448,22 @@ fn wearables(config: &Config) -> HashMap<HardwareId, kinara_protocol::label::Lab
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_part_that_panics_or_ends_is_named_and_those_that_go_on_are_not() {
+        let mut parts = Parts::default();
+        parts.spawn("what goes on", std::future::pending());
+        parts.spawn("what panics", async { panic!("as planned") });
+        assert_eq!(parts.one_ended().await, "what panics");
+        parts.spawn("what ends", std::future::ready(()));
+        assert_eq!(parts.one_ended().await, "what ends");
+        let still = tokio::time::timeout(Duration::from_millis(50), parts.one_ended()).await;
+        assert!(still.is_err(), "nobody else has ended");
+        let mut none = Parts::default();
+        assert!(tokio::time::timeout(Duration::from_millis(50), none.one_ended()).await.is_err());
+    }
+}

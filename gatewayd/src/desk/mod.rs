@@ -5,6 +5,7 @@
 //! chose; and whatever does not work says why, and what to do.
 
 mod cloud;
+mod erased;
 mod error;
 mod handover;
 mod new_log;

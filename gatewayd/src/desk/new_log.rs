@@ -31,21 +31,7 @@ impl Desk {
     }
 
     async fn record_loss(&self, hardware: &HardwareId, hello: &Hello) -> Result<(), DeskError> {
-        let (oldest_epoch, oldest_seq) = hello.oldest;
-        let first = if oldest_epoch == hello.epoch { oldest_seq } else { 0 };
-        let mut given_up = vec![(hello.epoch, first, hello.next_seq)];
-        if oldest_epoch.0 + 1 == hello.epoch.0 {
-            // The epoch before it reaches as far as the rest of what is stored.
-            let older = hello.stored_frames.saturating_sub(hello.next_seq);
-            given_up.push((oldest_epoch, oldest_seq, oldest_seq.saturating_add(older)));
-        }
-        for (epoch, from, to) in given_up.into_iter().filter(|(_, from, to)| from < to) {
-            self.inner
-                .store
-                .give_up(hardware.clone(), epoch, (from, to), hello.ticks.0)
-                .await
-                .map_err(DeskError::not_kept)?;
-        }
+        self.give_up_held(hardware, hello).await?;
         tracing::warn!(%hardware, frames = hello.stored_frames, "its log is formatted; a person accepted the loss");
         Ok(())
     }

@@ -119,9 +119,7 @@ impl Manager {
     ) -> RadioError {
         let in_window = matches!(sighting.offer, Some(Offer::Label { .. }));
         match &error {
-            RadioError::Refused(_) | RadioError::StaleBond
-                if in_window && self.labels.contains_key(hardware) =>
-            {
+            RadioError::StaleBond if in_window && self.labels.contains_key(hardware) => {
                 // It has been reset and somebody opened its window: pair again at the next sighting.
                 tracing::info!(%hardware, %error, "the wearable does not know us any more");
                 self.drop_bond(adapter, hardware).await;

@@ -122,6 +122,9 @@ pub enum RadioError {
     /// The other side said no.
     #[error("the wearable refused: {0}")]
     Refused(String),
+    /// It is linked to somebody else, or still to a connection of ours that is ending.
+    #[error("the wearable is busy: {0}")]
+    Busy(String),
     /// It did not answer in time.
     #[error("the wearable does not answer ({0})")]
     Timeout(&'static str),

@@ -198,11 +198,15 @@ impl Radio for VirtualRadio {
     }
 }
 
+/// How a wearable begins to say that it has a link already.
+const LINKED: &str = "linked to ";
+
 /// The wearable's words (`firmware/sim`) as what a person can do about them.
 fn connection_refused(reason: String) -> RadioError {
     match reason.as_str() {
         "this bond is not known here; pair again" => RadioError::StaleBond,
         "the pairing window is closed" => RadioError::WindowClosed,
+        _ if reason.starts_with(LINKED) => RadioError::Busy(reason),
         _ => RadioError::Refused(reason),
     }
 }
@@ -212,6 +216,7 @@ fn pairing_refused(reason: String) -> RadioError {
     match reason.as_str() {
         "the passkey is wrong, or the pairing window is closed" => RadioError::WrongCode,
         "the pairing window is closed" => RadioError::WindowClosed,
+        _ if reason.starts_with(LINKED) => RadioError::Busy(reason),
         _ => RadioError::Refused(reason),
     }
 }
@@ -365,5 +370,20 @@ fn from_virtual(characteristic: kinara_virtual_radio::Characteristic) -> Charact
         V::Backlog => Characteristic::Backlog,
         V::Control => Characteristic::Control,
         V::Status => Characteristic::Status,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wearable_that_is_busy_has_not_forgotten_us() {
+        for answer in [connection_refused, pairing_refused] {
+            assert!(matches!(answer("linked to ward".to_owned()), RadioError::Busy(_)));
+            assert!(matches!(answer("no such word".to_owned()), RadioError::Refused(_)));
+        }
+        let forgotten = connection_refused("this bond is not known here; pair again".to_owned());
+        assert_eq!(forgotten, RadioError::StaleBond);
     }
 }

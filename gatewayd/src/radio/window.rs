@@ -189,6 +189,7 @@ impl From<&RadioError> for Why {
             RadioError::NonceSpent => Self::NonceSpent,
             RadioError::Replaces(_) => Self::Replaces,
             RadioError::Refused(_)
+            | RadioError::Busy(_)
             | RadioError::Pausing
             | RadioError::Adapter(_)
             | RadioError::Nonsense(_) => Self::Radio(error.to_string()),

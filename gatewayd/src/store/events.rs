@@ -137,11 +137,11 @@ impl Engine {
         epoch: Epoch,
         oldest: Seq,
         next: Seq,
-        ticks: u64,
+        ticks: Option<u64>,
     ) -> Result<(), StoreError> {
         let device = self.devices.get(hardware).and_then(|device| device.epochs.get(&epoch.0));
-        let (received, from_ticks) =
-            device.map(|state| (state.received.clone(), state.last_ticks.min(ticks))).unwrap_or_default();
+        let (received, last_ticks) =
+            device.map(|state| (state.received.clone(), state.last_ticks)).unwrap_or_default();
         let mut held = SeqSet::default();
         if oldest < next {
             held.insert_range(oldest, next - 1);
@@ -151,7 +151,7 @@ impl Engine {
             .iter()
             .fold(held, |lost, (from, to)| lost.without(i64::from(*from), i64::from(*to)));
         // To the cloud it is what a log does that nobody drains: it is overwritten.
-        let lost = Extent { seqs: lost, ticks: Some((from_ticks, ticks)) };
+        let lost = Extent { seqs: lost, ticks: ticks.map(|ticks| (last_ticks.min(ticks), ticks)) };
         self.put_gap(hardware, epoch.0, &lost, "overflow")
     }
 

@@ -246,13 +246,13 @@ impl Store {
     }
 
     /// Records that frames of an epoch, from `oldest` on and below `next`, will not come, except for those that are
-    /// here: their log is to be formatted at `ticks`.
+    /// here: their log is to be formatted, at `ticks` of that epoch where that is known.
     pub async fn give_up(
         &self,
         hardware: HardwareId,
         epoch: Epoch,
         (oldest, next): (Seq, Seq),
-        ticks: u64,
+        ticks: Option<u64>,
     ) -> Result<(), StoreError> {
         self.write(usize::MAX, move |engine| engine.give_up(&hardware, epoch, oldest, next, ticks)).await
     }

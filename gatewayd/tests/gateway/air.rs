@@ -142,6 +142,11 @@ impl Wearable {
         state.push(Bytes::copy_from_slice(&out[..len]));
     }
 
+    /// Its link falls with the next thing that it is asked.
+    pub fn lets_go(&self) {
+        self.lock().resets = true;
+    }
+
     /// More frames of samples.
     pub fn produce(&self, frames: u32) {
         let mut state = self.lock();
@@ -189,6 +194,12 @@ impl Wearable {
     /// Everything it ever logged.
     pub fn log(&self) -> Vec<Bytes> {
         self.lock().log.clone()
+    }
+
+    /// The frames that nobody has acknowledged.
+    pub fn held(&self) -> std::collections::BTreeSet<(u64, Seq)> {
+        let state = self.lock();
+        state.log[state.acknowledged..].iter().map(identity).map(|(epoch, seq)| (epoch.0, seq)).collect()
     }
 
     /// Whether it knows no gateway.

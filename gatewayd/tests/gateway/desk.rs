@@ -298,6 +298,44 @@ async fn a_hand_over_outlives_a_wearable_that_goes_and_a_box_that_starts_again()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_epoch_that_goes_with_a_formatted_log_has_its_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path());
+    let bridge = Bridge::start(broker.port);
+    let wearable = Wearable::start(&air(dir.path()), 0xa8, 5);
+    let daemon = start(dir.path(), broker.port).await;
+    let desk = &daemon.desk;
+    let hardware = pair(desk).await;
+    desk.bind(&nurse(), &hardware, named("Asha"), agreed(desk), Log::Drain).await.unwrap();
+    until("her log is drained", || wearable.is_drained()).await;
+
+    // Four resets with nobody near: the frames of five epochs lie in its log.
+    wearable.lock().holds_back = true;
+    for frames in [3, 1, 7, 2] {
+        wearable.produce(frames);
+        wearable.boot();
+    }
+    wearable.produce(4);
+    let links = wearable.lock().links;
+    wearable.lets_go();
+    until("it is linked again", || wearable.lock().links > links).await;
+    let held: std::collections::BTreeSet<(u64, u32)> = wearable.held();
+    assert!(held.iter().map(|(epoch, _)| epoch).collect::<std::collections::BTreeSet<_>>().len() == 5);
+    desk.bind(&nurse(), &hardware, named("Bela"), agreed(desk), Log::Format).await.unwrap();
+    until("each frame that went has a gap", || {
+        let seen = bridge.lock();
+        let gaps = seen.gaps.iter().filter(|gap| gap.hardware_id == hardware.as_str());
+        let told: std::collections::BTreeSet<(u64, u32)> = gaps
+            .flat_map(|gap| gap.seq_ranges.chunks(2).map(|range| (gap.epoch, range[0], range[1])))
+            .flat_map(|(epoch, from, count)| (from..from + count).map(move |seq| (epoch, seq)))
+            .collect();
+        held.is_subset(&told)
+    })
+    .await;
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_clouds_roster_is_there_without_the_cloud_and_what_it_revokes_is_forgotten() {
     let dir = tempfile::tempdir().unwrap();
     let mut broker = Broker::start(dir.path());

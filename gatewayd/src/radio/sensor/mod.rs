@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::tz::TimeZone;
-use kinara_protocol::frame::{Body, Epoch, FrameRef};
+use kinara_protocol::frame::{Body, Epoch, FrameRef, Seq};
 use rand::Rng;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -84,6 +84,8 @@ struct Session<'a> {
     clock: SensorClock,
     heart_told: Option<Instant>,
     pending: Vec<Bytes>,
+    /// Frames that were given up and have no gap yet: epoch, seq, ticks.
+    lost: Vec<(Epoch, Seq, u64)>,
 }
 
 impl<'a> Session<'a> {
@@ -107,6 +109,7 @@ impl<'a> Session<'a> {
             clock: SensorClock::new(TimeZone::system()),
             heart_told: None,
             pending: Vec::new(),
+            lost: Vec::new(),
         }
     }
 
@@ -188,8 +191,13 @@ impl<'a> Session<'a> {
         self.pending.extend(closed);
         if let Some(many) = self.pending.len().checked_sub(MOST_PENDING).filter(|many| *many > 0) {
             tracing::error!(hardware = %self.hardware, frames = many, "lost: the store does not take them");
-            self.pending.drain(..many);
+            let lost: Vec<Bytes> = self.pending.drain(..many).collect();
+            self.lost.extend(lost.iter().filter_map(|bytes| FrameRef::parse(bytes).ok()).map(|frame| {
+                let header = frame.header();
+                (header.epoch, header.seq, header.ticks.0)
+            }));
         }
+        self.give_up().await;
         if self.pending.is_empty() {
             return;
         }
@@ -210,6 +218,19 @@ impl<'a> Session<'a> {
                 tracing::warn!(hardware = %self.hardware, %error, "not stored; trying again");
                 self.pending = frames;
             }
+        }
+    }
+
+    /// Records that frames which the store did not take will not come, as soon as it takes that.
+    async fn give_up(&mut self) {
+        while let Some((epoch, (first, next), ticks)) = first_run(&self.lost) {
+            let told =
+                self.context.store.give_up(self.hardware.clone(), epoch, (first, next), Some(ticks)).await;
+            if let Err(error) = told {
+                tracing::warn!(hardware = %self.hardware, %error, "a loss was not recorded; trying again");
+                return;
+            }
+            self.lost.drain(..(next - first) as usize);
         }
     }
 
@@ -234,5 +255,30 @@ impl<'a> Session<'a> {
             device.last_frame_us = now_us + offset.unwrap_or(0);
             device.latest = latest;
         });
+    }
+}
+
+/// The frames at the beginning that follow each other in one epoch: the first, the one after the last, and the last ticks.
+fn first_run(lost: &[(Epoch, Seq, u64)]) -> Option<(Epoch, (Seq, Seq), u64)> {
+    let &(epoch, first, _) = lost.first()?;
+    let run = lost.iter().zip(first..).take_while(|((at, seq, _), next)| *at == epoch && seq == next);
+    let ((.., ticks), last) = run.last()?;
+    Some((epoch, (first, last.saturating_add(1)), *ticks))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_that_a_sensor_lost_are_given_up_run_by_run() {
+        let (one, two) = (Epoch(7), Epoch(9));
+        let mut lost = vec![(one, 3, 30), (one, 4, 40), (one, 6, 60), (two, 7, 5)];
+        let mut runs = Vec::new();
+        while let Some((epoch, (first, next), ticks)) = first_run(&lost) {
+            lost.drain(..(next - first) as usize);
+            runs.push((epoch, first, next, ticks));
+        }
+        assert_eq!(runs, [(one, 3, 5, 40), (one, 6, 7, 60), (two, 7, 8, 5)]);
     }
 }
