@@ -543,9 +543,9 @@ mod tests {
     }
 
     /// A certificate that counts from 30 days before `NOW` to a year after it.
-    fn proof() -> Option<Validity> {
+    fn proof() -> Validity {
         let at = |us| jiff::Timestamp::from_microsecond(us).unwrap();
-        Some(Validity { from: at(NOW - 30 * DAY), until: at(NOW + 365 * DAY) })
+        Validity { from: at(NOW - 30 * DAY), until: at(NOW + 365 * DAY) }
     }
 
     fn told_at(boot_us: i64, utc_us: i64, proof: Option<Validity>) -> ToldTime {
@@ -589,8 +589,8 @@ mod tests {
         let clock = Arc::new(ManualClock::new(0, 0));
         let mut judge = judge(&clock, NOW, false);
         // The bridge's own certificate does not count in 2099: it contradicts itself.
-        judge.bridge_said(told_at(0, FAR, proof()));
-        judge.https_said(told_at(0, FAR + 3_600_000_000, proof()));
+        judge.bridge_said(told_at(0, FAR, Some(proof())));
+        judge.https_said(told_at(0, FAR + 3_600_000_000, Some(proof())));
         assert_eq!(source(&mut judge, Words::default()), None);
         assert_eq!(judge.floor().at_us, NOW);
     }
@@ -601,17 +601,17 @@ mod tests {
         let mut judge = judge(&clock, NOW, false);
         let verdict = judge.decide(IN_STEP);
         assert!(verdict.known.is_some() && !verdict.confirmed);
-        judge.https_said(told_at(0, NOW + 40 * DAY, proof()));
+        judge.https_said(told_at(0, NOW + 40 * DAY, Some(proof())));
         assert!(judge.decide(IN_STEP).trouble.starts_with("Two clocks differ"));
         assert_eq!(judge.floor().at_us, NOW);
-        judge.https_said(told_at(0, NOW + 100 * DAY, proof()));
+        judge.https_said(told_at(0, NOW + 100 * DAY, Some(proof())));
         assert!(judge.decide(IN_STEP).confirmed);
         assert!((NOW + 100 * DAY - judge.floor().at_us) < 1_000_000, "two kinds");
         let mut judge = super::tests::judge(&clock, NOW, false);
         judge.bridge_said(told_at(0, NOW + 7 * DAY, None));
         assert!(source(&mut judge, Words::default()).is_some());
         assert_eq!(judge.floor().at_us, NOW, "a bridge that proved nothing");
-        judge.bridge_said(told_at(0, NOW + 7 * DAY, proof()));
+        judge.bridge_said(told_at(0, NOW + 7 * DAY, Some(proof())));
         assert!(judge.decide(Words::default()).confirmed);
         assert!((NOW + 7 * DAY - judge.floor().at_us).abs() < 2_000_000);
     }
@@ -622,9 +622,9 @@ mod tests {
         let mut judge = judge(&clock, NOW + 200 * DAY, false);
         assert_eq!(source(&mut judge, IN_STEP), None);
         judge.bridge_said(told_at(0, NOW, None));
-        judge.bridge_said(told_at(0, NOW - 40 * DAY, proof()));
+        judge.bridge_said(told_at(0, NOW - 40 * DAY, Some(proof())));
         assert_eq!(source(&mut judge, IN_STEP), None, "its certificate did not count yet");
-        judge.bridge_said(told_at(0, NOW, proof()));
+        judge.bridge_said(told_at(0, NOW, Some(proof())));
         assert_eq!(source(&mut judge, IN_STEP), Some(ClockSource::Timedate));
         assert!((judge.floor().at_us - NOW).abs() < 2_000_000);
         assert!(judge.floor().former_us <= judge.floor().at_us);
@@ -654,9 +654,9 @@ mod tests {
         let clock = Arc::new(ManualClock::new(NOW + 90 * DAY, 0));
         let mut judge = judge(&clock, NOW, true);
         assert_eq!(source(&mut judge, Words::default()), Some(ClockSource::TrustSystem));
-        judge.bridge_said(told_at(0, NOW, proof()));
+        judge.bridge_said(told_at(0, NOW, Some(proof())));
         assert_eq!(source(&mut judge, Words::default()), Some(ClockSource::Bridge));
-        judge.bridge_said(told_at(0, NOW + 90 * DAY, proof()));
+        judge.bridge_said(told_at(0, NOW + 90 * DAY, Some(proof())));
         assert_eq!(source(&mut judge, Words::default()), Some(ClockSource::TrustSystem));
     }
 

@@ -64,7 +64,7 @@ pub(super) fn text<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str, ConfigEr
         return Err(wrong(1, "UTF-16, or no text at all"));
     }
     let text = std::str::from_utf8(bytes).map_err(|error| {
-        let line = bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
+        let line = bytes[..error.valid_up_to()].split(|byte| *byte == b'\n').count();
         wrong(line, "not UTF-8 (Latin-1 or Windows-1252, perhaps)")
     })?;
     Ok(text.strip_prefix('\u{feff}').unwrap_or(text))

@@ -9,7 +9,7 @@ use crate::status::{Admission, Snapshot};
 /// A clock that is unknown for longer is a reason, not a note.
 const CLOCK_PATIENCE_US: i64 = 3600 * 1_000_000;
 /// A loop that has not turned for longer is a reason.
-pub(super) const SILENT: Duration = Duration::from_secs(60);
+pub(super) const SILENT: Duration = Duration::from_mins(1);
 
 /// The answer of `/healthz`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

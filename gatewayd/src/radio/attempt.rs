@@ -302,7 +302,7 @@ impl Manager {
     fn once(&self, sighting: &Sighting, passkey: Passkey) -> Result<PasskeyProvider, RadioError> {
         let Passkey::Known(known) = passkey else { return Ok(passkey.provider()) };
         let provider = passkey.provider();
-        let (Some(Offer::Label { nonce }) | Some(Offer::Introduction { nonce, .. })) = &sighting.offer else {
+        let Some(Offer::Label { nonce } | Offer::Introduction { nonce, .. }) = &sighting.offer else {
             return Ok(provider);
         };
         // Two secrets may meet the same nonce; neither learns anything of the other.

@@ -1,6 +1,7 @@
 //! What was sealed keeps its order: see [`crate::align::order`]. Kept in the transaction that seals.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use kinara_protocol::frame::{Epoch, Kind};
 use rusqlite::{OptionalExtension, params};
@@ -23,10 +24,10 @@ impl Engine {
                 let header = frame.header();
                 let Some(class) = class(header.kind) else { continue };
                 let key = (row.device, row.epoch.0, class);
-                if !orders.contains_key(&key) {
-                    orders.insert(key, self.order(key)?);
-                }
-                let order = orders.get_mut(&key).expect("it was there or was just put there");
+                let order = match orders.entry(key) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(place) => place.insert(self.order(key)?),
+                };
                 let (first, last) = (header.ticks.0, piece::last_ticks(frame));
                 *fit = order.bend(*fit, first, last);
                 order.sealed(fit, first, last);
