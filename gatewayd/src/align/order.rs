@@ -232,7 +232,7 @@ mod tests {
                 let (first, last) = frames[at];
                 let fit = order.bend(off(off_us), first, last);
                 order.sealed(&fit, first, last);
-                for ticks in [first, (first + last) / 2, last] {
+                for ticks in [first, u64::midpoint(first, last), last] {
                     let moved_us = fit.utc_us(ticks).abs_diff(off(off_us).utc_us(ticks));
                     prop_assert!(moved_us <= fit.uncertainty_at(ticks));
                     sealed.push((ticks, fit.utc_us(ticks)));

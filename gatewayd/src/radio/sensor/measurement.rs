@@ -330,9 +330,12 @@ mod tests {
         assert!(heart(&[0, 0]).is_empty());
     }
 
+    /// A packet, the rate in it, the intervals in it, and what is left out.
+    type Odd = (&'static [u8], f64, &'static [f64], &'static [LeftOut]);
+
     #[test]
     fn one_odd_field_costs_itself_and_not_the_heart_rate_beside_it() {
-        let cases: [(&[u8], f64, &[f64], &[LeftOut]); 8] = [
+        let cases: [Odd; 8] = [
             (&[0x10, 61, 0x9a, 0x00], 61.0, &[], &[LeftOut::Interval]),
             (&[0x10, 62, 0x00, 0x04, 0x00, 0x00], 62.0, &[1000.0], &[]),
             (&[0x10, 63, 0xd0, 0x14], 63.0, &[], &[LeftOut::Interval]),
