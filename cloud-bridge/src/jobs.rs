@@ -41,6 +41,8 @@ const AGAIN: Duration = Duration::from_secs(2);
 const DAY_US: i64 = 86_400_000_000;
 /// Keys of requests count so long.
 const KEYS_DAYS: i64 = 30;
+/// Whoever was erased so lately is erased again every night: a backup that is restored is younger.
+const ERASED_AGAIN_DAYS: i64 = 30;
 /// So many days are compared every night, whether or not they changed.
 const COMPARED_DAYS: i64 = 8;
 
@@ -192,25 +194,60 @@ pub(crate) fn crontab(fields: &str) -> Option<Vec<Crontab>> {
     graphile_worker::parse_crontab(&line).ok().filter(|parsed| parsed.len() == 1)
 }
 
-/// The night's work.
+/// The night's work. Each step stands alone: one that fails is told, stops none behind it, and has the job tried again.
 pub async fn nightly(shop: &Workshop) -> Result<(), kinara_ingest::Error> {
-    let now_us = shop.clock.utc_us();
-    let ago = |days: i64| timestamp(now_us - days * DAY_US);
-    let erased = erase::erase_all(&shop.pool).await?;
-    if erased > 0 {
-        shop.metrics.erased_total.fetch_add(erased, Ordering::Relaxed);
-        tracing::warn!(rows = erased, "readings of erased wearers had come back, and are erased again");
+    let steps = [
+        ("erasing again", erase_again(shop).await),
+        ("forgetting keys", requests::forget(&shop.pool, ago(shop, KEYS_DAYS)).await.map(|_| ())),
+        ("forgetting what is over", forget(shop).await),
+        ("the length of chunks", fit_chunks(shop).await),
+        ("comparing", compare(shop).await),
+    ];
+    let mut failed = None;
+    for (step, result) in steps {
+        if let Err(error) = result {
+            tracing::error!(step, %error, "a part of the night's work was not done");
+            failed = Some(error);
+        }
     }
-    requests::forget(&shop.pool, ago(KEYS_DAYS)).await?;
-    let (gone, failed) = retention::forget(&shop.pool, timestamp(now_us), &shop.retention).await;
+    failed.map_or(Ok(()), Err)
+}
+
+fn ago(shop: &Workshop, days: i64) -> jiff::Timestamp {
+    timestamp(shop.clock.utc_us() - days * DAY_US)
+}
+
+async fn erase_again(shop: &Workshop) -> Result<(), kinara_ingest::Error> {
+    let now = timestamp(shop.clock.utc_us());
+    let again = erase::erase_again(&shop.pool, ago(shop, ERASED_AGAIN_DAYS), now).await?;
+    shop.metrics.erase_failures_total.fetch_add(again.failed, Ordering::Relaxed);
+    if again.rows > 0 {
+        shop.metrics.erased_total.fetch_add(again.rows, Ordering::Relaxed);
+        tracing::warn!(rows = again.rows, "readings of erased wearers had come back, and are erased again");
+    }
+    Ok(())
+}
+
+async fn forget(shop: &Workshop) -> Result<(), kinara_ingest::Error> {
+    let now = timestamp(shop.clock.utc_us());
+    let (gone, failed) = retention::forget(&shop.pool, now, &shop.retention).await;
     shop.metrics.housekeeping_failed_total.fetch_add(failed, Ordering::Relaxed);
     if gone > 0 {
         tracing::info!(rows = gone, "forgotten, since their time is over");
     }
+    Ok(())
+}
+
+async fn fit_chunks(shop: &Workshop) -> Result<(), kinara_ingest::Error> {
     if let Some(length) = sweep::fit_chunks(&shop.pool, shop.database_memory).await? {
         tracing::info!(length, "chunks of readings are of another length from here on");
     }
-    let span = Span { raw_from: shop.raw_from(), again_from: ago(COMPARED_DAYS), patience: shop.patience };
+    Ok(())
+}
+
+async fn compare(shop: &Workshop) -> Result<(), kinara_ingest::Error> {
+    let again_from = ago(shop, COMPARED_DAYS);
+    let span = Span { raw_from: shop.raw_from(), again_from, patience: shop.patience };
     let found = reconcile::reconcile(&shop.pool, &span).await?;
     for one in &found.frames {
         tracing::error!(hardware = %one.hardware, epoch = %Epoch(one.epoch as u64), nowhere = one.nowhere,

@@ -105,6 +105,8 @@ metrics! {
     requests_total: "counter",
     /// Rows of erased wearers that were deleted.
     erased_total: "counter",
+    /// Erased wearers of whom something may be left, since erasing them again failed.
+    erase_failures_total: "counter",
     /// Windows of what came over HTTP that were looked at.
     inference_windows_total: "counter",
     /// Times that the model failed at one of them.

@@ -120,7 +120,7 @@ impl Register {
             let statement = tx
                 .prepare_cached(
                     "UPDATE gateways SET state = $2, last_seen_at = greatest(last_seen_at, $3)
-                     WHERE id = $1 RETURNING tenant_id",
+                     WHERE id = $1 AND retired_at IS NULL RETURNING tenant_id",
                 )
                 .await?;
             tx.query_opt(&statement, &[&gateway, &json(state), &seen]).await?
@@ -128,13 +128,14 @@ impl Register {
             // A last will knows nothing but this; what the gateway said last stays.
             let statement = tx
                 .prepare_cached(
-                    "UPDATE gateways SET state = state || '{\"online\": false}' WHERE id = $1 RETURNING tenant_id",
+                    "UPDATE gateways SET state = state || '{\"online\": false}' WHERE id = $1 AND retired_at IS NULL
+                     RETURNING tenant_id",
                 )
                 .await?;
             tx.query_opt(&statement, &[&gateway]).await?
         };
         let Some(row) = row else {
-            tracing::warn!(%gateway, "a state from a gateway that is not enrolled");
+            tracing::warn!(%gateway, "a state from a gateway that is not enrolled, or retired");
             return Ok(());
         };
         let tenant: Uuid = row.get(0);
@@ -268,15 +269,21 @@ const FIRMWARE: &str = "
       AND NOT EXISTS (SELECT FROM device_firmware f WHERE f.device_id = d.id AND f.epoch = n.epoch)
     ORDER BY 1 ON CONFLICT DO NOTHING";
 
-/// Once an hour is enough for a comparison that is made once a day, and a write for every state is not worth it.
+/// Only frames of times in which the gateway's clinic had the device: of what it says, the numbers that boundaries and times
+/// leave to it. What is known of no such epoch is of now. Once an hour is enough for a comparison that is made once a day, and a
+/// write for every state is not worth it.
 const DELIVERED: &str = "
     INSERT INTO gateway_delivered AS g (gateway_id, hardware, epoch, seqs, told_at)
-    SELECT $1, h.id, n.epoch, n.seqs::int8multirange, $3
-    FROM unnest($4::text[], $5::int8[], $6::text[]) AS n (hardware_id, epoch, seqs)
-      JOIN devices d ON d.tenant_id = $2 AND d.hardware_id = n.hardware_id
-      JOIN hardware h ON h.hardware_id = n.hardware_id
-    WHERE NOT EXISTS (SELECT FROM gateway_delivered o WHERE o.gateway_id = $1 AND o.hardware = h.id
-      AND o.epoch = n.epoch AND (o.told_at > $3::timestamptz - interval '1 hour' OR o.seqs @> n.seqs::int8multirange))
+    SELECT $1, t.hardware, t.epoch, t.seqs, $3
+    FROM (
+      SELECT h.id AS hardware, n.epoch, n.seqs::int8multirange * c.possible AS seqs
+      FROM unnest($4::text[], $5::int8[], $6::text[]) AS n (hardware_id, epoch, seqs)
+        JOIN hardware h ON h.hardware_id = n.hardware_id
+        JOIN LATERAL ts.numbers_of(h.id, n.epoch, $3) c ON c.clinic = $2
+      WHERE NOT EXISTS (SELECT FROM gateway_delivered o WHERE o.gateway_id = $1 AND o.hardware = h.id
+        AND o.epoch = n.epoch AND o.told_at > $3::timestamptz - interval '1 hour')) t
+    WHERE NOT isempty(t.seqs) AND NOT EXISTS (SELECT FROM gateway_delivered o WHERE o.gateway_id = $1
+      AND o.hardware = t.hardware AND o.epoch = t.epoch AND o.seqs @> t.seqs)
     ORDER BY 2, 3
     ON CONFLICT (gateway_id, hardware, epoch) DO UPDATE SET seqs = g.seqs + excluded.seqs, told_at = excluded.told_at";
 

@@ -190,6 +190,29 @@ pub fn whose<'a>(assignments: &'a [Assignment], moment: &Moment) -> Whose<'a> {
     estimate.or(begins_later).map_or(Whose::Nobody, Whose::Of)
 }
 
+/// The assignments that a frame may belong to: the one that it belongs to, or, where that is in doubt, all that neither its
+/// name nor its time rules out.
+pub fn possible<'a>(assignments: &'a [Assignment], moment: &Moment) -> Vec<&'a Assignment> {
+    let by_name = named(assignments, moment);
+    let by_time = |assignment: &Assignment| {
+        assignment.from.side(moment) != Side::Before
+            && assignment.to.as_ref().is_none_or(|to| to.side(moment) != Side::After)
+    };
+    let found = whose(assignments, moment);
+    let may = |(index, assignment): &(usize, &'a Assignment)| match found {
+        Whose::Of(owner) => owner.id == assignment.id,
+        Whose::Nobody => false,
+        Whose::Unsure | Whose::Straddles => by_name.contains(index) && by_time(assignment),
+        Whose::Contradicts => by_name.contains(index) || by_time(assignment),
+    };
+    assignments.iter().enumerate().filter(may).map(|(_, assignment)| assignment).collect()
+}
+
+/// Whether a frame in doubt may be of an erased wearer of a clinic: then it is not kept for anybody.
+pub(crate) fn may_be_erased(assignments: &[Assignment], moment: &Moment, tenant: Uuid) -> bool {
+    possible(assignments, moment).iter().any(|one| one.erased && one.tenant == tenant)
+}
+
 /// Whether frames from `first` to `last` can be a clinic's, and no other's: what `whose` would say of each of them.
 /// Both moments carry the times of the whole.
 pub fn all_of(assignments: &[Assignment], tenant: Uuid, first: &Moment, last: &Moment) -> bool {
@@ -307,6 +330,22 @@ mod tests {
         let mut same = assignments;
         same[1].user = same[0].user;
         assert_eq!(user(whose(&same, &moment(1, 700, 750, 400))), 10);
+    }
+
+    #[test]
+    fn a_frame_in_doubt_may_be_of_those_whom_neither_name_nor_time_rules_out() {
+        let users = |assignments: &[Assignment], moment: &Moment| -> Vec<u128> {
+            possible(assignments, moment).iter().map(|one| one.user.as_u128()).collect()
+        };
+        let mut assignments = handed_over_at(at(1_000));
+        assignments.push(assignment(12, at(9_000), None));
+        assignments[1].to = Some(at(9_000));
+        assert_eq!(users(&assignments, &moment(1, 700, 750, 0)), [10]);
+        assert_eq!(users(&assignments, &moment(1, 700, 750, 400)), [10, 11]);
+        assert_eq!(users(&assignments, &moment(1, 900, 1_100, 10)), [10, 11]);
+        assignments[1].first = Some((EPOCH, 50));
+        assert_eq!(users(&assignments, &moment(60, 500, 600, 0)), [10, 11, 12]);
+        assert_eq!(users(&assignments[..0], &moment(60, 500, 600, 0)), []);
     }
 
     #[test]

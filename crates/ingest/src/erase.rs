@@ -1,18 +1,47 @@
 //! Erasing a person.
 //!
 //! The promise: once a tombstone stands, nothing of this person is written any more, and the job deletes what there is,
-//! slice by slice, as often as it takes. The tombstone outlives it; after a backup from before was restored, the tombstones
-//! kept elsewhere are put back ([`restore`]), and everything is deleted again.
+//! slice by slice, as often as it takes: of whoever was merged into them, too, and in whichever order people merge, correct
+//! and erase. What others measured stays: readings that a boundary gives to somebody else are given to them first. The
+//! tombstone outlives it; after a backup from before was restored, the tombstones kept elsewhere are put back ([`restore`]),
+//! and everything is deleted again. What stays of a person is in [`KEPT`].
+
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use kinara_store::Pool;
+use kinara_protocol::envelope::Event;
+use kinara_protocol::frame::Epoch;
+use kinara_store::{Pool, Transaction};
+use prost::Message as _;
 use serde::{Deserialize, Serialize};
+use tokio_postgres::Row;
 use uuid::Uuid;
 
-use crate::Error;
+use crate::assign::{Moment, possible};
+use crate::batch::Content;
+use crate::directory::{Directory, Hardware};
+use crate::gaps::{self, Candidate, Findings};
+use crate::plan::Key;
+use crate::seqs::SeqSet;
+use crate::{Error, events, ledger, quarantine};
 
 /// Days of one wearer that are deleted in a transaction.
-const DAYS: i32 = 2;
+const DAYS: i32 = 1;
+
+/// Refused things that are looked at in a transaction.
+const PAGE: i64 = 500;
+
+/// Where a person's number stays, and nothing else of them: table, column, why.
+pub const KEPT: [(&str, &str, &str); 8] = [
+    ("public.tombstones", "user_id", "by it what comes late is known, and is not taken"),
+    ("public.device_assignments", "user_id", "by it late frames are known as theirs"),
+    ("public.audit_log", "target", "who did what when; the person is a number that names nobody any more"),
+    ("public.audit_log", "detail", "as target"),
+    ("public.moves", "from_user", "until it is settled: a writer may still bring what is another's"),
+    ("public.moves", "to_user", "until it is settled: a writer may still bring what is theirs, to be erased"),
+    ("jobs._private_jobs", "payload", "the job that erases them, until it is done"),
+    ("jobs._private_jobs", "key", "as payload"),
+];
 
 /// An erased person.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,9 +56,10 @@ pub struct Tombstone {
 
 /// Deletes what there is of a wearer who has a tombstone; gives how many rows that were.
 pub async fn erase(pool: &Pool, tenant: Uuid, user: Uuid) -> Result<u64, Error> {
+    give_others_theirs(pool, tenant, user).await?;
+    let mut total = refused(pool, tenant, user).await?;
     let client = pool.get().await?;
     let statement = client.prepare_cached("SELECT ts.erase($1, $2, $3)").await?;
-    let mut total = 0;
     loop {
         let gone: i64 = client.query_one(&statement, &[&tenant, &user, &DAYS]).await?.get(0);
         if gone == 0 {
@@ -39,40 +69,221 @@ pub async fn erase(pool: &Pool, tenant: Uuid, user: Uuid) -> Result<u64, Error> 
     }
 }
 
+/// Moves from them and to them, the first first.
+const MOVES: &str = "
+    SELECT m.id FROM moves m JOIN tombstones t ON t.tenant_id = $1 AND t.user_id = $2
+    WHERE m.settled_at IS NULL AND $1 IN (m.tenant_id, m.to_tenant) AND $2 IN (m.from_user, m.to_user)
+    ORDER BY m.asked_at, m.id";
+
+/// Carries out the moves that are open: what is another's is theirs before this person's readings go, and what is this
+/// person's goes with them.
+async fn give_others_theirs(pool: &Pool, tenant: Uuid, user: Uuid) -> Result<(), Error> {
+    let client = pool.get().await?;
+    let statement = client.prepare_cached("SELECT ts.move($1, $2)").await?;
+    loop {
+        let mut total = 0;
+        for row in client.query(MOVES, &[&tenant, &user]).await? {
+            total += client.query_one(&statement, &[&row.get::<_, Uuid>(0), &DAYS]).await?.get::<_, i64>(0);
+        }
+        if total == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// What was refused of the devices that they had, whichever clinic's gateway brought it.
+const REFUSED: &str = "
+    SELECT q.id, q.what, q.hardware_id, q.epoch, q.seq, q.payload, q.fit, q.received_at,
+      q.replayed_at IS NULL AND q.reason <> 'foreign_gateway' AND q.tenant_id = $1 AS believed,
+      (SELECT min(f.ref_utc_us) FROM frame_times f WHERE f.hardware = h.id AND f.epoch = q.epoch AND f.ref_utc_us > 0),
+      (SELECT l.highest_time FROM ledger l WHERE l.hardware = h.id AND l.epoch = q.epoch)
+    FROM hardware h JOIN quarantine q ON q.hardware_id = h.hardware_id AND q.what <> 'decision'
+    WHERE h.id IN (SELECT a.hardware_id FROM device_assignments a JOIN tombstones t USING (tenant_id, user_id)
+                   WHERE a.tenant_id = $1 AND a.user_id = $2) AND q.id > $3
+    ORDER BY q.id LIMIT $4";
+
+/// Deletes what was refused and is theirs, or may be, by the rule by which frames are given to wearers; a gap says so.
+async fn refused(pool: &Pool, tenant: Uuid, user: Uuid) -> Result<u64, Error> {
+    let (mut after, mut total) = (Uuid::nil(), 0);
+    let mut client = pool.get().await?;
+    loop {
+        let tx = client.transaction().await?;
+        let rows = tx.query(REFUSED, &[&tenant, &user, &after, &PAGE]).await?;
+        let Some(last) = rows.last() else { return Ok(total) };
+        after = last.get(0);
+        let mut hardware: Vec<&str> = rows.iter().map(|row| row.get(2)).collect();
+        hardware.dedup();
+        let directory = Directory::load(&tx, &[], &hardware).await?;
+        let theirs: Vec<Theirs> = rows
+            .iter()
+            .filter_map(|row| Theirs::of(row, directory.hardware(row.get(2))?, tenant, user))
+            .collect();
+        let ids: Vec<Uuid> = theirs.iter().map(|one| one.id).collect();
+        total += tx.execute("DELETE FROM quarantine WHERE id = ANY($1)", &[&ids]).await?;
+        tell(&tx, theirs).await?;
+        tx.commit().await?;
+    }
+}
+
+/// Something refused that goes.
+struct Theirs {
+    id: Uuid,
+    /// The frame, where its number is believed.
+    frame: Option<(Key, u64)>,
+    moment: Moment,
+}
+
+impl Theirs {
+    fn of(row: &Row, hardware: &Hardware, tenant: Uuid, user: Uuid) -> Option<Self> {
+        let moment = moment(row);
+        let is_theirs = possible(&hardware.assignments, &moment)
+            .iter()
+            .any(|one| one.erased && (one.tenant, one.user) == (tenant, user));
+        let seq = row.get::<_, Option<i64>>(4).filter(|_| row.get::<_, &str>(1) == "frame" && row.get(8));
+        let key = Key { hardware: hardware.id, epoch: moment.epoch.0 as i64 };
+        let frame = seq.map(|seq| (key, seq.unsigned_abs()));
+        is_theirs.then(|| Self { id: row.get(0), frame, moment })
+    }
+}
+
+/// What is known of something refused: what it says itself, or, where it cannot be read, when its epoch was, or when it
+/// came.
+fn moment(row: &Row) -> Moment {
+    let read = match row.get(1) {
+        "event" => Event::decode(row.get::<_, &[u8]>(5)).ok().map(|event| events::moment(&event)),
+        "frame" => of_frame(row),
+        _ => None,
+    };
+    read.unwrap_or_else(|| {
+        // Without a number its name tells nothing.
+        let seq = row.get::<_, Option<i64>>(4).and_then(|seq| u32::try_from(seq).ok());
+        let epoch = row.get::<_, Option<i64>>(3).filter(|_| seq.is_some());
+        let (epoch, seq) = (Epoch(epoch.unwrap_or_default() as u64), seq.unwrap_or_default());
+        let received_us = row.get::<_, Timestamp>(7).as_microsecond();
+        let known_us = row.get::<_, Option<Timestamp>>(10).map(Timestamp::as_microsecond);
+        let first_us = row.get::<_, Option<i64>>(9).or(known_us).unwrap_or(received_us);
+        Moment {
+            epoch,
+            seq,
+            first_us,
+            last_us: known_us.unwrap_or(first_us).max(first_us),
+            uncertainty_us: 0,
+        }
+    })
+}
+
+fn of_frame(row: &Row) -> Option<Moment> {
+    let batch = quarantine::batch_of(row.get(2), row.get(5), row.get(6))?;
+    let device = batch.devices.first()?;
+    let frame = device.frames.first()?;
+    let is_known =
+        frame.fit.is_some() && !matches!(frame.content, Content::Refused("damaged" | "no_time", _));
+    is_known.then_some(Moment {
+        epoch: device.epoch,
+        seq: frame.seq,
+        first_us: frame.first_us,
+        last_us: frame.last_us,
+        uncertainty_us: frame.uncertainty_us,
+    })
+}
+
+/// Frames that are not kept leave a gap `erased`, as those do that come late.
+async fn tell(tx: &Transaction<'_>, theirs: Vec<Theirs>) -> Result<(), Error> {
+    let mut told: BTreeMap<Key, Candidate> = BTreeMap::new();
+    for one in theirs {
+        let Some((key, seq)) = one.frame else { continue };
+        let gap = told.entry(key).or_insert_with(|| Candidate {
+            key,
+            reason: "erased",
+            seqs: SeqSet::default(),
+            from_us: Some(one.moment.first_us),
+            to_us: Some(one.moment.last_us),
+            gateway: None,
+        });
+        gap.seqs.insert(seq);
+        gap.from_us = gap.from_us.min(Some(one.moment.first_us));
+        gap.to_us = gap.to_us.max(Some(one.moment.last_us));
+    }
+    let now: Timestamp = tx.query_one("SELECT now()", &[]).await?.get(0);
+    let mut entries = ledger::lock(tx, told.keys().copied()).await?;
+    for (key, gap) in &told {
+        entries.entry(*key).or_default().heard.add(&gap.seqs);
+    }
+    ledger::update(tx, &entries, now).await?;
+    let mut findings = Findings { candidates: told.into_values().collect(), ..Findings::default() };
+    findings.skipped(&entries);
+    gaps::record(tx, findings, &entries, now).await
+}
+
 /// All tombstones there are: to be kept beside the backups, not only in them.
 pub async fn tombstones(pool: &Pool) -> Result<Vec<Tombstone>, Error> {
     let client = pool.get().await?;
     let rows = client
         .query("SELECT tenant_id, user_id, erased_at FROM tombstones ORDER BY erased_at, user_id", &[])
         .await?;
-    Ok(rows
-        .iter()
-        .map(|row| Tombstone { tenant: row.get(0), user: row.get(1), erased_at: row.get(2) })
-        .collect())
+    Ok(rows.iter().map(tombstone).collect())
 }
 
-/// Puts tombstones back, those of clinics that are there; the database makes a job of each new one. Gives how many were
-/// new.
+fn tombstone(row: &Row) -> Tombstone {
+    Tombstone { tenant: row.get(0), user: row.get(1), erased_at: row.get(2) }
+}
+
+/// Puts tombstones back, those of clinics that are there; the database makes a job of each new one, and the next night looks
+/// for what a backup brought back of the others. Gives how many are to be erased again.
 pub async fn restore(pool: &Pool, tombstones: &[Tombstone]) -> Result<u64, Error> {
     let client = pool.get().await?;
-    let mut new = 0;
+    let mut again = 0;
     for stone in tombstones {
-        new += client
+        again += client
             .execute(
-                "INSERT INTO tombstones (tenant_id, user_id, erased_at)
-                 SELECT id, $2, $3 FROM tenants WHERE id = $1 ON CONFLICT DO NOTHING",
+                "INSERT INTO tombstones AS t (tenant_id, user_id, erased_at)
+                 SELECT id, $2, $3 FROM tenants WHERE id = $1
+                 ON CONFLICT (tenant_id, user_id) DO UPDATE SET settled_at = NULL WHERE t.settled_at IS NOT NULL",
                 &[&stone.tenant, &stone.user, &stone.erased_at],
             )
             .await?;
     }
-    Ok(new)
+    Ok(again)
 }
 
-/// Erases everybody who has a tombstone again: what a restored backup brought back, or a slice that was cut short.
-pub async fn erase_all(pool: &Pool) -> Result<u64, Error> {
-    let mut total = 0;
-    for stone in tombstones(pool).await? {
-        total += erase(pool, stone.tenant, stone.user).await?;
+/// What erasing again did.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Again {
+    /// Rows that had come back.
+    pub rows: u64,
+    /// Persons of whom something may be left.
+    pub failed: u64,
+}
+
+/// Erases again whoever was erased since `young_from`, or was not yet found to be gone: what a restored backup brought back, or
+/// a slice that was cut short. One that fails is told, is tried the next night, and stops no other.
+pub async fn erase_again(pool: &Pool, young_from: Timestamp, now: Timestamp) -> Result<Again, Error> {
+    let due = pool
+        .get()
+        .await?
+        .query(
+            "SELECT tenant_id, user_id, erased_at FROM tombstones WHERE settled_at IS NULL OR erased_at >= $1
+             ORDER BY settled_at NULLS FIRST, erased_at, user_id",
+            &[&young_from],
+        )
+        .await?;
+    let mut out = Again::default();
+    for stone in due.iter().map(tombstone) {
+        match settle(pool, &stone, now).await {
+            Ok(rows) => out.rows += rows,
+            Err(error) => {
+                tracing::error!(tenant = %stone.tenant, user = %stone.user, %error, "an erased wearer may not be gone");
+                out.failed += 1;
+            }
+        }
     }
-    Ok(total)
+    Ok(out)
+}
+
+async fn settle(pool: &Pool, stone: &Tombstone, now: Timestamp) -> Result<u64, Error> {
+    let rows = erase(pool, stone.tenant, stone.user).await?;
+    let client = pool.get().await?;
+    let sql = "UPDATE tombstones SET settled_at = $3 WHERE tenant_id = $1 AND user_id = $2";
+    client.execute(sql, &[&stone.tenant, &stone.user, &now]).await?;
+    Ok(rows)
 }

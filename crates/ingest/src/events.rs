@@ -14,7 +14,7 @@ use kinara_store::Transaction;
 use prost::Message as _;
 use uuid::Uuid;
 
-use crate::assign::{Assignment, Consent, Moment, Whose, all_of, whose};
+use crate::assign::{Assignment, Consent, Moment, Whose, all_of, may_be_erased, whose};
 use crate::batch::{Name, Sender, Unreadable, canonical, is_hardware_id, name};
 use crate::directory::{Directory, Hardware};
 use crate::error::Remedy;
@@ -39,9 +39,8 @@ pub struct Events {
 
 impl Events {
     /// One event by itself: the way back from quarantine, through the ordinary write.
-    pub(crate) fn of_one(gateway: Uuid, event: Event) -> Self {
-        let name = Name { gateway, buffer: 0, sequence: 0 };
-        let sender = Sender::Gateway(gateway);
+    pub(crate) fn of_one(sender: Sender, event: Event) -> Self {
+        let name = Name { gateway: sender.gateway().unwrap_or_default(), buffer: 0, sequence: 0 };
         Self { name, sender, derived: vec![event], gaps: Vec::new(), decisions: Vec::new() }
     }
 
@@ -107,6 +106,17 @@ fn is_well_formed(event: &Event) -> bool {
             || serde_json::from_str::<serde_json::Value>(&event.data_json).is_ok_and(|data| data.is_object()))
 }
 
+/// What is known of an event's onset.
+pub(crate) fn moment(event: &Event) -> Moment {
+    Moment {
+        epoch: Epoch(event.epoch),
+        seq: event.onset_seq,
+        first_us: event.onset_utc_us,
+        last_us: event.onset_utc_us,
+        uncertainty_us: event.uncertainty_us,
+    }
+}
+
 fn fate(event: &Event, tenant: Uuid, hardware: Option<&Hardware>, window: Window) -> Fate {
     if event.onset_utc_us < NOT_BEFORE_US || event.onset_utc_us > window.newest_us {
         return Fate::Aside("timestamp");
@@ -115,16 +125,15 @@ fn fate(event: &Event, tenant: Uuid, hardware: Option<&Hardware>, window: Window
         return Fate::Aside("malformed");
     }
     let Some(hardware) = hardware else { return Fate::Aside("no_assignment") };
-    let moment = Moment {
-        epoch: Epoch(event.epoch),
-        seq: event.onset_seq,
-        first_us: event.onset_utc_us,
-        last_us: event.onset_utc_us,
-        uncertainty_us: event.uncertainty_us,
-    };
+    let moment = moment(event);
     let assignment = match whose(&hardware.assignments, &moment) {
         Whose::Of(assignment) => assignment,
         Whose::Nobody => return Fate::Aside("no_assignment"),
+        Whose::Unsure | Whose::Straddles | Whose::Contradicts
+            if may_be_erased(&hardware.assignments, &moment, tenant) =>
+        {
+            return Fate::Discard;
+        }
         Whose::Unsure => return Fate::Aside("unsure"),
         Whose::Straddles => return Fate::Aside("straddle"),
         Whose::Contradicts => return Fate::Aside("order"),

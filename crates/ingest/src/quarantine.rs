@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use crate::batch::{Sender, batch_of_frame, cleaned};
+use crate::batch::{Batch, Sender, batch_of_frame, cleaned};
 use crate::events::Events;
 use crate::write::Outcome;
 use crate::{Error, Writer};
@@ -167,10 +167,11 @@ pub struct Which<'a> {
 /// Things read, and written in one transaction, at a time.
 const PAGE: i64 = 500;
 
+/// What a gateway brought that was retired since is its clinic's.
 const WAITING: &str = "
-    SELECT id, gateway_id, hardware_id, payload, fit, what, tenant_id FROM quarantine
+    SELECT id, (SELECT g.id FROM gateways g WHERE g.id = gateway_id AND g.retired_at IS NULL) AS gateway, hardware_id, payload, fit, what,
+      tenant_id FROM quarantine
     WHERE what IN ('frame', 'event') AND replayed_at IS NULL AND tenant_id IS NOT NULL AND hardware_id IS NOT NULL
-      AND (what = 'frame' OR gateway_id IS NOT NULL)
       AND id > $1 AND ($2::text IS NULL OR hardware_id = $2) AND (cardinality($3::text[]) = 0 OR reason = ANY($3))
     ORDER BY id LIMIT $4";
 
@@ -209,7 +210,7 @@ pub(crate) async fn replay_page(
     for row in &rows {
         if row.get::<_, &str>(5) == "event" {
             let Ok(event) = Event::decode(row.get::<_, &[u8]>(3)) else { continue };
-            let outcome = writer.write_events(&Events::of_one(row.get(1), event)).await?;
+            let outcome = writer.write_events(&Events::of_one(sender_of(row), event)).await?;
             if is_taken(&outcome) {
                 taken.push(row.get(0));
             }
@@ -237,7 +238,16 @@ fn sender_of(row: &tokio_postgres::Row) -> Sender {
 }
 
 fn fit_of(row: &tokio_postgres::Row) -> Option<Fit> {
-    let fit: StoredFit = serde_json::from_value(row.get::<_, Option<serde_json::Value>>(4)?).ok()?;
+    read_fit(row.get(4))
+}
+
+/// A frame that was put aside, read again; `None`: it cannot be.
+pub(crate) fn batch_of(hardware_id: &str, payload: &[u8], fit: Option<serde_json::Value>) -> Option<Batch> {
+    batch_of_frame(Sender::Clinic(Uuid::nil()), hardware_id, payload, read_fit(fit)).ok()
+}
+
+fn read_fit(fit: Option<serde_json::Value>) -> Option<Fit> {
+    let fit: StoredFit = serde_json::from_value(fit?).ok()?;
     Some(Fit {
         ref_ticks: fit.ref_ticks,
         ref_utc_us: fit.ref_utc_us,

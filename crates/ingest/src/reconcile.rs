@@ -36,6 +36,8 @@ pub struct Unaccounted {
     pub twice: String,
     /// Numbers that are nowhere although a gateway was told that they are here, and has them no more.
     pub acknowledged: String,
+    /// Whose frames they are; `None`: it cannot be said.
+    pub tenant: Option<Uuid>,
 }
 
 /// What a comparison found.
@@ -49,7 +51,8 @@ pub struct Found {
     pub days: u64,
 }
 
-/// What changed lately, and what there is an alert about.
+/// What changed lately, and what there is an alert about: each difference with the clinic whose frames they are, by name and
+/// time. What a gateway says was acknowledged to it is its own clinic's. What may be of two clinics is told to neither.
 const FRAMES: &str = "
     WITH gone AS (
       SELECT hardware, epoch, range_agg(seqs) AS seqs FROM gaps WHERE withdrawn_at IS NULL AND seqs IS NOT NULL
@@ -59,13 +62,15 @@ const FRAMES: &str = "
       FROM quarantine q JOIN hardware h ON h.hardware_id = q.hardware_id
       WHERE q.what = 'frame' AND q.seq IS NOT NULL AND q.epoch IS NOT NULL GROUP BY 1, 2),
     delivered AS (
-      SELECT hardware, epoch, range_agg(seqs) AS seqs, max(told_at) AS told_at FROM gateway_delivered GROUP BY 1, 2),
+      SELECT d.hardware, d.epoch, g.tenant_id AS clinic, range_agg(d.seqs) AS seqs, max(d.told_at) AS told_at
+      FROM gateway_delivered d JOIN gateways g ON g.id = d.gateway_id GROUP BY 1, 2, 3),
     both_of_them AS (
       SELECT hardware, epoch, coalesce(l.seqs, '{}') AS seqs, coalesce(l.highest, -1) AS highest,
         coalesce(d.seqs, '{}') AS delivered, greatest(l.updated_at, d.told_at) AS changed_at
-      FROM ledger l FULL JOIN delivered d USING (hardware, epoch)),
+      FROM ledger l FULL JOIN (SELECT hardware, epoch, range_agg(seqs) AS seqs, max(told_at) AS told_at FROM delivered
+        GROUP BY 1, 2) d USING (hardware, epoch)),
     told AS (
-      SELECT b.hardware, b.epoch,
+      SELECT b.hardware, b.epoch, b.seqs + coalesce(g.seqs, '{}') + coalesce(q.seqs, '{}') AS accounted,
         -- What came over HTTP has names and no count.
         CASE WHEN EXISTS (SELECT FROM frame_times f WHERE f.hardware = b.hardware AND f.epoch = b.epoch AND f.ref_ticks = 0
             AND f.ref_utc_us = 0) THEN '{}'::int8multirange
@@ -77,10 +82,23 @@ const FRAMES: &str = "
           AND a.withdrawn_at IS NULL AND a.subject = h.hardware_id || ' ' || lpad(to_hex(b.epoch), 16, '0')) AS alerted,
         b.changed_at
       FROM both_of_them b LEFT JOIN gone g ON g.hardware = b.hardware AND g.epoch = b.epoch
-        LEFT JOIN aside q ON q.hardware = b.hardware AND q.epoch = b.epoch)
-    SELECT hardware, epoch, nowhere::text, twice::text, acknowledged::text FROM told
-    WHERE (changed_at >= $1 OR alerted) AND NOT (isempty(nowhere) AND isempty(twice) AND isempty(acknowledged))
-    ORDER BY NOT alerted, 1, 2 LIMIT $2";
+        LEFT JOIN aside q ON q.hardware = b.hardware AND q.epoch = b.epoch),
+    wrong AS MATERIALIZED (
+      SELECT * FROM told
+      WHERE (changed_at >= $1 OR alerted) AND NOT (isempty(nowhere) AND isempty(twice) AND isempty(acknowledged))
+      ORDER BY NOT alerted, 1, 2 LIMIT $2),
+    certain AS MATERIALIZED (
+      SELECT w.hardware, w.epoch, c.clinic, c.certain FROM wrong w CROSS JOIN LATERAL ts.numbers_of(w.hardware, w.epoch, NULL) c),
+    shared AS (
+      SELECT w.hardware, w.epoch, coalesce(c.clinic, d.clinic) AS clinic, w.nowhere * coalesce(c.certain, '{}') AS nowhere,
+        w.twice * coalesce(c.certain, '{}') AS twice, coalesce(d.seqs - w.accounted, '{}') AS acknowledged
+      FROM wrong w JOIN (certain c FULL JOIN delivered d USING (hardware, epoch, clinic)) USING (hardware, epoch)
+      UNION ALL
+      SELECT w.hardware, w.epoch, NULL, w.nowhere - sure.seqs, w.twice - sure.seqs, '{}'
+      FROM wrong w CROSS JOIN LATERAL (SELECT coalesce(range_agg(c.certain), '{}') AS seqs FROM certain c
+        WHERE c.hardware = w.hardware AND c.epoch = w.epoch) sure)
+    SELECT hardware, epoch, nowhere::text, twice::text, acknowledged::text, clinic FROM shared
+    WHERE NOT (isempty(nowhere) AND isempty(twice) AND isempty(acknowledged)) ORDER BY 1, 2, 6";
 
 /// What is compared.
 #[derive(Debug, Clone, Copy)]
@@ -109,6 +127,7 @@ pub async fn reconcile(pool: &Pool, span: &Span) -> Result<Found, Error> {
             nowhere: row.get(2),
             twice: row.get(3),
             acknowledged: row.get(4),
+            tenant: row.get(5),
         })
         .collect();
     let told: serde_json::Value = out
@@ -116,7 +135,7 @@ pub async fn reconcile(pool: &Pool, span: &Span) -> Result<Found, Error> {
         .iter()
         .map(|one| {
             serde_json::json!({
-                "hardware": one.hardware, "epoch": Epoch(one.epoch as u64).to_string(),
+                "tenant": one.tenant, "hardware": one.hardware, "epoch": Epoch(one.epoch as u64).to_string(),
                 "detail": { "nowhere": one.nowhere, "twice": one.twice, "acknowledged": one.acknowledged },
             })
         })

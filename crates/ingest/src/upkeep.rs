@@ -72,7 +72,7 @@ pub async fn keep(writer: &Writer, pool: &Pool, clock: &dyn Clock, bounds: &Boun
 /// Ever more seldom: the longer one waits, the longer until it is tried again.
 const WAITING: &str = "
     SELECT id, gateway_id, payload, reason, received_at FROM quarantine
-    WHERE what = 'decision' AND replayed_at IS NULL AND gateway_id IS NOT NULL AND reason = ANY($1)
+    WHERE gateway_id IN (SELECT g.id FROM gateways g WHERE g.retired_at IS NULL) AND what = 'decision' AND replayed_at IS NULL AND reason = ANY($1)
       AND (tried_at IS NULL OR $2::timestamptz - tried_at >= (tried_at - received_at) / 4)
     ORDER BY tried_at NULLS FIRST, received_at LIMIT $3";
 
@@ -118,9 +118,18 @@ async fn decisions(writer: &Writer, pool: &Pool, now: Timestamp, bounds: &Bounds
     for Waiting { id, gateway, decision, why, .. } in waiting {
         let verdict = writer.decide(gateway, &decision, true).await?;
         carried_out += u64::from(verdict == Verdict::Applied);
-        // Refused for another reason, it is in quarantine under that one now.
-        let over = !matches!(&verdict, Verdict::Refused(refusal) if refusal.reason == why);
         let client = pool.get().await?;
+        if verdict == Verdict::Erased {
+            client.execute("DELETE FROM quarantine WHERE id = $1", &[&id]).await?;
+            continue;
+        }
+        // Refused for another reason, it is in quarantine under that one now. A box that was retired meanwhile is not heard,
+        // and what it said stays for a person to look at.
+        let over = match &verdict {
+            Verdict::Refused(refusal) => refusal.reason != why,
+            Verdict::Stranger => false,
+            Verdict::Applied | Verdict::Duplicate | Verdict::Erased => true,
+        };
         client
             .execute(
                 "UPDATE quarantine SET tried_at = $2, replayed_at = CASE WHEN $3 THEN $2::timestamptz END WHERE id = $1",

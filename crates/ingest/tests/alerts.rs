@@ -126,6 +126,51 @@ async fn an_alert_goes_along_with_readings_that_are_another_wearers() {
 }
 
 #[tokio::test]
+async fn a_long_alert_is_withdrawn_over_its_whole_span_when_its_readings_are_another_wearers() {
+    let world = world().await;
+    fast(&world).await;
+    // Longer than any one look: a minute's reading for ten hours.
+    world
+        .run(&format!(
+            "SELECT ts.ensure_partitions(to_timestamp({0}), to_timestamp({0} + 36000));
+             INSERT INTO ts.readings (time, tenant_id, user_id, device_id, type, idx, epoch, seq, value)
+               SELECT to_timestamp({0} + n * 60 + 30), '{TENANT}', '{USER}', '{DEVICE}', 1, 0, 1, n, 130 FROM generate_series(0, 599) n;
+             INSERT INTO ts.stale SELECT DISTINCT tenant_id, user_id, type, date_bin('1 hour', time, 'epoch') FROM ts.readings",
+            BOOT_US / 1_000_000 - 36_000
+        ))
+        .await;
+    roll_up(&world.pool, timestamp(NOW_US), &Slice::default()).await.unwrap();
+    look(&world).await;
+    assert_eq!(alerts(&world).await, "first fast -600-0");
+    // The middle becomes the second wearer's; only one hour of it is noted.
+    let part = |from: i64, to: i64| {
+        format!(
+            "UPDATE ts.readings SET user_id = '{SECOND_USER}' WHERE seq >= {from} AND seq < {to};
+             INSERT INTO ts.stale SELECT DISTINCT tenant_id, u, type, date_bin('1 hour', time, 'epoch')
+               FROM ts.readings CROSS JOIN unnest(ARRAY['{USER}', '{SECOND_USER}']::uuid[]) u"
+        )
+    };
+    let note_one = format!(
+        "DELETE FROM ts.alert_notes;
+         INSERT INTO ts.alert_notes VALUES ('{TENANT}', '{USER}', 1, to_timestamp({0})), ('{TENANT}', '{SECOND_USER}', 1, to_timestamp({0}))",
+        BOOT_US / 1_000_000 - 18_000
+    );
+    world.run(&part(200, 400)).await;
+    roll_up(&world.pool, timestamp(NOW_US), &Slice::default()).await.unwrap();
+    world.run(&note_one).await;
+    look(&world).await;
+    assert!(
+        alerts(&world).await.starts_with("first fast -600--400, first fast -200-0, second fast"),
+        "{}",
+        alerts(&world).await
+    );
+    world.run(&part(0, 600)).await;
+    roll_up(&world.pool, timestamp(NOW_US), &Slice::default()).await.unwrap();
+    look(&world).await;
+    assert_eq!(alerts(&world).await, "second fast -600-0");
+}
+
+#[tokio::test]
 async fn readings_that_are_kept_no_more_take_no_alert_along_and_an_erased_wearer_does() {
     let world = world().await;
     fast(&world).await;

@@ -6,7 +6,7 @@ mod support;
 
 use std::time::Duration;
 
-use kinara_ingest::erase::{erase, erase_all, restore, tombstones};
+use kinara_ingest::erase::{Again, erase, erase_again, restore, tombstones};
 use kinara_ingest::reconcile::{Found, Span, reconcile};
 use kinara_ingest::rollup::{Slice, roll_up};
 use kinara_ingest::{Batch, batch, timestamp};
@@ -101,8 +101,48 @@ async fn tombstones_that_were_kept_elsewhere_are_put_back_after_a_restore() {
     assert_eq!(restore(&world.pool, &kept).await.unwrap(), 1);
     assert_eq!(restore(&world.pool, &kept).await.unwrap(), 0);
     assert_eq!(world.number("SELECT count(*) FROM jobs._private_jobs").await, 2);
-    assert!(erase_all(&world.pool).await.unwrap() > 0);
+    let night = async |days: i64| {
+        let now = timestamp(NOW_US + days * 86_400_000_000);
+        erase_again(&world.pool, timestamp(NOW_US + (days - 30) * 86_400_000_000), now).await.unwrap()
+    };
+    world.run(&format!("UPDATE tombstones SET erased_at = to_timestamp({})", NOW_US / 1_000_000)).await;
+    assert!(night(0).await.rows > 0);
     assert_eq!(left(&world).await, 0);
+    // As a backup brings it back, on which the tombstone stands already: that is known within its time, or when it is said.
+    let back = format!(
+        "INSERT INTO ts.readings (time, tenant_id, user_id, device_id, type, idx, epoch, seq, value)
+           VALUES (to_timestamp({}), '{TENANT}', '{USER}', '{DEVICE}', 1, 0, 1, 0, 70)",
+        BOOT_US / 1_000_000
+    );
+    world.run(&back).await;
+    assert_eq!(night(29).await.rows, 1);
+    world.run(&back).await;
+    assert_eq!(night(300).await, Again::default(), "who was erased long ago is not looked for every night");
+    assert_eq!(restore(&world.pool, &kept).await.unwrap(), 1);
+    assert_eq!(night(301).await.rows, 1);
+    assert_eq!(night(302).await, Again::default());
+}
+
+#[tokio::test]
+async fn one_person_who_cannot_be_erased_stops_no_others() {
+    let world = world().await;
+    world.write(&[seconds(0..30)]).await;
+    world
+        .run(&format!(
+            "INSERT INTO ts.readings (time, tenant_id, user_id, device_id, type, idx, epoch, seq, value)
+               SELECT time, tenant_id, '{SECOND_USER}', device_id, type, idx, epoch + 1, seq, value FROM ts.readings;
+             CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'not this one'; END $$;
+             CREATE TRIGGER refuse BEFORE DELETE ON ts.readings FOR EACH ROW WHEN (OLD.user_id = '{USER}') EXECUTE FUNCTION refuse();
+             INSERT INTO tombstones (tenant_id, user_id, erased_at) VALUES ('{TENANT}', '{USER}', 'epoch'),
+               ('{TENANT}', '{SECOND_USER}', now())"
+        ))
+        .await;
+    let night = async || erase_again(&world.pool, timestamp(NOW_US), timestamp(NOW_US)).await.unwrap();
+    let first = night().await;
+    assert_eq!((first.failed, first.rows > 150), (1, true));
+    assert_eq!(world.number("SELECT count(DISTINCT user_id) FROM ts.readings").await, 1);
+    world.run("DROP TRIGGER refuse ON ts.readings").await;
+    assert_eq!((night().await.failed, world.readings().await), (0, 0));
 }
 
 #[tokio::test]

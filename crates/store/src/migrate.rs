@@ -91,6 +91,8 @@ const MIGRATIONS: &[Migration] = &[
     migration!(22, "0022_rollup_by_hour"),
     migration!(23, "0023_fair_housekeeping"),
     migration!(24, "0024_bounds"),
+    migration!(25, "0025_erased_whole"),
+    migration!(26, "0026_told_to_its_clinic"),
 ];
 
 /// The migration that decides the storage.

@@ -132,6 +132,18 @@ pub(super) fn named_hardware(decision: &Decision) -> &str {
     }
 }
 
+/// The wearer that a decision names, whether or not the rest of it can be understood.
+pub(super) fn named_user(decision: &Decision) -> Option<Uuid> {
+    let bytes = match decision.what.as_ref()? {
+        decision::What::WearerAdded(what) => &what.user_id,
+        decision::What::ConsentRecorded(what) => &what.user_id,
+        decision::What::ConsentWithdrawn(what) => &what.user_id,
+        decision::What::Assigned(what) => &what.user_id,
+        _ => return None,
+    };
+    Uuid::from_slice(bytes).ok()
+}
+
 /// Reads a decision whose signature is good.
 pub(super) fn read(decision: &Decision, window: Window) -> Result<Content, Refusal> {
     let actor = decision.actor.as_ref().ok_or_else(|| malformed("nobody is named who decided"))?;

@@ -107,6 +107,8 @@ pub(crate) enum Verdict {
     Duplicate,
     /// Put aside.
     Refused(Refusal),
+    /// About somebody who was erased: nothing of it is kept.
+    Erased,
     /// The gateway is not enrolled: nothing of it is taken.
     Stranger,
 }
@@ -123,6 +125,7 @@ impl Writer {
             match self.decide(gateway, decision, false).await? {
                 Verdict::Applied => counts.stored += 1,
                 Verdict::Duplicate => counts.duplicate += 1,
+                Verdict::Erased => counts.discarded += 1,
                 Verdict::Refused(refusal) => {
                     tracing::warn!(%gateway, reason = refusal.reason, detail = refusal.detail, "a decision is put aside");
                     counts.quarantined += 1;
@@ -160,6 +163,9 @@ impl Writer {
         let mut tx = client.transaction().await?;
         let Some(tenant) = tenant_of(&tx, gateway).await? else { return Ok(Verdict::Stranger) };
         let speaker = Speaker { gateway, tenant, now };
+        if is_about_an_erased(&tx, decision).await? {
+            return Ok(Verdict::Erased);
+        }
         let understood = match self.understand(&tx, gateway, decision).await? {
             Ok(understood) => understood,
             Err(refusal) => {
@@ -217,8 +223,16 @@ impl Writer {
 }
 
 async fn tenant_of(tx: &Transaction<'_>, gateway: Uuid) -> Result<Option<Uuid>, Error> {
-    let statement = tx.prepare_cached("SELECT tenant_id FROM gateways WHERE id = $1").await?;
+    let statement =
+        tx.prepare_cached("SELECT tenant_id FROM gateways WHERE id = $1 AND retired_at IS NULL").await?;
     Ok(tx.query_opt(&statement, &[&gateway]).await?.map(|row| row.get(0)))
+}
+
+/// Whether the wearer that a decision names was erased, in whichever clinic. Such a decision names somebody and changes nothing.
+async fn is_about_an_erased(tx: &Transaction<'_>, decision: &Decision) -> Result<bool, Error> {
+    let Some(user) = content::named_user(decision) else { return Ok(false) };
+    let statement = tx.prepare_cached("SELECT EXISTS (SELECT FROM tombstones WHERE user_id = $1)").await?;
+    Ok(tx.query_one(&statement, &[&user]).await?.get(0))
 }
 
 /// The trusted key that signed a decision. A former key's signature is not taken: whoever has that key may not be the box.
