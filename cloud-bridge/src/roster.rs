@@ -3,7 +3,8 @@
 //! The promise: a box that has its configuration can do a day's work with no cloud at hand: it knows the clinic's wearers
 //! and their consents, who may use its page, what a wearer is asked to agree to, whom it is to get to know and whom to
 //! take off. The version changes with the content and with nothing else, whichever bridge publishes it: it is kept in the
-//! database beside the content's digest. A secret is in it for as long as it is of use and no longer.
+//! database beside the content's digest. A secret is in it for as long as it is of use and no longer; a
+//! gateway that is retired has none any more.
 //!
 //! A look reads what all clinics have and hashes it once a clinic, on a thread of its own; only for gateways of which
 //! something changed is a configuration made, encoded and compressed.
@@ -33,6 +34,7 @@ const RESEND_EXPIRY_S: u32 = 10;
 const GATEWAYS: &str = "
     SELECT g.id, g.tenant_id, t.name FROM gateways g JOIN tenants t ON t.id = g.tenant_id
     WHERE g.retired_at IS NULL ORDER BY g.id";
+const RETIRED: &str = "SELECT id FROM gateways WHERE retired_at IS NOT NULL ORDER BY id";
 /// Every wearer, once for each device they wear. The consent is the assignment's; of one who wears none, the last given.
 const WEARERS: &str = "
     SELECT * FROM (
@@ -178,6 +180,7 @@ impl Desired {
         let clinics = clinics(&client, now).await?;
         let (mut introductions, mut revocations) =
             (introductions(&client, now).await?, revocations(&client, now).await?);
+        self.empty_retired(&client, publisher).await?;
         let rows = client.query(GATEWAYS, &[]).await?;
         let announce = std::mem::take(&mut self.announce);
         let mut gateways = Vec::with_capacity(rows.len());
@@ -223,6 +226,28 @@ async fn off_thread<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(|error| {
         kinara_ingest::Error::Foreign(format!("a configuration that cannot be made: {error}"))
     })
+}
+
+impl Desired {
+    /// What the broker kept for a retired gateway goes: it names every wearer, and has everybody's PIN verifier.
+    async fn empty_retired(
+        &mut self,
+        client: &Client,
+        publisher: &Publisher,
+    ) -> Result<(), kinara_ingest::Error> {
+        let nothing = envelope::digest(&[]);
+        for row in client.query(RETIRED, &[]).await? {
+            let gateway: Uuid = row.get(0);
+            if self.published.get(&gateway) == Some(&nothing) {
+                continue;
+            }
+            let topic = topic::of(GatewayId(gateway), Leaf::Config);
+            if publisher.publish(topic, QoS::AtLeastOnce, true, Vec::new(), None) {
+                self.published.insert(gateway, nothing);
+            }
+        }
+        Ok(())
+    }
 }
 
 fn announce_to(gateway: Uuid, publisher: &Publisher) {

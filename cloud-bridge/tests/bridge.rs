@@ -248,6 +248,9 @@ async fn a_box_is_told_all_of_its_clinic_at_once_and_a_version_is_a_content() {
     };
     assert!(!heard.introductions[0].admits && heard.revocations.is_empty());
     assert_eq!(heard.introductions[0].secret, told.introductions[0].secret);
+    // One that is retired is told nothing any more, and what the broker kept for it is gone.
+    world.run(&format!("UPDATE gateways SET retired_at = now() WHERE id = '{SECOND_GATEWAY}'")).await;
+    while !other.next(&second_topic).await.payload.is_empty() {}
     bridge.stop().await;
 }
 

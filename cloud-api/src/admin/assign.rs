@@ -54,6 +54,7 @@ pub(super) async fn assign(transaction: &Transaction<'_>, order: &Assign) -> Res
         return Ok(result(running.id, false, None, false));
     }
     name_tenant(transaction, tenant).await?;
+    let now: Timestamp = transaction.query_one("SELECT now()", &[]).await?.try_get(0)?;
     let gift = Gift {
         hardware_id,
         hardware,
@@ -64,7 +65,7 @@ pub(super) async fn assign(transaction: &Transaction<'_>, order: &Assign) -> Res
         from: Edge { at: order.from, frame: order.at_frame.map(|frame| (Epoch(frame.epoch), frame.seq)) },
         word: Word::Operator { take_stored: order.take_stored },
     };
-    let given = match boundary::give(transaction, &gift, Timestamp::now()).await {
+    let given = match boundary::give(transaction, &gift, now).await {
         Ok(Some(given)) => given,
         Ok(None) => return refused(format!("{} is {}'s already", order.hardware, order.wearer)),
         Err(Stop::Refused(refusal)) => return refused(refusal.detail),

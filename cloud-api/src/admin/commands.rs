@@ -233,11 +233,17 @@ pub(super) async fn gateway(
 ) -> Result<Value, AdminError> {
     let tenant = find_tenant(transaction, slug).await?;
     let found = transaction
-        .query_opt("SELECT tenant_id, name FROM gateways WHERE id = $1 FOR UPDATE", &[&id])
+        .query_opt(
+            "SELECT tenant_id, name, retired_at IS NOT NULL FROM gateways WHERE id = $1 FOR UPDATE",
+            &[&id],
+        )
         .await?;
     let changed = if let Some(row) = found {
         if row.try_get::<_, Uuid>(0)? != tenant {
             return refused(format!("the gateway {id} is another clinic's; a box that moves gets a new id"));
+        }
+        if row.try_get(2)? {
+            return refused(format!("the gateway {id} was retired; a box that comes back gets a new id"));
         }
         let old: String = row.try_get(1)?;
         transaction.execute("UPDATE gateways SET name = $2 WHERE id = $1", &[&id, &name]).await?;

@@ -5,6 +5,7 @@
 
 mod assign;
 mod commands;
+mod retire;
 
 use std::io::Read as _;
 
@@ -220,6 +221,17 @@ pub enum GatewayCommand {
         #[arg(long, value_parser = a_name)]
         name: String,
     },
+    /// Takes a gateway out of service, for good: a box that was stolen, sold or broke. Nothing that it says is taken any more,
+    /// its configuration is emptied, and its wearables are told to forget it. Then shut it out of the broker
+    /// (packaging/mosquitto/shut-out.sh, with the client ID that is printed). What it still holds is lost: empty it first.
+    Retire {
+        /// The clinic's short name.
+        #[arg(long)]
+        tenant: String,
+        /// The id in its certificate.
+        #[arg(long)]
+        id: Uuid,
+    },
     /// Trusts the new key by which a gateway signs, in place of the former one: it was set up anew, and is the same.
     TrustKey {
         /// The clinic's short name.
@@ -336,6 +348,9 @@ async fn command(client: &mut Client, command: &Command) -> Result<Value, AdminE
         }
         Command::Gateway(GatewayCommand::Add { tenant, id, name }) => {
             commands::gateway(&transaction, tenant, *id, name).await?
+        }
+        Command::Gateway(GatewayCommand::Retire { tenant, id }) => {
+            retire::gateway(&transaction, tenant, *id).await?
         }
         Command::Gateway(GatewayCommand::TrustKey { tenant, id, key }) => {
             commands::trust_key(&transaction, tenant, *id, key.as_deref()).await?

@@ -191,3 +191,32 @@ async fn a_device_given_on_in_the_past_takes_along_what_is_stored_and_from_anoth
     // After the last stored frame nothing has to be said.
     assert_eq!(cloud.admin(&assign("here", "w1", "2026-11-01T07:10:00Z")).await.unwrap()["changed"], true);
 }
+
+#[tokio::test]
+async fn a_gateway_is_retired_for_good_and_its_bonds_are_to_be_taken_off() {
+    let cloud = Cloud::start().await;
+    let gateway = cloud.here.gateway.to_string();
+    cloud.sql(&format!(
+        "UPDATE gateways SET state = '{{\"buffer\": \"00000000000000ab\", \"buffered_frames\": 7}}' WHERE id = '{gateway}';
+         INSERT INTO gateway_keys (gateway_id, tenant_id, key, trusted_at) VALUES ('{gateway}', '{0}', sha256('k'), now());
+         INSERT INTO bonds (tenant_id, gateway_id, hardware_id, adapter, how, since)
+           VALUES ('{0}', '{gateway}', 'kinara:0000000000000001', '\\x010203040506', 'label', now())",
+        cloud.here.id
+    ));
+    let retire = ["gateway", "retire", "--tenant", "here", "--id", &gateway];
+    let error = cloud.admin(&["gateway", "retire", "--tenant", "there", "--id", &gateway]).await.unwrap_err();
+    assert!(error.contains("no gateway"), "{error}");
+    let first = cloud.admin(&retire).await.unwrap();
+    assert_eq!((&first["changed"], &first["held_frames"]), (&json!(true), &json!(7)));
+    assert_eq!(first["client_id"], json!(format!("{gateway}-00000000000000ab")));
+    assert_eq!(cloud.admin(&retire).await.unwrap()["changed"], false);
+    let left =
+        "SELECT (SELECT count(*) FROM gateway_keys WHERE ended_at IS NULL), (SELECT count(*) FROM revocations
+      WHERE settled_at IS NULL), (SELECT count(*) FROM audit_log WHERE action = 'admin.gateway.retire')";
+    assert_eq!(cloud.sql(left), "0|1|1");
+    let error = cloud
+        .admin(&["gateway", "add", "--tenant", "here", "--id", &gateway, "--name", "Back"])
+        .await
+        .unwrap_err();
+    assert!(error.contains("new id"), "{error}");
+}

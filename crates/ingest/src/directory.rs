@@ -28,7 +28,8 @@ pub struct Hardware {
     pub assignments: Vec<Assignment>,
 }
 
-const GATEWAYS: &str = "SELECT id, tenant_id FROM gateways WHERE id = ANY($1)";
+/// A retired gateway is a stranger: nothing of it is taken any more.
+const GATEWAYS: &str = "SELECT id, tenant_id FROM gateways WHERE id = ANY($1) AND retired_at IS NULL";
 const HARDWARE: &str = "
     SELECT h.hardware_id, h.id, a.tenant_id, a.user_id, a.device_id, a.valid_from, a.from_epoch, a.from_seq,
       a.valid_to, a.to_epoch, a.to_seq, c.id IS NOT NULL, c.withdrawn_at, t.user_id IS NOT NULL,

@@ -328,6 +328,26 @@ async fn bonds_introductions_and_revocations_follow_what_boxes_say() {
 }
 
 #[tokio::test]
+async fn a_retired_gateway_is_not_heard_and_what_it_brought_before_is_its_clinics() {
+    let world = world().await;
+    let desk = Desk::known(&world, GATEWAY, 1).await;
+    world.write(&[batch_from(GATEWAY, 0..5)]).await;
+    let waiting = desk.decide(-5, assigned(NEW, PATIENT, None, None));
+    assert_eq!(desk.says(&world, std::slice::from_ref(&waiting)).await.quarantined, 1);
+    world.run(&format!("UPDATE gateways SET retired_at = now() WHERE id = '{GATEWAY}'")).await;
+    // Nobody may take its batches, nor what it signed, now or before.
+    let outcomes = world.writer().write(&[batch_from(GATEWAY, 5..10)]).await.unwrap();
+    assert!(matches!(outcomes[..], [kinara_ingest::Outcome::RetryAfter { .. }]), "{outcomes:?}");
+    assert!(desk.is_sent_away(&world, &[desk.decide(0, added(PATIENT))]).await);
+    let other = Desk::known(&world, SECOND_GATEWAY, 2).await;
+    other.says(&world, &other.takes_in(0, None)).await;
+    world.clock.advance_us(3_600_000_000);
+    let done = keep(&world).await;
+    assert_eq!((done.decisions, done.taken), (0, 5), "its frames of before are the clinic's");
+    assert_eq!(refusals(&world).await, "unknown_wearer");
+}
+
+#[tokio::test]
 async fn a_decision_that_cannot_be_understood_is_kept_for_a_person() {
     let world = world().await;
     let desk = Desk::known(&world, GATEWAY, 1).await;

@@ -6,8 +6,8 @@
 use crate::folders::{make, write, write_secret};
 use crate::{ClinicError, Result};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
 };
 use std::path::{Path, PathBuf};
 
@@ -60,6 +60,31 @@ impl Authority {
     /// A client's certificate: `common_name` is who it is to the broker, `file` how its files are called.
     pub fn client(&self, file: &str, common_name: &str) -> Result<Identity> {
         self.issue(file, common_name, &[], ExtendedKeyUsagePurpose::ClientAuth)
+    }
+
+    /// Writes a list of revoked certificates (their serial numbers) of this number, which ends with a year, and gives its file.
+    pub fn revocations(&self, file: &str, number: u64, revoked: &[&[u8]], last_year: i32) -> Result<PathBuf> {
+        let this_update = date_time_ymd(2020, 1, 1);
+        let revoked_certs = revoked
+            .iter()
+            .map(|serial| RevokedCertParams {
+                serial_number: SerialNumber::from_slice(serial),
+                revocation_time: this_update,
+                reason_code: None,
+                invalidity_date: None,
+            })
+            .collect();
+        let params = CertificateRevocationListParams {
+            this_update,
+            next_update: date_time_ymd(last_year, 12, 31),
+            crl_number: SerialNumber::from(number),
+            issuing_distribution_point: None,
+            revoked_certs,
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let path = self.folder.join(format!("{file}.pem"));
+        write(&path, &params.signed_by(&self.issuer)?.pem()?)?;
+        Ok(path)
     }
 
     fn issue(

@@ -13,7 +13,7 @@ const A: &str = "0192f0c1-0000-7000-8000-00000000000a";
 const B: &str = "0192f0c1-0000-7000-8000-00000000000b";
 
 struct Bench {
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
     broker: Broker,
     authority: Authority,
 }
@@ -24,7 +24,7 @@ impl Bench {
         let authority = Authority::open(&dir.path().join("certificates")).unwrap();
         let broker =
             Broker::start(&dir.path().join("broker"), dir.path(), &authority, ports::free()).unwrap();
-        Self { _dir: dir, broker, authority }
+        Self { dir, broker, authority }
     }
 
     fn client(&self, program: &str, who: &Identity) -> Command {
@@ -188,4 +188,108 @@ fn files(identity: &Identity) -> [PathBuf; 6] {
         named("-key"),
         identity.key.clone(),
     ]
+}
+
+/// A certificate's serial number, as OpenSSL reads it.
+fn serial(identity: &Identity) -> Vec<u8> {
+    let output = Command::new("openssl")
+        .args(["x509", "-noout", "-serial", "-in"])
+        .arg(&identity.cert)
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    hex::decode(text.trim().trim_start_matches("serial=").to_lowercase()).unwrap()
+}
+
+fn scripts() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../packaging/mosquitto")
+}
+
+impl Bench {
+    fn install(&mut self, list: &Path) -> Output {
+        let folder = self.authority.folder().to_path_buf();
+        Command::new(scripts().join("install-crl.sh"))
+            .arg(list)
+            .arg(folder.join("crl.pem"))
+            .arg(folder.join("ca.pem"))
+            .arg(self.broker.process().pid().unwrap().to_string())
+            .output()
+            .unwrap()
+    }
+}
+
+#[test]
+fn a_list_of_revoked_certificates_that_is_broken_foreign_older_or_over_is_not_installed() {
+    let mut bench = Bench::new();
+    let revoked = serial(&bench.authority.client(A, A).unwrap());
+    let installed = bench.authority.folder().join("crl.pem");
+    let second = bench.authority.revocations("second", 2, &[&revoked], 2044).unwrap();
+    let output = bench.install(&second);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    kinara_clinic::process::pause(Duration::from_secs(2));
+    assert!(!bench.publish(A, &format!("kinara/v1/gw/{A}/live")).status.success());
+    assert!(bench.publish(B, &format!("kinara/v1/gw/{B}/live")).status.success());
+    let before = std::fs::read(&installed).unwrap();
+
+    let foreign = Authority::open(&bench.dir.path().join("foreign")).unwrap();
+    let broken = bench.dir.path().join("broken.pem");
+    std::fs::write(&broken, "garbage").unwrap();
+    let lists = [
+        (broken, "not signed"),
+        (bench.dir.path().join("missing.pem"), "not signed"),
+        (foreign.revocations("crl", 9, &[], 2044).unwrap(), "not signed"),
+        (bench.authority.revocations("older", 1, &[], 2044).unwrap(), "not newer"),
+        (bench.authority.revocations("over", 3, &[], 2021).unwrap(), "ends within a day"),
+    ];
+    for (list, why) in lists {
+        let output = bench.install(&list);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(why), "{list:?}: {said}");
+    }
+    assert_eq!(std::fs::read(&installed).unwrap(), before);
+    assert!(!bench.publish(A, &format!("kinara/v1/gw/{A}/live")).status.success());
+}
+
+#[test]
+fn a_box_that_is_shut_out_hears_and_says_nothing_any_more_and_is_thrown_out() {
+    let mut bench = Bench::new();
+    let stolen = bench.authority.client(A, A).unwrap();
+    let command_topic = format!("kinara/v1/gw/{A}/cmd");
+    let mut session = bench.client("mosquitto_sub", &stolen);
+    session.args(["-i", "the-stolen-box", "-q", "1", "-t", &command_topic]);
+    let mut session = session.spawn().unwrap();
+    let other = bench.listen(B, &[&format!("kinara/v1/gw/{B}/cmd")], 12);
+    assert!(bench.publish("bridge", &command_topic).status.success());
+
+    let list = bench.authority.revocations("next", 2, &[&serial(&stolen)], 2044).unwrap();
+    let folder = bench.authority.folder().to_path_buf();
+    let operator = bench.authority.client("bridge", "bridge").unwrap();
+    let output = Command::new(scripts().join("shut-out.sh"))
+        .arg(A)
+        .args([
+            &bench.dir.path().join("broker/kinara.acl"),
+            &list,
+            &folder.join("crl.pem"),
+            &folder.join("ca.pem"),
+        ])
+        .arg(bench.broker.process().pid().unwrap().to_string())
+        .args(["-h", "127.0.0.1", "-p", &bench.broker.port().to_string(), "-i", "the-stolen-box"])
+        .arg("--cafile")
+        .arg(&operator.ca)
+        .arg("--cert")
+        .arg(&operator.cert)
+        .arg("--key")
+        .arg(&operator.key)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // Its client tries again, and is not let in.
+    kinara_clinic::process::pause(Duration::from_secs(3));
+    bench.publish("bridge", &command_topic);
+    bench.publish("bridge", &format!("kinara/v1/gw/{B}/cmd"));
+    assert!(!bench.publish(A, &format!("kinara/v1/gw/{A}/live")).status.success());
+    kinara_clinic::process::pause(Duration::from_secs(1));
+    let _ = session.kill();
+    assert_eq!(heard(session), [command_topic], "nothing after it was shut out");
+    assert_eq!(heard(other), [format!("kinara/v1/gw/{B}/cmd")]);
 }

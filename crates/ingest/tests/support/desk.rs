@@ -64,6 +64,18 @@ impl Desk {
     }
 
     pub async fn says_with(&self, world: &World, decisions: &[Decision], derived: Vec<Event>) -> Counts {
+        match self.brings(world, decisions, derived).await {
+            Outcome::Done(counts) => counts,
+            other @ Outcome::RetryAfter { .. } => panic!("{other:?}"),
+        }
+    }
+
+    /// Whether nothing of it is taken.
+    pub async fn is_sent_away(&self, world: &World, decisions: &[Decision]) -> bool {
+        matches!(self.brings(world, decisions, Vec::new()).await, Outcome::RetryAfter { .. })
+    }
+
+    async fn brings(&self, world: &World, decisions: &[Decision], derived: Vec<Event>) -> Outcome {
         let batch = EventBatch {
             version: ENVELOPE_VERSION,
             name: Some(Name { gateway: self.gateway, buffer: 7, sequence: 0 }.into()),
@@ -73,10 +85,7 @@ impl Desk {
             decisions: decisions.to_vec(),
         };
         let batch = events::decode(&envelope::seal(&batch)).unwrap();
-        match world.writer().write_events(&batch).await.unwrap() {
-            Outcome::Done(counts) => counts,
-            other @ Outcome::RetryAfter { .. } => panic!("{other:?}"),
-        }
+        world.writer().write_events(&batch).await.unwrap()
     }
 
     /// A patient nobody knows yet, their consent, and the device on their chest.
