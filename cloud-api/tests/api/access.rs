@@ -75,6 +75,7 @@ fn asked(
         | "/api/v1/gateways"
         | "/api/v1/staff"
         | "/api/v1/staff/me"
+        | "/api/v1/staff/me/sessions"
         | "/api/v1/alerts"
         | "/api/v1/reading-types" => (path.to_owned(), None),
         "/api/v1/alerts/{id}/acknowledge" => (format!("/api/v1/alerts/{}/acknowledge", own(of, ALERT)), None),
@@ -84,7 +85,6 @@ fn asked(
             (path.to_owned(), (method == Method::POST).then_some(rule))
         }
         "/api/v1/alert-rules/{id}" => (format!("/api/v1/alert-rules/{}", own(of, RULE)), None),
-        "/api/v1/staff/me/sessions" => (path.to_owned(), None),
         "/api/v1/staff/me/sessions/{id}" => (format!("/api/v1/staff/me/sessions/{}", own(of, MEMBER)), None),
         "/api/v1/staff/me/password" => (
             path.to_owned(),

@@ -41,10 +41,11 @@ async fn a_batch_that_takes_far_longer_than_the_keep_alive_gets_through_on_one_c
     let took = began.elapsed();
     assert!(took > Duration::from_secs(8), "the line was not slow: {took:?}, {} bytes", line.up());
     assert_eq!(line.connections(), 1);
-    let seen = bridge.lock();
-    assert!(seen.batches.values().all(|times| *times == 1), "{:?}", seen.batches);
-    assert!(seen.states.iter().all(|state| state.online), "the broker was told that the box had gone");
-    drop(seen);
+    {
+        let seen = bridge.lock();
+        assert!(seen.batches.values().all(|times| *times == 1), "{:?}", seen.batches);
+        assert!(seen.states.iter().all(|state| state.online), "the broker was told that the box had gone");
+    }
     daemon.stop().await;
 }
 
