@@ -85,7 +85,7 @@ async fn a_request_is_written_once_however_often_it_is_taken_or_sent() {
 }
 
 #[tokio::test]
-async fn another_clinics_device_is_refused_by_name_and_marks_nothing() {
+async fn another_clinics_device_is_refused_like_one_of_nobody_and_marks_nothing() {
     let world = world().await;
     let now_ms = NOW_US / 1_000;
     let stranger = "bt:00:11:22:33:44:55";
@@ -97,7 +97,8 @@ async fn another_clinics_device_is_refused_by_name_and_marks_nothing() {
     let aside = told["aside"].as_array().unwrap();
     let reasons: Vec<(&str, &str)> =
         aside.iter().map(|one| (one["source"].as_str().unwrap(), one["reason"].as_str().unwrap())).collect();
-    assert_eq!(reasons, [(stranger, "no_assignment"), (HARDWARE, "foreign_gateway")]);
+    // One word for both: who asks does not learn that another clinic has it.
+    assert_eq!(reasons, [(stranger, "no_assignment"), (HARDWARE, "no_assignment")]);
     // The clinic's own request of the same name is not in its way.
     let id = accepted(&world, TENANT, &[item(HARDWARE, 3, now_ms)]).await;
     take(&world.writer(), &world.pool, world.clock.as_ref(), id).await.unwrap();
