@@ -149,6 +149,12 @@ impl Gateway {
             .map_err(|error| missing(format!("/metrics: {error}")))
     }
 
+    /// Has its data lie in this folder, which must be empty: before its first start.
+    pub fn lies_at(&mut self, folder: &Path) -> Result<()> {
+        std::fs::remove_dir(&self.data).map_err(ClinicError::file(&self.data))?;
+        std::os::unix::fs::symlink(folder, &self.data).map_err(ClinicError::file(&self.data))
+    }
+
     /// Copies its data folder, as a backup program would while it is stopped.
     pub fn copy_data(&self, to: &Path) -> Result<()> {
         copy_folder(&self.data, to)

@@ -10,12 +10,15 @@
 //!
 //! Randomness comes from the seed alone; it is printed with every failure, and the same seed gives the same agenda.
 
+mod attack;
 mod cloud;
 mod deliveries;
+mod disk;
 mod gateways;
 mod handover;
 mod lines;
 pub mod mqtt;
+mod people;
 mod postbox;
 mod reboots;
 pub mod sabotage;
@@ -42,8 +45,17 @@ enum Group {
     Crowd,
     /// The line between a gateway and the broker is bad.
     Lines,
+    /// One clinic attacks: only by name, alone, as long as `./kinara test hostile` does not pass either.
+    Hostile,
     /// Takes too long to be run by default: only by name, alone.
     Long,
+}
+
+impl Group {
+    /// Whether its scenarios run when none is named.
+    fn is_usual(self) -> bool {
+        !matches!(self, Self::Hostile | Self::Long)
+    }
 }
 
 /// One kind of fault.
@@ -288,6 +300,34 @@ pub const ALL: &[Scenario] = &[
         lines::boot_during_outage,
     ),
     scenario(
+        "late-assignment",
+        Group::Edge,
+        "whose a wearable is, or was since some time, is said when its readings have come",
+        &[Witness::PutAsideUnassigned, Witness::StoredUnderTheFormer, Witness::BothWearersStored],
+        people::late_assignment,
+    ),
+    scenario(
+        "erasure",
+        Group::Edge,
+        "a wearer is erased, with frames of hers still to come and a next wearer on the same wearable",
+        &[Witness::ErasedWasStored, Witness::ErasedCameLate],
+        people::erasure,
+    ),
+    scenario(
+        "hard-limit",
+        Group::Edge,
+        "a gateway's file system has no room left while the cloud is away",
+        &[Witness::DiskFull],
+        disk::hard_limit,
+    ),
+    scenario(
+        "hostile-clinic",
+        Group::Hostile,
+        "another clinic attacks with its certificate and its key (only by name, until the cloud withstands it)",
+        &[Witness::HostileSent, Witness::HostileRefused],
+        attack::hostile_clinic,
+    ),
+    scenario(
         "large-table",
         Group::Long,
         "days of readings, millions of rows (only by name)",
@@ -304,7 +344,7 @@ pub fn named(name: &str) -> Option<Scenario> {
 /// The default set, one list for each clinic.
 pub fn groups() -> Vec<Vec<Scenario>> {
     let mut groups: std::collections::BTreeMap<Group, Vec<Scenario>> = std::collections::BTreeMap::new();
-    for scenario in ALL.iter().copied().filter(|scenario| scenario.group != Group::Long) {
+    for scenario in ALL.iter().copied().filter(|scenario| scenario.group.is_usual()) {
         groups.entry(scenario.group).or_default().push(scenario);
     }
     groups.into_values().collect()
@@ -339,13 +379,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_scenario_has_a_name_of_its_own_and_runs_by_default_unless_it_is_long() {
+    fn every_scenario_has_a_name_of_its_own_and_runs_by_default_unless_its_group_does_not() {
         let mut names: Vec<_> = ALL.iter().map(|scenario| scenario.name).collect();
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), ALL.len());
         let by_default = groups().iter().map(Vec::len).sum::<usize>();
-        assert_eq!(by_default, ALL.iter().filter(|scenario| scenario.group != Group::Long).count());
+        assert_eq!(by_default, ALL.iter().filter(|scenario| scenario.group.is_usual()).count());
         assert!(
             ALL.iter().all(|scenario| !scenario.must_see.is_empty()),
             "a fault that nobody sees proves nothing"

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::evidence::{Assignment, Boundary, Evidence, FrameTime, Reading, Wearable, within};
+use super::evidence::{Evidence, FrameTime, Reading, Wearable, within};
 use super::log::Sample;
 use super::losses::{self, FIRST_WAVEFORM};
 use super::timing::{Anchors, Times};
@@ -102,7 +102,7 @@ fn check_wearable(evidence: &Evidence, index: usize, times: &mut Times, verdict:
         if !same_value(row, sample) {
             verdict.find(Kind::WrongValue, || format!("{}, produced {:?}", told(), sample.value.parts()));
         }
-        match expected(wearable, row, sample) {
+        match wearable.wearer_at(sample.utc_us, (row.epoch, row.seq)) {
             Some(plan) => {
                 if plan.tenant != row.tenant {
                     verdict
@@ -113,6 +113,9 @@ fn check_wearable(evidence: &Evidence, index: usize, times: &mut Times, verdict:
                 }
             }
             None => verdict.find(Kind::WrongWearer, || format!("{}: nobody wore it then", told())),
+        }
+        if wearable.erased() == Some(row.user) {
+            verdict.find(Kind::NotErased, told);
         }
         let frame = (index, row.epoch, row.seq);
         let time_us = fit.later_us(row.time_us, row.offset_ticks);
@@ -148,16 +151,6 @@ fn same_value(row: &Reading, sample: &Sample) -> bool {
             .iter()
             .zip(row.value)
             .all(|(part, value)| (value - f64::from(*part) * step).abs() < step * 1e-4)
-}
-
-/// Who wore it, by the harness's plan.
-fn expected<'a>(wearable: &'a Wearable, row: &Reading, sample: &Sample) -> Option<&'a Assignment> {
-    let log = &wearable.log;
-    wearable.plan.iter().rev().find(|assignment| match assignment.from {
-        Boundary::Start => true,
-        Boundary::Time(from_us) => sample.utc_us >= from_us,
-        Boundary::Frame { epoch, seq } => (log.rank(row.epoch), row.seq) >= (log.rank(epoch), seq),
-    })
 }
 
 fn told(wearable: &Wearable, row: &Reading) -> String {

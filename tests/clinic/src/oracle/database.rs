@@ -85,6 +85,19 @@ impl Eye {
         Ok(all)
     }
 
+    /// Frames of this hardware that are put aside, and were not taken since.
+    pub async fn put_aside(&self, hardware: &str) -> Result<i64, tokio_postgres::Error> {
+        let sql = "select count(*) from quarantine where hardware_id = $1 and replayed_at is null";
+        Ok(self.client.query_one(sql, &[&hardware]).await?.get(0))
+    }
+
+    /// Readings that are stored for this wearer from this time on.
+    pub async fn stored_since(&self, user: Uuid, utc_us: i64) -> Result<i64, tokio_postgres::Error> {
+        let sql = "select count(*) from ts.readings
+                   where user_id = $1 and extract(epoch from time) * 1000000 >= $2::int8";
+        Ok(self.client.query_one(sql, &[&user, &utc_us]).await?.get(0))
+    }
+
     /// Quarantined frames by reason: what is not in the database for a reason worth telling.
     pub async fn quarantine(&self) -> Result<Vec<(String, i64)>, tokio_postgres::Error> {
         let rows = self.client.query("select reason::text, count(*) from quarantine group by 1", &[]).await?;

@@ -60,6 +60,11 @@ pub enum Allowance {
         /// Last true time.
         to_us: i64,
     },
+    /// This wearer was erased: all that was theirs must go, nothing else may.
+    Erased {
+        /// Who.
+        user: Uuid,
+    },
     /// A gateway's database was deleted or replaced by an older copy: what it alone held may go. `(epoch, seq)` is the
     /// oldest frame that the wearable still kept at that moment: from it on nothing may be missing.
     GatewayLost {
@@ -94,6 +99,25 @@ pub struct Wearable {
 }
 
 impl Wearable {
+    /// Who of its wearers was erased.
+    pub fn erased(&self) -> Option<Uuid> {
+        self.allowances.iter().find_map(|allowance| match allowance {
+            Allowance::Erased { user } => Some(*user),
+            _ => None,
+        })
+    }
+
+    /// Whose a sample is by the harness's plan, if it is in the frame of this epoch and seq.
+    pub fn wearer_at(&self, utc_us: i64, (epoch, seq): (u64, u32)) -> Option<&Assignment> {
+        self.plan.iter().rev().find(|assignment| match assignment.from {
+            Boundary::Start => true,
+            Boundary::Time(from_us) => utc_us >= from_us,
+            Boundary::Frame { epoch: from, seq: first } => {
+                (self.log.rank(epoch), seq) >= (self.log.rank(from), first)
+            }
+        })
+    }
+
     /// Whether the harness filled a gateway's disk under it.
     pub fn may_meet_a_limit(&self) -> bool {
         self.allowances.iter().any(|allowance| matches!(allowance, Allowance::Quota { .. }))

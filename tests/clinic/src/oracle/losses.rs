@@ -18,6 +18,7 @@ enum Cause {
     Overflow,
     Quota,
     GatewayLost,
+    Erased,
 }
 
 impl Cause {
@@ -27,6 +28,7 @@ impl Cause {
             Self::Overflow => "overflow",
             Self::Quota => "quota",
             Self::GatewayLost => "gateway_lost",
+            Self::Erased => "erased",
         }
     }
 
@@ -36,6 +38,7 @@ impl Cause {
             Self::Overflow => &mut gaps.overflow,
             Self::Quota => &mut gaps.quota,
             Self::GatewayLost => &mut gaps.gateway_lost,
+            Self::Erased => &mut gaps.erased,
         }
     }
 }
@@ -98,7 +101,8 @@ impl<'a> Losses<'a> {
         let gaps: Vec<_> = self.telling(sample).collect();
         let with_gap = causes.iter().find(|cause| gaps.iter().any(|gap| gap.reason == cause.reason()));
         *with_gap.unwrap_or(first).counted(&mut verdict.gaps) += 1;
-        if with_gap.is_none() {
+        // Of what was erased after it was stored, no gap tells: that there was something is nobody's business any more.
+        if with_gap.is_none() && *first != Cause::Erased {
             verdict.find(Kind::LossWithoutGap, || {
                 let reasons: Vec<_> = gaps.iter().map(|gap| gap.reason.as_str()).collect();
                 format!("{hardware} {} lost by {first:?}; gaps there say {reasons:?}", told(sample))
@@ -143,6 +147,13 @@ impl<'a> Losses<'a> {
             Allowance::Quota { from_us, to_us } => {
                 let waveform = sample.channel >= FIRST_WAVEFORM;
                 (waveform && (from_us..=to_us).contains(&at)).then_some(Cause::Quota)
+            }
+            Allowance::Erased { user } => {
+                let theirs = |seq| {
+                    let wearer = self.wearable.wearer_at(sample.utc_us, (sample.epoch, seq));
+                    wearer.is_some_and(|assignment| assignment.user == user)
+                };
+                self.holding(sample).any(theirs).then_some(Cause::Erased)
             }
             Allowance::GatewayLost { from_us, to_us, epoch, seq } => {
                 let log = &self.wearable.log;

@@ -378,6 +378,25 @@ fn a_full_disk_costs_waveforms_only() {
 }
 
 #[test]
+fn an_erasure_costs_exactly_what_was_hers_and_leaves_nothing_of_it() {
+    let mut evidence = clean();
+    let from = Boundary::Frame { epoch: EPOCH, seq: 3 };
+    evidence.wearables[0].plan.push(Assignment { from, tenant: TENANT, user: OTHER });
+    for row in evidence.readings.iter_mut().filter(|row| row.seq >= 3) {
+        row.user = OTHER;
+    }
+    evidence.wearables[0].allowances = vec![Allowance::Erased { user: USER }];
+    only(&check(&evidence), Kind::NotErased, 80);
+    lose_frames(&mut evidence, 1..=2);
+    let verdict = check(&evidence);
+    assert!(verdict.passed(), "{verdict}");
+    assert_eq!(verdict.gaps.erased, 80);
+    // The next wearer's are not hers.
+    lose_frames(&mut evidence, 3..=3);
+    only(&check(&evidence), Kind::Lost, 40);
+}
+
+#[test]
 fn a_lost_gateway_costs_what_it_had_acknowledged_and_no_more() {
     let mut evidence = clean();
     let lost = |seq| Allowance::GatewayLost {

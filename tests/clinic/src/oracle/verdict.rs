@@ -32,6 +32,8 @@ pub enum Kind {
     GapOverStored,
     /// An allowed loss that no gap tells of.
     LossWithoutGap,
+    /// Stored for somebody who was erased.
+    NotErased,
     /// The simulator's log contradicts itself: nothing can be judged by it.
     BadLog,
     /// A wearable that produced nothing, or a clinic that stored nothing: the run proves nothing.
@@ -53,6 +55,8 @@ pub struct Allowed {
     pub quota: u64,
     /// Held by a gateway's database alone when that was destroyed.
     pub gateway_lost: u64,
+    /// Of somebody who was erased.
+    pub erased: u64,
 }
 
 /// The oracle's judgement; its JSON is the last line of `./kinara test oracle`.
@@ -82,6 +86,8 @@ pub struct Verdict {
     pub gap_over_stored: u64,
     /// Allowed losses without a gap.
     pub loss_without_gap: u64,
+    /// Readings of somebody who was erased.
+    pub not_erased: u64,
     /// Contradictions in a simulator's log.
     pub bad_log: u64,
     /// Wearables that produced nothing, clinics that stored nothing.
@@ -126,6 +132,7 @@ impl Verdict {
             Kind::Invented => &mut self.invented,
             Kind::GapOverStored => &mut self.gap_over_stored,
             Kind::LossWithoutGap => &mut self.loss_without_gap,
+            Kind::NotErased => &mut self.not_erased,
             Kind::BadLog => &mut self.bad_log,
             Kind::Nothing => &mut self.nothing,
             Kind::Unwitnessed => &mut self.unwitnessed,
@@ -161,6 +168,8 @@ impl Verdict {
             (&mut self.invented, other.invented),
             (&mut self.gap_over_stored, other.gap_over_stored),
             (&mut self.loss_without_gap, other.loss_without_gap),
+            (&mut self.gaps.erased, other.gaps.erased),
+            (&mut self.not_erased, other.not_erased),
             (&mut self.bad_log, other.bad_log),
             (&mut self.nothing, other.nothing),
             (&mut self.unwitnessed, other.unwitnessed),
@@ -183,8 +192,9 @@ impl Verdict {
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} produced, {} stored", self.produced, self.stored)?;
-        let Allowed { reset, overflow, quota, gateway_lost } = self.gaps;
+        let Allowed { reset, overflow, quota, gateway_lost, erased } = self.gaps;
         write!(f, "; gaps: reset {reset}, overflow {overflow}, quota {quota}, gateway lost {gateway_lost}")?;
+        write!(f, "; erased {erased}")?;
         for (kind, texts) in &self.findings {
             write!(f, "\n  {kind:?}: {}", self.of(*kind))?;
             for text in texts {

@@ -79,6 +79,20 @@ witnesses! {
     LimitReached = "a gateway reached its limit and did not take everything",
     /// A gateway's database goes with something in it that the cloud does not have.
     StoreLostHolding = "a gateway's database went while it held what the cloud had not acknowledged",
+    /// Readings of a wearable that nobody has.
+    PutAsideUnassigned = "readings of a wearable that nobody wore were put aside",
+    /// A boundary is told after readings from its far side came.
+    StoredUnderTheFormer = "readings from after a change of wearers were stored under the former one",
+    /// There is something to erase.
+    ErasedWasStored = "a wearer had readings stored when she was erased",
+    /// Frames of somebody erased come afterwards.
+    ErasedCameLate = "frames of an erased wearer came after her erasure, and were not taken",
+    /// A write found no room in the file system.
+    DiskFull = "a gateway's file system had no room left",
+    /// An attack that happened.
+    HostileSent = "a clinic sent hostile messages",
+    /// And was met.
+    HostileRefused = "hostile messages were refused",
     /// A gateway that knows no time of its own has it from the bridge.
     TimeFromBridge = "a gateway whose own clock was wrong had its time from the bridge",
     /// A gateway names the time that its clock shows and does not believe it.
@@ -147,6 +161,10 @@ pub fn of_evidence(evidence: &Evidence) -> Witnessed {
         let full = |gap: &Gap| gap.wearable == index && gap.reason == "quota";
         if wearable.may_meet_a_limit() && evidence.gaps.iter().any(full) {
             seen.saw(&wearable.scenario, Witness::LimitReached);
+        }
+        let late = |gap: &Gap| gap.wearable == index && gap.reason == "erased";
+        if wearable.erased().is_some() && evidence.gaps.iter().any(late) {
+            seen.saw(&wearable.scenario, Witness::ErasedCameLate);
         }
         let readings = || evidence.readings.iter().filter(|row| row.wearable == index);
         let stored_for = |user| readings().any(|row| row.user == user);

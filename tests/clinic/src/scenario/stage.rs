@@ -8,8 +8,10 @@ use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::disk::SmallDisk;
 use super::postbox::Postbox;
 use crate::clinic::Options;
+use crate::hostile::attack::Attack;
 use crate::oracle::check::check;
 use crate::oracle::database::Eye;
 use crate::oracle::evidence::{self, Allowance, Boundary};
@@ -80,10 +82,15 @@ pub struct Stage {
     pub postbox: Option<Postbox>,
     /// Lines of gateways that do not reach the broker directly.
     pub lines: BTreeMap<usize, Proxy>,
+    /// What is being done to the clinic, while it is.
+    pub attack: Option<Attack>,
+    /// File systems of gateways.
+    pub disks: Vec<SmallDisk>,
     runtime: tokio::runtime::Runtime,
     members: Vec<Member>,
     tenants: Vec<Tenant>,
     wearers: u32,
+    people: Vec<Wearer>,
     usual: [Option<usize>; 2],
     agenda: BTreeMap<(Duration, u64), Entry>,
     probes: Vec<Entry>,
@@ -129,10 +136,13 @@ impl Stage {
             rng: StdRng::seed_from_u64(seed),
             postbox: None,
             lines: BTreeMap::new(),
+            attack: None,
+            disks: Vec::new(),
             runtime,
             members: Vec::new(),
             tenants,
             wearers: 0,
+            people: Vec::new(),
             usual: [None; 2],
             agenda: BTreeMap::new(),
             probes: Vec::new(),
@@ -152,6 +162,13 @@ impl Stage {
     pub fn enter(&mut self, scenario: &'static str, must_see: &[Witness]) {
         self.scenario = scenario;
         self.demands.extend(must_see.iter().map(|witness| (scenario, *witness)));
+    }
+
+    /// The scenario in force cannot be played here: nothing is demanded of it.
+    pub fn skip(&mut self, why: &str) {
+        eprintln!("SKIPPED: {}: {why}", self.scenario);
+        let skipped = self.scenario;
+        self.demands.retain(|(scenario, _)| *scenario != skipped);
     }
 
     /// Notes that the scenario in force saw this.
@@ -250,7 +267,42 @@ impl Stage {
     pub fn wearer(&mut self, tenant: usize) -> Result<Wearer> {
         self.wearers += 1;
         let id = format!("W-{}", self.wearers);
-        self.clinic.add_wearer(&self.tenants[tenant], &id, &format!("Wearer {}", self.wearers))
+        let name = format!("Wearer {}", self.wearers);
+        let wearer = self.clinic.add_wearer(&self.tenants[tenant], &id, &name)?;
+        self.people.push(wearer.clone());
+        Ok(wearer)
+    }
+
+    /// The first wearer of a wearable.
+    pub fn wearer_of(&self, wearable: usize) -> Uuid {
+        self.members[wearable].plan[0].user
+    }
+
+    /// Frames of a wearable that are put aside.
+    pub fn put_aside(&self, wearable: usize) -> Result<i64> {
+        let hardware = self.clinic.wearables[wearable].hardware_id.clone();
+        self.look(|eye| async move { eye.put_aside(&hardware).await })
+    }
+
+    /// Readings that are stored for somebody from a time on.
+    pub fn stored_since(&self, user: Uuid, utc_us: i64) -> Result<i64> {
+        self.look(|eye| async move { eye.stored_since(user, utc_us).await })
+    }
+
+    /// Erases the first wearer of a wearable.
+    pub fn erase(&mut self, wearable: usize) -> Result<()> {
+        let user = self.wearer_of(wearable);
+        let Some(wearer) = self.people.iter().find(|wearer| wearer.id == user) else { return Ok(()) };
+        let args = [
+            "wearer",
+            "erase",
+            "--tenant",
+            &wearer.tenant,
+            "--external-id",
+            &wearer.external_id,
+            "--for-ever",
+        ];
+        self.clinic.admin(&args, None).map(|_| ())
     }
 
     /// A wearable of this tenant, assigned to a new wearer since long ago, known to these gateways, and started at once.
@@ -265,6 +317,25 @@ impl Stage {
         self.wearable_on(Air::Virtual, tenant, gateways, args)
     }
 
+    /// A started wearable that these gateways know and nobody wears; by the plan its wearer has had it all along, who has to
+    /// be told to the product later: [`assign_since_ever`](Self::assign_since_ever).
+    pub fn unassigned_wearable(&mut self, tenant: usize, gateways: &[usize], args: &[&str]) -> Result<usize> {
+        let wearable = self.made(Air::Virtual, tenant, gateways, args)?;
+        self.clinic.wearables[wearable].process().spawn()?;
+        Ok(wearable)
+    }
+
+    /// Tells the product that a wearable was its first wearer's from before the run on.
+    pub fn assign_since_ever(&mut self, wearable: usize, tenant: usize) -> Result<()> {
+        let user = self.wearer_of(wearable);
+        let wearer = self.people.iter().find(|wearer| wearer.id == user).cloned();
+        let wearer =
+            wearer.ok_or_else(|| ClinicError::Refused(format!("clinic {tenant} has no such wearer")))?;
+        let from = jiff::Timestamp::now() - PAST;
+        let hardware = self.clinic.wearables[wearable].hardware_id.clone();
+        self.clinic.assign(&hardware, &wearer, Assignment { from, at_frame: None }).map(|_| ())
+    }
+
     /// The same on another air.
     pub fn wearable_on(
         &mut self,
@@ -273,6 +344,13 @@ impl Stage {
         gateways: &[usize],
         args: &[&str],
     ) -> Result<usize> {
+        let wearable = self.made(air, tenant, gateways, args)?;
+        self.assign_since_ever(wearable, tenant)?;
+        Ok(wearable)
+    }
+
+    /// Makes a wearable, and a wearer who has it by the harness's plan.
+    fn made(&mut self, air: Air, tenant: usize, gateways: &[usize], args: &[&str]) -> Result<usize> {
         let number = self.clinic.wearables.len() as u64 + 1;
         let factory_id = (self.seed & 0xffff) << 16 | number;
         let seed = self.rng.random_range(1..1_000_000);
@@ -288,9 +366,6 @@ impl Stage {
             .args(args.iter().copied());
         let wearable = self.clinic.add_wearable(plan)?;
         let wearer = self.wearer(tenant)?;
-        let from = jiff::Timestamp::now() - PAST;
-        let hardware = self.clinic.wearables[wearable].hardware_id.clone();
-        self.clinic.assign(&hardware, &wearer, Assignment { from, at_frame: None })?;
         for gateway in gateways {
             self.clinic.introduce(*gateway, wearable)?;
         }
