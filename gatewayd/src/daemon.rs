@@ -44,6 +44,8 @@ use crate::uplink;
 const STOPPING: Duration = Duration::from_secs(10);
 /// How long telling the last spans may take on the way down.
 const TELLING: Duration = Duration::from_secs(3);
+/// How long until the store is told the time again, after it did not take it.
+const TELL_AGAIN: Duration = Duration::from_secs(1);
 const MIB: u64 = 1 << 20;
 
 /// Why the daemon does not run.
@@ -104,6 +106,7 @@ pub fn store_settings(config: &Config) -> store::Settings {
         gateway: GatewayId(config.gateway_id),
         group_commit: Duration::from_millis(section.group_commit_ms),
         group_frames: section.group_commit_frames,
+        wearable_commit: Duration::from_secs_f64(section.wearable_commit_s),
         queue: 256,
         soft_limit: section.soft_limit_mib * MIB,
         hard_limit: section.hard_limit_mib * MIB,
@@ -218,7 +221,8 @@ pub async fn run(
         ..Snapshot::default()
     });
     let store = Store::open(store_settings(&config), clock.clone(), board.clone())?;
-    let kept_floor = store.floor().await?;
+    // Of a store that cannot be opened yet nothing is known.
+    let kept_floor = store.floor().await.unwrap_or_else(|_| Floor::new(clock.boottime_us()));
     let devices = Arc::new(Devices::open(&config.data_dir).map_err(DaemonError::Files)?);
     let book = Arc::new(Book::open(&config.data_dir, devices.clone()).map_err(DaemonError::Files)?);
     let signing = SigningKey::open(&config.data_dir)?;
@@ -417,10 +421,13 @@ fn clock_watch(config: &Config, clock: &dyn Clock) -> source::Watch {
 async fn tell_store(store: Store, mut known: watch::Receiver<Option<source::Known>>) {
     loop {
         let now = *known.borrow_and_update();
-        if let Err(error) = store.clock_is(now).await {
-            tracing::warn!(%error, "the store did not hear what time it is");
-            if matches!(error, StoreError::Stopped) {
-                return;
+        match store.clock_is(now).await {
+            Ok(()) => {}
+            Err(StoreError::Stopped) => return,
+            Err(error) => {
+                tracing::warn!(%error, "the store did not hear what time it is; trying again");
+                tokio::time::sleep(TELL_AGAIN).await;
+                continue;
             }
         }
         if known.changed().await.is_err() {

@@ -19,7 +19,7 @@ use crate::decisions::Actor;
 use crate::hardware::HardwareId;
 
 /// Where it is in the data folder.
-const FILE: &str = "devices.json";
+pub const FILE: &str = "devices.json";
 /// Its predecessor: bonds alone, key by hardware.
 const BONDS_FILE: &str = "bonds.json";
 /// The version this program writes.

@@ -123,6 +123,8 @@ pub struct Buffer {
     pub parked: u64,
     /// Frames whose identity was taken by another content.
     pub quarantined: u64,
+    /// Records that could not be read any more and were set aside.
+    pub damaged: u64,
     /// Bytes that all of it takes on disk.
     pub bytes: u64,
     /// Bytes free on the disk, as far as known.
@@ -131,6 +133,8 @@ pub struct Buffer {
     pub oldest_us: i64,
     /// What is still admitted.
     pub admission: Admission,
+    /// Why nothing can be kept now; empty when all is well.
+    pub trouble: String,
 }
 
 /// What the store takes, by how full it is.

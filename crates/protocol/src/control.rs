@@ -123,6 +123,10 @@ pub enum Op {
         /// The start that is meant: 0 is the last one, 1 the one before it.
         back: u8,
     },
+    /// Which is the oldest frame that you still hold, acknowledged or not? Reply: [`Outcome::OldestHeld`]. A gateway that
+    /// has lost its copy asks for it with [`Op::ResendFrom`]. Not a part of [`Hello`]: a gateway of an earlier version
+    /// refuses a Hello that is longer than its own.
+    OldestHeld,
 }
 
 /// A start, for a log of resets and faults.
@@ -231,6 +235,13 @@ pub enum Outcome {
     UpdateAt(u32),
     /// To [`Op::WhyStarted`].
     Started(Start),
+    /// To [`Op::OldestHeld`]: the running epoch and its next seq when there is none.
+    OldestHeld {
+        /// The frame's epoch.
+        epoch: Epoch,
+        /// The frame's seq.
+        seq: Seq,
+    },
 }
 
 /// Why a request was refused.
@@ -349,6 +360,7 @@ impl Request {
             }
             Op::UpdateFinish => writer.u8(17),
             Op::WhyStarted { back } => writer.bytes(&[18, back]),
+            Op::OldestHeld => writer.u8(19),
         }
         writer.written()
     }
@@ -387,6 +399,7 @@ impl Request {
             }
             17 => Op::UpdateFinish,
             18 => Op::WhyStarted { back: reader.u8()? },
+            19 => Op::OldestHeld,
             _ => return Ok(Err(id)),
         };
         if reader.is_empty() { Ok(Ok(Self { id, op })) } else { Err(ControlError) }
@@ -426,6 +439,7 @@ impl Reply {
                 writer.u8(4);
                 writer.u32(offset);
             }
+            Outcome::OldestHeld { epoch, seq } => write_frame_op(&mut writer, 6, epoch, seq),
             Outcome::Started(Start { reason, place }) => {
                 writer.bytes(&[5, reason.to_byte()]);
                 if let Some(place) = place {
@@ -470,6 +484,7 @@ impl Reply {
                 };
                 return Ok(Self { id, outcome: Outcome::Started(Start { reason, place }) });
             }
+            6 => Outcome::OldestHeld { epoch: Epoch(reader.u64()?), seq: reader.u32()? },
             _ => return Err(ControlError),
         };
         if reader.is_empty() { Ok(Self { id, outcome }) } else { Err(ControlError) }

@@ -37,6 +37,7 @@ fn requests_are_on_the_wire_as_published() {
             "07000f7011010030313233343536373839616263646566",
         ),
         (Op::UpdateFinish, "070011"),
+        (Op::OldestHeld, "070013"),
     ] {
         let request = Request { id: 7, op };
         let mut out = [0; MAX_MESSAGE];
@@ -87,6 +88,7 @@ fn replies_are_on_the_wire_as_published() {
         (Outcome::Refused(Refusal::NotNewer), "07000106"),
         (Outcome::Refused(Refusal::BadImage), "07000107"),
         (Outcome::UpdateAt(552), "07000428020000"),
+        (Outcome::OldestHeld { epoch: EPOCH, seq: 3 }, "07000607000000efbeadde03000000"),
         (
             Outcome::Hello(hello),
             "07000201a10000000000000000010007000000efbeadde05000000000007000000efbeadde030000002c00000029000000",

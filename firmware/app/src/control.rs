@@ -104,6 +104,10 @@ impl<F: Flash> App<F> {
                 return Ok(self.update(request.id, Ask::Data { offset, bytes }));
             }
             Op::UpdateFinish => return Ok(self.update(request.id, Ask::Finish)),
+            Op::OldestHeld => {
+                let Identity { epoch, seq } = self.log.oldest_held()?;
+                Outcome::OldestHeld { epoch, seq }
+            }
             Op::WhyStarted { back } => match self.starts.get(usize::from(back)) {
                 Some(start) => Outcome::Started(*start),
                 None => Outcome::Refused(Refusal::NotInLog),

@@ -128,6 +128,12 @@ impl<F: Flash> Log<F> {
         Ok(self.ring.first_unacknowledged()?.map_or(next, |entry| entry.id))
     }
 
+    /// The oldest frame that is still in flash, acknowledged or not; the next one when there is none.
+    pub fn oldest_held(&mut self) -> Result<Identity, RingError<F::Error>> {
+        let (next, oldest) = (Identity { epoch: self.epoch(), seq: self.next_seq }, self.ring.oldest());
+        Ok(self.ring.entry_at(oldest)?.map_or(next, |entry| entry.id))
+    }
+
     /// The ring, for reading and acknowledging.
     pub fn ring(&mut self) -> &mut Ring<F> {
         &mut self.ring

@@ -92,6 +92,12 @@ impl Timeline {
         }
     }
 
+    /// Forgets an epoch of which nothing is left that could be stamped.
+    pub fn forget(&mut self, epoch: Epoch) {
+        self.epochs.remove(&epoch.0);
+        self.after.remove(&epoch.0);
+    }
+
     /// The stamp of samples from `first` to `last`. `now_us` is UTC now; `patient` is false when the frame has
     /// waited for an anchor for as long as the configuration allows.
     pub fn stamp(&self, epoch: Epoch, first: u64, last: u64, now_us: i64, patient: bool) -> Stamp {

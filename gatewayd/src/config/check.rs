@@ -215,6 +215,7 @@ pub(super) fn check(path: &Path, text: &str, config: &Config) -> Result<(), Conf
     let store = &config.store;
     checker.range("store", "group_commit_ms", store.group_commit_ms, (1, 10_000))?;
     checker.range("store", "group_commit_frames", store.group_commit_frames, (1, 100_000))?;
+    checker.range("store", "wearable_commit_s", store.wearable_commit_s, (0.0, 5.0))?;
     checker.range("store", "soft_limit_mib", store.soft_limit_mib, (1, 1 << 20))?;
     if store.hard_limit_mib <= store.soft_limit_mib || store.hard_limit_mib > 1 << 20 {
         let accepted = format!("more than soft_limit_mib ({}), at most 1048576", store.soft_limit_mib);

@@ -166,6 +166,9 @@ section! {
         group_commit_ms: u64 = 100,
         /// Commit as soon as this many frames wait. Default 100.
         group_commit_frames: usize = 100,
+        /// Frames of a wearable that is caught up may wait so long for the commit, seconds, 0 to 5: the wearable keeps them
+        /// until they are acknowledged, which is after it. Default 5.
+        wearable_commit_s: f64 = 5.0,
         /// From here on no waveforms are taken and stored ones are dropped, MiB. Default 4096.
         soft_limit_mib: u64 = 4_096,
         /// From here on nothing but events is taken, MiB. Default 6144.

@@ -26,10 +26,13 @@ pub(super) struct Health {
 pub(super) fn judge(now: &Snapshot, boottime_us: i64, silent: &[String]) -> Health {
     let mut reasons = Vec::new();
     let mut notes = Vec::new();
+    if !now.buffer.trouble.is_empty() {
+        reasons.push(format!("the store keeps nothing: {}", now.buffer.trouble));
+    }
     match now.buffer.admission {
         Admission::Everything => {}
         Admission::NoWaveforms => notes.push("the store is nearly full: waveforms are not taken".to_owned()),
-        Admission::EventsOnly => reasons.push("the store is full: readings stay on the wearables".to_owned()),
+        Admission::EventsOnly => reasons.push("the store is full: only events are taken".to_owned()),
     }
     if let Some(since) = now.clock.unknown_since_us {
         let unknown = boottime_us.saturating_sub(since);

@@ -4,7 +4,8 @@
 //! bridge is the boot anchor (seq 0), which says where the epoch before it ended. An acknowledgement is cumulative, so
 //! it may go no further than the frames that lie before the first hole.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 
 use kinara_protocol::frame::{BootAnchor, Epoch, Seq};
 
@@ -25,6 +26,25 @@ impl Cursor {
     /// A cursor at the oldest frame that the wearable holds.
     pub fn new((epoch, seq): (Epoch, Seq)) -> Self {
         Self { epoch, seq, held: HashMap::new(), ends: HashMap::new(), last: None }
+    }
+
+    /// A cursor at the first of these frames, which comes to `then` when it has them all; none where there are none.
+    pub fn through(wanted: &BTreeMap<Epoch, SeqSet>, then: (Epoch, Seq)) -> Option<Self> {
+        let (first, seqs) = wanted.iter().find(|(_, seqs)| !seqs.is_empty())?;
+        let mut cursor = Self::new((*first, seqs.ranges().first()?.0));
+        for (epoch, seqs) in wanted {
+            let Some((_, last)) = seqs.ranges().last() else { continue };
+            let next =
+                wanted.range((Bound::Excluded(*epoch), Bound::Unbounded)).next().map(|(epoch, _)| *epoch);
+            if *epoch != then.0 {
+                cursor.ends.insert(*epoch, (last.saturating_add(1), next.unwrap_or(then.0)));
+            }
+            cursor.held.insert(*epoch, all_before(last.saturating_add(1)).minus(seqs));
+        }
+        let seqs = wanted.get(&then.0).cloned().unwrap_or_default();
+        cursor.held.insert(then.0, all_before(then.1).minus(&seqs));
+        cursor.advance();
+        Some(cursor)
     }
 
     /// Takes a frame, and goes on as far as there is no hole.
@@ -100,6 +120,14 @@ impl Cursor {
     }
 }
 
+fn all_before(end: Seq) -> SeqSet {
+    let mut seqs = SeqSet::default();
+    if let Some(last) = end.checked_sub(1) {
+        seqs.insert_range(0, last);
+    }
+    seqs
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,6 +137,27 @@ mod tests {
     fn boot_after(epoch: Epoch, next_seq: Seq) -> BootAnchor {
         let previous = PreviousBoot { epoch, next_seq, last_ticks: Ticks(0), last_sync: None };
         BootAnchor { reason: ResetReason::PowerOn, previous: Some(previous) }
+    }
+
+    #[test]
+    fn a_cursor_through_lost_frames_stops_at_each_and_ends_where_the_log_goes_on() {
+        let (first, third) = (Epoch::new(1, 1), Epoch::new(1, 3));
+        let seqs = |ranges: &[(u32, u32)]| {
+            let mut seqs = SeqSet::default();
+            ranges.iter().for_each(|(first, last)| seqs.insert_range(*first, *last));
+            seqs
+        };
+        let wanted = BTreeMap::from([(first, seqs(&[(5, 6), (9, 9)])), (third, seqs(&[(2, 2)]))]);
+        let mut cursor = Cursor::through(&wanted, (third, 40)).unwrap();
+        let mut passed = Vec::new();
+        while cursor.next() < (third, 40) {
+            let (epoch, seq) = cursor.next();
+            passed.push((epoch, seq));
+            cursor.take(epoch, seq, None);
+        }
+        assert_eq!(passed, [(first, 5), (first, 6), (first, 9), (third, 2)]);
+        assert_eq!(cursor.next(), (third, 40));
+        assert!(Cursor::through(&BTreeMap::new(), (third, 40)).is_none());
     }
 
     proptest! {

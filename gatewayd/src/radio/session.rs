@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesOrdered;
 use kinara_clock::Clock;
 use kinara_protocol::control::{Hello, Op, Outcome, PROTOCOL_VERSION};
 use kinara_protocol::frame::{Body, BootAnchor, DeviceEventKind, Epoch, FrameRef, ResetReason};
@@ -26,7 +28,7 @@ use crate::hardware::HardwareId;
 use crate::live::Newest;
 use crate::pipeline::{ChannelSamples, Fit, FrameSink, StoredFrame};
 use crate::status::{Admission, Board, Link as LinkState};
-use crate::store::{Appended, Outcome as Fate, OwnSync, Store, StoreError};
+use crate::store::{Appended, Haste, Outcome as Fate, OwnSync, Store, StoreError};
 
 /// How often a session looks after itself.
 const TICK: Duration = Duration::from_millis(250);
@@ -83,6 +85,11 @@ pub struct Settings {
     pub weak_after: Duration,
 }
 
+/// Appends of one wearable that may wait for the store side by side.
+const MOST_APPENDING: usize = 32;
+/// A gateway that has lost its copy asks for frames in the middle of what it has; further on than this it says so.
+const WORTH_A_LEAP: u32 = 256;
+
 type Appending = BoxFuture<'static, (Vec<Bytes>, Result<Vec<Appended>, StoreError>)>;
 
 struct Session<'a> {
@@ -99,6 +106,10 @@ struct Session<'a> {
     safe: Cursor,
     acknowledged: Option<(Epoch, u32)>,
     pending: Vec<Bytes>,
+    /// Frames that the store has been given and has not answered for.
+    unanswered: usize,
+    /// Frames are sent again that the wearable was told it may forget: the last one that came.
+    refetching: Option<(Epoch, u32)>,
     /// The store did not take something: it has to be sent again once no more than this is shut out.
     refused: Option<Admission>,
     hole_since: Option<Instant>,
@@ -159,6 +170,8 @@ pub async fn run(context: &Context, greeted: Greeted, claim: &mut Claim) -> Resu
         safe: Cursor::new(hello.oldest),
         acknowledged: None,
         pending: Vec::new(),
+        unanswered: 0,
+        refetching: None,
         refused: None,
         hole_since: None,
         heard: Instant::now(),
@@ -196,21 +209,24 @@ impl Session<'_> {
         let window = self.context.settings.window;
         self.expect_ok(Op::StreamOn).await?;
         self.expect_ok(Op::StartBacklog { window }).await?;
+        self.ask_for_what_was_lost().await?;
         claim.greeted();
         self.ask_why_it_started().await?;
         let mut known = self.context.known.clone();
         let mut admission = self.context.store.admission();
         let mut identify = self.context.identify.subscribe();
         let mut tick = tokio::time::interval(TICK);
-        let mut appending: Option<Appending> = None;
+        let mut appending: FuturesOrdered<Appending> = FuturesOrdered::new();
         let mut retry_at: Option<Instant> = None;
         loop {
-            if appending.is_none()
+            // Caught up, frames come one by one and wait together; during a drain the next ones gather meanwhile.
+            let most = if self.live { MOST_APPENDING } else { 1 };
+            if appending.len() < most
                 && !self.pending.is_empty()
                 && retry_at.is_none_or(|at| at <= Instant::now())
             {
                 retry_at = None;
-                appending = Some(self.append());
+                appending.push_back(self.append());
             }
             tokio::select! {
                 () = claim.cancel.cancelled() => return Ok(()),
@@ -222,13 +238,14 @@ impl Session<'_> {
                         self.take_event(&event);
                     }
                 }
-                (frames, result) = finished(&mut appending) => {
-                    appending = None;
+                Some((frames, result)) = appending.next() => {
+                    self.unanswered -= frames.len();
                     match result {
                         Ok(fates) => self.appended(&frames, &fates).await?,
                         Err(error) => {
                             tracing::warn!(hardware = %self.hardware, %error, "not stored; trying again");
-                            self.pending.splice(0..0, frames);
+                            // In whatever order: what may be acknowledged is known by the numbers.
+                            self.pending.extend(frames);
                             retry_at = Some(Instant::now() + self.context.settings.store_retry);
                         }
                     }
@@ -372,6 +389,9 @@ impl Session<'_> {
         let body = frame.body();
         self.seen.take(header.epoch, header.seq, boot_of(body.as_ref().ok()));
         note_losses(&mut self.seen, body.as_ref().ok());
+        if in_order && self.refetching.is_some() {
+            self.refetching = Some((header.epoch, header.seq));
+        }
         if in_order {
             let whole = self.seen.covers(header.epoch, header.seq);
             self.hole_since = if whole { None } else { self.hole_since.or_else(|| Some(Instant::now())) };
@@ -408,11 +428,92 @@ impl Session<'_> {
 
     fn append(&mut self) -> Appending {
         let frames = std::mem::take(&mut self.pending);
-        let (store, hardware) = (self.context.store.clone(), self.hardware.clone());
+        self.unanswered += frames.len();
+        let (store, hardware, haste) = (self.context.store.clone(), self.hardware.clone(), self.haste());
         Box::pin(async move {
-            let result = store.append(hardware, frames.clone()).await;
+            let result = store.append_with(haste, hardware, frames.clone()).await;
             (frames, result)
         })
+    }
+
+    /// A wearable that is caught up has its frames until they are acknowledged, and does not wait for that before it sends
+    /// the next ones, unless its window closes.
+    fn haste(&self) -> Haste {
+        if self.live && self.unanswered < usize::from(self.context.settings.window) / 2 {
+            Haste::MayWait
+        } else {
+            Haste::Prompt
+        }
+    }
+
+    /// Asks for the first frame that was here, is lost, and is still held by the wearable, though it was told that it may
+    /// forget it. Firmware that does not know the question is none the worse.
+    async fn ask_for_what_was_lost(&mut self) -> Result<(), RadioError> {
+        let (store, hardware, oldest) = (&self.context.store, self.hardware.clone(), self.hello.oldest);
+        let mut wanted = match store.wanted(hardware.clone()).await {
+            Ok(wanted) => wanted,
+            Err(error) => {
+                tracing::warn!(%hardware, %error, "what was lost here is not asked for now");
+                return Ok(());
+            }
+        };
+        if !wanted.everything && wanted.frames.is_empty() {
+            return Ok(());
+        }
+        let Outcome::OldestHeld { epoch, seq } = self.requests.ask(Op::OldestHeld).await? else {
+            return Ok(());
+        };
+        if !wanted.everything {
+            self.forget_wanted((epoch, seq)).await;
+            wanted.frames.retain(|of, _| *of >= epoch && of.log_id() == epoch.log_id());
+            if let Some(seqs) = wanted.frames.get_mut(&epoch) {
+                *seqs = seqs.without(0, i64::from(seq) - 1);
+            }
+        }
+        let cursor = if wanted.everything {
+            Some(Cursor::new((epoch, seq)))
+        } else {
+            Cursor::through(&wanted.frames, oldest)
+        };
+        let Some(cursor) = cursor.filter(|cursor| cursor.next() < oldest) else {
+            self.forget_wanted(oldest).await;
+            return Ok(());
+        };
+        let (epoch, seq) = cursor.next();
+        match self.requests.ask(Op::ResendFrom { epoch, seq }).await? {
+            Outcome::Ok => {
+                tracing::warn!(
+                    hardware = %self.hardware, %epoch, seq,
+                    "frames that were here are lost; the wearable still holds them and sends them again"
+                );
+                (self.seen, self.safe) = (cursor.clone(), cursor);
+                self.refetching = Some((epoch, seq));
+            }
+            other => tracing::debug!(hardware = %self.hardware, ?other, %epoch, seq, "not held any more"),
+        }
+        Ok(())
+    }
+
+    async fn forget_wanted(&mut self, before: (Epoch, u32)) {
+        if let Err(error) = self.context.store.no_longer_wanted(self.hardware.clone(), before).await {
+            tracing::warn!(hardware = %self.hardware, %error, "what was lost here is asked for once more");
+        }
+    }
+
+    /// Between two lost frames there may be many that are here: then the log goes on behind them.
+    async fn leap(&mut self) -> Result<(), RadioError> {
+        let Some(last) = self.refetching else { return Ok(()) };
+        let next = self.seen.next();
+        let worth_it = next.0 > last.0 || next.0 == last.0 && next.1.saturating_sub(last.1) > WORTH_A_LEAP;
+        if worth_it {
+            self.refetching = Some(next);
+            self.resend().await?;
+        }
+        if self.safe.next() >= self.hello.oldest {
+            self.refetching = None;
+            self.forget_wanted(self.hello.oldest).await;
+        }
+        Ok(())
     }
 
     /// Frames have met their fate: acknowledge what is safe, hand on what is new.
@@ -456,6 +557,8 @@ impl Session<'_> {
             self.heard = Instant::now();
             self.requests.tell(Op::TimeProbe).await?;
         }
+        self.leap().await?;
+        let settings = &self.context.settings;
         let patience = settings.resend_after;
         if self.refused.is_none() && self.hole_since.is_some_and(|since| since.elapsed() > patience) {
             self.resend().await?;
@@ -532,13 +635,6 @@ impl Session<'_> {
             other => return Err(RadioError::Nonsense(format!("{other:?} to a resend"))),
         }
         Ok(())
-    }
-}
-
-async fn finished(appending: &mut Option<Appending>) -> (Vec<Bytes>, Result<Vec<Appended>, StoreError>) {
-    match appending {
-        Some(future) => future.await,
-        None => std::future::pending().await,
     }
 }
 

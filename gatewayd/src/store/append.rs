@@ -6,7 +6,7 @@ use bytes::Bytes;
 use kinara_protocol::frame::{Body, Class, Epoch, FrameRef};
 use rusqlite::params;
 
-use super::damage::Damage;
+use super::damage::{Damage, blob, cell};
 use super::engine::Engine;
 use super::piece;
 use super::quota::Extent;
@@ -36,7 +36,6 @@ impl Engine {
     ) -> Result<Vec<Appended>, StoreError> {
         let device = self.device(hardware)?.id;
         let mut outcomes = Vec::with_capacity(frames.len());
-        let mut groups: BTreeMap<(u64, i64), Vec<FrameRef<'_>>> = BTreeMap::new();
         let mut dropped: BTreeMap<u64, Extent> = BTreeMap::new();
         for bytes in frames {
             let Ok(frame) = FrameRef::parse(bytes) else {
@@ -46,10 +45,8 @@ impl Engine {
             let outcome = self.admit(hardware, device, &frame)?;
             if outcome == Outcome::Stored {
                 self.counter += 1;
-                let header = frame.header();
                 if !(sabotage::is(sabotage::Kind::LoseFrame) && self.counter.is_multiple_of(50)) {
-                    let class = piece::class_number(header.kind.class());
-                    groups.entry((header.epoch.0, class)).or_default().push(frame);
+                    self.stage(device, &frame);
                 }
                 self.observe(hardware, device, &frame)?;
             } else if outcome == Outcome::Dropped {
@@ -59,24 +56,6 @@ impl Engine {
         }
         for (epoch, extent) in dropped {
             self.put_gap(hardware, epoch, &extent, "quota")?;
-        }
-        for ((epoch, class), mut group) in groups {
-            group.sort_by_key(|frame| frame.header().seq);
-            let mut rest = group.as_slice();
-            while !rest.is_empty() {
-                let mut bytes = 0;
-                let fits = rest
-                    .iter()
-                    .take_while(|frame| {
-                        bytes += frame.bytes().len();
-                        bytes <= piece::MAX_BYTES
-                    })
-                    .count()
-                    .max(1);
-                let (now, later) = rest.split_at(fits);
-                self.insert_piece(device, Epoch(epoch), class, now)?;
-                rest = later;
-            }
         }
         let stored = outcomes.iter().filter(|outcome| **outcome == Outcome::Stored).count() as u64;
         self.device(hardware)?.buffered += stored;
@@ -110,7 +89,8 @@ impl Engine {
         };
         let state = self.device(hardware)?.epochs.entry(header.epoch.0).or_default();
         state.received.insert(header.seq);
-        state.dirty = true;
+        self.dirty.insert((device, header.epoch.0));
+        self.has_come(hardware, header.epoch.0, header.seq);
         if outcome == Outcome::Stored {
             self.remember_crc(key, frame.crc());
         }
@@ -144,7 +124,8 @@ impl Engine {
                 "INSERT OR IGNORE INTO quarantine (device, epoch, seq, crc, reason, received_us, frame)
                  VALUES (?1, ?2, ?3, ?4, 'collision', ?5, ?6)",
             )?
-            .execute(params![device, epoch as i64, seq, frame.crc(), received, frame.bytes()])?;
+            .execute(params![device, epoch as i64, seq, frame.crc(), received, frame.bytes()])
+            .map(|rows| self.figures.quarantined += rows as u64)?;
         Ok(Some(Outcome::Collision))
     }
 
@@ -157,7 +138,7 @@ impl Engine {
         let mut found = Held::Sealed;
         let (mut seen, mut broken) = (Vec::new(), Vec::new());
         while let Some(row) = rows.next()? {
-            let bytes = piece::decode(row.get(0)?, row.get_ref(1)?.as_blob().unwrap_or_default());
+            let bytes = cell(row, 0).and_then(|form| piece::decode(form, blob(row, 1)?));
             match bytes.as_deref().map_err(Damage::clone).and_then(piece::frames) {
                 Ok(frames) => {
                     seen.extend(frames.iter().map(|frame| (frame.header().seq, frame.crc())));
@@ -167,8 +148,8 @@ impl Engine {
         }
         drop(rows);
         drop(select);
-        for (id, damage) in broken {
-            self.set_piece_aside(id, &damage)?;
+        if !broken.is_empty() {
+            self.set_pieces_aside(broken)?;
             found = Held::Damaged;
         }
         for (other, crc) in seen {
@@ -178,45 +159,6 @@ impl Engine {
             self.remember_crc((device, epoch, other), crc);
         }
         Ok(found)
-    }
-
-    fn insert_piece(
-        &mut self,
-        device: i64,
-        epoch: Epoch,
-        class: i64,
-        frames: &[FrameRef<'_>],
-    ) -> Result<(), StoreError> {
-        let (Some(first), Some(last)) = (frames.first(), frames.last()) else { return Ok(()) };
-        let (form, body) = piece::encode(frames);
-        let bytes: usize = frames.iter().map(|frame| frame.bytes().len()).sum();
-        let (utc, boot) = (self.utc_us(), self.clock.boottime_us());
-        self.db
-            .prepare_cached(
-                "INSERT INTO pieces (device, epoch, class, form, first_seq, last_seq, frames, bytes,
-                                     received_us, received_boot_us, body)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
-            )?
-            .execute(params![
-                device,
-                piece::epoch_to_sql(epoch),
-                class,
-                form,
-                first.header().seq,
-                last.header().seq,
-                frames.len() as i64,
-                bytes as i64,
-                utc,
-                boot,
-                body
-            ])?;
-        self.figures.unsealed_frames += frames.len() as u64;
-        self.figures.unsealed_bytes += bytes as u64;
-        if form == piece::FORM_RAW {
-            *self.figures.loose.entry((device, epoch.0, class)).or_default() += frames.len() as u64;
-        }
-        self.figures.oldest_boot_us = self.figures.oldest_boot_us.or(Some(boot));
-        Ok(())
     }
 
     /// Learns from a frame what it says about time.
@@ -232,7 +174,6 @@ impl Engine {
             Ok(Body::SyncAnchor(sync)) => Some((header.epoch, sync)),
             Ok(Body::BootAnchor(boot)) => {
                 state.boot = Some(frame.bytes().to_vec());
-                state.dirty = true;
                 device.timeline.boot(header.epoch, boot);
                 boot.previous.and_then(|previous| Some((previous.epoch, previous.last_sync?)))
             }

@@ -60,7 +60,7 @@ impl Engine {
 
     /// Gives UTC to the syncs of this boot that wait for it, and judges the others by what our clock is now: it may have
     /// been set right since they were made, by this run of the daemon or by one before it.
-    fn resolve(&mut self, known: &Known) -> Result<(), StoreError> {
+    pub(super) fn resolve(&mut self, known: &Known) -> Result<(), StoreError> {
         let mut changed = Vec::new();
         for own in self.own_anchors()? {
             if let Some(anchor) = own.judged(known) {

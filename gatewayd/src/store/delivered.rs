@@ -28,7 +28,7 @@ impl Engine {
             || self.figures.batches > 0
             || self
                 .db
-                .prepare_cached("SELECT EXISTS (SELECT 1 FROM events WHERE gap = 1 AND body IS NOT NULL)")?
+                .prepare_cached("SELECT EXISTS (SELECT 1 FROM events INDEXED BY events_sealed WHERE gap = 1 AND body IS NOT NULL)")?
                 .query_row([], |row| row.get::<_, bool>(0))?;
         let mut out = Vec::with_capacity(self.devices.len());
         for (hardware, device) in &self.devices {
@@ -44,7 +44,9 @@ impl Engine {
                          FROM pieces WHERE device = ?1",
                     )?
                     .query_row(params![device.id, epoch as i64], |row| Ok((row.get(0)?, row.get(1)?)))?;
-                if unsealed.unsigned_abs() == device.buffered {
+                let (staged, first_staged) = self.staged.of(device.id, epoch);
+                if unsealed.unsigned_abs() + staged == device.buffered {
+                    let first = first.into_iter().chain(first_staged).min();
                     let before = first.map_or(i64::MAX, |first| first - 1);
                     told = Some((Epoch(epoch), state.received.within(0, before).newest(RANGES)));
                 }

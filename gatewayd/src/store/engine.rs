@@ -1,24 +1,26 @@
 //! The state behind the store's thread: the database, and what of it is kept in memory.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use kinara_clock::Clock;
-use kinara_protocol::frame::{Body, Epoch, FrameRef};
+use kinara_protocol::frame::Epoch;
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::watch;
 
-use super::damage::Damage;
+use super::damage::{Damage, broken_row};
+use super::figures::Figures;
 use super::outbox::Kind;
 use super::piece;
-use super::quota::{Extent, Figures};
+use super::quota::Extent;
 use super::ranges::SeqSet;
-use super::{Settings, StoreError, schema, thread};
-use crate::align::fit::Anchor;
+use super::stage::Staged;
+use super::{Settings, StoreError, salvage, schema, thread, wanted};
 use crate::align::source::Known;
 use crate::align::timeline::Timeline;
 use crate::hardware::HardwareId;
@@ -37,6 +39,8 @@ pub(super) struct Device {
     pub timeline: Timeline,
     /// Frames here that the bridge has not acknowledged.
     pub buffered: u64,
+    /// Frames that were here and are lost, by epoch.
+    pub wanted: BTreeMap<u64, SeqSet>,
 }
 
 /// One epoch in memory.
@@ -45,7 +49,8 @@ pub(super) struct EpochState {
     pub received: SeqSet,
     pub last_ticks: u64,
     pub boot: Option<Vec<u8>>,
-    pub dirty: bool,
+    /// When it last grew, by our clock.
+    pub seen_us: i64,
 }
 
 /// The state of the store; used on its thread only.
@@ -60,6 +65,10 @@ pub struct Engine {
     boot_id: String,
     pub(super) devices: HashMap<HardwareId, Device>,
     pub(super) hardware: HashMap<i64, HardwareId>,
+    /// Epochs that have changed since the last commit.
+    pub(super) dirty: BTreeSet<(i64, u64)>,
+    /// Frames that wait for the commit in memory.
+    pub(super) staged: Staged,
     pub(super) buffer: u64,
     previous: u64,
     store_id: u64,
@@ -81,64 +90,36 @@ pub struct Engine {
     /// Gaps that wait for the cloud and may still grow, with their rows: by wearable, epoch and reason.
     pub(super) open_gaps: HashMap<(HardwareId, u64, &'static str), (i64, Extent)>,
     alive_boot_us: i64,
-    in_transaction: bool,
+    pub(super) in_transaction: bool,
+    /// Whether frames are, or were, wanted: then what is noted of it has to be kept right.
+    pub(super) wants: bool,
+    /// Something was written that should not wait for its commit.
+    pub(super) urgent: bool,
+    /// Whether what is in memory agrees with the tables; not while there is no database to read.
+    pub(super) is_open: bool,
 }
 
 impl Engine {
-    /// Opens the folder, setting a damaged database aside.
+    /// Opens the folder. A database that cannot be opened now is tried again later, see [`reopen`](Self::reopen).
     pub(super) fn open(settings: Settings, clock: Arc<dyn Clock>, board: Board) -> Result<Self, StoreError> {
         // What people's bodies did is nobody else's business on this machine.
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&settings.dir)?;
         let lock = lock(&settings)?;
         let path = thread::database(&settings);
-        let load = |lock| {
-            let mut engine = Self::load(&settings, &clock, &board, &path, lock)?;
-            engine.begin_run()?;
-            Ok::<_, StoreError>(engine)
-        };
-        match load(lock.try_clone()?) {
-            Err(error) if error.is_corrupt() => {
-                Self::set_aside(&path, &clock, &error)?;
-                load(lock)
-            }
-            other => other,
-        }
-    }
-
-    fn set_aside(
-        path: &std::path::Path,
-        clock: &Arc<dyn Clock>,
-        error: &StoreError,
-    ) -> Result<(), StoreError> {
-        let aside = schema::set_aside(path, clock.utc_us() / 1_000_000)?;
-        tracing::error!(
-            %error, aside = %aside.display(),
-            "the database is damaged and was set aside; a new one is begun. What it held and the cloud has not \
-             confirmed may be lost: keep the file for support"
-        );
-        Ok(())
-    }
-
-    fn load(
-        settings: &Settings,
-        clock: &Arc<dyn Clock>,
-        board: &Board,
-        path: &std::path::Path,
-        lock: File,
-    ) -> Result<Self, StoreError> {
-        let db = schema::open(path, settings.check_below)?;
         Ok(Self {
-            settings: settings.clone(),
-            clock: clock.clone(),
-            board: board.clone(),
-            db,
-            path: path.to_owned(),
+            settings,
+            clock,
+            board,
+            db: Connection::open_in_memory()?,
+            path,
             _lock: lock,
             boot_id: std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
                 .map(|id| id.trim().to_owned())
                 .unwrap_or_default(),
             devices: HashMap::new(),
             hardware: HashMap::new(),
+            dirty: BTreeSet::new(),
+            staged: Staged::default(),
             buffer: 0,
             previous: 0,
             store_id: 0,
@@ -158,12 +139,77 @@ impl Engine {
             open_gaps: HashMap::new(),
             alive_boot_us: 0,
             in_transaction: false,
+            wants: false,
+            urgent: false,
+            is_open: false,
         })
+    }
+
+    /// Opens the database and begins a run. What SQLite itself cannot read is set aside, and what can be read of it is
+    /// brought over into a new one; so is a database that fails twice in a way that no full or failing disk explains.
+    pub(super) fn reopen(&mut self) -> Result<(), StoreError> {
+        self.is_open = false;
+        self.in_transaction = false;
+        let new = schema::with_suffix(&self.path, "-new");
+        if !self.path.exists() && new.exists() {
+            // The last one was set aside, and its successor was on its way here.
+            std::fs::rename(&new, &self.path)?;
+        }
+        let opened = match self.open_and_begin() {
+            Err(error) if !error.is_corrupt() && !error.is_outside() => self.open_and_begin(),
+            other => other,
+        };
+        match opened {
+            Ok(()) => {}
+            Err(error) if error.is_outside() => return Err(error),
+            Err(error) => {
+                self.replace(&error, &new)?;
+                self.open_and_begin()?;
+            }
+        }
+        self.is_open = true;
+        Ok(())
+    }
+
+    fn open_and_begin(&mut self) -> Result<(), StoreError> {
+        self.in_transaction = false;
+        // Bonds of before, and no database: it was here and is gone.
+        let is_gone = !self.path.exists() && self.settings.dir.join(crate::devices::FILE).exists();
+        self.db = schema::open(&self.path, self.settings.check_below)?;
+        if is_gone {
+            self.db.execute_batch(wanted::EVERYTHING)?;
+        }
+        self.begin_run()
+    }
+
+    /// Makes a new database of what can be read of the damaged one, which is then set aside. The new one comes into its
+    /// place when it is whole.
+    fn replace(&mut self, error: &StoreError, new: &Path) -> Result<(), StoreError> {
+        // SQLite lets go of the files first.
+        self.db = Connection::open_in_memory()?;
+        schema::remove(new)?;
+        let now = self.clock.utc_us();
+        let aside = schema::aside_name(&self.path, now / 1_000_000);
+        let name = aside.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut db = schema::open(new, 0)?;
+        let outcome = salvage::salvage(&mut db, &self.path, (&name, &error.to_string()), now)?;
+        db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")?;
+        db.close().map_err(|(_, error)| error)?;
+        schema::set_aside(&self.path, &aside)?;
+        std::fs::rename(new, &self.path)?;
+        File::open(&self.settings.dir)?.sync_all()?;
+        tracing::error!(
+            %error, aside = %aside.display(), brought = outcome.brought, lost = outcome.lost,
+            "the database is damaged and was set aside; what could be read was brought over into a new one. Keep the \
+             file for support"
+        );
+        Ok(())
     }
 
     /// A new buffer for this run, and what the tables hold.
     fn begin_run(&mut self) -> Result<(), StoreError> {
         self.begin()?;
+        self.check_meta()?;
         self.previous = self.meta("buffer")?.unwrap_or(0) as u64;
         self.buffer = random_id();
         self.store_id = match self.meta("store_id")? {
@@ -179,6 +225,28 @@ impl Engine {
         self.commit()?;
         self.reload()?;
         self.measure()
+    }
+
+    /// Sets aside what is noted under a name and is not what belongs there.
+    fn check_meta(&mut self) -> Result<(), StoreError> {
+        let mut broken = Vec::new();
+        let mut select = self.db.prepare("SELECT key, value FROM meta")?;
+        let mut rows = select.query([])?;
+        while let Some(row) = rows.next()? {
+            let is_text = matches!(row.get_ref(0)?, ValueRef::Text(b"boot_id"));
+            let fits = match row.get_ref(1)? {
+                ValueRef::Integer(_) => !is_text,
+                ValueRef::Text(_) => is_text,
+                _ => false,
+            };
+            if !fits {
+                let damage = Damage("not what is kept under this name".to_owned());
+                broken.push(broken_row("meta", &["key"], "value", row, damage)?);
+            }
+        }
+        drop(rows);
+        drop(select);
+        self.set_rows_aside(&broken)
     }
 
     /// Times of another boot are not comparable with this one's: what has waited so far is kept, the time between the
@@ -197,112 +265,30 @@ impl Engine {
         Ok(())
     }
 
-    /// Saves now and then how long this boot has lasted.
-    pub(super) fn note_alive(&mut self) -> Result<(), StoreError> {
+    /// Saves now and then how long this boot has lasted, in the running transaction.
+    fn note_alive(&mut self, every: Duration) -> Result<(), StoreError> {
         let now = self.clock.boottime_us();
-        if now - self.alive_boot_us < (ALIVE_EVERY.as_secs_f64() * self.clock.rate() * 1e6) as i64 {
+        if now - self.alive_boot_us >= (every.as_secs_f64() * self.clock.rate() * 1e6) as i64 {
+            self.set_meta("alive_boot_us", now)?;
+            self.alive_boot_us = now;
+        }
+        Ok(())
+    }
+
+    /// The same when nothing else has been written for long.
+    pub(super) fn note_alive_alone(&mut self) -> Result<(), StoreError> {
+        let idle = (2.0 * ALIVE_EVERY.as_secs_f64() * self.clock.rate() * 1e6) as i64;
+        if self.clock.boottime_us() - self.alive_boot_us < idle {
             return Ok(());
         }
         self.begin()?;
-        self.set_meta("alive_boot_us", now)?;
-        self.commit()?;
-        self.alive_boot_us = now;
-        Ok(())
+        self.commit()
     }
 
     /// Whether something that began to wait for its time at `since_boot_us` may be kept waiting.
     pub(super) fn is_patient(&self, since_boot_us: i64) -> bool {
         let patience_us = (self.settings.unstamped_wait.as_secs_f64() * self.clock.rate() * 1e6) as i64;
         self.clock.boottime_us() - since_boot_us < patience_us
-    }
-
-    /// Reads into memory what is kept there.
-    pub(super) fn reload(&mut self) -> Result<(), StoreError> {
-        self.devices.clear();
-        self.hardware.clear();
-        self.recent.clear();
-        self.recent_order.clear();
-        self.events_looked_at = 0;
-        self.open_gaps.clear();
-        let mut broken = Vec::new();
-        let mut select = self.db.prepare("SELECT id, hardware FROM devices")?;
-        let mut rows = select.query([])?;
-        while let Some(row) = rows.next()? {
-            let id: i64 = row.get(0)?;
-            match HardwareId::parse(&String::from_utf8_lossy(row.get_ref(1)?.as_bytes().unwrap_or_default()))
-            {
-                Ok(hardware) => {
-                    self.hardware.insert(id, hardware.clone());
-                    self.devices.insert(hardware, Device { id, ..Device::default() });
-                }
-                Err(error) => broken.push((id, Damage(error.to_string()))),
-            }
-        }
-        drop(rows);
-        drop(select);
-        let mut devices = std::mem::take(&mut self.devices);
-        let result = self.reload_epochs(&mut devices);
-        self.devices = devices;
-        let broken_epochs = result?;
-        self.set_devices_aside(&broken)?;
-        self.set_epochs_aside(&broken_epochs)?;
-        self.next_ordinal =
-            self.db.query_row("SELECT coalesce(max(ordinal), 0) + 1 FROM batches", [], |row| row.get(0))?;
-        self.recount()
-    }
-
-    /// Reads what is noted of epochs; gives those of which it cannot be read what was received.
-    fn reload_epochs(
-        &self,
-        devices: &mut HashMap<HardwareId, Device>,
-    ) -> Result<Vec<(HardwareId, Epoch, Damage)>, StoreError> {
-        let mut broken = Vec::new();
-        let mut by_id: HashMap<i64, &mut Device> =
-            devices.values_mut().map(|device| (device.id, device)).collect();
-        let mut select = self.db.prepare(
-            "SELECT device, epoch, ticks, utc_us, uncertainty_us FROM anchors WHERE utc_us IS NOT NULL",
-        )?;
-        let mut rows = select.query([])?;
-        while let Some(row) = rows.next()? {
-            if let Some(device) = by_id.get_mut(&row.get(0)?) {
-                let anchor = Anchor {
-                    ticks: row.get::<_, i64>(2)? as u64,
-                    utc_us: row.get(3)?,
-                    uncertainty_us: row.get::<_, i64>(4)? as u64,
-                };
-                device.timeline.sync(Epoch(row.get::<_, i64>(1)? as u64), anchor);
-            }
-        }
-        drop(rows);
-        let mut select = self.db.prepare("SELECT device, epoch, received, last_ticks, boot FROM epochs")?;
-        let mut rows = select.query([])?;
-        while let Some(row) = rows.next()? {
-            let id: i64 = row.get(0)?;
-            let Some(device) = by_id.get_mut(&id) else { continue };
-            let epoch = Epoch(row.get::<_, i64>(1)? as u64);
-            let received = SeqSet::from_bytes(row.get_ref(2)?.as_blob().unwrap_or_default());
-            if received.is_none()
-                && let Some(hardware) = self.hardware.get(&id)
-            {
-                let damage = Damage("no ranges of received frames".to_owned());
-                broken.push((hardware.clone(), epoch, damage));
-            }
-            let state = EpochState {
-                received: received.unwrap_or_default(),
-                last_ticks: row.get::<_, i64>(3)? as u64,
-                boot: row.get(4)?,
-                dirty: false,
-            };
-            device.timeline.reached(epoch, state.last_ticks);
-            if let Some(bytes) = &state.boot
-                && let Ok(frame) = FrameRef::parse(bytes)
-                && let Ok(Body::BootAnchor(boot)) = frame.body()
-            {
-                device.timeline.boot(epoch, boot);
-            }
-            device.epochs.insert(epoch.0, state);
-        }
-        Ok(broken)
     }
 
     /// The in-memory state of a wearable, made on first sight.
@@ -325,24 +311,31 @@ impl Engine {
         Ok(())
     }
 
-    /// Writes what changed in memory, and commits: on return it is on disk.
+    /// Writes what changed in memory, and commits: on return it is on disk, and so is all that waited for it.
     pub(super) fn commit(&mut self) -> Result<(), StoreError> {
-        for device in self.devices.values_mut() {
-            for (epoch, state) in device.epochs.iter_mut().filter(|(_, state)| state.dirty) {
-                self.db
-                    .prepare_cached(
-                        "INSERT INTO epochs (device, epoch, received, last_ticks, boot) VALUES (?1, ?2, ?3, ?4, ?5)
-                         ON CONFLICT DO UPDATE SET received = ?3, last_ticks = ?4, boot = ?5",
-                    )?
-                    .execute(params![
-                        device.id,
-                        piece::epoch_to_sql(Epoch(*epoch)),
-                        state.received.to_bytes(),
-                        state.last_ticks as i64,
-                        state.boot
-                    ])?;
-                state.dirty = false;
-            }
+        self.write_staged()?;
+        self.note_alive(ALIVE_EVERY)?;
+        let now = self.utc_us();
+        for (device, epoch) in std::mem::take(&mut self.dirty) {
+            self.write_wanted(device, epoch)?;
+            let hardware = self.hardware.get(&device);
+            let device_state = hardware.and_then(|hardware| self.devices.get_mut(hardware));
+            let Some(state) = device_state.and_then(|state| state.epochs.get_mut(&epoch)) else { continue };
+            state.seen_us = now;
+            self.db
+                .prepare_cached(
+                    "INSERT INTO epochs (device, epoch, received, last_ticks, boot, seen_us)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                     ON CONFLICT DO UPDATE SET received = ?3, last_ticks = ?4, boot = ?5, seen_us = ?6",
+                )?
+                .execute(params![
+                    device,
+                    piece::epoch_to_sql(Epoch(epoch)),
+                    state.received.to_bytes(),
+                    state.last_ticks as i64,
+                    state.boot,
+                    now
+                ])?;
         }
         self.db.execute_batch("COMMIT")?;
         self.in_transaction = false;
@@ -358,7 +351,7 @@ impl Engine {
 
     /// After a failure: undoes the transaction and reads the state again, from a new database if this one is broken.
     pub(super) fn recover(&mut self, error: &StoreError) -> Result<(), StoreError> {
-        if error.is_full() {
+        if self.is_disk_full(error) {
             self.disk_is_full();
         }
         if self.in_transaction {
@@ -368,17 +361,52 @@ impl Engine {
                 tracing::debug!(%error, "rollback");
             }
         }
-        let reloaded =
-            if error.is_corrupt() { Err(StoreError::Corrupt(error.to_string())) } else { self.reload() };
-        match reloaded {
-            Err(error) if error.is_corrupt() => {
-                self.db = Connection::open_in_memory()?;
-                Self::set_aside(&self.path, &self.clock, &error)?;
-                self.db = schema::open(&self.path, self.settings.check_below)?;
-                self.begin_run()
-            }
-            other => other,
+        self.is_open = false;
+        if !error.is_corrupt() && self.reload().is_ok() {
+            self.is_open = true;
+            return Ok(());
         }
+        self.in_transaction = false;
+        if let Err(error) = self.db.execute_batch("ROLLBACK") {
+            tracing::debug!(%error, "rollback");
+        }
+        if error.is_corrupt() {
+            let new = schema::with_suffix(&self.path, "-new");
+            self.replace(error, &new)?;
+        }
+        self.reopen()?;
+        self.resolve_again()
+    }
+
+    /// After a database was opened again under way: the clock was told before.
+    pub(super) fn resolve_again(&mut self) -> Result<(), StoreError> {
+        let Some(known) = self.known else { return Ok(()) };
+        self.begin()?;
+        self.resolve(&known)?;
+        self.commit()
+    }
+
+    /// Writes a number, to see whether anything can be written.
+    pub(super) fn write_something(&mut self) -> Result<(), StoreError> {
+        self.begin()?;
+        self.set_meta("tried_boot_us", self.clock.boottime_us())?;
+        self.commit()
+    }
+
+    /// Tells the board that the store works, or why it does not.
+    pub(super) fn in_order(&self, trouble: Option<&str>) {
+        self.board.update(|snapshot| {
+            let now = trouble.unwrap_or_default();
+            let changed = snapshot.buffer.trouble != now;
+            now.clone_into(&mut snapshot.buffer.trouble);
+            changed
+        });
+        let text = trouble.map(|why| {
+            format!(
+                "The box cannot keep readings now ({why}); wearables keep theirs. It tries again each second."
+            )
+        });
+        self.board.alert("store", text);
     }
 
     /// Commits and folds the log into the database.
@@ -429,12 +457,13 @@ impl Engine {
 
     pub(super) fn meta(&self, key: &str) -> Result<Option<i64>, StoreError> {
         let mut select = self.db.prepare_cached("SELECT value FROM meta WHERE key = ?1")?;
-        Ok(select.query_row([key], |row| row.get(0)).optional()?)
+        // A value of another type is set aside when the database is next opened.
+        Ok(select.query_row([key], |row| Ok(row.get(0).ok())).optional()?.flatten())
     }
 
     fn text(&self, key: &str) -> Result<Option<String>, StoreError> {
         let mut select = self.db.prepare_cached("SELECT value FROM meta WHERE key = ?1")?;
-        Ok(select.query_row([key], |row| row.get(0)).optional()?)
+        Ok(select.query_row([key], |row| Ok(row.get(0).ok())).optional()?.flatten())
     }
 
     pub(super) fn set_meta(&mut self, key: &str, value: i64) -> Result<(), StoreError> {
@@ -460,7 +489,9 @@ impl Engine {
 }
 
 fn lock(settings: &Settings) -> Result<File, StoreError> {
-    let file = File::create(settings.dir.join("lock"))?;
+    let path = settings.dir.join("lock");
+    // On a file system that cannot be written the lock is there from before, and holds as well.
+    let file = File::create(&path).or_else(|error| File::open(&path).map_err(|_| error))?;
     rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
         .map_err(|_| StoreError::Taken(settings.dir.clone()))?;
     Ok(file)

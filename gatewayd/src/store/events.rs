@@ -7,12 +7,13 @@
 use kinara_protocol::envelope::{self, ENVELOPE_VERSION, EventBatch};
 use kinara_protocol::frame::{Epoch, Seq};
 use prost::Message;
-use rusqlite::params;
+use rusqlite::{Row, params};
 use uuid::Uuid;
 
 use super::StoreError;
-use super::damage::Damage;
+use super::damage::{Damage, blob, cell};
 use super::engine::Engine;
+use super::held::Held;
 use super::outbox::{Kind, Name};
 use super::quota::Extent;
 use super::ranges::SeqSet;
@@ -80,6 +81,7 @@ impl Engine {
         reason: &'static str,
     ) -> Result<(), StoreError> {
         let Some(&(first, _)) = lost.seqs.ranges().first() else { return Ok(()) };
+        self.urgent = true;
         let key = (hardware.clone(), epoch, reason);
         if let Some((id, mut extent)) = self.open_gaps.remove(&key)
             && extent.seqs.ranges().len() < GAP_RANGES
@@ -155,8 +157,7 @@ impl Engine {
         self.put_gap(hardware, epoch.0, &lost, "overflow")
     }
 
-    /// Seals the events and gaps that have a time, or have waited for one long enough. Runs in a transaction of its
-    /// own.
+    /// Seals the events and gaps that have a time, or have waited for one long enough, in the running transaction.
     pub(super) fn seal_events(&mut self) -> Result<(), StoreError> {
         if !self.online || self.known.is_none() || self.figures.event_batches >= self.settings.seal_ahead {
             return Ok(());
@@ -173,22 +174,10 @@ impl Engine {
             && let Some(row) = rows.next()?
         {
             (looked_at, last) = (looked_at + 1, row.get(0)?);
-            let body = row.get_ref(2)?.as_blob().unwrap_or_default();
-            let patient = self.is_patient(row.get(3)?);
-            let ready = match row.get::<_, i64>(1)? {
-                EVENT => envelope::Event::decode(body)
-                    .map(|event| self.stamped_event(event, patient).map(|event| batch.events.push(event))),
-                GAP => envelope::Gap::decode(body)
-                    .map(|gap| self.stamped_gap(gap, patient).map(|gap| batch.gaps.push(gap))),
-                _ => envelope::Decision::decode(body).map(|decision| {
-                    batch.decisions.push(decision);
-                    Some(())
-                }),
-            };
-            match ready {
-                Ok(Some(())) => ids.push(last),
-                Ok(None) => {}
-                Err(error) => broken.push((last, Damage(error.to_string()))),
+            match self.take_event(row, &mut batch) {
+                Ok(true) => ids.push(last),
+                Ok(false) => {}
+                Err(damage) => broken.push((last, damage)),
             }
         }
         drop(rows);
@@ -203,7 +192,7 @@ impl Engine {
             self.set_event_aside(id, &damage)?;
         }
         if ids.is_empty() {
-            return self.commit();
+            return Ok(());
         }
         let name = Name { kind: Kind::Event, buffer: self.buffer, sequence: self.name_sequence(Kind::Event) };
         batch.name = Some(self.wire_name(name));
@@ -213,15 +202,28 @@ impl Engine {
                 .prepare_cached("UPDATE events SET buffer = ?2, sequence = ?3 WHERE id = ?1")?
                 .execute(params![id, name.buffer as i64, name.sequence as i64])?;
         }
-        self.insert_batch(
-            name,
-            &std::collections::BTreeMap::new(),
-            batch.sealed_at_us,
-            &envelope::seal(&batch),
-        )?;
-        self.commit()?;
-        self.committed();
-        Ok(())
+        self.insert_batch(name, &Held::default(), batch.sealed_at_us, &envelope::seal(&batch))
+    }
+
+    /// Puts what a row holds into a batch; false while it waits for its time.
+    fn take_event(&self, row: &Row<'_>, batch: &mut EventBatch) -> Result<bool, Damage> {
+        let damage = |error: prost::DecodeError| Damage(error.to_string());
+        let body = blob(row, 2)?;
+        let patient = self.is_patient(cell(row, 3)?);
+        Ok(match cell::<i64>(row, 1)? {
+            EVENT => {
+                let event = self.stamped_event(envelope::Event::decode(body).map_err(damage)?, patient);
+                event.map(|event| batch.events.push(event)).is_some()
+            }
+            GAP => {
+                let gap = self.stamped_gap(envelope::Gap::decode(body).map_err(damage)?, patient);
+                gap.map(|gap| batch.gaps.push(gap)).is_some()
+            }
+            _ => {
+                batch.decisions.push(envelope::Decision::decode(body).map_err(damage)?);
+                true
+            }
+        })
     }
 
     /// The event with its time; `None` while it has none and may still get one.

@@ -5,11 +5,13 @@
 //! out in. A frame is stored once, however often it comes; a frame with a known identity and other content is put
 //! aside and never takes the place of the first. Waveforms give way when the disk fills; scalars and events that
 //! were acknowledged to a wearable never do. A row that cannot be read is set aside alone; a database that SQLite
-//! itself cannot read is set aside whole and a new one begun, because a gateway that waits for a person loses more than
-//! it holds.
+//! itself cannot read is set aside whole, and what can be read of it is brought over into a new one, because a gateway
+//! that waits for a person loses more than it holds. A disk that cannot be written is tried again each second, and seen.
 //!
 //! SQLite lives on a thread of its own. Work comes in over a bounded queue and joins a transaction, which commits
 //! after [`Settings::group_commit`] or [`Settings::group_frames`], whichever is first; nobody hears of success before.
+//! Frames that their wearable keeps until they are acknowledged may wait longer, [`Settings::wearable_commit`]: written
+//! together they cost the card a tenth. What has no second copy never waits for that.
 
 mod append;
 mod clock;
@@ -17,16 +19,23 @@ mod damage;
 mod delivered;
 mod engine;
 mod events;
+mod figures;
+mod held;
+mod load;
 mod order;
 mod outbox;
 mod pack;
 mod parked;
 mod piece;
+mod prune;
 mod quota;
 mod ranges;
+mod salvage;
 mod schema;
 mod seal;
+mod stage;
 mod thread;
+mod wanted;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -51,6 +60,7 @@ pub use outbox::{Kind, Name, Sealed};
 pub use parked::Parked;
 pub use ranges::SeqSet;
 pub use thread::database;
+pub use wanted::Wanted;
 
 /// How the store works. Built from the configuration.
 #[derive(Debug, Clone)]
@@ -63,6 +73,8 @@ pub struct Settings {
     pub group_commit: Duration,
     /// Commit as soon as this many frames wait.
     pub group_frames: usize,
+    /// Frames that their wearable keeps meanwhile may wait so long for the commit.
+    pub wearable_commit: Duration,
     /// Jobs that may wait for the thread.
     pub queue: usize,
     /// From here on no waveforms, bytes.
@@ -141,6 +153,9 @@ pub enum StoreError {
     /// The database is not one any more.
     #[error("the gateway's database is damaged: {0}")]
     Corrupt(String),
+    /// A damaged database does not give out any more.
+    #[error("a damaged database: {0}")]
+    Unreadable(String),
     /// A later version of this program wrote it.
     #[error(
         "the gateway's database is of version {0}, newer than this program; install the newer program again"
@@ -157,39 +172,93 @@ pub enum StoreError {
     Stopped,
 }
 
+/// What an error says about the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fullness {
+    /// It is full.
+    Said,
+    /// It may be: a failed write of the journal has no other name.
+    Maybe,
+    /// Nothing.
+    Not,
+}
+
 impl StoreError {
-    /// Whether the disk is full.
-    pub fn is_full(&self) -> bool {
-        use rusqlite::ErrorCode::{DiskFull, SystemIoFailure};
+    fn code(&self) -> Option<rusqlite::ffi::Error> {
         match self {
-            // ENOSPC on the write-ahead log comes as an I/O failure; telling them apart is not worth a wrong guess.
-            Self::Sqlite(rusqlite::Error::SqliteFailure(error, _)) => {
-                matches!(error.code, DiskFull | SystemIoFailure)
+            Self::Sqlite(rusqlite::Error::SqliteFailure(error, _)) => Some(*error),
+            _ => None,
+        }
+    }
+
+    fn fullness(&self) -> Fullness {
+        use rusqlite::ErrorCode::{DiskFull, SystemIoFailure};
+        match (self, self.code().map(|error| error.code)) {
+            (_, Some(DiskFull)) => Fullness::Said,
+            (_, Some(SystemIoFailure)) => Fullness::Maybe,
+            (Self::Io(error), _) if error.kind() == std::io::ErrorKind::StorageFull => Fullness::Said,
+            _ => Fullness::Not,
+        }
+    }
+
+    /// Whether the database has to be set aside: SQLite, or the disk below a page of it, says so.
+    pub fn is_corrupt(&self) -> bool {
+        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+        use rusqlite::ffi::{SQLITE_IOERR_CORRUPTFS, SQLITE_IOERR_READ, SQLITE_IOERR_SHORT_READ};
+        match (self, self.code()) {
+            (Self::Corrupt(_), _) => true,
+            (_, Some(error)) => {
+                matches!(error.code, DatabaseCorrupt | NotADatabase)
+                    || [SQLITE_IOERR_READ, SQLITE_IOERR_SHORT_READ, SQLITE_IOERR_CORRUPTFS]
+                        .contains(&error.extended_code)
             }
-            Self::Io(error) => error.kind() == std::io::ErrorKind::StorageFull,
             _ => false,
         }
     }
 
-    /// Whether the database has to be set aside.
-    pub fn is_corrupt(&self) -> bool {
-        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
-        match self {
-            Self::Sqlite(rusqlite::Error::SqliteFailure(error, _)) => {
-                matches!(error.code, DatabaseCorrupt | NotADatabase)
+    /// Whether the cause lies outside of the database, so that another one would fare no better.
+    fn is_outside(&self) -> bool {
+        use rusqlite::ErrorCode::{
+            CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, OutOfMemory, PermissionDenied, ReadOnly,
+            SystemIoFailure,
+        };
+        match self.code() {
+            Some(error) => {
+                !self.is_corrupt()
+                    && matches!(
+                        error.code,
+                        CannotOpen
+                            | DatabaseBusy
+                            | DatabaseLocked
+                            | DiskFull
+                            | OutOfMemory
+                            | PermissionDenied
+                            | ReadOnly
+                            | SystemIoFailure
+                    )
             }
-            Self::Corrupt(_) => true,
-            _ => false,
+            None => matches!(self, Self::Io(_)),
         }
     }
 }
 
-type Read = Box<dyn FnOnce(&mut Engine) + Send>;
-type Write = Box<dyn FnOnce(&mut Engine) -> Result<thread::Finish, StoreError> + Send>;
+type Read = Box<dyn FnOnce(Result<&mut Engine, Arc<str>>) -> Option<StoreError> + Send>;
+type Write = Box<dyn FnOnce(Result<&mut Engine, Arc<str>>) -> Result<thread::Finish, StoreError> + Send>;
+
+/// How long a write may wait for its commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Haste {
+    /// As long as others may join it.
+    Prompt,
+    /// As long as [`Settings::wearable_commit`]: somebody else keeps it meanwhile.
+    MayWait,
+    /// As long, and nobody has to wait for it: undone, it is done again.
+    Told,
+}
 
 enum Job {
     Read(Read),
-    Write { frames: usize, write: Write },
+    Write { haste: Haste, frames: usize, write: Write },
     Stop(oneshot::Sender<()>),
 }
 
@@ -216,33 +285,43 @@ impl Store {
         hardware: HardwareId,
         frames: Vec<Bytes>,
     ) -> Result<Vec<Appended>, StoreError> {
+        self.append_with(Haste::Prompt, hardware, frames).await
+    }
+
+    /// As [`append`](Self::append), and says how long the commit may wait.
+    pub async fn append_with(
+        &self,
+        haste: Haste,
+        hardware: HardwareId,
+        frames: Vec<Bytes>,
+    ) -> Result<Vec<Appended>, StoreError> {
         let count = frames.len();
-        self.write(count, move |engine| engine.append(&hardware, &frames)).await
+        self.write(haste, count, move |engine| engine.append(&hardware, &frames)).await
     }
 
     /// Remembers a sync that this gateway made with a wearable.
     pub async fn own_sync(&self, hardware: HardwareId, sync: OwnSync) -> Result<(), StoreError> {
-        self.write(1, move |engine| engine.own_sync(&hardware, sync)).await
+        self.write(Haste::Prompt, 1, move |engine| engine.own_sync(&hardware, sync)).await
     }
 
     /// Tells what the clock is, or that it is not known.
     pub async fn clock_is(&self, known: Option<Known>) -> Result<(), StoreError> {
-        self.write(0, move |engine| engine.clock_is(known)).await
+        self.write(Haste::Prompt, 0, move |engine| engine.clock_is(known)).await
     }
 
     /// Puts an event into the outbox; false when it was there (or sent) already.
     pub async fn put_event(&self, event: NewEvent) -> Result<bool, StoreError> {
-        self.write(usize::MAX, move |engine| engine.put_event(&event)).await
+        self.write(Haste::Prompt, usize::MAX, move |engine| engine.put_event(&event)).await
     }
 
     /// Puts signed decisions into the outbox, all or none; on return they are on disk.
     pub async fn put_decisions(&self, decisions: Vec<(Uuid, Vec<u8>)>) -> Result<(), StoreError> {
-        self.write(usize::MAX, move |engine| engine.put_decisions(&decisions)).await
+        self.write(Haste::Prompt, usize::MAX, move |engine| engine.put_decisions(&decisions)).await
     }
 
     /// Whether a decision has not been acknowledged by the bridge yet.
     pub async fn decision_waits(&self, id: Uuid) -> Result<bool, StoreError> {
-        self.read(move |engine| engine.decision_waits(id)).await?
+        self.ask(move |engine| engine.decision_waits(id)).await
     }
 
     /// Records that frames of an epoch, from `oldest` on and below `next`, will not come, except for those that are
@@ -254,7 +333,10 @@ impl Store {
         (oldest, next): (Seq, Seq),
         ticks: Option<u64>,
     ) -> Result<(), StoreError> {
-        self.write(usize::MAX, move |engine| engine.give_up(&hardware, epoch, oldest, next, ticks)).await
+        self.write(Haste::Prompt, usize::MAX, move |engine| {
+            engine.give_up(&hardware, epoch, oldest, next, ticks)
+        })
+        .await
     }
 
     /// Whether the bridge can be reached: batches are sealed only then.
@@ -271,17 +353,17 @@ impl Store {
         count: usize,
         bytes: usize,
     ) -> Result<Vec<Sealed>, StoreError> {
-        self.read(move |engine| engine.waiting(kind, &except, count, bytes)).await?
+        self.ask(move |engine| engine.waiting(kind, &except, count, bytes)).await
     }
 
-    /// Deletes what the bridge has acknowledged. False when there is no such batch, or the digest is another's.
+    /// Deletes what the bridge has acknowledged; not on disk yet, for what comes back goes out again. False when there is no such batch, or the digest is another's.
     pub async fn acknowledged(&self, name: Name, sha256: [u8; 32]) -> Result<bool, StoreError> {
-        self.write(0, move |engine| engine.acknowledged(name, &sha256)).await
+        self.write(Haste::Told, 0, move |engine| engine.acknowledged(name, &sha256)).await
     }
 
     /// Keeps a batch that the bridge cannot read, out of the way. False as in [`acknowledged`](Self::acknowledged).
     pub async fn park(&self, name: Name, sha256: [u8; 32], reason: String) -> Result<bool, StoreError> {
-        self.write(0, move |engine| engine.park(name, &sha256, &reason)).await
+        self.write(Haste::Prompt, 0, move |engine| engine.park(name, &sha256, &reason)).await
     }
 
     /// The batches that are parked, oldest first.
@@ -301,12 +383,26 @@ impl Store {
 
     /// Seals what there is now, regardless of age (a clean stop, benches). Gives how many batches were made.
     pub async fn seal_now(&self) -> Result<usize, StoreError> {
-        self.write(usize::MAX, Engine::seal_everything).await
+        self.write(Haste::Prompt, usize::MAX, Engine::seal_everything).await
     }
 
     /// What of an epoch has been received.
     pub async fn received(&self, hardware: HardwareId, epoch: Epoch) -> Result<SeqSet, StoreError> {
         self.read(move |engine| engine.received(&hardware, epoch)).await
+    }
+
+    /// What of a wearable was here, is lost, and is in no other gateway's hands as far as this one knows.
+    pub async fn wanted(&self, hardware: HardwareId) -> Result<Wanted, StoreError> {
+        self.ask(move |engine| engine.wanted(&hardware)).await
+    }
+
+    /// The wearable has nothing before this frame any more, or has sent it all: nothing before it is wanted.
+    pub async fn no_longer_wanted(
+        &self,
+        hardware: HardwareId,
+        before: (Epoch, Seq),
+    ) -> Result<(), StoreError> {
+        self.write(Haste::Prompt, 0, move |engine| engine.no_longer_wanted(&hardware, before)).await
     }
 
     /// The first seq from `seq` on that has not been received.
@@ -326,7 +422,7 @@ impl Store {
 
     /// Keeps it.
     pub async fn keep_floor(&self, floor: Floor) -> Result<(), StoreError> {
-        self.write(0, move |engine| engine.keep_floor(&floor)).await
+        self.write(Haste::MayWait, 0, move |engine| engine.keep_floor(&floor)).await
     }
 
     /// This run's buffer id, the one before it, and the store's id.
@@ -336,12 +432,12 @@ impl Store {
 
     /// A number kept under a name.
     pub async fn note(&self, key: &'static str) -> Result<Option<i64>, StoreError> {
-        self.read(move |engine| engine.meta(key)).await?
+        self.ask(move |engine| engine.meta(key)).await
     }
 
     /// Keeps a number under a name.
     pub async fn set_note(&self, key: &'static str, value: i64) -> Result<(), StoreError> {
-        self.write(0, move |engine| engine.set_meta(key, value)).await
+        self.write(Haste::Prompt, 0, move |engine| engine.set_meta(key, value)).await
     }
 
     /// What is admitted now; changes as the disk fills and empties.
@@ -352,7 +448,12 @@ impl Store {
     /// Batches that are sealed from now on hold no more frame bytes than this: what the line carries well.
     pub fn pack_at_most(&self, bytes: u64) {
         // Where the queue is full a batch is as big as before; the next word comes soon.
-        let _ = self.jobs.try_send(Job::Read(Box::new(move |engine| engine.pack_at_most = bytes)));
+        let _ = self.jobs.try_send(Job::Read(Box::new(move |engine| {
+            if let Ok(engine) = engine {
+                engine.pack_at_most = bytes;
+            }
+            None
+        })));
     }
 
     /// Wakes when something new waits in the outbox.
@@ -373,35 +474,53 @@ impl Store {
         &self,
         read: impl FnOnce(&mut Engine) -> T + Send + 'static,
     ) -> Result<T, StoreError> {
+        self.ask(|engine| Ok(read(engine))).await
+    }
+
+    async fn ask<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&mut Engine) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
         let job = Job::Read(Box::new(move |engine| {
+            let (told, error) = match engine.map(read) {
+                Ok(Ok(value)) => (Ok(value), None),
+                Ok(Err(error)) => (Err(StoreError::NotCommitted(error.to_string().into())), Some(error)),
+                Err(why) => (Err(StoreError::NotCommitted(why)), None),
+            };
             // The asker may have gone; then nobody needs the answer.
-            let _ = reply.send(read(engine));
+            let _ = reply.send(told);
+            error
         }));
         self.jobs.send(job).await.map_err(|_| StoreError::Stopped)?;
-        answer.await.map_err(|_| StoreError::Stopped)
+        answer.await.map_err(|_| StoreError::Stopped)?
     }
 
     async fn write<T: Send + 'static>(
         &self,
+        haste: Haste,
         frames: usize,
         write: impl FnOnce(&mut Engine) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
-        let write: Write = Box::new(move |engine| match write(engine) {
-            Ok(value) => Ok(Box::new(move |committed| {
+        let write: Write = Box::new(move |engine| match engine.map(write) {
+            Ok(Ok(value)) => Ok(Box::new(move |committed| {
                 let _ = reply.send(match committed {
                     Ok(()) => Ok(value),
                     Err(why) => Err(StoreError::NotCommitted(why)),
                 });
             })),
-            Err(error) => {
+            Ok(Err(error)) => {
                 let text: Arc<str> = error.to_string().into();
                 let _ = reply.send(Err(StoreError::NotCommitted(text)));
                 Err(error)
             }
+            Err(why) => {
+                let _ = reply.send(Err(StoreError::NotCommitted(why.clone())));
+                Err(StoreError::NotCommitted(why))
+            }
         });
-        self.jobs.send(Job::Write { frames, write }).await.map_err(|_| StoreError::Stopped)?;
+        self.jobs.send(Job::Write { haste, frames, write }).await.map_err(|_| StoreError::Stopped)?;
         answer.await.map_err(|_| StoreError::Stopped)?
     }
 }

@@ -1,13 +1,12 @@
 //! Sealed batches on their way to the bridge. The only thing that deletes one is the bridge's own word, with the
 //! name and the digest of what was published.
 
-use std::collections::BTreeMap;
-
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{Row, params};
 
 use super::StoreError;
+use super::damage::{Broken, Damage, blob, cell};
 use super::engine::Engine;
-use crate::hardware::HardwareId;
+use super::held::Held;
 
 /// The two outboxes; each has sequences of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -49,28 +48,19 @@ pub struct Sealed {
     pub payload: Vec<u8>,
 }
 
-/// How many frames of each wearable a batch holds. These are figures for people: damaged, they are none.
-pub(super) fn counts(text: &str) -> BTreeMap<String, u64> {
-    serde_json::from_str(text).unwrap_or_else(|error| {
-        tracing::warn!(%error, "what a batch holds is not known any more; the batch itself is whole");
-        BTreeMap::new()
-    })
-}
-
 impl Engine {
     pub(super) fn insert_batch(
         &mut self,
         name: Name,
-        frames: &BTreeMap<String, u64>,
+        held: &Held,
         oldest_us: i64,
         payload: &[u8],
     ) -> Result<(), StoreError> {
         let ordinal = self.next_ordinal;
         self.next_ordinal += 1;
-        let frames = serde_json::to_string(frames).expect("numbers by name are JSON");
         self.db
             .prepare_cached(
-                "INSERT INTO batches (kind, buffer, sequence, ordinal, sha256, frames, oldest_us, payload)
+                "INSERT INTO batches (kind, buffer, sequence, ordinal, sha256, held, oldest_us, payload)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             )?
             .execute(params![
@@ -79,11 +69,11 @@ impl Engine {
                 name.sequence as i64,
                 ordinal,
                 kinara_protocol::envelope::digest(payload),
-                frames,
+                held.to_bytes(),
                 oldest_us,
                 payload
             ])?;
-        self.outbox_grew = true;
+        (self.outbox_grew, self.urgent) = (true, true);
         match name.kind {
             Kind::Batch => self.figures.batches += 1,
             Kind::Event => self.figures.event_batches += 1,
@@ -98,48 +88,70 @@ impl Engine {
         count: usize,
         bytes: usize,
     ) -> Result<Vec<Sealed>, StoreError> {
-        let mut select = self.db.prepare_cached(
-            "SELECT buffer, sequence, sha256, payload FROM batches WHERE kind = ?1 AND state = 0 ORDER BY ordinal",
-        )?;
-        let mut rows = select.query([kind.number()])?;
-        let mut out: Vec<Sealed> = Vec::new();
-        let mut total = 0;
-        while let Some(row) = rows.next()? {
-            let name =
-                Name { kind, buffer: row.get::<_, i64>(0)? as u64, sequence: row.get::<_, i64>(1)? as u64 };
-            if except.contains(&name) {
-                continue;
+        let (waiting, broken) = self.read_waiting(kind, except, count, bytes)?;
+        if !broken.is_empty() {
+            self.begin()?;
+            for (rowid, damage) in broken {
+                self.set_batch_aside(rowid, &damage)?;
             }
-            let payload: Vec<u8> = row.get(3)?;
-            total += payload.len();
-            if out.len() >= count || (!out.is_empty() && total > bytes) {
-                break;
-            }
-            out.push(Sealed { name, sha256: row.get(2)?, payload });
         }
-        Ok(out)
+        Ok(waiting)
     }
 
-    /// The frames by wearable of a waiting or parked batch with this name and digest.
-    fn frames_of(&self, name: Name, sha256: &[u8; 32]) -> Result<Option<BTreeMap<String, u64>>, StoreError> {
+    /// What waits and is what was sealed; and the rows that are not.
+    fn read_waiting(
+        &self,
+        kind: Kind,
+        except: &[Name],
+        count: usize,
+        bytes: usize,
+    ) -> Result<(Vec<Sealed>, Broken), StoreError> {
         let mut select = self.db.prepare_cached(
-            "SELECT sha256, frames FROM batches WHERE kind = ?1 AND buffer = ?2 AND sequence = ?3",
+            "SELECT rowid, buffer, sequence, sha256, payload FROM batches
+             WHERE kind = ?1 AND state = 0 ORDER BY ordinal",
         )?;
-        let found: Option<([u8; 32], String)> = select
-            .query_row(params![name.kind.number(), name.buffer as i64, name.sequence as i64], |row| {
-                Ok((row.get(0)?, row.get(1)?))
-            })
-            .optional()?;
-        let Some((stored, frames)) = found else { return Ok(None) };
-        if stored != *sha256 {
+        let mut rows = select.query([kind.number()])?;
+        let (mut out, mut broken): (Vec<Sealed>, _) = (Vec::new(), Vec::new());
+        let mut total = 0;
+        while out.len() < count
+            && let Some(row) = rows.next()?
+        {
+            let sealed = match sealed_in(kind, except, row) {
+                Ok(Some(sealed)) => sealed,
+                Ok(None) => continue,
+                Err(damage) => {
+                    broken.push((row.get(0)?, damage));
+                    continue;
+                }
+            };
+            total += sealed.payload.len();
+            if !out.is_empty() && total > bytes {
+                break;
+            }
+            out.push(sealed);
+        }
+        Ok((out, broken))
+    }
+
+    /// What a waiting or parked batch with this name and digest holds.
+    fn held_by(&self, name: Name, sha256: &[u8; 32]) -> Result<Option<Held>, StoreError> {
+        let mut select = self.db.prepare_cached(
+            "SELECT sha256, held FROM batches WHERE kind = ?1 AND buffer = ?2 AND sequence = ?3",
+        )?;
+        let mut rows = select.query(params![name.kind.number(), name.buffer as i64, name.sequence as i64])?;
+        let Some(row) = rows.next()? else { return Ok(None) };
+        if !blob(row, 0).is_ok_and(|stored| stored == sha256) {
             tracing::warn!(?name, "an acknowledgement names this batch with another digest; ignored");
             return Ok(None);
         }
-        Ok(Some(counts(&frames)))
+        Ok(Some(blob(row, 1).and_then(Held::from_bytes).unwrap_or_else(|damage| {
+            tracing::warn!(?name, %damage, "the batch itself is whole");
+            Held::default()
+        })))
     }
 
     pub(super) fn acknowledged(&mut self, name: Name, sha256: &[u8; 32]) -> Result<bool, StoreError> {
-        let Some(frames) = self.frames_of(name, sha256)? else { return Ok(false) };
+        let Some(held) = self.held_by(name, sha256)? else { return Ok(false) };
         let key = params![name.kind.number(), name.buffer as i64, name.sequence as i64];
         self.db
             .prepare_cached("DELETE FROM batches WHERE kind = ?1 AND buffer = ?2 AND sequence = ?3")?
@@ -149,10 +161,9 @@ impl Engine {
                 .prepare_cached("UPDATE events SET body = NULL WHERE buffer = ?1 AND sequence = ?2")?
                 .execute(params![name.buffer as i64, name.sequence as i64])?;
         }
-        for (hardware, count) in frames {
-            if let Ok(hardware) = HardwareId::parse(&hardware)
-                && let Some(device) = self.devices.get_mut(&hardware)
-            {
+        for (device, count) in held.counts() {
+            let device = self.hardware.get(&device).and_then(|hardware| self.devices.get_mut(hardware));
+            if let Some(device) = device {
                 device.buffered = device.buffered.saturating_sub(count);
             }
         }
@@ -166,7 +177,7 @@ impl Engine {
     }
 
     pub(super) fn park(&mut self, name: Name, sha256: &[u8; 32], reason: &str) -> Result<bool, StoreError> {
-        if self.frames_of(name, sha256)?.is_none() {
+        if self.held_by(name, sha256)?.is_none() {
             return Ok(false);
         }
         let parked = self
@@ -186,4 +197,18 @@ impl Engine {
         self.outbox_grew = true;
         Ok(parked == 1)
     }
+}
+
+/// A waiting batch, unless it is one of those left out; damage when it is not what was sealed.
+fn sealed_in(kind: Kind, except: &[Name], row: &Row<'_>) -> Result<Option<Sealed>, Damage> {
+    let (buffer, sequence): (i64, i64) = (cell(row, 1)?, cell(row, 2)?);
+    let name = Name { kind, buffer: buffer as u64, sequence: sequence as u64 };
+    if except.contains(&name) {
+        return Ok(None);
+    }
+    let (sha256, payload): ([u8; 32], Vec<u8>) = (cell(row, 3)?, cell(row, 4)?);
+    if kinara_protocol::envelope::digest(&payload) != sha256 {
+        return Err(Damage("its payload is not what its digest says".to_owned()));
+    }
+    Ok(Some(Sealed { name, sha256, payload }))
 }

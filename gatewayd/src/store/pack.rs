@@ -4,29 +4,37 @@
 use kinara_protocol::frame::Epoch;
 use rusqlite::params;
 
+use super::damage::blob;
 use super::engine::Engine;
+use super::figures::Key;
 use super::{StoreError, piece};
 
 /// Frames of one wearable, epoch and class that lie about in small rows before they are packed.
 const PACK_FROM: u64 = 192;
+/// From so many on they are packed along with others.
+const WORTH_IT: u64 = 2 * piece::COLUMNS_FROM as u64;
 
 impl Engine {
-    /// Packs what has enough small rows. Runs in transactions of its own.
+    /// Packs what has enough small rows, in the running transaction: all wearables together, whose rows lie on the same
+    /// pages.
     pub(super) fn pack(&mut self) -> Result<(), StoreError> {
-        let due: Vec<(i64, u64, i64)> = self
+        if !self.figures.loose.values().any(|frames| *frames >= PACK_FROM) {
+            return Ok(());
+        }
+        let due: Vec<Key> = self
             .figures
             .loose
             .iter()
-            .filter(|(_, frames)| **frames >= PACK_FROM)
+            .filter(|(_, frames)| **frames >= WORTH_IT)
             .map(|(key, _)| *key)
             .collect();
+        self.begin()?;
+        self.write_staged()?;
         for (device, epoch, class) in due {
-            self.begin()?;
             self.pack_one(device, Epoch(epoch), class)?;
-            self.commit()?;
             self.figures.loose.insert((device, epoch, class), 0);
         }
-        Ok(())
+        self.commit()
     }
 
     fn pack_one(&mut self, device: i64, epoch: Epoch, class: i64) -> Result<(), StoreError> {
@@ -38,17 +46,15 @@ impl Engine {
         let mut small: Vec<(i64, Vec<u8>)> = Vec::new();
         let mut broken = Vec::new();
         while let Some(row) = rows.next()? {
-            let (id, body): (i64, Vec<u8>) = (row.get(0)?, row.get(1)?);
-            match piece::frames(&body) {
-                Ok(_) => small.push((id, body)),
-                Err(damage) => broken.push((id, damage)),
+            let body = blob(row, 1).and_then(|body| piece::frames(body).map(|_| body.to_vec()));
+            match body {
+                Ok(body) => small.push((row.get(0)?, body)),
+                Err(damage) => broken.push((row.get(0)?, damage)),
             }
         }
         drop(rows);
         drop(select);
-        for (id, damage) in broken {
-            self.set_piece_aside(id, &damage)?;
-        }
+        self.set_pieces_aside(broken)?;
         let mut rest = small.as_slice();
         while !rest.is_empty() {
             let mut bytes = 0;

@@ -6,8 +6,10 @@ use std::collections::BTreeMap;
 use rusqlite::{OptionalExtension, params};
 
 use super::StoreError;
+use super::damage::blob;
 use super::engine::Engine;
-use super::outbox::{Kind, Name, counts};
+use super::held::Held;
+use super::outbox::{Kind, Name};
 
 /// A batch that is parked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +28,7 @@ impl Engine {
     /// Those there are, oldest first.
     pub(super) fn parked(&self) -> Result<Vec<Parked>, StoreError> {
         let mut select = self.db.prepare_cached(
-            "SELECT kind, buffer, sequence, frames, length(payload), reason
+            "SELECT kind, buffer, sequence, held, length(payload), reason
              FROM batches WHERE state = 1 ORDER BY ordinal",
         )?;
         let rows = select.query_map([], |row| {
@@ -37,7 +39,13 @@ impl Engine {
                     buffer: row.get::<_, i64>(1)? as u64,
                     sequence: row.get::<_, i64>(2)? as u64,
                 },
-                frames: counts(&row.get::<_, String>(3)?),
+                frames: blob(row, 3)
+                    .and_then(Held::from_bytes)
+                    .unwrap_or_default()
+                    .counts()
+                    .into_iter()
+                    .filter_map(|(device, frames)| Some((self.hardware.get(&device)?.to_string(), frames)))
+                    .collect(),
                 bytes: row.get::<_, i64>(4)? as u64,
                 reason: row.get::<_, Option<String>>(5)?.unwrap_or_default(),
             })

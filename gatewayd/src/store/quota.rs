@@ -4,19 +4,21 @@
 //! that are stored and unsealed, oldest first, each drop leaving a gap `quota`. From the hard limit on only events are
 //! taken. A reserve file keeps room for them; it is given up when the disk itself is full, whoever filled it.
 
-use std::collections::HashMap;
+use kinara_protocol::frame::FrameRef;
+use rusqlite::Row;
 
-use kinara_protocol::frame::{Class, FrameRef};
-use rusqlite::params;
-
-use super::damage::Damage;
+use super::damage::{Damage, blob, cell, count};
 use super::engine::Engine;
 use super::ranges::SeqSet;
-use super::{StoreError, outbox, piece};
+use super::{Fullness, StoreError, piece};
 use crate::status::{Admission, Buffer};
 
 /// How often figures are told and the disk is asked, in ticks of the store.
 const SLOW_EVERY: u64 = 5;
+/// How often what nothing refers to any more is forgotten, in ticks of the store.
+const PRUNE_EVERY: u64 = 3_000;
+/// With less than this free, an I/O error of a write is taken for a full disk.
+const CLOSE_TO_NOTHING: u64 = 1 << 20;
 /// Anchors kept for each epoch.
 const ANCHORS: usize = 512;
 /// Waveform rows dropped at once.
@@ -26,96 +28,8 @@ const QUARANTINE: i64 = 10_000;
 /// Keys of acknowledged events kept, at most.
 const EVENT_KEYS: i64 = 100_000;
 
-/// Numbers kept along with the tables.
-#[derive(Debug, Default)]
-pub(super) struct Figures {
-    pub unsealed_frames: u64,
-    pub unsealed_bytes: u64,
-    pub oldest_boot_us: Option<i64>,
-    pub batches: u64,
-    pub event_batches: u64,
-    pub parked: u64,
-    /// Frames in small rows, by device, epoch and class.
-    pub loose: HashMap<(i64, u64, i64), u64>,
-    used_bytes: u64,
-    /// In the database, of which SQLite can make use without the disk.
-    free_bytes: u64,
-    disk_free: u64,
-    /// SQLite or the file system said that the disk is full; until there is room again.
-    disk_full: bool,
-    ticks: u64,
-}
-
 impl Engine {
-    /// Counts from the tables.
-    pub(super) fn recount(&mut self) -> Result<(), StoreError> {
-        let count = |row: &rusqlite::Row<'_>, at| row.get::<_, i64>(at).map(|count| count as u64);
-        let kept = std::mem::take(&mut self.figures);
-        for device in self.devices.values_mut() {
-            device.buffered = 0;
-        }
-        self.figures = Figures {
-            used_bytes: kept.used_bytes,
-            free_bytes: kept.free_bytes,
-            disk_free: kept.disk_free,
-            disk_full: kept.disk_full,
-            ticks: kept.ticks,
-            ..Figures::default()
-        };
-        let figures = &mut self.figures;
-        self.db.query_row(
-            "SELECT coalesce(sum(frames), 0), coalesce(sum(bytes), 0), min(received_boot_us) FROM pieces",
-            [],
-            |row| {
-                figures.unsealed_frames = count(row, 0)?;
-                figures.unsealed_bytes = count(row, 1)?;
-                figures.oldest_boot_us = row.get(2)?;
-                Ok(())
-            },
-        )?;
-        self.db.query_row(
-            "SELECT coalesce(sum(kind = 0 AND state = 0), 0), coalesce(sum(kind = 1 AND state = 0), 0),
-                    coalesce(sum(state = 1), 0) FROM batches",
-            [],
-            |row| {
-                figures.batches = count(row, 0)?;
-                figures.event_batches = count(row, 1)?;
-                figures.parked = count(row, 2)?;
-                Ok(())
-            },
-        )?;
-        let mut select = self.db.prepare(
-            "SELECT device, epoch, class, sum(frames), sum(CASE form WHEN 0 THEN frames ELSE 0 END)
-             FROM pieces GROUP BY device, epoch, class",
-        )?;
-        let mut rows = select.query([])?;
-        while let Some(row) = rows.next()? {
-            let device: i64 = row.get(0)?;
-            let loose = count(row, 4)?;
-            self.figures.loose.insert((device, row.get::<_, i64>(1)? as u64, row.get(2)?), loose);
-            if let Some(device) =
-                self.hardware.get(&device).and_then(|hardware| self.devices.get_mut(hardware))
-            {
-                device.buffered += count(row, 3)?;
-            }
-        }
-        drop(rows);
-        drop(select);
-        let mut select = self.db.prepare("SELECT frames FROM batches WHERE kind = 0")?;
-        let mut rows = select.query([])?;
-        while let Some(row) = rows.next()? {
-            for (hardware, count) in outbox::counts(&row.get::<_, String>(0)?) {
-                if let Ok(hardware) = crate::hardware::HardwareId::parse(&hardware)
-                    && let Some(device) = self.devices.get_mut(&hardware)
-                {
-                    device.buffered += count;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// What the store does for itself, several times a second.
+    /// What the store does for itself, several times a second. What is sealed waits for the commit.
     pub(super) fn look_after(&mut self) -> Result<(), StoreError> {
         self.figures.ticks += 1;
         let slow = self.figures.ticks.is_multiple_of(SLOW_EVERY);
@@ -130,9 +44,9 @@ impl Engine {
         }
         if slow {
             self.tell()?;
-            self.note_alive()?;
+            self.note_alive_alone()?;
         }
-        if self.figures.ticks.is_multiple_of(3_000) {
+        if self.figures.ticks % PRUNE_EVERY == SLOW_EVERY {
             self.prune()?;
         }
         Ok(())
@@ -145,38 +59,74 @@ impl Engine {
         self.figures.used_bytes = (pages - free) as u64 * 4096;
         self.figures.free_bytes = free as u64 * 4096;
         if self.figures.ticks.is_multiple_of(SLOW_EVERY) {
-            let stat = rustix::fs::statvfs(&self.settings.dir).map_err(std::io::Error::from)?;
-            self.figures.disk_free = stat.f_bavail * stat.f_frsize;
-            self.keep_reserve()?;
+            match rustix::fs::statvfs(&self.settings.dir) {
+                Ok(stat) => self.figures.disk_free = stat.f_bavail * stat.f_frsize,
+                Err(error) => tracing::debug!(%error, "the disk does not say how full it is"),
+            }
+            self.keep_reserve();
         }
         let used = self.figures.used_bytes;
         // A limit that was reached is left again somewhat below it, so that the gateway does not waver.
         let now = *self.admission.borrow();
         let limit = |bytes: u64, level| if now >= level { bytes - bytes / 16 } else { bytes };
-        let admission =
-            if self.figures.disk_full || used >= limit(self.settings.hard_limit, Admission::EventsOnly) {
-                Admission::EventsOnly
-            } else if used >= limit(self.settings.soft_limit, Admission::NoWaveforms)
-                || self.room() < self.settings.reserve
-            {
-                Admission::NoWaveforms
-            } else {
-                Admission::Everything
-            };
+        let wanted = match now {
+            Admission::Everything => self.settings.reserve,
+            _ => self.settings.reserve + self.settings.reserve / 2,
+        };
+        let admission = if self.figures.disk_full
+            || used >= limit(self.settings.hard_limit, Admission::EventsOnly)
+        {
+            Admission::EventsOnly
+        } else if used >= limit(self.settings.soft_limit, Admission::NoWaveforms) || self.room() < wanted {
+            Admission::NoWaveforms
+        } else {
+            Admission::Everything
+        };
+        self.admit_only(admission);
+        Ok(())
+    }
+
+    /// Sets what is taken, and says so where a person sees it.
+    fn admit_only(&self, admission: Admission) {
         let changed =
             self.admission.send_if_modified(|current| std::mem::replace(current, admission) != admission);
-        if changed {
-            tracing::warn!(?admission, used, "what the store takes has changed");
-            let text = match admission {
-                Admission::Everything => None,
-                Admission::NoWaveforms => Some("The disk is nearly full: waveforms are not kept."),
-                Admission::EventsOnly => Some(
-                    "The disk is full: readings stay on the wearables. Bring the gateway online, or make room.",
-                ),
-            };
-            self.board.alert("disk", text.map(str::to_owned));
+        if !changed {
+            return;
         }
-        Ok(())
+        tracing::warn!(?admission, used = self.figures.used_bytes, "what the store takes has changed");
+        // A sensor of another maker keeps nothing: of wearables alone it is true that no reading is lost.
+        let has_sensors = self
+            .board
+            .now()
+            .devices
+            .keys()
+            .chain(self.devices.keys())
+            .any(|device| device.factory_id().is_none());
+        let text = match admission {
+            Admission::Everything => None,
+            Admission::NoWaveforms => Some("The disk is nearly full: waveforms are not kept."),
+            Admission::EventsOnly if has_sensors => Some(
+                "The disk is full: readings stay on the wearables, and those of other sensors are lost. Bring the \
+                 gateway online, or make room.",
+            ),
+            Admission::EventsOnly => Some(
+                "The disk is full: readings stay on the wearables. Bring the gateway online, or make room.",
+            ),
+        };
+        self.board.alert("disk", text.map(str::to_owned));
+    }
+
+    /// Whether a failure means that the disk is full. An I/O error may mean that, or a broken disk; the file system knows.
+    pub(super) fn is_disk_full(&self, error: &StoreError) -> bool {
+        let enough = match error.fullness() {
+            Fullness::Said => self.settings.reserve.max(CLOSE_TO_NOTHING),
+            Fullness::Maybe => CLOSE_TO_NOTHING,
+            Fullness::Not => return false,
+        };
+        match rustix::fs::statvfs(&self.settings.dir) {
+            Ok(stat) => stat.f_bavail * stat.f_frsize < enough || stat.f_files > 0 && stat.f_favail == 0,
+            Err(_) => false,
+        }
     }
 
     /// Notes that a write found the disk full.
@@ -186,7 +136,7 @@ impl Engine {
         if let Err(error) = std::fs::remove_file(self.settings.dir.join("reserve")) {
             tracing::debug!(%error, "there was no reserve left");
         }
-        self.admission.send_replace(Admission::EventsOnly);
+        self.admit_only(Admission::EventsOnly);
     }
 
     /// Where the next rows can go. The file of a database never shrinks: what was full is emptied within it.
@@ -196,14 +146,15 @@ impl Engine {
 
     /// Holds the reserve on disk as a file, as long as there is room for it; where the room is inside the database, it
     /// is the reserve.
-    fn keep_reserve(&mut self) -> Result<(), StoreError> {
+    fn keep_reserve(&mut self) {
         let path = self.settings.dir.join("reserve");
         let (reserve, room) = (self.settings.reserve, self.room());
         let held = std::fs::metadata(&path).map_or(0, |meta| meta.len()) >= reserve;
         if !held && self.figures.disk_free >= 3 * reserve {
-            let file = std::fs::File::create(&path)?;
             let flags = rustix::fs::FallocateFlags::empty();
-            if let Err(error) = rustix::fs::fallocate(&file, flags, 0, reserve) {
+            let held = std::fs::File::create(&path)
+                .and_then(|file| Ok(rustix::fs::fallocate(&file, flags, 0, reserve)?));
+            if let Err(error) = held {
                 tracing::debug!(%error, "the reserve cannot be held here");
             }
         }
@@ -212,33 +163,21 @@ impl Engine {
         } else if room < 2 * reserve {
             self.figures.disk_full = true;
         }
-        Ok(())
     }
 
     /// Drops the oldest stored, unsealed waveforms, each with a gap record.
     fn drop_waveforms(&mut self) -> Result<(), StoreError> {
+        // Of class 2, by an index of its own: there may be few of them among many.
         let mut select = self.db.prepare_cached(
-            "SELECT id, device, epoch, form, frames, bytes, body FROM pieces WHERE class = ?1 ORDER BY id LIMIT ?2",
+            "SELECT id, device, epoch, form, frames, bytes, body FROM pieces WHERE class = 2 ORDER BY id LIMIT ?1",
         )?;
-        let mut rows = select.query(params![piece::class_number(Class::Waveform), DROP_ROWS])?;
+        let mut rows = select.query([DROP_ROWS])?;
         let (mut dropped, mut broken) = (Vec::new(), Vec::new());
         while let Some(row) = rows.next()? {
-            let read = piece::decode(row.get(3)?, row.get_ref(6)?.as_blob().unwrap_or_default());
-            let extent = match read.and_then(|bytes| Extent::of(&bytes)) {
-                Ok(extent) => extent,
-                Err(damage) => {
-                    broken.push((row.get::<_, i64>(0)?, damage));
-                    continue;
-                }
-            };
-            dropped.push((
-                row.get::<_, i64>(0)?,
-                row.get::<_, i64>(1)?,
-                row.get::<_, i64>(2)? as u64,
-                row.get::<_, i64>(4)? as u64,
-                row.get::<_, i64>(5)? as u64,
-                extent,
-            ));
+            match Dropped::read(row) {
+                Ok(row) => dropped.push(row),
+                Err(damage) => broken.push((row.get::<_, i64>(0)?, damage)),
+            }
         }
         drop(rows);
         drop(select);
@@ -246,13 +185,10 @@ impl Engine {
             return Ok(());
         }
         self.begin()?;
-        for (id, damage) in broken {
-            self.set_piece_aside(id, &damage)?;
-        }
-        for (id, device, epoch, frames, bytes, extent) in dropped {
+        self.set_pieces_aside(broken)?;
+        for Dropped { id, device, epoch, frames, bytes, extent } in dropped {
             self.db.prepare_cached("DELETE FROM pieces WHERE id = ?1")?.execute([id])?;
-            self.figures.unsealed_frames = self.figures.unsealed_frames.saturating_sub(frames);
-            self.figures.unsealed_bytes = self.figures.unsealed_bytes.saturating_sub(bytes);
+            self.figures.take((device, epoch), frames, bytes);
             let Some(hardware) = self.hardware.get(&device).cloned() else { continue };
             if let Some(device) = self.devices.get_mut(&hardware) {
                 device.buffered = device.buffered.saturating_sub(frames);
@@ -264,15 +200,11 @@ impl Engine {
 
     /// Tells the board.
     fn tell(&mut self) -> Result<(), StoreError> {
-        let oldest: Option<i64> = self.db.query_row(
-            "SELECT min(oldest) FROM (SELECT min(received_us) AS oldest FROM pieces
-             UNION ALL SELECT min(oldest_us) FROM batches WHERE kind = 0)",
+        let events: i64 = self.db.query_row(
+            "SELECT count(*) FROM events INDEXED BY events_sealed WHERE body IS NOT NULL",
             [],
             |row| row.get(0),
         )?;
-        let events: i64 =
-            self.db.query_row("SELECT count(*) FROM events WHERE body IS NOT NULL", [], |row| row.get(0))?;
-        let quarantined: i64 = self.db.query_row("SELECT count(*) FROM quarantine", [], |row| row.get(0))?;
         let (buffer, _, store) = self.identity();
         let told = Buffer {
             store_id: format!("{store:016x}"),
@@ -281,11 +213,14 @@ impl Engine {
             batches: self.figures.batches,
             events: events as u64,
             parked: self.figures.parked,
-            quarantined: quarantined as u64,
+            quarantined: self.figures.quarantined,
+            damaged: self.figures.damaged,
             bytes: self.figures.used_bytes,
             disk_free_bytes: self.figures.disk_free,
-            oldest_us: oldest.unwrap_or(0),
+            oldest_us: self.oldest_us()?.unwrap_or(0),
             admission: *self.admission.borrow(),
+            // Whoever fails does not get here.
+            trouble: String::new(),
         };
         let buffered: Vec<_> =
             self.devices.iter().map(|(name, device)| (name.clone(), device.buffered)).collect();
@@ -312,17 +247,42 @@ impl Engine {
                 format!("The cloud could not read {parked} batches; they are kept here. Tell support.")
             }),
         );
-        let damaged = self.damaged_rows()?;
-        self.board.alert(
-            "damaged",
-            (damaged > 0).then(|| {
-                format!(
-                    "{damaged} stored records could not be read any more and were set aside; readings may be \
-                     lost. Check the disk, and tell support."
-                )
-            }),
-        );
+        self.board.alert("damaged", self.damage_in_words()?);
         Ok(())
+    }
+
+    fn damage_in_words(&self) -> Result<Option<String>, StoreError> {
+        let damaged = self.figures.damaged;
+        if damaged == 0 {
+            return Ok(None);
+        }
+        if let Some((file, why)) = self.file_set_aside()? {
+            return Ok(Some(format!(
+                "The database was damaged ({why}) and was set aside as {file}; what could be read was brought over. \
+                 Readings may be lost. Check the disk, and tell support."
+            )));
+        }
+        Ok(Some(format!(
+            "{damaged} stored records could not be read any more and were set aside; readings may be lost. Check the \
+             disk, and tell support."
+        )))
+    }
+
+    /// When the oldest of what is here came. Rows lie in the order in which they came, so nothing is searched.
+    fn oldest_us(&self) -> Result<Option<i64>, StoreError> {
+        let mut oldest: Option<i64> = None;
+        for sql in [
+            "SELECT received_us FROM pieces ORDER BY id LIMIT 1",
+            "SELECT oldest_us FROM batches WHERE kind = 0 AND state = 0 ORDER BY ordinal LIMIT 1",
+            "SELECT oldest_us FROM batches WHERE kind = 0 AND state = 1 ORDER BY ordinal LIMIT 1",
+        ] {
+            let mut select = self.db.prepare_cached(sql)?;
+            let mut rows = select.query([])?;
+            if let Some(row) = rows.next()? {
+                oldest = cell::<i64>(row, 0).ok().into_iter().chain(oldest).min();
+            }
+        }
+        Ok(oldest)
     }
 
     /// Forgets what nothing refers to any more.
@@ -333,11 +293,13 @@ impl Engine {
             [EVENT_KEYS],
         )?;
         self.prune_damaged()?;
+        self.prune_epochs()?;
         self.db.execute(
             "DELETE FROM quarantine WHERE (SELECT count(*) FROM quarantine) > ?1
              AND received_us < (SELECT received_us FROM quarantine ORDER BY received_us DESC LIMIT 1 OFFSET ?1)",
             [QUARANTINE],
         )?;
+        self.figures.quarantined = self.count_rows("quarantine")?;
         self.db.execute(
             "DELETE FROM anchors WHERE (device, epoch, ticks) IN (
                 SELECT device, epoch, ticks FROM (
@@ -355,6 +317,29 @@ impl Engine {
             device.timeline.forget_old_anchors(ANCHORS);
         }
         Ok(())
+    }
+}
+
+/// A row of waveforms that gives way.
+struct Dropped {
+    id: i64,
+    device: i64,
+    epoch: u64,
+    frames: u64,
+    bytes: u64,
+    extent: Extent,
+}
+
+impl Dropped {
+    fn read(row: &Row<'_>) -> Result<Self, Damage> {
+        Ok(Self {
+            id: cell(row, 0)?,
+            device: cell(row, 1)?,
+            epoch: cell::<i64>(row, 2)? as u64,
+            frames: count(row, 4)?,
+            bytes: count(row, 5)?,
+            extent: Extent::of(&piece::decode(cell(row, 3)?, blob(row, 6)?)?)?,
+        })
     }
 }
 

@@ -84,6 +84,20 @@ impl SeqSet {
         left
     }
 
+    /// The set without the numbers of another.
+    #[must_use]
+    pub fn minus(&self, other: &Self) -> Self {
+        let cut = |set: Self, (first, last): &(u32, u32)| set.without(i64::from(*first), i64::from(*last));
+        other.ranges.iter().fold(self.clone(), cut)
+    }
+
+    /// Adds the numbers of another.
+    pub fn join(&mut self, other: &Self) {
+        for (first, last) in &other.ranges {
+            self.insert_range(*first, *last);
+        }
+    }
+
     /// No more than so many ranges, the ones with the highest numbers.
     #[must_use]
     pub fn newest(mut self, most: usize) -> Self {
@@ -101,6 +115,28 @@ impl SeqSet {
             end = last.saturating_add(1);
         }
         out
+    }
+
+    /// Reads [`distances`](Self::distances) back; numbers that are no such set give `None`.
+    pub fn from_distances(distances: &[u32]) -> Option<Self> {
+        let (pairs, rest) = distances.as_chunks::<2>();
+        let (mut ranges, mut end) = (Vec::with_capacity(pairs.len()), 0u32);
+        for &[distance, length] in pairs {
+            let first = end.checked_add(distance)?;
+            end = first.checked_add(length)?;
+            ranges.push((first, end.checked_sub(1).filter(|last| *last >= first)?));
+        }
+        rest.is_empty().then_some(Self { ranges })
+    }
+
+    /// How many numbers there are.
+    pub fn len(&self) -> u64 {
+        self.ranges.iter().map(|(first, last)| u64::from(last - first) + 1).sum()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
     }
 
     /// The ranges, sorted.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::StoreError;
+use super::{StoreError, salvage};
 
 /// Raised whenever the tables change; each step is applied in order, in one transaction.
 const STEPS: &[&str] = &["
@@ -66,7 +66,87 @@ const STEPS: &[&str] = &["
         device INTEGER NOT NULL, epoch INTEGER NOT NULL, class INTEGER NOT NULL, lines BLOB NOT NULL,
         PRIMARY KEY (device, epoch, class)
     ) STRICT, WITHOUT ROWID;
+", "
+    -- Every table anew, STRICT: a value of a wrong type cannot be written any more. The rows are carried over one by one
+    -- afterwards, see the module salvage.
+    DROP INDEX pieces_by_identity; DROP INDEX batches_in_order; DROP INDEX events_unsealed; DROP INDEX events_sealed;
+    ALTER TABLE meta RENAME TO old_meta; ALTER TABLE devices RENAME TO old_devices;
+    ALTER TABLE epochs RENAME TO old_epochs; ALTER TABLE anchors RENAME TO old_anchors;
+    ALTER TABLE pieces RENAME TO old_pieces; ALTER TABLE batches RENAME TO old_batches;
+    ALTER TABLE events RENAME TO old_events; ALTER TABLE quarantine RENAME TO old_quarantine;
+    ALTER TABLE damaged RENAME TO old_damaged;
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE TABLE devices (id INTEGER PRIMARY KEY, hardware TEXT NOT NULL UNIQUE) STRICT;
+    -- seen_us: when it last grew, by our clock.
+    CREATE TABLE epochs (
+        device INTEGER NOT NULL, epoch INTEGER NOT NULL, received BLOB NOT NULL,
+        last_ticks INTEGER NOT NULL, boot BLOB, seen_us INTEGER NOT NULL DEFAULT 0,
+        PRIMARY KEY (device, epoch)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE anchors (
+        device INTEGER NOT NULL, epoch INTEGER NOT NULL, ticks INTEGER NOT NULL,
+        utc_us INTEGER, uncertainty_us INTEGER NOT NULL, boot_us INTEGER, boot_id TEXT,
+        PRIMARY KEY (device, epoch, ticks)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE pieces (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        device INTEGER NOT NULL, epoch INTEGER NOT NULL, class INTEGER NOT NULL, form INTEGER NOT NULL,
+        first_seq INTEGER NOT NULL, last_seq INTEGER NOT NULL, frames INTEGER NOT NULL, bytes INTEGER NOT NULL,
+        received_us INTEGER NOT NULL, received_boot_us INTEGER NOT NULL, body BLOB NOT NULL
+    ) STRICT;
+    -- With all that says which frames a row holds: it lies on other pages than the row.
+    CREATE INDEX pieces_by_identity ON pieces (device, epoch, first_seq, last_seq);
+    CREATE INDEX pieces_of_waveforms ON pieces (id) WHERE class = 2;
+    -- held: the numbers of a batch's frames.
+    CREATE TABLE batches (
+        kind INTEGER NOT NULL, buffer INTEGER NOT NULL, sequence INTEGER NOT NULL,
+        ordinal INTEGER NOT NULL, state INTEGER NOT NULL DEFAULT 0, reason TEXT,
+        sha256 BLOB NOT NULL, held BLOB NOT NULL, oldest_us INTEGER NOT NULL, payload BLOB NOT NULL,
+        PRIMARY KEY (kind, buffer, sequence)
+    ) STRICT;
+    -- With the frames' numbers, for the same reason.
+    CREATE INDEX batches_in_order ON batches (kind, state, ordinal, held);
+    CREATE TABLE events (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE, gap INTEGER NOT NULL,
+        body BLOB, buffer INTEGER, sequence INTEGER, put_boot_us INTEGER NOT NULL DEFAULT 0
+    ) STRICT;
+    CREATE INDEX events_unsealed ON events (id) WHERE body IS NOT NULL AND buffer IS NULL;
+    CREATE INDEX events_sealed ON events (buffer, sequence) WHERE body IS NOT NULL;
+    CREATE TABLE quarantine (
+        device INTEGER NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL, crc INTEGER NOT NULL,
+        reason TEXT NOT NULL, received_us INTEGER NOT NULL, frame BLOB NOT NULL,
+        PRIMARY KEY (device, epoch, seq, crc)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE damaged (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, origin TEXT NOT NULL, identity TEXT NOT NULL, why TEXT NOT NULL,
+        found_us INTEGER NOT NULL, body BLOB
+    ) STRICT;
+    -- Frames that lay in rows that are gone, until they have their gap.
+    CREATE TABLE lost (
+        device INTEGER NOT NULL, epoch INTEGER NOT NULL, first_seq INTEGER NOT NULL, last_seq INTEGER NOT NULL
+    ) STRICT;
+    -- Frames that have their gap, until the wearable has sent them again or has them no more.
+    CREATE TABLE wanted (
+        device INTEGER NOT NULL, epoch INTEGER NOT NULL, first_seq INTEGER NOT NULL, last_seq INTEGER NOT NULL
+    ) STRICT;
 "];
+
+/// All tables with rows that matter, in the order in which they are carried over.
+pub const TABLES: &[&str] = &[
+    "meta",
+    "devices",
+    "epochs",
+    "anchors",
+    "pieces",
+    "batches",
+    "events",
+    "quarantine",
+    "damaged",
+    "lost",
+    "wanted", "sealed_lines"];
+
+/// What may be wrong in a database that is told of a check; beyond it nobody counts.
+const VERDICTS: i64 = 1_000;
 
 /// Opens or makes the database, and checks it.
 pub fn open(path: &Path, check_below_bytes: u64) -> Result<Connection, StoreError> {
@@ -85,13 +165,22 @@ pub fn open(path: &Path, check_below_bytes: u64) -> Result<Connection, StoreErro
     db.set_prepared_statement_cache_capacity(64);
     let small = std::fs::metadata(path).map_or(0, |meta| meta.len()) <= check_below_bytes;
     if small {
-        let verdict: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-        if verdict != "ok" {
-            return Err(StoreError::Corrupt(verdict));
-        }
+        check(&db)?;
     }
     migrate(&mut db)?;
+    salvage::carry_over(&mut db)?;
     Ok(db)
+}
+
+/// Has SQLite look at every page. A value of a wrong type is no reason to give up a database: whoever reads the row
+/// finds it, and it costs that row.
+fn check(db: &Connection) -> Result<(), StoreError> {
+    let mut select = db.prepare(&format!("PRAGMA quick_check({VERDICTS})"))?;
+    let verdicts: Vec<String> = select.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    match verdicts.iter().find(|verdict| *verdict != "ok" && !verdict.contains(" value in ")) {
+        Some(verdict) => Err(StoreError::Corrupt(verdict.clone())),
+        None => Ok(()),
+    }
 }
 
 fn migrate(db: &mut Connection) -> Result<(), StoreError> {
@@ -108,8 +197,8 @@ fn migrate(db: &mut Connection) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Moves a broken database out of the way, with its journal; gives where it is now.
-pub fn set_aside(path: &Path, stamp: i64) -> std::io::Result<PathBuf> {
+/// What a broken database is called once it is out of the way.
+pub fn aside_name(path: &Path, stamp: i64) -> PathBuf {
     let mut aside = path.with_extension(format!("broken-{stamp}"));
     for number in 1.. {
         if !aside.exists() {
@@ -117,14 +206,29 @@ pub fn set_aside(path: &Path, stamp: i64) -> std::io::Result<PathBuf> {
         }
         aside = path.with_extension(format!("broken-{stamp}-{number}"));
     }
-    for suffix in ["", "-wal", "-shm"] {
-        let from = with_suffix(path, suffix);
-        match std::fs::rename(&from, with_suffix(&aside, suffix)) {
+    aside
+}
+
+/// Moves a broken database out of the way. Its journal goes first: it must never be taken for a successor's.
+pub fn set_aside(path: &Path, aside: &Path) -> std::io::Result<()> {
+    for suffix in ["-shm", "-wal", ""] {
+        match std::fs::rename(with_suffix(path, suffix), with_suffix(aside, suffix)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
     }
-    Ok(aside)
+    Ok(())
+}
+
+/// Removes a database that was never finished.
+pub fn remove(path: &Path) -> std::io::Result<()> {
+    for suffix in ["-shm", "-wal", ""] {
+        match std::fs::remove_file(with_suffix(path, suffix)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// `store.db` and `-wal` to `store.db-wal`.

@@ -4,21 +4,32 @@
 //! unsealed or in exactly one batch.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use kinara_protocol::columns::{self, run_lengths};
 use kinara_protocol::envelope::{self, Batch, DeviceFrames, ENVELOPE_VERSION};
 use kinara_protocol::frame::{Body, Epoch, FrameRef};
+use rusqlite::Row;
 
-use super::damage::{Broken, Damage};
+use super::damage::{Broken, Damage, blob, cell, count};
 use super::engine::Engine;
+use super::held::Held;
 use super::outbox::{Kind, Name};
 use super::{StoreError, piece};
 use crate::align::timeline::Stamp;
 use crate::pipeline::Fit;
 use crate::sabotage;
 
-/// Rows looked at for one batch; more than a full batch ever takes.
-const ROWS: i64 = 20_000;
+/// A batch may be sealed so much before it is due.
+const NEARLY: Duration = Duration::from_millis(250);
+
+/// An epoch with frames that can go.
+struct Ready {
+    device: i64,
+    epoch: u64,
+    oldest_boot_us: i64,
+    bytes: u64,
+}
 
 /// A row of frames picked for a batch.
 pub(super) struct Picked {
@@ -34,20 +45,20 @@ pub(super) struct Picked {
 }
 
 impl Engine {
-    /// Seals what is due. Runs in a transaction of its own.
+    /// Seals what is due, in the running transaction. What waits for its time makes nothing due.
     pub(super) fn seal_due(&mut self) -> Result<(), StoreError> {
         if !self.online || self.known.is_none() {
             return Ok(());
         }
-        loop {
-            let waiting = self.figures.unsealed_bytes;
-            if self.figures.batches >= self.settings.seal_ahead || waiting == 0 {
-                return Ok(());
-            }
-            let now = self.clock.boottime_us();
-            let age = (self.settings.seal_after.as_secs_f64() * self.clock.rate() * 1e6) as i64;
-            let old = self.figures.oldest_boot_us.is_some_and(|oldest| now - oldest >= age);
-            if !old && waiting < self.settings.seal_bytes {
+        // What is due in a moment goes with the commit that is being made.
+        let after = self.settings.seal_after.saturating_sub(NEARLY.min(self.settings.seal_after / 10));
+        let age = (after.as_secs_f64() * self.clock.rate() * 1e6) as i64;
+        while self.figures.batches < self.settings.seal_ahead {
+            let ready = self.ready();
+            let waiting: u64 = ready.iter().map(|ready| ready.bytes).sum();
+            let oldest = ready.first().map(|ready| ready.oldest_boot_us);
+            let old = oldest.is_some_and(|oldest| self.clock.boottime_us() - oldest >= age);
+            if waiting == 0 || (!old && waiting < self.settings.seal_bytes) {
                 return Ok(());
             }
             // After an outage there is more than the online limit: pack it well.
@@ -55,13 +66,37 @@ impl Engine {
             let limit = if backlog { self.settings.full_bytes } else { self.settings.seal_bytes };
             let limit = limit.min(self.pack_at_most);
             self.begin()?;
-            let sealed = self.seal_batch(limit)?;
-            self.commit()?;
-            self.committed();
-            if !sealed {
+            if !self.seal_batch(limit)? {
                 return Ok(());
             }
         }
+        Ok(())
+    }
+
+    /// The epochs whose frames can be stamped now, or have waited for it long enough; those with the oldest frames first.
+    fn ready(&self) -> Vec<Ready> {
+        let now_us = self.utc_us();
+        let mut ready: Vec<Ready> = self
+            .figures
+            .groups
+            .iter()
+            .filter(|((device, epoch), group)| {
+                let patient = self.is_patient(group.oldest_boot_us);
+                let device = self.hardware.get(device).and_then(|hardware| self.devices.get(hardware));
+                // Those of a wearable that is not known are found to be damaged when they are read.
+                let Some(device) = device else { return true };
+                let last = device.epochs.get(epoch).map_or(0, |state| state.last_ticks);
+                matches!(device.timeline.stamp(Epoch(*epoch), last, last, now_us, patient), Stamp::Known(_))
+            })
+            .map(|((device, epoch), group)| Ready {
+                device: *device,
+                epoch: *epoch,
+                oldest_boot_us: group.oldest_boot_us,
+                bytes: group.bytes,
+            })
+            .collect();
+        ready.sort_by_key(|ready| (ready.oldest_boot_us, ready.device, ready.epoch));
+        ready
     }
 
     /// Seals everything that can be stamped, in the running transaction.
@@ -77,11 +112,10 @@ impl Engine {
     /// has.
     fn seal_batch(&mut self, limit: u64) -> Result<bool, StoreError> {
         let mut limit = limit.max(1);
+        self.write_staged()?;
         loop {
             let (mut picked, broken) = self.pick(limit)?;
-            for (id, damage) in broken {
-                self.set_piece_aside(id, &damage)?;
-            }
+            self.set_pieces_aside(broken)?;
             if picked.is_empty() {
                 return Ok(false);
             }
@@ -110,68 +144,105 @@ impl Engine {
     }
 
     fn write_batch(&mut self, name: Name, picked: &[Picked], payload: &[u8]) -> Result<(), StoreError> {
-        let mut counts: BTreeMap<String, u64> = BTreeMap::new();
+        let mut held = Held::default();
         for row in picked {
-            *counts.entry(self.hardware[&row.device].to_string()).or_default() += row.count;
+            let seqs = held.0.entry((row.device, row.epoch.0)).or_default();
+            for (seq, _) in &row.fits {
+                seqs.insert(*seq);
+            }
             self.db.prepare_cached("DELETE FROM pieces WHERE id = ?1")?.execute([row.id])?;
-            self.figures.unsealed_frames = self.figures.unsealed_frames.saturating_sub(row.count);
-            self.figures.unsealed_bytes = self.figures.unsealed_bytes.saturating_sub(row.bytes);
+            self.figures.take((row.device, row.epoch.0), row.count, row.bytes);
         }
         let oldest = picked.iter().map(|row| row.received_us).min().unwrap_or(0);
-        self.insert_batch(name, &counts, oldest, payload)?;
+        self.insert_batch(name, &held, oldest, payload)?;
         if self.figures.unsealed_frames == 0 {
             self.figures.loose.clear();
         }
-        self.figures.oldest_boot_us =
-            self.db.query_row("SELECT min(received_boot_us) FROM pieces", [], |row| row.get(0))?;
+        for (device, epoch) in held.0.into_keys() {
+            self.see_oldest(device, epoch)?;
+        }
         Ok(())
     }
 
-    /// The oldest rows whose frames can all be stamped, up to `limit` frame bytes; and the damaged ones.
-    fn pick(&self, limit: u64) -> Result<(Vec<Picked>, Broken), StoreError> {
-        let now_us = self.utc_us();
+    /// Looks up how old what is left of an epoch is.
+    fn see_oldest(&mut self, device: i64, epoch: u64) -> Result<(), StoreError> {
+        let Some(group) = self.figures.groups.get_mut(&(device, epoch)) else { return Ok(()) };
+        // Rows lie in the order in which they came, but for what was asked for again.
         let mut select = self.db.prepare_cached(
-            "SELECT id, device, epoch, form, frames, bytes, received_us, received_boot_us, body
-             FROM pieces ORDER BY id LIMIT ?1",
+            "SELECT received_boot_us FROM pieces WHERE device = ?1 AND epoch = ?2 ORDER BY first_seq LIMIT 1",
         )?;
-        let mut rows = select.query([ROWS])?;
-        let mut picked: Vec<Picked> = Vec::new();
-        let mut broken = Vec::new();
-        let mut total = 0u64;
-        while let Some(row) = rows.next()? {
-            let bytes = row.get::<_, i64>(5)? as u64;
-            if !picked.is_empty() && total + bytes > limit {
-                break;
-            }
-            let body = row.get_ref(8)?.as_blob().unwrap_or_default();
-            let (device, epoch): (i64, _) = (row.get(1)?, Epoch(row.get::<_, i64>(2)? as u64));
-            let patient = self.is_patient(row.get(7)?);
-            let read = piece::decode(row.get(3)?, body)
-                .and_then(|frames| Ok((self.stamps((device, epoch), &frames, now_us, patient)?, frames)));
-            let (fits, frames) = match read {
-                Ok((Some(fits), frames)) => (fits, frames),
-                Ok((None, _)) => continue,
-                Err(damage) => {
-                    broken.push((row.get(0)?, damage));
-                    continue;
-                }
-            };
-            total += bytes;
-            picked.push(Picked {
-                id: row.get(0)?,
-                device,
-                epoch,
-                frames,
-                count: row.get::<_, i64>(4)? as u64,
-                bytes,
-                received_us: row.get(6)?,
-                fits,
-            });
+        let mut rows = select.query(rusqlite::params![device, epoch as i64])?;
+        if let Some(row) = rows.next()?
+            && let Ok(oldest) = cell(row, 0)
+        {
+            group.oldest_boot_us = oldest;
+        }
+        Ok(())
+    }
+
+    /// The oldest rows of the epochs that are ready, as far as their frames can be stamped, up to `limit` frame bytes; and
+    /// the damaged ones.
+    fn pick(&self, limit: u64) -> Result<(Vec<Picked>, Broken), StoreError> {
+        let (mut picked, mut broken, mut total) = (Vec::new(), Vec::new(), 0);
+        for Ready { device, epoch, .. } in self.ready() {
             if total >= limit {
                 break;
             }
+            self.pick_of((device, Epoch(epoch)), limit, (&mut picked, &mut broken, &mut total))?;
         }
         Ok((picked, broken))
+    }
+
+    fn pick_of(
+        &self,
+        (device, epoch): (i64, Epoch),
+        limit: u64,
+        (picked, broken, total): (&mut Vec<Picked>, &mut Broken, &mut u64),
+    ) -> Result<(), StoreError> {
+        let now_us = self.utc_us();
+        let mut select = self.db.prepare_cached(
+            "SELECT id, form, frames, bytes, received_us, received_boot_us, body
+             FROM pieces WHERE device = ?1 AND epoch = ?2 ORDER BY first_seq",
+        )?;
+        let mut rows = select.query(rusqlite::params![device, piece::epoch_to_sql(epoch)])?;
+        while *total < limit
+            && let Some(row) = rows.next()?
+        {
+            match self.picked((device, epoch), row, now_us) {
+                Ok(Some(row)) if !picked.is_empty() && *total + row.bytes > limit => {
+                    *total = limit;
+                }
+                Ok(Some(row)) => {
+                    *total += row.bytes;
+                    picked.push(row);
+                }
+                Ok(None) => {}
+                Err(damage) => broken.push((row.get(0)?, damage)),
+            }
+        }
+        Ok(())
+    }
+
+    /// A row for a batch; `None` while one of its frames has to wait for its time.
+    fn picked(
+        &self,
+        (device, epoch): (i64, Epoch),
+        row: &Row<'_>,
+        now_us: i64,
+    ) -> Result<Option<Picked>, Damage> {
+        let patient = self.is_patient(cell(row, 5)?);
+        let frames = piece::decode(cell(row, 1)?, blob(row, 6)?)?;
+        let Some(fits) = self.stamps((device, epoch), &frames, now_us, patient)? else { return Ok(None) };
+        Ok(Some(Picked {
+            id: cell(row, 0)?,
+            device,
+            epoch,
+            frames,
+            count: count(row, 2)?,
+            bytes: count(row, 3)?,
+            received_us: cell(row, 4)?,
+            fits,
+        }))
     }
 
     /// The fit of each frame, or `None` when one of them has to wait.

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::engine::Engine;
-use super::{Job, Settings, StoreError, schema};
+use super::{Haste, Job, Settings, StoreError, schema};
 use crate::status::{Admission, Board};
 use crate::vitals::Pulse;
 
@@ -17,6 +17,10 @@ pub type Finish = Box<dyn FnOnce(Result<(), Arc<str>>) + Send>;
 
 /// How often the store looks after itself when nobody asks for anything.
 const TICK: Duration = Duration::from_millis(200);
+/// How often a store that cannot keep anything tries again.
+const TRY_EVERY: Duration = Duration::from_secs(1);
+/// So long it may fail before the watchdog hears of it.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 type Watches = (watch::Receiver<Admission>, watch::Receiver<u64>);
 
@@ -61,25 +65,44 @@ struct Thread {
     finishes: Vec<Finish>,
     waiting_frames: usize,
     deadline: Option<Instant>,
+    /// Since when nothing could be written or read, and when it was last tried.
+    failing: Option<Failing>,
+}
+
+#[derive(Debug, Clone)]
+struct Failing {
+    since: Instant,
+    tried: Instant,
+    why: Arc<str>,
 }
 
 impl Thread {
     fn open(settings: Settings, clock: Arc<dyn Clock>, board: Board) -> Result<Self, StoreError> {
         let pulse = board.vitals().pulse("store");
         let engine = Engine::open(settings, clock, board)?;
-        Ok(Self { engine, pulse, finishes: Vec::new(), waiting_frames: 0, deadline: None })
+        let mut thread =
+            Self { engine, pulse, finishes: Vec::new(), waiting_frames: 0, deadline: None, failing: None };
+        match thread.engine.reopen() {
+            Ok(()) => {}
+            // Until it can be opened the gateway says so, and tries again.
+            Err(error) if error.is_outside() => thread.is_failing(&error),
+            Err(error) => return Err(error),
+        }
+        Ok(thread)
     }
 
     /// Works until it is stopped or nobody holds the store any more; gives who waits for the end.
     async fn run(&mut self, mut queue: mpsc::Receiver<Job>) -> Option<oneshot::Sender<()>> {
         let mut tick = Instant::now() + TICK;
         loop {
-            self.pulse.beat();
-            let until = self.deadline.unwrap_or(tick);
+            if self.failing.as_ref().is_none_or(|failing| failing.since.elapsed() < PATIENCE) {
+                self.pulse.beat();
+            }
+            let until = self.deadline.map_or(tick, |deadline| deadline.min(tick));
             let job = tokio::time::timeout_at(until, queue.recv()).await;
             match job {
-                Ok(Some(Job::Read(read))) => read(&mut self.engine),
-                Ok(Some(Job::Write { frames, write })) => self.write(frames, write),
+                Ok(Some(Job::Read(read))) => self.read(read),
+                Ok(Some(Job::Write { haste, frames, write })) => self.write(haste, frames, write),
                 Ok(Some(Job::Stop(done))) => {
                     self.commit();
                     self.engine.close();
@@ -92,29 +115,48 @@ impl Thread {
                 }
                 Err(_) => {}
             }
-            let full = self.waiting_frames >= self.engine.settings().group_frames;
-            if full || self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                self.commit();
-            }
-            if self.deadline.is_none() && Instant::now() >= tick {
+            self.commit_if_due();
+            if Instant::now() >= tick {
                 self.look_after();
                 tick = Instant::now() + TICK;
             }
         }
     }
 
-    fn write(&mut self, frames: usize, write: super::Write) {
-        if self.deadline.is_none() {
-            if let Err(error) = self.engine.begin() {
-                self.failed(&error);
-                return;
-            }
-            self.deadline = Some(Instant::now() + commit_delay(self.engine.settings()));
+    /// Why no job can be done: the database is not open.
+    fn closed(&self) -> Option<Arc<str>> {
+        let why = || self.failing.as_ref().map_or_else(|| "not open".into(), |failing| failing.why.clone());
+        (!self.engine.is_open).then(why)
+    }
+
+    fn read(&mut self, read: super::Read) {
+        let engine = match self.closed() {
+            Some(why) => Err(why),
+            None => Ok(&mut self.engine),
+        };
+        if let Some(error) = read(engine) {
+            self.failed(&error);
         }
-        match write(&mut self.engine) {
+    }
+
+    fn write(&mut self, haste: Haste, frames: usize, write: super::Write) {
+        if let Some(why) = self.closed() {
+            drop(write(Err(why)));
+            return;
+        }
+        if let Err(error) = self.engine.begin() {
+            drop(write(Err(error.to_string().into())));
+            self.failed(&error);
+            return;
+        }
+        let due = Instant::now() + commit_delay(self.engine.settings(), haste);
+        self.deadline = Some(self.deadline.map_or(due, |deadline| deadline.min(due)));
+        match write(Ok(&mut self.engine)) {
             Ok(finish) => {
-                self.waiting_frames = self.waiting_frames.saturating_add(frames);
-                if crate::sabotage::is(crate::sabotage::Kind::AckBeforeCommit) {
+                if haste == Haste::Prompt {
+                    self.waiting_frames = self.waiting_frames.saturating_add(frames);
+                }
+                if haste == Haste::Told || crate::sabotage::is(crate::sabotage::Kind::AckBeforeCommit) {
                     finish(Ok(()));
                 } else {
                     self.finishes.push(finish);
@@ -124,19 +166,40 @@ impl Thread {
         }
     }
 
+    fn commit_if_due(&mut self) {
+        if std::mem::take(&mut self.engine.urgent) {
+            let soon = Instant::now() + self.engine.settings().group_commit;
+            self.deadline = Some(self.deadline.map_or(soon, |deadline| deadline.min(soon)));
+        }
+        let full = self.waiting_frames >= self.engine.settings().group_frames || self.engine.staged.is_full();
+        if full || self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            self.commit();
+        }
+    }
+
+    /// Commits what is there, and, as it goes to the disk anyway, seals what is due or nearly.
     fn commit(&mut self) {
-        if self.deadline.take().is_none() {
+        if self.deadline.is_none() && !self.engine.in_transaction {
             return;
         }
-        self.waiting_frames = 0;
-        match self.engine.commit() {
-            Ok(()) => {
-                for finish in self.finishes.drain(..) {
-                    finish(Ok(()));
-                }
-                self.engine.committed();
-            }
+        let engine = &mut self.engine;
+        match engine.begin().and_then(|()| engine.seal_due()).and_then(|()| engine.commit()) {
+            Ok(()) => self.durable(),
             Err(error) => self.failed(&error),
+        }
+    }
+
+    /// Everything so far is on disk.
+    fn durable(&mut self) {
+        self.deadline = None;
+        self.waiting_frames = 0;
+        for finish in self.finishes.drain(..) {
+            finish(Ok(()));
+        }
+        self.engine.committed();
+        if self.failing.take().is_some() {
+            tracing::warn!("the store works again");
+            self.engine.in_order(None);
         }
     }
 
@@ -148,34 +211,68 @@ impl Thread {
         for finish in self.finishes.drain(..) {
             finish(Err(why.clone()));
         }
-        if error.is_full() {
+        let full = self.engine.is_disk_full(error);
+        if full {
             tracing::error!(%error, "the disk is full: only events are taken until there is room");
         } else {
             tracing::error!(%error, "a transaction failed and was undone");
         }
-        if let Err(error) = self.engine.recover(error) {
-            tracing::error!(%error, "the store cannot be opened; trying again");
-            #[allow(
-                clippy::disallowed_methods,
-                reason = "this thread is the store's own and has nothing to do"
-            )]
-            std::thread::sleep(Duration::from_secs(1));
+        match self.engine.recover(error) {
+            Ok(()) if full || error.is_corrupt() => {}
+            Ok(()) => self.is_failing(error),
+            Err(error) => self.is_failing(&error),
         }
     }
 
-    /// Sealing, packing, quotas, figures: in a transaction of their own.
+    /// Says that nothing can be kept, until something can.
+    fn is_failing(&mut self, error: &StoreError) {
+        let (now, why) = (Instant::now(), Arc::from(error.to_string()));
+        let since = self.failing.as_ref().map_or(now, |failing| failing.since);
+        self.failing = Some(Failing { since, tried: now, why: Arc::clone(&why) });
+        self.engine.in_order(Some(&why));
+    }
+
+    /// Sealing, packing, quotas, figures.
     fn look_after(&mut self) {
-        if let Err(error) = self.engine.look_after() {
-            self.failed(&error);
+        if let Some(failing) = &mut self.failing {
+            if failing.tried.elapsed() < TRY_EVERY {
+                return;
+            }
+            failing.tried = Instant::now();
+            self.try_again();
+            return;
+        }
+        match self.engine.look_after() {
+            Ok(()) if std::mem::take(&mut self.engine.urgent) => self.commit(),
+            Ok(()) if !self.engine.in_transaction => self.durable(),
+            Ok(()) => {}
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    /// Opens the database if it is not open, and writes something: a disk that can be read only is of no use.
+    fn try_again(&mut self) {
+        let engine = &mut self.engine;
+        let reopened =
+            if engine.is_open { Ok(()) } else { engine.reopen().and_then(|()| engine.resolve_again()) };
+        match reopened.and_then(|()| engine.write_something()) {
+            Ok(()) => self.durable(),
+            Err(error) if self.engine.is_open => self.failed(&error),
+            Err(error) => {
+                tracing::error!(%error, "the store cannot be opened; trying again");
+                self.is_failing(&error);
+            }
         }
     }
 }
 
-fn commit_delay(settings: &Settings) -> Duration {
+fn commit_delay(settings: &Settings, haste: Haste) -> Duration {
     if crate::sabotage::is(crate::sabotage::Kind::AckBeforeCommit) {
-        Duration::from_secs(2)
-    } else {
-        settings.group_commit
+        return Duration::from_secs(2);
+    }
+    match haste {
+        Haste::Prompt => settings.group_commit,
+        Haste::MayWait | Haste::Told => settings.wearable_commit.max(settings.group_commit),
     }
 }
 

@@ -64,6 +64,10 @@ pub struct State {
     pub repeats_nonce: bool,
     /// Who it says that it is.
     pub claims: u64,
+    /// Its firmware does not say which is the oldest frame that it holds.
+    pub is_old: bool,
+    /// Frames sent, doubles included.
+    pub sent_in_all: usize,
     /// It starts again: the link drops.
     resets: bool,
 }
@@ -102,6 +106,8 @@ impl Wearable {
             goes_at_format: false,
             repeats_nonce: false,
             claims: factory_id,
+            is_old: false,
+            sent_in_all: 0,
             resets: false,
         };
         let wearable = Self { state: Arc::new(Mutex::new(state)) };
@@ -294,6 +300,11 @@ impl State {
                 self.bonds.clear();
                 Outcome::Ok
             }
+            Op::OldestHeld if self.is_old => Outcome::Refused(Refusal::UnknownOperation),
+            Op::OldestHeld => {
+                let (epoch, seq) = self.log.first().map_or((self.epoch, self.next_seq), identity);
+                Outcome::OldestHeld { epoch, seq }
+            }
             _ => Outcome::Ok,
         }
     }
@@ -341,6 +352,7 @@ impl State {
         if self.shuffles {
             out.reverse();
         }
+        self.sent_in_all += out.len();
         Some(out)
     }
 }

@@ -66,6 +66,7 @@ pub fn settings(dir: &Path) -> Settings {
         gateway: GATEWAY,
         group_commit: Duration::from_millis(10),
         group_frames: 100,
+        wearable_commit: Duration::from_millis(300),
         queue: 64,
         soft_limit: 1 << 30,
         hard_limit: 2 << 30,

@@ -17,6 +17,7 @@ mod events;
 mod frames;
 mod full_disk;
 mod line;
+mod mends;
 #[path = "../../../tests/clinic/src/proxy.rs"]
 #[allow(dead_code, reason = "the oracle uses more of it")]
 mod proxy;

@@ -1,0 +1,559 @@
+//! A store that mends itself: a page, a cell, a sealed batch, a whole file, a disk that refuses.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kinara_clock::SystemClock;
+use kinara_gatewayd::hardware::HardwareId;
+use kinara_gatewayd::status::{Admission, Board};
+use kinara_gatewayd::store::{Haste, Kind, Outcome, Settings, Store, database};
+use kinara_protocol::frame::{Epoch, Kind as FrameKind};
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use super::frames::{board, drain, known, noise, open, scalar, sent, seqs_of, settings, synchronise};
+
+const EPOCH: Epoch = Epoch::new(7, 1);
+/// Frames in one row.
+const ROW: u32 = 10;
+const WAIT: Duration = Duration::from_millis(1_500);
+
+fn hardware() -> HardwareId {
+    HardwareId::kinara(0xa1)
+}
+
+async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
+    let start = Instant::now();
+    while !done().await {
+        assert!(start.elapsed() < Duration::from_secs(60), "{what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn fill(store: &Store, rows: std::ops::Range<u32>) {
+    synchronise(store, &hardware(), EPOCH).await;
+    for row in rows {
+        let frames = (row * ROW..(row + 1) * ROW).map(|seq| scalar(EPOCH, seq)).collect();
+        store.append(hardware(), frames).await.unwrap();
+    }
+}
+
+/// A folder with a store of some rows of frames, stopped.
+async fn filled(rows: u32) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(settings(dir.path()));
+    // Online, what comes is not packed.
+    store.set_online(true).await.unwrap();
+    fill(&store, 0..rows).await;
+    store.stop().await;
+    dir
+}
+
+fn connect(dir: &Path) -> Connection {
+    Connection::open(database(&settings(dir))).unwrap()
+}
+
+/// Puts a value of a wrong type into cells, which STRICT tables let nobody do: the schema looks away for a moment.
+fn damage_cells(dir: &Path, sql: &str) {
+    let schema = |from: &str, to: &str| {
+        let db = connect(dir);
+        db.pragma_update(None, "writable_schema", true).unwrap();
+        db.execute("UPDATE sqlite_schema SET sql = replace(sql, ?1, ?2) WHERE type = 'table'", [from, to])
+            .unwrap();
+    };
+    schema(") STRICT", ") /*S*/");
+    schema(") /*S*/, WITHOUT", ") WITHOUT /*S*/");
+    assert!(connect(dir).execute(sql, []).unwrap() > 0, "{sql}");
+    schema(") WITHOUT /*S*/", ") STRICT, WITHOUT");
+    schema(") /*S*/", ") STRICT");
+}
+
+/// The pages of a table that hold rows.
+fn pages(dir: &Path, table: &str) -> Vec<u64> {
+    let db = connect(dir);
+    let sql = "SELECT pageno FROM dbstat WHERE name = ?1 AND pagetype = 'leaf' ORDER BY path";
+    let mut select = db.prepare(sql).unwrap();
+    let pages = select.query_map([table], |row| row.get::<_, i64>(0)).unwrap();
+    pages.map(|page| page.unwrap() as u64).collect()
+}
+
+fn scribble(dir: &Path, page: u64) {
+    let file = std::fs::OpenOptions::new().write(true).open(database(&settings(dir))).unwrap();
+    file.write_all_at(&[0xa5; 4096], (page - 1) * 4096).unwrap();
+}
+
+fn opened(dir: &Path) -> (Store, Board) {
+    let board = board();
+    (Store::open(settings(dir), Arc::new(SystemClock), board.clone()).unwrap(), board)
+}
+
+/// Everything that is here, and everything that is told as lost by this gateway. Together they are `0..frames`.
+async fn all_accounted_for(store: &Store, frames: u32) -> (Vec<u32>, Vec<u32>) {
+    let here: Vec<u32> = drain(store).await.into_keys().map(|(_, _, seq)| seq).collect();
+    store.set_online(true).await.unwrap();
+    let mut lost = Vec::new();
+    until("the frames that are not here are not all told", async || {
+        for gap in sent(store, Duration::from_millis(100)).await.1 {
+            assert_eq!(gap.reason, "gateway_lost");
+            lost.extend(seqs_of(&gap));
+        }
+        here.len() + lost.len() >= frames as usize
+    })
+    .await;
+    let mut all: Vec<u32> = here.iter().chain(&lost).copied().collect();
+    all.sort_unstable();
+    assert_eq!(all, (0..frames).collect::<Vec<_>>());
+    (here, lost)
+}
+
+#[tokio::test]
+async fn a_cell_of_a_wrong_type_costs_its_row_and_everything_else_goes_on() {
+    for (sql, lost) in [
+        ("UPDATE anchors SET utc_us = 'x'", false),
+        ("UPDATE anchors SET ticks = 'x'", false),
+        ("UPDATE anchors SET uncertainty_us = x'01'", false),
+        ("UPDATE epochs SET last_ticks = 'x'", false),
+        ("UPDATE epochs SET boot = 5", false),
+        ("UPDATE epochs SET received = 'x'", false),
+        ("UPDATE meta SET value = 'x' WHERE key = 'buffer'", false),
+        ("UPDATE meta SET value = x'00' WHERE key = 'alive_boot_us'", false),
+        ("UPDATE meta SET value = 7 WHERE key = 'boot_id'", false),
+        ("UPDATE pieces SET frames = 'x' WHERE first_seq = 20", true),
+        ("UPDATE pieces SET bytes = x'07' WHERE first_seq = 20", true),
+        ("UPDATE pieces SET received_us = 'x' WHERE first_seq = 20", true),
+        ("UPDATE pieces SET received_boot_us = 'x' WHERE first_seq = 20", true),
+        ("UPDATE pieces SET class = 'x' WHERE first_seq = 20", true),
+        ("UPDATE pieces SET form = 'x' WHERE first_seq = 20", true),
+        ("UPDATE pieces SET body = 'x' WHERE first_seq = 20", true),
+    ] {
+        let dir = filled(6).await;
+        damage_cells(dir.path(), sql);
+        let (store, board) = opened(dir.path());
+        fill(&store, 6..7).await;
+        let (_, gone) = all_accounted_for(&store, 70).await;
+        assert_eq!(gone, if lost { (20..30).collect() } else { Vec::new() }, "{sql}");
+        until(sql, async || board.now().alerts.contains_key("damaged")).await;
+        assert_eq!(board.now().buffer.damaged, 1, "{sql}");
+        store.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_cell_of_a_sealed_batch_costs_that_batch() {
+    for column in ["sha256", "held", "payload", "oldest_us", "ordinal", "state"] {
+        let dir = filled(3).await;
+        let store = open(settings(dir.path()));
+        store.clock_is(Some(known())).await.unwrap();
+        store.seal_now().await.unwrap();
+        fill(&store, 3..4).await;
+        store.seal_now().await.unwrap();
+        store.stop().await;
+        damage_cells(dir.path(), &format!("UPDATE batches SET {column} = 'x' WHERE ordinal = 1"));
+        let (store, _) = opened(dir.path());
+        // What a batch held is known by its index, unless that is the very cell.
+        if matches!(column, "held") {
+            assert_eq!(drain(&store).await.len(), 10);
+        } else if column == "oldest_us" {
+            assert_eq!(drain(&store).await.len(), 40, "when it came is for people only");
+        } else {
+            let (_, lost) = all_accounted_for(&store, 40).await;
+            assert_eq!(lost, (0..30).collect::<Vec<_>>(), "{column}");
+        }
+        store.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_sealed_batch_that_is_not_what_its_digest_says_never_leaves_and_its_frames_may_come_again() {
+    let dir = filled(3).await;
+    let store = open(settings(dir.path()));
+    store.clock_is(Some(known())).await.unwrap();
+    store.seal_now().await.unwrap();
+    store.stop().await;
+    let flip =
+        "UPDATE batches SET payload = CAST(substr(payload, 1, 20) || x'ff' || substr(payload, 22) AS BLOB)";
+    assert_eq!(connect(dir.path()).execute(flip, []).unwrap(), 1);
+    let (store, board) = opened(dir.path());
+    assert!(store.waiting(Kind::Batch, Vec::new(), 16, 1 << 20).await.unwrap().is_empty());
+    until("nobody is told", async || board.now().alerts.contains_key("damaged")).await;
+    let (_, lost) = all_accounted_for(&store, 30).await;
+    assert_eq!(lost.len(), 30);
+    let wanted = store.wanted(hardware()).await.unwrap();
+    assert_eq!(wanted.frames[&EPOCH].ranges(), [(0, 29)]);
+    let again = store.append(hardware(), (0..30).map(|seq| scalar(EPOCH, seq)).collect()).await.unwrap();
+    assert!(again.iter().all(|appended| appended.outcome == Outcome::Stored));
+    assert!(
+        store.wanted(hardware()).await.unwrap().frames.values().all(kinara_gatewayd::store::SeqSet::is_empty)
+    );
+    assert_eq!(drain(&store).await.len(), 30);
+    store.stop().await;
+}
+
+#[tokio::test]
+async fn a_damaged_batch_of_events_costs_nothing_for_they_are_sealed_again() {
+    let dir = filled(1).await;
+    let store = open(settings(dir.path()));
+    store.put_event(super::frames::event(&hardware(), EPOCH, 10_000)).await.unwrap();
+    store.clock_is(Some(known())).await.unwrap();
+    store.set_online(true).await.unwrap();
+    until("no event is sealed", async || {
+        !store.waiting(Kind::Event, Vec::new(), 16, 1 << 20).await.unwrap().is_empty()
+    })
+    .await;
+    store.stop().await;
+    let flip = "UPDATE batches SET payload = zeroblob(length(payload)) WHERE kind = 1";
+    assert_eq!(connect(dir.path()).execute(flip, []).unwrap(), 1);
+    let (store, _) = opened(dir.path());
+    store.clock_is(Some(known())).await.unwrap();
+    store.set_online(true).await.unwrap();
+    let (events, _) = super::frames::told(&store, 1).await;
+    assert_eq!(events[0].onset_ticks, 10_000);
+    store.stop().await;
+}
+
+#[tokio::test]
+async fn a_damaged_page_costs_its_rows_and_all_others_are_brought_over() {
+    let rows = 300;
+    let count = pages(filled(rows).await.path(), "pieces").len();
+    assert!(count > 20, "{count} pages are too few to tell");
+    for which in [0, count / 2, count - 1] {
+        let dir = filled(rows).await;
+        let page = pages(dir.path(), "pieces")[which];
+        scribble(dir.path(), page);
+        let (store, board) = opened(dir.path());
+        let (here, lost) = all_accounted_for(&store, rows * ROW).await;
+        assert!(!lost.is_empty() && lost.len() < 200, "page {which} of {count} cost {} frames", lost.len());
+        assert!(here.len() > 2_800);
+        until("nobody is told", async || board.now().alerts.contains_key("damaged")).await;
+        let alert = board.now().alerts["damaged"].clone();
+        assert!(alert.contains("set aside as store.broken-"), "{alert}");
+        // Those that are lost are wanted, and no others.
+        let wanted = store.wanted(hardware()).await.unwrap();
+        assert!(!wanted.everything);
+        assert_eq!(wanted.frames[&EPOCH].len(), lost.len() as u64);
+        store.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_page_of_any_table_costs_no_frame_that_lies_elsewhere() {
+    for table in ["epochs", "anchors", "devices", "meta", "events", "pieces_by_identity", "batches_in_order"]
+    {
+        let dir = filled(100).await;
+        let Some(page) = pages(dir.path(), table).first().copied() else { panic!("{table} has no page") };
+        scribble(dir.path(), page);
+        let (store, _) = opened(dir.path());
+        // What was here is not known any more: it is asked for again.
+        assert_eq!(store.wanted(hardware()).await.unwrap().everything, table == "epochs", "{table}");
+        fill(&store, 100..110).await;
+        assert_eq!(drain(&store).await.len(), 1_100, "{table}");
+        store.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn what_an_earlier_version_wrote_is_carried_over_row_by_row_and_a_damaged_cell_costs_its_row() {
+    let dir = filled(12).await;
+    let store = open(settings(dir.path()));
+    store.clock_is(Some(known())).await.unwrap();
+    store.seal_now().await.unwrap();
+    fill(&store, 12..20).await;
+    store.stop().await;
+    let db = connect(dir.path());
+    db.execute_batch(include_str!("version_3.sql")).unwrap();
+    assert_eq!(db.execute("UPDATE pieces SET frames = 'x' WHERE first_seq = 140", []).unwrap(), 1);
+    assert_eq!(db.execute("UPDATE anchors SET utc_us = 'x'", []).unwrap(), 1);
+    drop(db);
+    let (store, board) = opened(dir.path());
+    until("nobody is told", async || board.now().buffer.damaged == 2).await;
+    fill(&store, 20..21).await;
+    let (_, lost) = all_accounted_for(&store, 210).await;
+    assert_eq!(lost, (140..150).collect::<Vec<_>>());
+    // What is in a batch of before is known as well.
+    let again = store.append(hardware(), vec![scalar(EPOCH, 3)]).await.unwrap();
+    assert_eq!(again[0].outcome, Outcome::Duplicate);
+    store.stop().await;
+    let old: i64 = connect(dir.path())
+        .query_row("SELECT count(*) FROM sqlite_schema WHERE name LIKE 'old_%'", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(old, 0);
+}
+
+#[tokio::test]
+async fn a_database_that_is_gone_is_asked_for_when_there_were_bonds_and_only_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = opened(dir.path());
+    assert!(!store.wanted(hardware()).await.unwrap().everything, "a new box wants nothing");
+    store.stop().await;
+    std::fs::write(dir.path().join("devices.json"), "{}").unwrap();
+    std::fs::remove_file(database(&settings(dir.path()))).unwrap();
+    let (store, _) = opened(dir.path());
+    assert!(store.wanted(hardware()).await.unwrap().everything);
+    store.no_longer_wanted(hardware(), (EPOCH, 5)).await.unwrap();
+    assert!(!store.wanted(hardware()).await.unwrap().everything);
+    store.stop().await;
+}
+
+/// The folder in which nothing can be made, as on a file system that was remounted: and undone with this.
+struct Frozen<'a>(&'a Path);
+
+impl<'a> Frozen<'a> {
+    fn freeze(dir: &'a Path) -> Option<Self> {
+        let done = Command::new("chattr").arg("+i").arg(dir).output();
+        let frozen = Self(dir);
+        (done.is_ok_and(|output| output.status.success()) && std::fs::write(dir.join("x"), "").is_err())
+            .then_some(frozen)
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("chattr").arg("-i").arg(self.0).status();
+    }
+}
+
+#[tokio::test]
+async fn a_recovery_that_fails_is_seen_and_tried_again_until_it_works() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(settings(dir.path()));
+    store.set_online(true).await.unwrap();
+    synchronise(&store, &hardware(), EPOCH).await;
+    // More than SQLite keeps in memory.
+    for first in (0..40_000).step_by(500) {
+        let frames = (first..first + 500).map(|seq| noise(FrameKind::Scalar, EPOCH, seq)).collect();
+        store.append(hardware(), frames).await.unwrap();
+    }
+    store.stop().await;
+    let (store, board) = opened(dir.path());
+    assert!(board.now().buffer.trouble.is_empty());
+    let Some(frozen) = Frozen::freeze(dir.path()) else {
+        eprintln!("SKIPPED: a folder cannot be frozen here (needs root and chattr)");
+        return;
+    };
+    let pages = pages(dir.path(), "pieces");
+    for page in &pages[pages.len() / 2..] {
+        scribble(dir.path(), *page);
+    }
+    store.clock_is(Some(known())).await.unwrap();
+    until("the damage is not found", async || {
+        let _ = store.seal_now().await;
+        !board.now().buffer.trouble.is_empty()
+    })
+    .await;
+    assert!(board.now().alerts.contains_key("store"));
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(!board.now().buffer.trouble.is_empty(), "it is said for as long as it lasts");
+    assert!(store.append(hardware(), vec![scalar(EPOCH, 50_000)]).await.is_err());
+    drop(frozen);
+    until("it does not come back", async || board.now().buffer.trouble.is_empty()).await;
+    assert!(!board.now().alerts.contains_key("store"));
+    let fates = store.append(hardware(), vec![scalar(EPOCH, 50_000)]).await.unwrap();
+    assert_eq!(fates[0].outcome, Outcome::Stored);
+    let left = drain(&store).await.len();
+    assert!((10_000..40_000).contains(&left), "{left} frames of 40000");
+    store.stop().await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_starts_on_a_disk_that_cannot_be_written_waits_for_it() {
+    let dir = filled(20).await;
+    let Some(frozen) = Frozen::freeze(dir.path()) else {
+        eprintln!("SKIPPED: a folder cannot be frozen here (needs root and chattr)");
+        return;
+    };
+    let (store, board) = opened(dir.path());
+    assert!(!board.now().buffer.trouble.is_empty() && board.now().alerts.contains_key("store"));
+    assert!(store.append(hardware(), vec![scalar(EPOCH, 5_000)]).await.is_err());
+    drop(frozen);
+    until("it does not come back", async || board.now().buffer.trouble.is_empty()).await;
+    assert_eq!(drain(&store).await.len(), 200);
+    store.stop().await;
+}
+
+/// A file system on a disk that is smaller than it says: writes that do not fit there fail as on a broken card.
+struct FailingDisk {
+    below: PathBuf,
+    at: PathBuf,
+}
+
+impl FailingDisk {
+    fn mount(dir: &Path) -> Option<Self> {
+        let disk = Self { below: dir.join("below"), at: dir.join("disk") };
+        std::fs::create_dir(&disk.below).ok()?;
+        std::fs::create_dir(&disk.at).ok()?;
+        let (below, at) = (disk.below.to_str()?, disk.at.to_str()?);
+        let image = format!("{below}/image");
+        let run = |program: &str, arguments: &[&str]| {
+            Command::new(program).args(arguments).output().is_ok_and(|output| output.status.success())
+        };
+        let made = run("mount", &["-t", "tmpfs", "-o", "size=10m", "tmpfs", below])
+            && run("truncate", &["-s", "256m", &image])
+            && run("mkfs.ext2", &["-q", "-F", "-E", "nodiscard", "-e", "continue", &image])
+            && run("mount", &["-o", "loop", &image, at]);
+        made.then_some(disk)
+    }
+
+    fn mend(&self) {
+        let done = Command::new("mount").args(["-o", "remount,size=300m"]).arg(&self.below).status();
+        assert!(done.unwrap().success());
+    }
+}
+
+impl Drop for FailingDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.at).status();
+        let _ = Command::new("umount").arg("-l").arg(&self.below).status();
+    }
+}
+
+#[tokio::test]
+async fn an_io_error_is_no_full_disk_and_what_was_acknowledged_is_there_when_it_is_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(disk) = FailingDisk::mount(dir.path()) else {
+        eprintln!("SKIPPED: a file system cannot be mounted here (needs root)");
+        return;
+    };
+    let board = board();
+    let settings = Settings { reserve: 64 << 10, ..settings(&disk.at.join("data")) };
+    let store = Store::open(settings, Arc::new(SystemClock), board.clone()).unwrap();
+    synchronise(&store, &hardware(), EPOCH).await;
+    let mut taken = BTreeMap::new();
+    let mut next = 0;
+    until("no write fails", async || {
+        let frames: Vec<_> = (next..next + 500).map(|seq| noise(FrameKind::Scalar, EPOCH, seq)).collect();
+        if let Ok(fates) = store.append(hardware(), frames.clone()).await {
+            for (seq, (frame, fate)) in (next..).zip(frames.into_iter().zip(fates)) {
+                assert!(fate.outcome.is_safe(), "an I/O error is not a full disk");
+                taken.insert(seq, frame);
+            }
+            next += 500;
+        }
+        !board.now().buffer.trouble.is_empty()
+    })
+    .await;
+    assert_ne!(*store.admission().borrow(), Admission::EventsOnly);
+    assert!(!board.now().alerts.contains_key("disk"), "{:?}", board.now().alerts);
+    disk.mend();
+    until("it does not come back", async || board.now().buffer.trouble.is_empty()).await;
+    let frames = drain(&store).await;
+    let gone: Vec<u32> = taken
+        .iter()
+        .filter(|(seq, frame)| frames.get(&(hardware().to_string(), EPOCH.0, **seq)) != Some(&frame.to_vec()))
+        .map(|(seq, _)| *seq)
+        .collect();
+    assert!(gone.is_empty(), "{} of {} acknowledged frames are gone", gone.len(), taken.len());
+    store.stop().await;
+}
+
+#[tokio::test]
+async fn frames_that_their_wearable_keeps_wait_together_and_what_has_no_second_copy_takes_them_along() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(Settings { wearable_commit: Duration::from_secs(3), ..settings(dir.path()) });
+    synchronise(&store, &hardware(), EPOCH).await;
+    // Behind what every store does once after its start.
+    tokio::time::sleep(WAIT).await;
+    let began = Instant::now();
+    let waiting: Vec<_> = (0..5)
+        .map(|seq| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                store.append_with(Haste::MayWait, hardware(), vec![scalar(EPOCH, seq)]).await
+            })
+        })
+        .collect();
+    for append in waiting {
+        append.await.unwrap().unwrap();
+    }
+    assert!(began.elapsed() > Duration::from_secs(2), "they did not wait");
+    let rows: i64 =
+        connect(dir.path()).query_row("SELECT count(*) FROM pieces", [], |row| row.get(0)).unwrap();
+    assert_eq!(rows, 1, "they are one row");
+    // An event commits at once, and what waits with it.
+    let began = Instant::now();
+    let waits = {
+        let store = store.clone();
+        tokio::spawn(
+            async move { store.append_with(Haste::MayWait, hardware(), vec![scalar(EPOCH, 5)]).await },
+        )
+    };
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(store.put_event(super::frames::event(&hardware(), EPOCH, 10_000)).await.unwrap());
+    waits.await.unwrap().unwrap();
+    assert!(began.elapsed() < Duration::from_millis(2_500), "{:?}", began.elapsed());
+    store.stop().await;
+}
+
+#[tokio::test]
+async fn a_frame_that_waits_for_its_time_makes_no_batches_of_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(Settings { seal_after: Duration::from_millis(800), ..settings(dir.path()) });
+    let stuck = HardwareId::kinara(0xb2);
+    // Never synchronised: it waits.
+    store.append(stuck.clone(), vec![scalar(EPOCH, 0)]).await.unwrap();
+    synchronise(&store, &hardware(), EPOCH).await;
+    store.clock_is(Some(known())).await.unwrap();
+    store.set_online(true).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let began = Instant::now();
+    for seq in 0..40 {
+        store.append(hardware(), vec![scalar(EPOCH, seq)]).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(60)).await;
+    }
+    let most = began.elapsed().as_millis() / 700 + 1;
+    let batches = store.waiting(Kind::Batch, Vec::new(), 1_000, usize::MAX).await.unwrap().len() as u128;
+    assert!((1..=most).contains(&batches), "{batches} batches, at most {most}");
+    store.stop().await;
+}
+
+/// Bytes that this process has read.
+fn bytes_read() -> u64 {
+    let io = std::fs::read_to_string("/proc/self/io").unwrap();
+    io.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_large_backlog_costs_no_reads_while_nothing_happens() {
+    let dir = filled(60).await;
+    let db = connect(dir.path());
+    for epoch in 1..200 {
+        let copy = format!(
+            "INSERT INTO pieces (device, epoch, class, form, first_seq, last_seq, frames, bytes, received_us,
+                                 received_boot_us, body)
+             SELECT device, {epoch}, class, 1, first_seq, last_seq, frames, bytes, received_us, received_boot_us,
+                    CAST(body || zeroblob(4000) AS BLOB) FROM pieces WHERE epoch > 1000"
+        );
+        assert!(db.execute(&copy, []).unwrap() > 0);
+    }
+    drop(db);
+    let (store, board) = opened(dir.path());
+    until("it is not counted", async || board.now().buffer.frames > 100_000).await;
+    let before = bytes_read();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let per_second = (bytes_read() - before) / 5;
+    assert!(per_second < 200_000, "{per_second} bytes a second of {} MB", board.now().buffer.bytes >> 20);
+    store.stop().await;
+}
+
+#[tokio::test]
+async fn epochs_that_nothing_refers_to_have_an_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let sensor = HardwareId::sensor([1, 2, 3, 4, 5, 6]);
+    let store = open(settings(dir.path()));
+    for number in 0..60 {
+        let epoch = Epoch(0x1000 + number);
+        synchronise(&store, &sensor, epoch).await;
+        store.append(sensor.clone(), vec![scalar(epoch, 0)]).await.unwrap();
+    }
+    assert_eq!(drain(&store).await.len(), 60);
+    store.stop().await;
+    let (store, _) = opened(dir.path());
+    tokio::time::sleep(WAIT).await;
+    store.stop().await;
+    let left: i64 =
+        connect(dir.path()).query_row("SELECT count(*) FROM epochs", [], |row| row.get(0)).unwrap();
+    assert!(left <= 16, "{left} epochs are remembered");
+}
