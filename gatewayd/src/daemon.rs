@@ -21,6 +21,7 @@ use crate::config::Config;
 use crate::decisions::{Decisions, KeyError, SigningKey};
 use crate::desk::{self, Desk};
 use crate::devices::Devices;
+use crate::files;
 use crate::hardware::HardwareId;
 use crate::infer;
 use crate::live::Newest;
@@ -325,6 +326,7 @@ pub async fn run(
             None
         }
     };
+    files::tell_broken(&config.data_dir, &board);
     let times = local::bus::Timekeeping { forget, page };
     parts.spawn("the bus", local::bus::run(desk.clone(), clock.clone(), times, stop.clone()));
     let sources =

@@ -17,7 +17,8 @@ use tokio::sync::watch;
 use uuid::{NoContext, Timestamp, Uuid};
 
 use crate::align::source::{BUILD_DATE_US, Known};
-use crate::devices::{How, set_aside, write_through};
+use crate::devices::How;
+use crate::files::{self, write_through};
 use crate::hardware::HardwareId;
 use crate::store::{Store, StoreError};
 
@@ -294,13 +295,8 @@ impl SigningKey {
     /// new one with the next `state`.
     pub fn open(data_dir: &Path) -> Result<Self, KeyError> {
         let path = data_dir.join(KEY_FILE);
-        match std::fs::read(&path) {
-            Ok(bytes) => match Ed25519KeyPair::from_pkcs8(&bytes) {
-                Ok(pair) => return Ok(Self { pair }),
-                Err(error) => set_aside(&path, &error)?,
-            },
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error.into()),
+        if let Some(pair) = files::read(&path, Ed25519KeyPair::from_pkcs8)? {
+            return Ok(Self { pair });
         }
         let made = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|_| KeyError::Random)?;
         let pair = Ed25519KeyPair::from_pkcs8(made.as_ref()).map_err(|_| KeyError::Random)?;

@@ -5,9 +5,7 @@
 //! cost the pairings. A file that cannot be read is set aside itself.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -16,6 +14,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::decisions::Actor;
+use crate::files::{self, set_aside, write_through};
 use crate::hardware::HardwareId;
 
 /// Where it is in the data folder.
@@ -152,18 +151,8 @@ impl Devices {
     /// Reads the file of a data folder. One that cannot be read is set aside, and the devices have to be paired again.
     pub fn open(data_dir: &Path) -> io::Result<Self> {
         let path = data_dir.join(FILE);
-        let contents = match std::fs::read(&path) {
-            Ok(bytes) => Some(match decode(&bytes) {
-                Ok(contents) => contents,
-                Err(error) => {
-                    set_aside(&path, &error)?;
-                    Contents::default()
-                }
-            }),
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
-            Err(error) => return Err(error),
-        };
-        let is_new = contents.is_none();
+        let is_new = !path.exists();
+        let contents = files::read(&path, decode)?;
         let devices =
             Self { path, contents: Mutex::new(contents.unwrap_or_default()), changed: watch::channel(0).0 };
         if is_new {
@@ -237,28 +226,6 @@ impl Devices {
     fn save(&self, contents: &Contents) -> io::Result<()> {
         write_through(&self.path, &encode(contents)?)
     }
-}
-
-/// Replaces a file whole: on return the new one is on disk, before that the old one is. Only its owner can read it.
-pub fn write_through(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let new = path.with_extension("new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&new, path)?;
-    let Some(folder) = path.parent() else { return Ok(()) };
-    File::open(folder)?.sync_all()
-}
-
-/// Moves a file that cannot be read out of the way.
-pub fn set_aside(path: &Path, error: &dyn std::fmt::Display) -> io::Result<()> {
-    let aside = path.with_extension("broken");
-    std::fs::rename(path, &aside)?;
-    tracing::error!(
-        %error, file = %path.display(), aside = %aside.display(),
-        "a file cannot be read and was set aside; what it held is not known any more"
-    );
-    Ok(())
 }
 
 /// `AA:BB:CC:DD:EE:FF`.
@@ -406,6 +373,19 @@ mod tests {
         std::fs::write(dir.path().join("devices.json"), "{torn").unwrap();
         assert_eq!(Devices::open(dir.path()).unwrap().now(), Contents::default());
         assert!(dir.path().join("devices.broken").exists());
+    }
+
+    #[test]
+    fn a_file_of_zero_bytes_after_a_power_cut_costs_no_pairing() {
+        let dir = tempfile::tempdir().unwrap();
+        let devices = Devices::open(dir.path()).unwrap();
+        devices.change(|contents| contents.revoked.insert("x".to_owned())).unwrap();
+        let before = devices.now();
+        std::fs::write(dir.path().join("devices.json"), "").unwrap();
+        for _ in 0..2 {
+            assert_eq!(Devices::open(dir.path()).unwrap().now(), before);
+        }
+        assert_eq!(files::broken(dir.path()).unwrap(), ["devices.broken"]);
     }
 
     #[test]

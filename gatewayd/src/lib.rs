@@ -10,6 +10,7 @@ pub mod daemon;
 pub mod decisions;
 pub mod desk;
 pub mod devices;
+pub mod files;
 pub mod hardware;
 pub mod infer;
 pub mod live;

@@ -79,14 +79,6 @@ pub fn status(status: &wire::Status) -> String {
                 _ => "",
             }
         ),
-        format!(
-            "damaged  {}",
-            if status.damaged == 0 {
-                "nothing".to_owned()
-            } else {
-                format!("{} records set aside", status.damaged)
-            }
-        ),
         format!("cloud    {cloud}"),
         format!("clock    {clock}"),
         format!("window   {}", status.window),

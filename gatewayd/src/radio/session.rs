@@ -229,7 +229,7 @@ impl Session<'_> {
                 appending.push_back(self.append());
             }
             tokio::select! {
-                () = claim.cancel.cancelled() => return Ok(()),
+                () = claim.cancel.cancelled() => return self.finish(appending).await,
                 Some(order) = claim.orders.recv() => self.obey(order).await?,
                 event = self.requests.next(), if self.pending.len() < MOST_PENDING => {
                     let event = event.ok_or_else(|| RadioError::Gone("the link was lost".to_owned()))?;
@@ -434,6 +434,25 @@ impl Session<'_> {
             let result = store.append_with(haste, hardware, frames.clone()).await;
             (frames, result)
         })
+    }
+
+    /// What the store has been given is acknowledged before the link is let go of: else it all comes again.
+    async fn finish(&mut self, mut appending: FuturesOrdered<Appending>) -> Result<(), RadioError> {
+        if appending.is_empty() {
+            return Ok(());
+        }
+        let deadline = Instant::now() + self.context.settings.request_timeout;
+        let store = self.context.store.clone();
+        let flushed = tokio::time::timeout_at(deadline, store.flush()).await;
+        if !matches!(flushed, Ok(Ok(()))) {
+            return Ok(());
+        }
+        while let Ok(Some((frames, result))) = tokio::time::timeout_at(deadline, appending.next()).await {
+            if let Ok(fates) = result {
+                self.appended(&frames, &fates).await?;
+            }
+        }
+        Ok(())
     }
 
     /// A wearable that is caught up has its frames until they are acknowledged, and does not wait for that before it sends

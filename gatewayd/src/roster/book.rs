@@ -14,7 +14,8 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::{ConsentText, Introduction, Revocation, Roster, StaffEntry, WearerEntry, texts};
-use crate::devices::{Device, Devices, set_aside, write_through};
+use crate::devices::{Device, Devices};
+use crate::files::{self, write_through};
 use crate::hardware::HardwareId;
 
 /// The cloud's configuration as it came, in the data folder.
@@ -62,8 +63,9 @@ pub struct Book {
 impl Book {
     /// Reads it from the data folder. A file that cannot be read is set aside; the cloud sends its own again.
     pub fn open(dir: &Path, devices: Arc<Devices>) -> io::Result<Self> {
-        let config = read(&dir.join(CONFIG_FILE), |bytes| Config::decode(bytes))?;
-        let people = read(&dir.join(PEOPLE_FILE), |bytes| serde_json::from_slice(bytes))?;
+        let config = files::read(&dir.join(CONFIG_FILE), |bytes| Config::decode(bytes))?.unwrap_or_default();
+        let people: People =
+            files::read(&dir.join(PEOPLE_FILE), |bytes| serde_json::from_slice(bytes))?.unwrap_or_default();
         let book = Self {
             dir: dir.to_owned(),
             devices,
@@ -167,23 +169,6 @@ impl Book {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn read<T: Default, E: std::error::Error>(
-    path: &Path,
-    decode: impl FnOnce(&[u8]) -> Result<T, E>,
-) -> io::Result<T> {
-    match std::fs::read(path) {
-        Ok(bytes) => match decode(&bytes) {
-            Ok(value) => Ok(value),
-            Err(error) => {
-                set_aside(path, &error)?;
-                Ok(T::default())
-            }
-        },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(T::default()),
-        Err(error) => Err(error),
     }
 }
 

@@ -299,6 +299,11 @@ impl Store {
         self.write(haste, count, move |engine| engine.append(&hardware, &frames)).await
     }
 
+    /// Commits what waits, soon.
+    pub async fn flush(&self) -> Result<(), StoreError> {
+        self.write(Haste::Prompt, 0, |_| Ok(())).await
+    }
+
     /// Remembers a sync that this gateway made with a wearable.
     pub async fn own_sync(&self, hardware: HardwareId, sync: OwnSync) -> Result<(), StoreError> {
         self.write(Haste::Prompt, 1, move |engine| engine.own_sync(&hardware, sync)).await
@@ -378,7 +383,7 @@ impl Store {
 
     /// Puts all parked batches back into the outbox. Gives how many.
     pub async fn retry_parked(&self) -> Result<usize, StoreError> {
-        self.write(0, Engine::retry_parked).await
+        self.write(Haste::Prompt, 0, Engine::retry_parked).await
     }
 
     /// Seals what there is now, regardless of age (a clean stop, benches). Gives how many batches were made.

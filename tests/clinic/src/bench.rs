@@ -4,6 +4,7 @@
 //! error; the result is one JSON object whose fields the bars name. How the figures come about is told in
 //! `docs/measurements.md`.
 
+mod card;
 pub mod gateway;
 pub mod ingest;
 pub mod live;

@@ -25,6 +25,7 @@ pub mod sabotage;
 mod settle;
 pub mod sights;
 mod stage;
+mod store_damage;
 
 pub use settle::Patience;
 pub use stage::{AWAY_FRAME_AGE_S, LIVE_FRAME_AGE_S, Stage, utc_us};
@@ -235,6 +236,27 @@ pub const ALL: &[Scenario] = &[
         "a gateway's database is deleted under way",
         &[Witness::StoreLostHolding],
         gateways::deleted,
+    ),
+    scenario(
+        "page-damaged",
+        Group::Edge,
+        "a page of a gateway's store is overwritten while it holds what the cloud has not",
+        &[Witness::StoreDamagedHolding],
+        store_damage::page,
+    ),
+    scenario(
+        "cell-damaged",
+        Group::Edge,
+        "a number in a gateway's store becomes text while it holds what the cloud has not",
+        &[Witness::StoreDamagedHolding],
+        store_damage::cell,
+    ),
+    scenario(
+        "batch-damaged",
+        Group::Edge,
+        "a bit of a sealed batch flips before the bridge has it",
+        &[Witness::StoreDamagedHolding],
+        store_damage::batch,
     ),
     scenario(
         "gateway-restored",

@@ -10,8 +10,8 @@ use kinara_protocol::entry;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::keep;
 use crate::desk::Actor;
+use crate::files;
 use crate::roster::Roster;
 
 const FILE: &str = "staff.json";
@@ -82,11 +82,7 @@ impl Staff {
     /// Reads `staff.json`.
     pub fn open(data_dir: &Path) -> io::Result<Self> {
         let path = data_dir.join(FILE);
-        let people = match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(io::Error::other)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(error),
-        };
+        let people = files::read(&path, |bytes| serde_json::from_slice(bytes))?.unwrap_or_default();
         Ok(Self { path, people })
     }
 
@@ -155,7 +151,7 @@ impl Staff {
     }
 
     fn save(&mut self, people: Vec<Kept>) -> io::Result<()> {
-        keep::private(&self.path, &serde_json::to_vec_pretty(&people).map_err(io::Error::other)?)?;
+        files::write_through(&self.path, &serde_json::to_vec_pretty(&people).map_err(io::Error::other)?)?;
         self.people = people;
         Ok(())
     }

@@ -15,6 +15,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
 
 use super::keep;
+use crate::files;
 
 const KEY_FILE: &str = "page.key";
 const CERTIFICATE_FILE: &str = "page.crt";
@@ -56,6 +57,13 @@ impl Identity {
     /// Reads key and certificate, or makes them.
     pub fn open(data_dir: &Path, name: &str) -> Result<Self, TlsError> {
         let (key_path, path) = (data_dir.join(KEY_FILE), data_dir.join(CERTIFICATE_FILE));
+        for path in [&key_path, &path] {
+            // As after a power cut. The fingerprint changes; without a key there is no page at all.
+            if std::fs::metadata(path).is_ok_and(|file| file.len() == 0) {
+                let aside = |source| TlsError::File { path: path.clone(), source };
+                files::set_aside(path, &"it is empty").map_err(aside)?;
+            }
+        }
         if !key_path.exists() || !path.exists() {
             make(&key_path, &path, name)?;
         }
@@ -126,6 +134,17 @@ mod tests {
         let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let fingerprint = |dir: &tempfile::TempDir| Identity::open(dir.path(), "x").unwrap().fingerprint;
         assert_ne!(fingerprint(&one), fingerprint(&other));
+    }
+
+    #[test]
+    fn a_key_or_certificate_of_zero_bytes_is_made_anew_and_set_aside() {
+        for file in [KEY_FILE, CERTIFICATE_FILE] {
+            let dir = tempfile::tempdir().unwrap();
+            let before = Identity::open(dir.path(), "ward").unwrap().fingerprint;
+            std::fs::write(dir.path().join(file), "").unwrap();
+            assert_ne!(Identity::open(dir.path(), "ward").unwrap().fingerprint, before);
+            assert_eq!(files::broken(dir.path()).unwrap(), ["page.broken"]);
+        }
     }
 
     #[test]

@@ -39,8 +39,6 @@ pub struct Status {
     pub events: u64,
     /// Batches that the cloud could not read.
     pub parked: u64,
-    /// Records that could not be read any more and were set aside.
-    pub damaged: u64,
     /// Bytes of all that on disk.
     pub bytes: u64,
     /// Bytes free on the disk.
@@ -183,7 +181,6 @@ impl Status {
             batches: now.buffer.batches,
             events: now.buffer.events,
             parked: now.buffer.parked,
-            damaged: now.buffer.damaged,
             bytes: now.buffer.bytes,
             disk_free_bytes: now.buffer.disk_free_bytes,
             oldest_us: some_time(now.buffer.oldest_us),

@@ -1,7 +1,7 @@
 //! The gateway: how fast frames of twenty wearables become durable, what they take on disk, and what the daemon
 //! costs at real time.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use kinara_gatewayd::store::{Settings, Store, StoreError};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::card::{self, Card, Wear};
 use super::load::{Load, produce};
 use super::machine::{self, Meter};
 use super::rounded;
@@ -34,6 +35,8 @@ const REFUSED: Duration = Duration::from_mins(1);
 /// How long the drain may take to begin at all.
 const PATIENCE: Duration = Duration::from_mins(2);
 const LOOK: Duration = Duration::from_millis(50);
+/// How long the card is watched: several checkpoints.
+const WORN: Duration = Duration::from_mins(10);
 
 /// The store as the daemon configures it by default.
 pub fn settings(dir: &Path, gateway: Uuid) -> Settings {
@@ -58,10 +61,19 @@ pub fn run(models: Option<Models>) -> Result<Value> {
         "one-second frames: {:.0} readings/s, {:.2} bytes each",
         live.readings_per_s, live.bytes_per_reading
     );
-    let plain = daemon(None)?;
+    let idle_read_mb_s = card::idle_read_mb_s(&loads, &folder.join("idle"))?;
+    eprintln!("1 GiB of backlog: {idle_read_mb_s:.2} MB/s read while idle");
+    let plain = daemon(None, WORN)?;
+    match plain.wear {
+        Some(wear) => eprintln!(
+            "the card: {:.0} bytes written a reading, {:.1} flushes a second",
+            wear.bytes_per_reading, wear.fsyncs_per_s
+        ),
+        None => eprintln!("the card: a file system cannot be mounted here (needs root)"),
+    }
     eprintln!("without a model: {:.1} % CPU, {:.1} MiB", plain.cpu_percent, plain.peak_rss_mib);
     let with_model = match models {
-        Some(models) => Some(daemon(Some(models))?),
+        Some(models) => Some(daemon(Some(models), Duration::ZERO)?),
         None => None,
     };
     let drain_start_s = drain_start()?;
@@ -77,6 +89,9 @@ pub fn run(models: Option<Models>) -> Result<Value> {
         "cpu_percent_at_real_time_with_model": modelled(|daemon| daemon.cpu_percent),
         "peak_rss_mib_with_model": modelled(|daemon| daemon.peak_rss_mib),
         "drain_start_s": rounded(drain_start_s),
+        "bytes_written_per_reading": plain.wear.map(|wear| rounded(wear.bytes_per_reading)),
+        "fsyncs_per_s": plain.wear.map(|wear| rounded(wear.fsyncs_per_s)),
+        "idle_read_mb_s": rounded(idle_read_mb_s),
         "readings": full.readings,
         "wearables": WEARABLES,
     }))
@@ -177,10 +192,12 @@ fn drain_start() -> Result<f64> {
 struct Daemon {
     cpu_percent: f64,
     peak_rss_mib: f64,
+    wear: Option<Wear>,
 }
 
-/// The real daemon with twenty simulated wearables, broker, bridge and database, at real time.
-fn daemon(models: Option<Models>) -> Result<Daemon> {
+/// The real daemon with twenty simulated wearables, broker, bridge and database, at real time. Its card is watched for so
+/// long, where one can be mounted.
+fn daemon(models: Option<Models>, worn: Duration) -> Result<Daemon> {
     let mut clinic = Clinic::start(Options { models, ..Options::for_test("bench-gateway") })?;
     let tenant = clinic.add_tenant("Bench", "bench", "Europe/Berlin")?;
     clinic.add_bridge()?;
@@ -195,6 +212,7 @@ fn daemon(models: Option<Models>) -> Result<Daemon> {
         clinic.introduce(gateway, wearable)?;
         clinic.wearables[wearable].process().spawn()?;
     }
+    let card = if worn.is_zero() { None } else { Card::mount(&clinic.gateways[gateway].data) };
     clinic.gateways[gateway].process().start()?;
     pause(SETTLING);
     let gone = || ClinicError::Answer { who: "gateway".to_owned(), what: "ended".to_owned() };
@@ -212,8 +230,8 @@ fn daemon(models: Option<Models>) -> Result<Daemon> {
             what: format!("has a link to {linked} of {WEARABLES} wearables"),
         });
     }
-    Ok(Daemon {
-        cpu_percent: meter.percent().ok_or_else(gone)?,
-        peak_rss_mib: machine::peak_rss_mib(pid).ok_or_else(gone)?,
-    })
+    let cpu_percent = meter.percent().ok_or_else(gone)?;
+    let logs: Vec<PathBuf> = clinic.wearables.iter().map(|wearable| wearable.produced.clone()).collect();
+    let wear = card.as_ref().and_then(|card| card::wear(card, &logs, worn));
+    Ok(Daemon { wear, cpu_percent, peak_rss_mib: machine::peak_rss_mib(pid).ok_or_else(gone)? })
 }

@@ -77,6 +77,8 @@ witnesses! {
     BothWearersStored = "readings of one wearable were stored from before and after it changed wearers",
     /// A gateway refuses waveforms or all but events.
     LimitReached = "a gateway reached its limit and did not take everything",
+    /// A gateway's database is damaged with something in it that the cloud does not have.
+    StoreDamagedHolding = "a gateway's store was damaged while it held what the cloud had not acknowledged",
     /// A gateway's database goes with something in it that the cloud does not have.
     StoreLostHolding = "a gateway's database went while it held what the cloud had not acknowledged",
     /// Readings of a wearable that nobody has.

@@ -1,0 +1,124 @@
+//! Small files that are kept whole: the box's devices, people, keys.
+//!
+//! The promise: what is written here is on disk on return, beside a copy of its own. A file that cannot be read, as one of
+//! zero bytes after a power cut, is set aside, its last good copy takes its place, and a person is told.
+
+use std::fmt::Display;
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use tokio::runtime::RuntimeFlavor;
+
+use crate::status::Board;
+
+/// What a file that was set aside ends in.
+const BROKEN: &str = "broken";
+/// What the last good copy of a file ends in.
+const GOOD: &str = "good";
+
+/// Replaces a file whole, and then its copy: on return the new one is on disk, before that the old one is. Only its owner
+/// can read it. A card may take a second for that: other tasks of this thread go on elsewhere meanwhile.
+pub fn write_through(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let write = || {
+        replace(path, bytes)?;
+        keep_copy(path, bytes);
+        Ok(())
+    };
+    match tokio::runtime::Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(write),
+        _ => write(),
+    }
+}
+
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&new, path)?;
+    let Some(folder) = path.parent() else { return Ok(()) };
+    File::open(folder)?.sync_all()
+}
+
+/// The file itself is what counts: a copy that cannot be written is worth a word.
+fn keep_copy(path: &Path, bytes: &[u8]) {
+    if let Err(error) = replace(&copy_of(path), bytes) {
+        tracing::warn!(%error, file = %path.display(), "there is no second copy of this file");
+    }
+}
+
+fn copy_of(path: &Path) -> PathBuf {
+    path.with_extension(GOOD)
+}
+
+/// Reads a file; `None` when there is none, or no good copy of one that cannot be read.
+pub fn read<T, E: Display>(path: &Path, parse: impl Fn(&[u8]) -> Result<T, E>) -> io::Result<Option<T>> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    // A file of no bytes says nothing, even in a form in which nothing is something.
+    let parsed = if bytes.is_empty() {
+        Err("it is empty".to_owned())
+    } else {
+        parse(&bytes).map_err(|error| error.to_string())
+    };
+    match parsed {
+        Ok(value) => {
+            if !copy_of(path).exists() {
+                keep_copy(path, &bytes);
+            }
+            Ok(Some(value))
+        }
+        Err(error) => {
+            set_aside(path, &error)?;
+            last_good(path, parse)
+        }
+    }
+}
+
+fn last_good<T, E: Display>(path: &Path, parse: impl Fn(&[u8]) -> Result<T, E>) -> io::Result<Option<T>> {
+    let Ok(bytes) = std::fs::read(copy_of(path)) else { return Ok(None) };
+    let Some(value) = parse(&bytes).ok().filter(|_| !bytes.is_empty()) else { return Ok(None) };
+    replace(path, &bytes)?;
+    tracing::warn!(file = %path.display(), "its last good copy is used");
+    Ok(Some(value))
+}
+
+/// Moves a file that cannot be read out of the way.
+pub fn set_aside(path: &Path, error: &dyn Display) -> io::Result<()> {
+    let aside = path.with_extension(BROKEN);
+    std::fs::rename(path, &aside)?;
+    tracing::error!(
+        %error, file = %path.display(), aside = %aside.display(),
+        "a file cannot be read and was set aside"
+    );
+    Ok(())
+}
+
+/// The files that were set aside in a folder, by name.
+pub fn broken(folder: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if Path::new(&name).extension().is_some_and(|extension| extension == BROKEN) {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Tells people of each file that was set aside, until somebody has taken it away.
+pub fn tell_broken(folder: &Path, board: &Board) {
+    for name in broken(folder).unwrap_or_default() {
+        let text = format!(
+            "A file of this box could not be read, as after a power cut, and was set aside as {name}. Its last good copy \
+             is used, where there was one. Look whether devices and people are as they should be; then remove {name}."
+        );
+        board.alert(&format!("file {name}"), Some(text));
+    }
+}
