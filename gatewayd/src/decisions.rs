@@ -332,6 +332,9 @@ mod tests {
         let file = dir.path().join("identity.key");
         assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
         std::fs::write(&file, "torn").unwrap();
+        assert_eq!(SigningKey::open(dir.path()).unwrap().public(), first, "its good copy");
+        std::fs::write(&file, "torn").unwrap();
+        std::fs::write(dir.path().join("identity.good"), "torn too").unwrap();
         assert_ne!(SigningKey::open(dir.path()).unwrap().public(), first, "a new one, the old one set aside");
         assert!(dir.path().join("identity.broken").exists());
     }

@@ -85,6 +85,8 @@ pub struct Settings {
     pub weak_after: Duration,
 }
 
+/// Before a link has stood for so long nothing on it waits: it may be one of many short turns.
+const SETTLED: Duration = Duration::from_secs(10);
 /// Appends of one wearable that may wait for the store side by side.
 const MOST_APPENDING: usize = 32;
 /// A gateway that has lost its copy asks for frames in the middle of what it has; further on than this it says so.
@@ -108,6 +110,7 @@ struct Session<'a> {
     pending: Vec<Bytes>,
     /// Frames that the store has been given and has not answered for.
     unanswered: usize,
+    began: Instant,
     /// Frames are sent again that the wearable was told it may forget: the last one that came.
     refetching: Option<(Epoch, u32)>,
     /// The store did not take something: it has to be sent again once no more than this is shut out.
@@ -171,6 +174,7 @@ pub async fn run(context: &Context, greeted: Greeted, claim: &mut Claim) -> Resu
         acknowledged: None,
         pending: Vec::new(),
         unanswered: 0,
+        began: Instant::now(),
         refetching: None,
         refused: None,
         hole_since: None,
@@ -220,7 +224,7 @@ impl Session<'_> {
         let mut retry_at: Option<Instant> = None;
         loop {
             // Caught up, frames come one by one and wait together; during a drain the next ones gather meanwhile.
-            let most = if self.live { MOST_APPENDING } else { 1 };
+            let most = if self.haste() == Haste::MayWait { MOST_APPENDING } else { 1 };
             if appending.len() < most
                 && !self.pending.is_empty()
                 && retry_at.is_none_or(|at| at <= Instant::now())
@@ -458,7 +462,8 @@ impl Session<'_> {
     /// A wearable that is caught up has its frames until they are acknowledged, and does not wait for that before it sends
     /// the next ones, unless its window closes.
     fn haste(&self) -> Haste {
-        if self.live && self.unanswered < usize::from(self.context.settings.window) / 2 {
+        let settled = self.live && self.began.elapsed() > SETTLED;
+        if settled && self.unanswered < usize::from(self.context.settings.window) / 2 {
             Haste::MayWait
         } else {
             Haste::Prompt
