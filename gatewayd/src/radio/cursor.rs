@@ -144,7 +144,9 @@ mod tests {
         let (first, third) = (Epoch::new(1, 1), Epoch::new(1, 3));
         let seqs = |ranges: &[(u32, u32)]| {
             let mut seqs = SeqSet::default();
-            ranges.iter().for_each(|(first, last)| seqs.insert_range(*first, *last));
+            for (first, last) in ranges {
+                seqs.insert_range(*first, *last);
+            }
             seqs
         };
         let wanted = BTreeMap::from([(first, seqs(&[(5, 6), (9, 9)])), (third, seqs(&[(2, 2)]))]);

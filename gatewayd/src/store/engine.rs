@@ -55,6 +55,7 @@ pub(super) struct EpochState {
 
 /// The state of the store; used on its thread only.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own; none excludes another")]
 pub struct Engine {
     pub(super) settings: Settings,
     pub(super) clock: Arc<dyn Clock>,

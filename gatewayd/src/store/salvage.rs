@@ -73,7 +73,7 @@ pub fn salvage(
             }
         }
         Err(error) => {
-            tracing::warn!(%error, "the database set aside cannot be opened; nothing is brought over")
+            tracing::warn!(%error, "the database set aside cannot be opened; nothing is brought over");
         }
     }
     // A new store, for the cloud as well: it may have to be told again what it was told.

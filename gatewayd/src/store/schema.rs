@@ -143,7 +143,9 @@ pub const TABLES: &[&str] = &[
     "quarantine",
     "damaged",
     "lost",
-    "wanted", "sealed_lines"];
+    "wanted",
+    "sealed_lines",
+];
 
 /// What may be wrong in a database that is told of a check; beyond it nobody counts.
 const VERDICTS: i64 = 1_000;
