@@ -193,7 +193,7 @@ impl Arsenal {
     }
 
     /// Any of the others.
-    pub fn next(&mut self) -> Shot {
+    pub fn draw(&mut self) -> Shot {
         match self.rng.random_range(0..10) {
             0..=2 => self.batch(),
             3 | 4 => self.events(),
@@ -474,7 +474,7 @@ mod tests {
     fn every_door_is_tried_and_what_is_too_large_for_the_broker_is_not_sent_in_vain() {
         let mut arsenal = Arsenal::new(party(), 1, || 1_795_900_000_000_000);
         let mut shots = arsenal.costly();
-        shots.extend((0..300).map(|_| arsenal.next()));
+        shots.extend((0..300).map(|_| arsenal.draw()));
         shots.extend((0..60).map(|_| arsenal.next_request()));
         let doors: BTreeSet<_> = shots.iter().map(|shot| shot.door.name()).collect();
         let leaves = [Leaf::Batch, Leaf::Event, Leaf::Live, Leaf::State, Leaf::CommandResult];

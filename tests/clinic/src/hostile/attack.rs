@@ -190,7 +190,7 @@ impl AtBroker {
             {
                 self.send(shot.clone(), &mut arsenal).await;
             }
-            let shot = arsenal.next();
+            let shot = arsenal.draw();
             self.send(shot, &mut arsenal).await;
             if flooded.elapsed() >= FLOOD_EVERY {
                 flooded = Instant::now();
@@ -202,9 +202,9 @@ impl AtBroker {
 
     /// As many as it takes of one kind, without a pause.
     async fn flood(&self, arsenal: &mut Arsenal) {
-        let mut shot = arsenal.next();
+        let mut shot = arsenal.draw();
         while matches!(shot.door, Door::Foreign) {
-            shot = arsenal.next();
+            shot = arsenal.draw();
         }
         for _ in 0..FLOOD {
             if self.stop.load(Ordering::Relaxed) {

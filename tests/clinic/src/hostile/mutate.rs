@@ -117,7 +117,9 @@ pub fn write(fields: &[Field]) -> Vec<u8> {
             Value::Bytes(bytes) => put_bytes(&mut out, bytes),
             Value::List(list) => {
                 let mut body = Vec::new();
-                list.iter().for_each(|number| put_varint(&mut body, *number));
+                for number in list {
+                    put_varint(&mut body, *number);
+                }
                 put_bytes(&mut out, &body);
             }
             Value::Message(fields) => put_bytes(&mut out, &write(fields)),

@@ -35,7 +35,10 @@ struct Wait {
 
 /// Waits of one kind.
 #[derive(Debug, Clone, Default)]
-pub struct Waits(Arc<Mutex<HashMap<(Uuid, u64, u64), Wait>>>);
+pub struct Waits(Arc<Mutex<HashMap<Key, Wait>>>);
+
+/// A batch by gateway, buffer and sequence.
+type Key = (Uuid, u64, u64);
 
 impl Waits {
     fn begins(&self, name: (Uuid, u64, u64)) {

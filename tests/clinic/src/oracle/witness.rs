@@ -204,7 +204,9 @@ mod tests {
 
     fn seen(all: &[(&'static str, Witness)]) -> Witnessed {
         let mut seen = Witnessed::default();
-        all.iter().for_each(|(scenario, witness)| seen.saw(scenario, *witness));
+        for (scenario, witness) in all {
+            seen.saw(scenario, *witness);
+        }
         seen
     }
 
