@@ -184,7 +184,8 @@ impl Service {
                 .map_err(|source| StartError::AddressFile { path: path.clone(), source })?;
         }
         let database = app.database.clone();
-        tasks.spawn(async move { database.check_schema().await });
+        // Not one of the tasks: it looks once and ends.
+        tokio::spawn(async move { database.check_schema().await });
         tracing::info!(%address, "listening");
         Ok(Self { address, app, tasks })
     }

@@ -80,7 +80,7 @@ async fn readings_are_accepted_written_once_and_their_receipt_says_so() {
     assert_eq!((&told["status"], &told["outcome"]["stored"]), (&json!("done"), &json!(2)), "{told}");
     assert_eq!(
         told["outcome"]["aside"],
-        json!([{ "source": THERE, "epoch": "00000000000000aa", "seq": 0, "reason": "foreign_gateway" }])
+        json!([{ "source": THERE, "epoch": "00000000000000aa", "seq": 0, "reason": "no_assignment" }])
     );
     assert_eq!(cloud.sql("SELECT count(*) || ' ' || min(value) FROM ts.readings"), "2 36.5");
     // The same again, by name.

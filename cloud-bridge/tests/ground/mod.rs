@@ -92,7 +92,14 @@ impl Broker {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        Self { child, port }
+        let broker = Self { child, port };
+        // Whoever connects first must not be faster than it.
+        let began = std::time::Instant::now();
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(began.elapsed() < PATIENCE, "the broker does not listen");
+            std::thread::yield_now();
+        }
+        broker
     }
 }
 

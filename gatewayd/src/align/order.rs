@@ -3,7 +3,7 @@
 //! The promise: of two samples of an epoch and class (scalars, waveforms: frames of one class follow each other) the one with
 //! the later tick never has the earlier time, in however many batches and in whatever order they are sealed. What was
 //! sealed is not changed; a fit that would reach back before it is bent: it goes on from the sealed line, and a
-//! share of what is between them goes in each second (one in [`CATCH_UP_S`]), never slower than at half speed. How far it
+//! share of what is between them goes in each second (one in `CATCH_UP_S`), never slower than at half speed. How far it
 //! is bent is added to its uncertainty.
 
 use crate::pipeline::Fit;

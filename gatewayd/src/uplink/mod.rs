@@ -5,9 +5,9 @@
 //! answer has come in time. The broker keeps nothing for us (clean start, no session), and its PUBACK counts for
 //! nothing. After any error there is a new connection, subscribed anew.
 //!
-//! It is made for bad lines: what is on the way is bounded by what the line carries ([`flight`]), a line that moves is
-//! alive ([`line`]), batches shrink where nothing gets through ([`pace`]), and no pause is longer than the network's
-//! absence ([`network`]).
+//! It is made for bad lines: what is on the way is bounded by what the line carries (`flight`), a line that moves is
+//! alive (`line`), batches shrink where nothing gets through (`pace`), and no pause is longer than the network's
+//! absence (`network`).
 
 mod connection;
 pub mod dial;
