@@ -355,6 +355,8 @@ pub async fn run(
     ready(desk);
 
     let ended = tokio::select! {
+        // In this order: at an ordinary stop parts end as well, and that is no error.
+        biased;
         () = stop.cancelled() => None,
         name = radios.one_ended() => Some(name),
         name = uplinks.one_ended() => Some(name),

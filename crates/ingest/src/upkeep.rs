@@ -140,6 +140,8 @@ async fn decisions(writer: &Writer, pool: &Pool, now: Timestamp, bounds: &Bounds
     Ok(carried_out)
 }
 
+/// Devices take turns, and one that nobody has looked at since it was marked comes first: marks stay for a while after their
+/// device is done, and must not keep a later one waiting.
 async fn frames(writer: &Writer, pool: &Pool, clock: &dyn Clock, bounds: &Bounds) -> Result<u64, Error> {
     let mut taken = 0;
     let mut left = bounds.pages;
@@ -148,7 +150,7 @@ async fn frames(writer: &Writer, pool: &Pool, clock: &dyn Clock, bounds: &Bounds
         .await?
         .query(
             "SELECT r.hardware, h.hardware_id, r.asked_at, r.upto FROM replays r JOIN hardware h ON h.id = r.hardware
-             ORDER BY r.asked_at LIMIT $1",
+             ORDER BY coalesce(r.looked_at >= r.asked_at, false), r.looked_at NULLS FIRST, r.asked_at LIMIT $1",
             &[&i64::from(bounds.pages)],
         )
         .await?;
@@ -178,7 +180,7 @@ async fn frames(writer: &Writer, pool: &Pool, clock: &dyn Clock, bounds: &Bounds
         let upto = if whole { Uuid::nil() } else { upto };
         client
             .execute(
-                "UPDATE replays SET upto = $3 WHERE hardware = $1 AND asked_at = $2 AND upto <> $3",
+                "UPDATE replays SET upto = $3, looked_at = clock_timestamp() WHERE hardware = $1 AND asked_at = $2",
                 &[&hardware, &asked_at, &upto],
             )
             .await?;

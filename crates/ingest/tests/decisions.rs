@@ -76,6 +76,29 @@ async fn a_patient_taken_in_at_a_box_has_readings_at_once() {
 }
 
 #[tokio::test]
+async fn a_device_that_is_given_after_many_others_does_not_wait_for_their_turns_to_end() {
+    let world = world().await;
+    let desk = Desk::known(&world, GATEWAY, 1).await;
+    let counts = world.write(&[batch_from(GATEWAY, 10..40)]).await;
+    assert_eq!(counts, [Counts { quarantined: 30, ..Counts::default() }]);
+    world
+        .run(
+            "INSERT INTO hardware (id, hardware_id)
+               SELECT gen_random_uuid(), 'kinara:' || lpad(to_hex(4096 + n), 16, '0') FROM generate_series(1, 40) n;
+             INSERT INTO replays (hardware, asked_at)
+               SELECT id, clock_timestamp() - interval '10 seconds' FROM hardware WHERE hardware_id LIKE 'kinara:00000000000010%'",
+        )
+        .await;
+    desk.says(&world, &desk.takes_in(10, Some(boundary(10)))).await;
+    let mut taken = 0;
+    for _round in 0..11 {
+        taken += keep(&world).await.taken;
+    }
+    assert!(world.number("SELECT count(*) FROM replays").await > 30, "the others' marks are there still");
+    assert!(taken >= 29, "{taken} of 30 after everybody's first turn");
+}
+
+#[tokio::test]
 async fn a_decision_counts_only_under_the_key_that_is_trusted_for_its_box() {
     let world = world().await;
     let desk = Desk::new(GATEWAY, 1);

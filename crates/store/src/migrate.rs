@@ -93,6 +93,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(24, "0024_bounds"),
     migration!(25, "0025_erased_whole"),
     migration!(26, "0026_told_to_its_clinic"),
+    migration!(27, "0027_replays_in_turn"),
 ];
 
 /// The migration that decides the storage.
