@@ -6,7 +6,7 @@
 //! ([`crate::upkeep`]). Between two clinics a boundary before the last stored frame is refused: readings of one clinic become
 //! another's by an operator's explicit word alone. A device that another clinic has now is taken off the former one's boxes.
 //!
-//! Where an interval goes is decided by [`place`], which knows no database; the rows are locked from reading them to the
+//! Where an interval goes is decided by `place`, which knows no database; the rows are locked from reading them to the
 //! commit, and the exclusion constraint stands behind it all.
 
 use std::cmp::Ordering;

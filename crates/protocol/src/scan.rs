@@ -1,7 +1,7 @@
 //! What a message would make its decoder allocate, found by its tags before it is decoded.
 //!
 //! A [`Shape`] names the fields of a message that take memory by what the sender wrote: repeated ones, texts, messages.
-//! [`scan`] walks over the bytes once, without allocating, and refuses what is above the [limits](crate::limits). It
+//! `scan` walks over the bytes once, without allocating, and refuses what is above the [limits](crate::limits). It
 //! sees what the decoder will see: packed and single numbers are counted together, a message that may be there once is
 //! refused twice (the decoder would join the two), and groups, which nobody sends, are refused.
 

@@ -4,7 +4,7 @@
 //! (an advisory lock); each migration is applied whole or not at all, once, in order; one that was applied is never
 //! applied again or changed (its checksum is kept); a database that is newer than the program is left alone. There is
 //! no way back: a mistake is corrected by the next migration. What would hold up writers for as long as a table is large
-//! follows in steps beside ([`crate::online`]), each of which may be cut short and is resumed.
+//! follows in steps beside (`online.rs`), each of which may be cut short and is resumed.
 //!
 //! Which storage a database has is decided at the migration that makes the time-series tables, and stays.
 
