@@ -22,9 +22,10 @@ const DEVICE: Uuid = Uuid::from_u128(0x51);
 const HOURS: i64 = 2;
 /// Days of the others' readings before they grow.
 const DAYS_BEFORE: i64 = 6;
-/// Blocks that are no growth: the index gets a level more for each of the twenty keys that are looked up, which are looked at
-/// twice where rows are locked, and a list's page splits otherwise.
-const SLACK: i64 = 48;
+/// An index gets a level more, a list's page splits otherwise: blocks that are no growth.
+const SLACK: i64 = 24;
+/// The same for twenty keys whose rows are locked: each is looked up twice, so a level more counts twice for each.
+const SLACK_OF_THE_LOCK: i64 = 40;
 
 struct World {
     admin: Client,
@@ -286,7 +287,8 @@ async fn no_statement_touches_more_blocks_because_the_tables_around_its_slice_gr
     for (place, question) in questions.iter().enumerate() {
         let (before, stale, fresh) = (before[place], stale[place], fresh[place]);
         println!("{:32} {before:8} {stale:8} {fresh:8}", question.name);
-        if stale.max(fresh) > before + (before / 4).max(SLACK) {
+        let slack = if question.name == "the ledger's lock" { SLACK_OF_THE_LOCK } else { SLACK };
+        if stale.max(fresh) > before + (before / 4).max(slack) {
             grown.push(format!(
                 "{}: {before} blocks, then {stale}, with fresh statistics {fresh}",
                 question.name
