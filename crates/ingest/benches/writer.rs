@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::wildcard_imports, missing_docs)]
 
-#[path = "../tests/support/mod.rs"]
+#[path = "../tests/ingest/support/mod.rs"]
 mod support;
 
 use std::time::Instant;

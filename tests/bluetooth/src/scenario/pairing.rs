@@ -159,7 +159,10 @@ pub fn impostors_are_refused(day: &mut Day) -> Result<()> {
     }
     // The box has told a passkey of that number to somebody: it tells none of it again, not to the right one either.
     let answer = day.ward.ctl(day.gateway, &["pair", &name, "--code", &secret, "--wait", "60"])?;
-    day.must(code_of(&answer) == "nonce_spent", format!("a number that was used was answered with {answer}"))?;
+    day.must(
+        code_of(&answer) == "nonce_spent",
+        format!("a number that was used was answered with {answer}"),
+    )?;
     day.ward.stage.tell(wearable, &json!({"do": "button"}))?;
     until("the button brings another nonce", LINK, || Ok(nonce(day, wearable)? != response))?;
     pair_by_label(day, wearable, &name)

@@ -1,20 +1,14 @@
 //! What one sender does is its own affair: what it claims is refused, what it floods is its own, and the others are answered.
 
-#![allow(clippy::unwrap_used, clippy::wildcard_imports)]
-
-mod ground;
-#[path = "../../crates/ingest/tests/support/mod.rs"]
-mod support;
-
 use std::time::Duration;
 
-use ground::*;
+use crate::ground::*;
+use crate::support::*;
 use kinara_protocol::envelope::{self, ENVELOPE_VERSION, Live, LiveDevice, State, ack};
 use kinara_protocol::topic::{self, GatewayId, Leaf};
 use kinara_test_postgres::Options;
 use prost::Message as _;
 use rumqttc::v5::mqttbytes::QoS;
-use support::*;
 use uuid::Uuid;
 
 /// Hundreds of bytes that unpack to half a million devices.

@@ -1,19 +1,14 @@
 //! What comes over HTTP is looked at as a box would.
 
-#![allow(clippy::unwrap_used, clippy::wildcard_imports)]
-
-#[path = "../../crates/ingest/tests/support/mod.rs"]
-mod support;
-
 use std::path::{Path, PathBuf};
 
+use crate::support::*;
 use kinara_cloud_bridge::infer::{Inference, Settings};
 use kinara_cloud_bridge::metrics::Metrics;
 use kinara_ingest::items::{Form, pack, read};
 use kinara_ingest::requests::take;
 use kinara_ingest::rollup::{Slice, roll_up};
 use kinara_ingest::timestamp;
-use support::*;
 use uuid::Uuid;
 
 /// 20 minutes: rest, and one hot flash after the published course, ten minutes in.

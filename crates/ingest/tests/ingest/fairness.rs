@@ -1,11 +1,8 @@
 //! Housekeeping goes on: whatever fails or is slow for one clinic, or for one step, is left out and told of.
 
-#![allow(clippy::unwrap_used, clippy::wildcard_imports)]
-
-mod support;
-
 use std::time::Duration;
 
+use crate::support::*;
 use jiff::Timestamp;
 use kinara_ingest::reconcile::{Span, reconcile};
 use kinara_ingest::retention::{Retention, forget};
@@ -16,7 +13,6 @@ use kinara_protocol::columns;
 use kinara_protocol::envelope::Fit;
 use kinara_protocol::frame::{Epoch, FrameRef};
 use kinara_store::{Pool, connect};
-use support::*;
 use uuid::Uuid;
 
 /// The bridge's connections with other limits.

@@ -1,11 +1,8 @@
 //! Who is erased does not come back; and what is there is what was written.
 
-#![allow(clippy::unwrap_used, clippy::wildcard_imports)]
-
-mod support;
-
 use std::time::Duration;
 
+use crate::support::*;
 use kinara_ingest::erase::{Again, erase, erase_again, restore, tombstones};
 use kinara_ingest::reconcile::{Found, Span, reconcile};
 use kinara_ingest::rollup::{Slice, roll_up};
@@ -13,7 +10,6 @@ use kinara_ingest::{Batch, batch, timestamp};
 use kinara_protocol::channel::ACCELERATION;
 use kinara_protocol::columns;
 use kinara_protocol::frame::FrameRef;
-use support::*;
 
 fn batch_of(frames: &[Vec<u8>]) -> Batch {
     let refs = frames.iter().map(|bytes| FrameRef::parse(bytes).unwrap());

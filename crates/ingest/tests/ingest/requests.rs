@@ -1,14 +1,10 @@
 //! What came over HTTP goes the gateways' way.
 
-#![allow(clippy::unwrap_used, clippy::wildcard_imports)]
-
-mod support;
-
+use crate::support::*;
 use kinara_ingest::items::{Form, pack, read};
 use kinara_ingest::quarantine::{self, Which};
 use kinara_ingest::requests::{forget, take};
 use kinara_ingest::timestamp;
-use support::*;
 use uuid::Uuid;
 
 const SECOND: i64 = 1_000;

@@ -1,15 +1,11 @@
 //! Events, and what the bridge does on its own account.
 
-#![allow(clippy::unwrap_used, clippy::wildcard_imports)]
-
-mod support;
-
 use std::time::Duration;
 
+use crate::support::*;
 use kinara_ingest::sweep::{Policy, fit_chunks, sweep};
 use kinara_ingest::{Counts, Name, Outcome, events};
 use kinara_protocol::envelope::{self, ENVELOPE_VERSION, Event, EventBatch, Gap};
-use support::*;
 use uuid::Uuid;
 
 fn event(onset_s: u64) -> Event {

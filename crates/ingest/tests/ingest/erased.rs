@@ -1,11 +1,9 @@
 //! Whoever is erased is nowhere any more: proved by walking every table there is, in whatever order people merge, correct and erase.
 
-#![allow(clippy::unwrap_used, clippy::wildcard_imports)]
-
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::support::desk::*;
+use crate::support::*;
 use kinara_ingest::erase::{KEPT, erase, tombstones};
 use kinara_ingest::rollup::{Slice, roll_up};
 use kinara_ingest::upkeep::{self, Bounds};
@@ -15,8 +13,6 @@ use kinara_protocol::envelope::{self, ENVELOPE_VERSION, Event, EventBatch};
 use kinara_protocol::frame::FrameRef;
 use proptest::prelude::*;
 use serde_json::{Map, Value};
-use support::desk::*;
-use support::*;
 use uuid::Uuid;
 
 /// Her, as the clinic knows her; and the provisional wearer of a box who turns out to be her.

@@ -1,19 +1,15 @@
 //! What a sender claims costs what was checked of it, on a real PostgreSQL: the frame that is at fault is put aside with
 //! all that is left of it, and its neighbours are written.
 
-#![allow(clippy::unwrap_used, clippy::wildcard_imports)]
-
-mod support;
-
 use std::time::{Duration, Instant};
 
+use crate::support::*;
 use kinara_ingest::{Batch, Counts, Limits, Outcome, Unreadable, Writer, batch, decode_until, events};
 use kinara_protocol::channel::{AMBIENT_TEMPERATURE, ChannelId, HEART_RATE};
 use kinara_protocol::envelope::{self, DeviceFrames, Event, EventBatch, Gap, Series};
 use kinara_protocol::frame::Epoch;
 use kinara_store::connect;
 use prost::Message as _;
-use support::*;
 
 /// Far more than any of this takes, and far less than its square would.
 const LINEAR: Duration = Duration::from_mins(2);

@@ -1,15 +1,11 @@
 //! Aggregates are what their readings make them.
 
-#![allow(clippy::unwrap_used, clippy::wildcard_imports)]
-
-mod support;
-
+use crate::support::*;
 use kinara_ingest::rollup::{Slice, roll_up};
 use kinara_ingest::{Batch, batch, timestamp};
 use kinara_protocol::columns;
 use kinara_protocol::envelope::Fit;
 use kinara_protocol::frame::{Epoch, FrameRef};
-use support::*;
 use uuid::Uuid;
 
 const HOUR_US: i64 = 3_600_000_000;

@@ -1,18 +1,13 @@
 //! What gateways say was acknowledged to them is theirs alone: whose frames they were decides who hears of a loss.
 
-#![allow(clippy::unwrap_used, clippy::wildcard_imports)]
-
-#[path = "../../crates/ingest/tests/support/mod.rs"]
-mod support;
-
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::*;
 use kinara_cloud_bridge::state::{Message, Register};
 use kinara_ingest::reconcile::{Span, reconcile};
 use kinara_ingest::timestamp;
 use kinara_protocol::envelope::{Delivered, DeviceState, ENVELOPE_VERSION, State};
-use support::*;
 use uuid::Uuid;
 
 /// The second clinic's wearer, who has the device from 100 seconds after the boot on.

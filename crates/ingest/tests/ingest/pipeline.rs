@@ -1,9 +1,6 @@
 //! The pipeline on a real PostgreSQL: what is written, what is refused, and what is said about what is missing.
 
-#![allow(clippy::unwrap_used, clippy::wildcard_imports)]
-
-mod support;
-
+use crate::support::*;
 use kinara_ingest::quarantine::Which;
 use kinara_ingest::{Counts, Limits, Outcome, Writer, batch, quarantine};
 use kinara_protocol::channel::{ACCELERATION, ChannelId, HEART_RATE};
@@ -11,7 +8,6 @@ use kinara_protocol::frame::{
     DeviceEvent, DeviceEventKind, Epoch, FrameBuilder, Kind, MAX_FRAME, Ticks, encode_device_event,
 };
 use kinara_test_postgres::{Options, Postgres};
-use support::*;
 use uuid::Uuid;
 
 fn stored(n: u64) -> Counts {

@@ -1,9 +1,6 @@
 //! Heart rate variability, from intervals in frames to the clinic's view.
 
-#![allow(clippy::unwrap_used, clippy::wildcard_imports)]
-
-mod support;
-
+use crate::support::*;
 use kinara_ingest::enrich::enrich;
 use kinara_ingest::rollup::{Slice, roll_up};
 use kinara_ingest::{Batch, batch, timestamp};
@@ -11,11 +8,10 @@ use kinara_protocol::channel::RR_INTERVAL;
 use kinara_protocol::columns;
 use kinara_protocol::envelope::Fit;
 use kinara_protocol::frame::{Epoch, FrameBuilder, FrameRef, Kind, MAX_FRAME, Ticks};
-use support::*;
 
 /// A real recording (BioSPPy's): 480 intervals in 299 s.
 fn recorded() -> Vec<i32> {
-    include_str!("../../../tests/recordings/biosppy/rri.txt")
+    include_str!("../../../../tests/recordings/biosppy/rri.txt")
         .lines()
         .filter(|line| !line.starts_with('#') && !line.trim().is_empty())
         .map(|line| line.split_whitespace().next().unwrap().parse::<f64>().unwrap().round() as i32)

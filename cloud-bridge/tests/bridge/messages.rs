@@ -1,15 +1,10 @@
 //! The bridge on a real Mosquitto and a real PostgreSQL, spoken to as gateways speak.
 
-#![allow(clippy::unwrap_used, clippy::wildcard_imports)]
-
-mod ground;
-#[path = "../../crates/ingest/tests/support/mod.rs"]
-mod support;
-
 use std::path::Path;
 use std::time::Duration;
 
-use ground::*;
+use crate::ground::*;
+use crate::support::*;
 use kinara_cloud_bridge::config::Config;
 use kinara_protocol::envelope::{
     self, ENVELOPE_VERSION, Live, LiveDevice, LiveValue, State, TenantLive, ack, command,
@@ -18,7 +13,6 @@ use kinara_protocol::topic::{self, GatewayId, Leaf};
 use kinara_test_postgres::Options;
 use rumqttc::v5::Event;
 use rumqttc::v5::mqttbytes::v5::Packet;
-use support::*;
 use uuid::Uuid;
 
 #[tokio::test]

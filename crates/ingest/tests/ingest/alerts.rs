@@ -1,16 +1,12 @@
 //! Alerts by a clinic's rules, over the database's notes.
 
-#![allow(clippy::unwrap_used, clippy::wildcard_imports)]
-
-mod support;
-
+use crate::support::*;
 use kinara_ingest::alerts::{Evaluated, evaluate};
 use kinara_ingest::rollup::{Slice, roll_up};
 use kinara_ingest::{Name, Outcome, events, timestamp};
 use kinara_protocol::channel::BATTERY;
 use kinara_protocol::envelope::{self, ENVELOPE_VERSION, Event, EventBatch};
 use kinara_protocol::frame::DeviceEventKind;
-use support::*;
 use uuid::Uuid;
 
 const RULE: Uuid = Uuid::from_u128(0x61);

@@ -1,13 +1,9 @@
 //! Boundaries that are told late: what is stored follows them.
 
-#![allow(clippy::unwrap_used, clippy::wildcard_imports)]
-
-mod support;
-
+use crate::support::desk::*;
+use crate::support::*;
 use kinara_ingest::boundary::NOBODY;
 use kinara_ingest::upkeep::{self, Bounds, Done};
-use support::desk::*;
-use support::*;
 use uuid::Uuid;
 
 const OTHERS: Uuid = Uuid::from_u128(0x2001);

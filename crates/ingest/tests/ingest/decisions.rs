@@ -1,14 +1,10 @@
 //! What people decided at a box.
 
-#![allow(clippy::unwrap_used, clippy::wildcard_imports)]
-
-mod support;
-
+use crate::support::desk::*;
+use crate::support::*;
 use kinara_ingest::Counts;
 use kinara_ingest::upkeep::{self, Bounds, Done};
 use kinara_protocol::envelope::{Event, Forgotten, Paired, WearerAdded, decision::What};
-use support::desk::*;
-use support::*;
 use uuid::Uuid;
 
 fn batch_from(gateway: Uuid, range: std::ops::Range<u32>) -> kinara_ingest::Batch {
