@@ -28,8 +28,10 @@ impl Cursor {
         Self { epoch, seq, held: HashMap::new(), ends: HashMap::new(), last: None }
     }
 
-    /// A cursor at the first of these frames, which comes to `then` when it has them all; none where there are none.
+    /// A cursor at the first of these frames, which comes to `then` when it has them all; none where none lies before it.
     pub fn through(wanted: &BTreeMap<Epoch, SeqSet>, then: (Epoch, Seq)) -> Option<Self> {
+        // What lies behind `then` comes with the rest of the log, of which nothing may be taken as held.
+        let wanted = &before(wanted, then);
         let (first, seqs) = wanted.iter().find(|(_, seqs)| !seqs.is_empty())?;
         let mut cursor = Self::new((*first, seqs.ranges().first()?.0));
         for (epoch, seqs) in wanted {
@@ -120,6 +122,15 @@ impl Cursor {
     }
 }
 
+/// What of these frames lies before a place.
+fn before(frames: &BTreeMap<Epoch, SeqSet>, (epoch, seq): (Epoch, Seq)) -> BTreeMap<Epoch, SeqSet> {
+    let cut = |(of, seqs): (&Epoch, &SeqSet)| {
+        let seqs = if *of == epoch { seqs.within(0, i64::from(seq) - 1) } else { seqs.clone() };
+        (!seqs.is_empty()).then_some((*of, seqs))
+    };
+    frames.range(..=epoch).filter_map(cut).collect()
+}
+
 fn all_before(end: Seq) -> SeqSet {
     let mut seqs = SeqSet::default();
     if let Some(last) = end.checked_sub(1) {
@@ -130,6 +141,8 @@ fn all_before(end: Seq) -> SeqSet {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use kinara_protocol::frame::{PreviousBoot, ResetReason, Ticks};
     use proptest::prelude::*;
@@ -162,6 +175,62 @@ mod tests {
         assert!(Cursor::through(&BTreeMap::new(), (third, 40)).is_none());
     }
 
+    #[test]
+    fn frames_that_are_wanted_behind_the_oldest_make_nothing_before_them_held() {
+        let [second, third, fourth] = [2, 3, 4].map(|boot| Epoch::new(1, boot));
+        let (mut lost, mut live) = (SeqSet::default(), SeqSet::default());
+        lost.insert(5);
+        live.insert_range(100, 120);
+        let wanted = BTreeMap::from([(second, lost), (fourth, live.clone())]);
+        let mut cursor = Cursor::through(&wanted, (third, 40)).unwrap();
+        cursor.take(second, 5, None);
+        assert_eq!(cursor.last(), Some((third, 39)));
+        assert_eq!(cursor.next(), (third, 40));
+        assert!(Cursor::through(&BTreeMap::from([(fourth, live)]), (third, 40)).is_none());
+    }
+
+    /// The places of a log whose boots are so long, each with the boot anchor that is there.
+    fn log_of(lengths: &[u32]) -> Vec<(Epoch, Seq, Option<BootAnchor>)> {
+        let of_boot = |(boot, &length): (usize, &u32)| {
+            let epoch = Epoch::new(3, boot as u32);
+            let before = boot.checked_sub(1).map(|b| boot_after(Epoch::new(3, b as u32), lengths[b]));
+            (0..length).map(move |seq| (epoch, seq, if seq == 0 { before } else { None })).collect::<Vec<_>>()
+        };
+        lengths.iter().enumerate().flat_map(of_boot).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_wanted_nothing_is_acknowledged_that_was_neither_held_nor_received(
+            lengths in prop::collection::vec(1u32..12, 1..6),
+            oldest in any::<prop::sample::Index>(),
+            wanted in prop::collection::btree_set(0usize..60, 1..12),
+            arriving in prop::collection::vec(0usize..60, 0..80),
+        ) {
+            let log = log_of(&lengths);
+            let oldest = oldest.index(log.len());
+            let mut lost: BTreeMap<Epoch, SeqSet> = BTreeMap::new();
+            for &(epoch, seq, _) in wanted.iter().filter_map(|at| log.get(*at)) {
+                lost.entry(epoch).or_default().insert(seq);
+            }
+            let mut here: BTreeSet<usize> = (0..oldest).filter(|at| !wanted.contains(at)).collect();
+            let Some(mut cursor) = Cursor::through(&lost, (log[oldest].0, log[oldest].1)) else {
+                prop_assert!(wanted.iter().all(|at| *at >= oldest));
+                return Ok(());
+            };
+            for at in arriving {
+                let Some((epoch, seq, boot)) = log.get(at) else { continue };
+                cursor.take(*epoch, *seq, boot.as_ref());
+                here.insert(at);
+                let whole = (0..log.len()).take_while(|at| here.contains(at)).count();
+                if let Some(last) = cursor.last() {
+                    let acknowledged = log.iter().filter(|(epoch, seq, _)| (*epoch, *seq) <= last).count();
+                    prop_assert!(acknowledged <= whole, "{last:?} of {acknowledged}, {whole} are there");
+                }
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn whatever_the_order_nothing_behind_a_hole_is_acknowledged(
@@ -170,17 +239,13 @@ mod tests {
             order in any::<prop::sample::Index>().prop_flat_map(|_| prop::collection::vec(any::<u32>(), 60)),
             lost in prop::collection::btree_set(0usize..60, 0..4),
         ) {
-            let log: Vec<(Epoch, Seq, Option<BootAnchor>)> = lengths.iter().enumerate().flat_map(|(boot, &length)| {
-                let epoch = Epoch::new(3, boot as u32);
-                let before = boot.checked_sub(1).map(|b| boot_after(Epoch::new(3, b as u32), lengths[b]));
-                (0..length).map(move |seq| (epoch, seq, if seq == 0 { before } else { None }))
-            }).collect();
+            let log = log_of(&lengths);
             let first = start.min(lengths[0] - 1) as usize;
             let offered: Vec<usize> = (first..log.len()).collect();
             let mut shuffled = offered.clone();
             shuffled.sort_by_key(|&at| order[at % 60].wrapping_mul(at as u32 + 1));
             let mut cursor = Cursor::new((log[first].0, log[first].1));
-            let mut there = std::collections::BTreeSet::new();
+            let mut there = BTreeSet::new();
             for at in shuffled {
                 if lost.contains(&at) {
                     continue;
