@@ -15,6 +15,7 @@ mod cursor;
 pub mod links;
 pub mod manager;
 mod nonces;
+mod refetch;
 mod requests;
 pub mod sensor;
 pub mod session;

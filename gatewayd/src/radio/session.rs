@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use super::cursor::Cursor;
 use super::links::{Claim, Order};
+use super::refetch::{self, Refetch};
 use super::requests::Requests;
 use super::{Connection, LinkEvent, RadioError};
 use crate::align::source::Known;
@@ -89,8 +90,6 @@ pub struct Settings {
 const SETTLED: Duration = Duration::from_secs(10);
 /// Appends of one wearable that may wait for the store side by side.
 const MOST_APPENDING: usize = 32;
-/// A gateway that has lost its copy asks for frames in the middle of what it has; further on than this it says so.
-const WORTH_A_LEAP: u32 = 256;
 
 type Appending = BoxFuture<'static, (Vec<Bytes>, Result<Vec<Appended>, StoreError>)>;
 
@@ -111,8 +110,7 @@ struct Session<'a> {
     /// Frames that the store has been given and has not answered for.
     unanswered: usize,
     began: Instant,
-    /// Frames are sent again that the wearable was told it may forget: the last one that came.
-    refetching: Option<(Epoch, u32)>,
+    refetching: Option<Refetch>,
     /// The store did not take something: it has to be sent again once no more than this is shut out.
     refused: Option<Admission>,
     hole_since: Option<Instant>,
@@ -393,8 +391,8 @@ impl Session<'_> {
         let body = frame.body();
         self.seen.take(header.epoch, header.seq, boot_of(body.as_ref().ok()));
         note_losses(&mut self.seen, body.as_ref().ok());
-        if in_order && self.refetching.is_some() {
-            self.refetching = Some((header.epoch, header.seq));
+        if in_order && let Some(refetch) = &mut self.refetching {
+            refetch.came((header.epoch, header.seq));
         }
         if in_order {
             let whole = self.seen.covers(header.epoch, header.seq);
@@ -470,72 +468,26 @@ impl Session<'_> {
         }
     }
 
-    /// Asks for the first frame that was here, is lost, and is still held by the wearable, though it was told that it may
-    /// forget it. Firmware that does not know the question is none the worse.
+    /// What was lost here and is still on the wearable comes first.
     async fn ask_for_what_was_lost(&mut self) -> Result<(), RadioError> {
-        let (store, hardware, oldest) = (&self.context.store, self.hardware.clone(), self.hello.oldest);
-        let mut wanted = match store.wanted(hardware.clone()).await {
-            Ok(wanted) => wanted,
-            Err(error) => {
-                tracing::warn!(%hardware, %error, "what was lost here is not asked for now");
-                return Ok(());
-            }
-        };
-        if !wanted.everything && wanted.frames.is_empty() {
-            return Ok(());
-        }
-        let Outcome::OldestHeld { epoch, seq } = self.requests.ask(Op::OldestHeld).await? else {
-            return Ok(());
-        };
-        if !wanted.everything {
-            self.forget_wanted((epoch, seq)).await;
-            wanted.frames.retain(|of, _| *of >= epoch && of.log_id() == epoch.log_id());
-            if let Some(seqs) = wanted.frames.get_mut(&epoch) {
-                *seqs = seqs.without(0, i64::from(seq) - 1);
-            }
-        }
-        let cursor = if wanted.everything {
-            Some(Cursor::new((epoch, seq)))
-        } else {
-            Cursor::through(&wanted.frames, oldest)
-        };
-        let Some(cursor) = cursor.filter(|cursor| cursor.next() < oldest) else {
-            self.forget_wanted(oldest).await;
-            return Ok(());
-        };
-        let (epoch, seq) = cursor.next();
-        match self.requests.ask(Op::ResendFrom { epoch, seq }).await? {
-            Outcome::Ok => {
-                tracing::warn!(
-                    hardware = %self.hardware, %epoch, seq,
-                    "frames that were here are lost; the wearable still holds them and sends them again"
-                );
-                (self.seen, self.safe) = (cursor.clone(), cursor);
-                self.refetching = Some((epoch, seq));
-            }
-            other => tracing::debug!(hardware = %self.hardware, ?other, %epoch, seq, "not held any more"),
+        let (store, oldest) = (&self.context.store, self.hello.oldest);
+        let begun = refetch::begin(store, &self.hardware, &mut self.requests, oldest).await?;
+        if let Some((refetch, cursor)) = begun {
+            (self.seen, self.safe) = (cursor.clone(), cursor);
+            self.refetching = Some(refetch);
         }
         Ok(())
     }
 
-    async fn forget_wanted(&mut self, before: (Epoch, u32)) {
-        if let Err(error) = self.context.store.no_longer_wanted(self.hardware.clone(), before).await {
-            tracing::warn!(hardware = %self.hardware, %error, "what was lost here is asked for once more");
-        }
-    }
-
-    /// Between two lost frames there may be many that are here: then the log goes on behind them.
-    async fn leap(&mut self) -> Result<(), RadioError> {
-        let Some(last) = self.refetching else { return Ok(()) };
-        let next = self.seen.next();
-        let worth_it = next.0 > last.0 || next.0 == last.0 && next.1.saturating_sub(last.1) > WORTH_A_LEAP;
-        if worth_it {
-            self.refetching = Some(next);
+    /// Goes on behind what is here, and ends when all has come.
+    async fn go_on_refetching(&mut self) -> Result<(), RadioError> {
+        let Some(refetch) = &mut self.refetching else { return Ok(()) };
+        if refetch.leaps_to(self.seen.next()) {
             self.resend().await?;
         }
         if self.safe.next() >= self.hello.oldest {
             self.refetching = None;
-            self.forget_wanted(self.hello.oldest).await;
+            refetch::forget(&self.context.store, &self.hardware, self.hello.oldest).await;
         }
         Ok(())
     }
@@ -581,7 +533,7 @@ impl Session<'_> {
             self.heard = Instant::now();
             self.requests.tell(Op::TimeProbe).await?;
         }
-        self.leap().await?;
+        self.go_on_refetching().await?;
         let settings = &self.context.settings;
         let patience = settings.resend_after;
         if self.refused.is_none() && self.hole_since.is_some_and(|since| since.elapsed() > patience) {

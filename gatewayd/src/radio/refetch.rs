@@ -1,0 +1,104 @@
+//! Frames that were here and are lost, and that the wearable still holds though it was told that it may forget them.
+//!
+//! They are asked for at the beginning of a link, the first of them first. Between two of them there may be many that
+//! are here: then the log goes on behind those.
+
+use kinara_protocol::control::{Op, Outcome};
+use kinara_protocol::frame::{Epoch, Seq};
+
+use super::RadioError;
+use super::cursor::Cursor;
+use super::requests::Requests;
+use crate::hardware::HardwareId;
+use crate::store::Store;
+
+/// A gateway that has lost its copy asks for frames in the middle of what it has; further on than this it says so.
+const WORTH_A_LEAP: u32 = 256;
+
+type Place = (Epoch, Seq);
+
+/// Frames are being sent again.
+#[derive(Debug)]
+pub struct Refetch {
+    /// The last one that came in the log's order.
+    last: Place,
+}
+
+impl Refetch {
+    /// Takes note of a frame that came in the log's order.
+    pub fn came(&mut self, frame: Place) {
+        self.last = frame;
+    }
+
+    /// Whether the log has to be asked for from `next` on, because much lies between it and what comes now.
+    pub fn leaps_to(&mut self, next: Place) -> bool {
+        let last = self.last;
+        let leaps = next.0 > last.0 || next.0 == last.0 && next.1.saturating_sub(last.1) > WORTH_A_LEAP;
+        if leaps {
+            self.last = next;
+        }
+        leaps
+    }
+}
+
+/// Asks for the first frame that was here, is lost, and is still held by the wearable. Gives the way through those
+/// frames to the oldest one that nobody has acknowledged; none where there is nothing to ask for. Firmware that does not
+/// know the question is none the worse.
+pub async fn begin(
+    store: &Store,
+    hardware: &HardwareId,
+    requests: &mut Requests,
+    oldest: Place,
+) -> Result<Option<(Refetch, Cursor)>, RadioError> {
+    let mut wanted = match store.wanted(hardware.clone()).await {
+        Ok(wanted) => wanted,
+        Err(error) => {
+            tracing::warn!(%hardware, %error, "what was lost here is not asked for now");
+            return Ok(None);
+        }
+    };
+    if !wanted.everything && wanted.frames.is_empty() {
+        return Ok(None);
+    }
+    let Outcome::OldestHeld { epoch, seq } = requests.ask(Op::OldestHeld).await? else {
+        return Ok(None);
+    };
+    if !wanted.everything {
+        forget(store, hardware, (epoch, seq)).await;
+        wanted.frames.retain(|of, _| *of >= epoch && of.log_id() == epoch.log_id());
+        if let Some(seqs) = wanted.frames.get_mut(&epoch) {
+            *seqs = seqs.without(0, i64::from(seq) - 1);
+        }
+    }
+    let cursor = if wanted.everything {
+        Some(Cursor::new((epoch, seq)))
+    } else {
+        Cursor::through(&wanted.frames, oldest)
+    };
+    let Some(cursor) = cursor.filter(|cursor| cursor.next() < oldest) else {
+        forget(store, hardware, oldest).await;
+        return Ok(None);
+    };
+    let first = cursor.next();
+    let (epoch, seq) = first;
+    match requests.ask(Op::ResendFrom { epoch, seq }).await? {
+        Outcome::Ok => {
+            tracing::warn!(
+                %hardware, %epoch, seq,
+                "frames that were here are lost; the wearable still holds them and sends them again"
+            );
+            Ok(Some((Refetch { last: first }, cursor)))
+        }
+        other => {
+            tracing::debug!(%hardware, ?other, %epoch, seq, "not held any more");
+            Ok(None)
+        }
+    }
+}
+
+/// Nothing before this frame is wanted any more.
+pub async fn forget(store: &Store, hardware: &HardwareId, before: Place) {
+    if let Err(error) = store.no_longer_wanted(hardware.clone(), before).await {
+        tracing::warn!(%hardware, %error, "what was lost here is asked for once more");
+    }
+}
