@@ -52,7 +52,8 @@ impl Cursor {
     /// Takes a frame, and goes on as far as there is no hole.
     pub fn take(&mut self, epoch: Epoch, seq: Seq, boot: Option<&BootAnchor>) {
         if let Some(previous) = boot.and_then(|boot| boot.previous) {
-            self.ends.insert(previous.epoch, (previous.next_seq, epoch));
+            // An end that is known stands: what lies between it and the anchor's is not waited for.
+            self.ends.entry(previous.epoch).or_insert((previous.next_seq, epoch));
         }
         if epoch == self.epoch && seq < self.seq {
             return;
@@ -67,6 +68,35 @@ impl Cursor {
             return;
         }
         self.held.entry(epoch).or_default().insert_range(first, last);
+        self.advance();
+    }
+
+    /// The first hole: where it begins, and what follows it; no further than `limit`. None where that has been reached.
+    pub fn hole_before(&self, limit: (Epoch, Seq)) -> Option<((Epoch, Seq), (Epoch, Seq))> {
+        let from = self.next();
+        let in_epoch = self.held.get(&from.0).and_then(|held| first_from(held, from.1));
+        let next_epoch = || {
+            let later = self.held.iter().filter(|(epoch, _)| **epoch > from.0);
+            later.filter_map(|(epoch, held)| Some((*epoch, first_from(held, 0)?))).min()
+        };
+        let to = in_epoch
+            .map(|seq| (from.0, seq))
+            .or_else(|| self.ends.get(&from.0).map(|(_, next)| (*next, 0)))
+            .or_else(next_epoch)
+            .map_or(limit, |to| to.min(limit));
+        (from < limit).then_some((from, to))
+    }
+
+    /// Takes it that what lies from one place up to another will never come.
+    pub fn gone(&mut self, from: (Epoch, Seq), to: (Epoch, Seq)) {
+        let mut first = from.1;
+        if from.0 < to.0 {
+            self.ends.insert(from.0, (from.1, to.0));
+            first = 0;
+        }
+        if let Some(last) = to.1.checked_sub(1) {
+            self.held.entry(to.0).or_default().insert_range(first, last);
+        }
         self.advance();
     }
 
@@ -120,6 +150,10 @@ impl Cursor {
         }
         further
     }
+}
+
+fn first_from(seqs: &SeqSet, seq: Seq) -> Option<Seq> {
+    seqs.within(i64::from(seq), i64::MAX).ranges().first().map(|range| range.0)
 }
 
 /// What of these frames lies before a place.
@@ -187,6 +221,42 @@ mod tests {
         assert_eq!(cursor.last(), Some((third, 39)));
         assert_eq!(cursor.next(), (third, 40));
         assert!(Cursor::through(&BTreeMap::from([(fourth, live)]), (third, 40)).is_none());
+    }
+
+    #[test]
+    fn a_hole_that_is_gone_ends_where_the_next_frame_is_there_and_never_behind_the_oldest() {
+        let [first, second, third] = [1, 2, 3].map(|boot| Epoch::new(1, boot));
+        let oldest = (third, 10);
+        let mut cursor = Cursor::new((first, 5));
+        // The end of the first epoch is not known, for the anchor of the second has not come.
+        for (epoch, seq) in [(first, 7), (second, 1), (second, 2)] {
+            cursor.take(epoch, seq, None);
+        }
+        let mut holes = Vec::new();
+        while let Some((from, to)) = cursor.hole_before(oldest) {
+            holes.push((from, to));
+            cursor.gone(from, to);
+        }
+        let expected = [((first, 5), (first, 7)), ((first, 8), (second, 1)), ((second, 3), (third, 10))];
+        assert_eq!(holes, expected);
+        assert_eq!((cursor.next(), cursor.last()), (oldest, Some((third, 9))));
+        // What is to come after the oldest is waited for.
+        cursor.take(third, 11, None);
+        assert_eq!(cursor.next(), oldest);
+    }
+
+    #[test]
+    fn a_cursor_that_lags_behind_passes_what_is_gone_when_it_comes_there() {
+        let [first, second] = [1, 2].map(|boot| Epoch::new(1, boot));
+        let mut cursor = Cursor::new((first, 0));
+        cursor.gone((first, 3), (second, 2));
+        assert_eq!(cursor.next(), (first, 0));
+        // The anchor tells of more frames of the first epoch: those are the ones that are gone.
+        cursor.take(second, 2, Some(&boot_after(first, 9)));
+        for seq in [1, 2, 0] {
+            cursor.take(first, seq, None);
+        }
+        assert_eq!(cursor.next(), (second, 3));
     }
 
     /// The places of a log whose boots are so long, each with the boot anchor that is there.

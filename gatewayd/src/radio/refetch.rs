@@ -2,6 +2,10 @@
 //!
 //! They are asked for at the beginning of a link, the first of them first. Between two of them there may be many that
 //! are here: then the log goes on behind those.
+//!
+//! The wearable's flash may have lost some of them too. It says so with an event at the end of its log, hours away; so
+//! what does not come when it is asked for once more is gone. It has its gap already where this box knew of it, and
+//! gets one by that event where it did not.
 
 use kinara_protocol::control::{Op, Outcome};
 use kinara_protocol::frame::{Epoch, Seq};
@@ -22,12 +26,29 @@ type Place = (Epoch, Seq);
 pub struct Refetch {
     /// The last one that came in the log's order.
     last: Place,
+    /// The hole that was asked for once more, and whether the wearable has gone back since.
+    asked: Option<(Place, bool)>,
 }
 
 impl Refetch {
     /// Takes note of a frame that came in the log's order.
     pub fn came(&mut self, frame: Place) {
+        if let Some((_, went_back)) = &mut self.asked {
+            *went_back |= frame <= self.last;
+        }
         self.last = frame;
+    }
+
+    /// Whether a hole that still stands has been sent for in vain: asked for once more, and the log has come from there
+    /// again. What comes late, because it waited for the disk, is no sign of that.
+    pub fn is_gone(&mut self, hole: Place) -> bool {
+        match self.asked {
+            Some((asked, went_back)) if asked == hole => went_back,
+            _ => {
+                self.asked = Some((hole, false));
+                false
+            }
+        }
     }
 
     /// Whether the log has to be asked for from `next` on, because much lies between it and what comes now.
@@ -87,7 +108,7 @@ pub async fn begin(
                 %hardware, %epoch, seq,
                 "frames that were here are lost; the wearable still holds them and sends them again"
             );
-            Ok(Some((Refetch { last: first }, cursor)))
+            Ok(Some((Refetch { last: first, asked: None }, cursor)))
         }
         other => {
             tracing::debug!(%hardware, ?other, %epoch, seq, "not held any more");
@@ -100,5 +121,24 @@ pub async fn begin(
 pub async fn forget(store: &Store, hardware: &HardwareId, before: Place) {
     if let Err(error) = store.no_longer_wanted(hardware.clone(), before).await {
         tracing::warn!(%hardware, %error, "what was lost here is asked for once more");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hole_is_gone_only_when_the_log_came_from_there_once_more() {
+        let at = |seq| (Epoch::new(1, 1), seq);
+        let mut refetch = Refetch { last: at(0), asked: None };
+        refetch.came(at(8));
+        assert!(!refetch.is_gone(at(7)), "nobody has asked for it again");
+        refetch.came(at(9));
+        assert!(!refetch.is_gone(at(7)), "this was sent before the wearable heard of it");
+        refetch.came(at(8));
+        assert!(!refetch.is_gone(at(5)), "another one");
+        refetch.came(at(6));
+        assert!(refetch.is_gone(at(5)));
     }
 }

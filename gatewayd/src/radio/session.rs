@@ -12,7 +12,7 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesOrdered;
 use kinara_clock::Clock;
-use kinara_protocol::control::{Hello, Op, Outcome, PROTOCOL_VERSION};
+use kinara_protocol::control::{Hello, Op, Outcome, PROTOCOL_VERSION, Refusal};
 use kinara_protocol::frame::{Body, BootAnchor, DeviceEventKind, Epoch, FrameRef, ResetReason};
 use kinara_protocol::gatt::Characteristic;
 use kinara_protocol::status::Status;
@@ -537,7 +537,7 @@ impl Session<'_> {
         let settings = &self.context.settings;
         let patience = settings.resend_after;
         if self.refused.is_none() && self.hole_since.is_some_and(|since| since.elapsed() > patience) {
-            self.resend().await?;
+            self.fill_hole().await?;
         }
         // The change of what is taken may have come before the refusal did.
         self.retry_refused().await?;
@@ -585,6 +585,24 @@ impl Session<'_> {
         Ok(())
     }
 
+    /// Asks for what is missing, or passes it where that is in vain.
+    async fn fill_hole(&mut self) -> Result<(), RadioError> {
+        let hole = self.seen.next();
+        let is_gone = self.refetching.as_mut().is_some_and(|refetch| refetch.is_gone(hole));
+        if is_gone && self.pass_lost_hole() { Ok(()) } else { self.resend().await }
+    }
+
+    /// Passes a hole in what is fetched again. False where the hole is in what nobody has yet: that is waited for.
+    fn pass_lost_hole(&mut self) -> bool {
+        let hole = self.refetching.as_ref().and_then(|_| self.seen.hole_before(self.hello.oldest));
+        let Some((from, to)) = hole else { return false };
+        tracing::warn!(hardware = %self.hardware, ?from, ?to, "lost here, and the wearable has not kept it either");
+        self.seen.gone(from, to);
+        self.safe.gone(from, to);
+        self.hole_since = None;
+        true
+    }
+
     /// Asks for the log again from the first hole. What the wearable has not got any more is skipped.
     async fn resend(&mut self) -> Result<(), RadioError> {
         let (epoch, seq) = self.seen.next();
@@ -592,6 +610,8 @@ impl Session<'_> {
         tracing::debug!(hardware = %self.hardware, %epoch, seq, "asking for the log again from here");
         match self.requests.ask(Op::ResendFrom { epoch, seq }).await? {
             Outcome::Ok => {}
+            // It goes on where it was.
+            Outcome::Refused(Refusal::NotInLog) if self.pass_lost_hole() => {}
             Outcome::Refused(reason) => {
                 let bytes = self.requests.link().read_status().await?;
                 let status = Status::decode(&bytes)

@@ -51,6 +51,8 @@ pub struct State {
     pub drops_after: usize,
     /// Flash has not kept these frames: they are never sent, and each is named as lost once.
     pub damaged: HashSet<usize>,
+    /// Nor these, and not even which frames they were: they cannot be asked for.
+    pub unreadable: HashSet<usize>,
     named: HashSet<usize>,
     notified: usize,
     pub links: usize,
@@ -98,6 +100,7 @@ impl Wearable {
             shuffles: false,
             drops_after: 0,
             damaged: HashSet::new(),
+            unreadable: HashSet::new(),
             named: HashSet::new(),
             notified: 0,
             links: 0,
@@ -180,6 +183,9 @@ impl Wearable {
         tokio::spawn(async move {
             loop {
                 tokio::time::sleep(Duration::from_millis(5)).await;
+                if notify.is_closed() {
+                    return;
+                }
                 let frames = match open.load(Ordering::SeqCst) {
                     0 => Some(Vec::new()),
                     window => state.lock().unwrap().notifications(window),
@@ -274,11 +280,11 @@ impl State {
                 None => Outcome::Refused(Refusal::NotInLog),
             },
             Op::ResendFrom { epoch, seq } => match self.place(epoch, seq) {
-                Some(place) => {
+                Some(place) if !self.unreadable.contains(&place) => {
                     self.sent = place;
                     Outcome::Ok
                 }
-                None => Outcome::Refused(Refusal::NotInLog),
+                _ => Outcome::Refused(Refusal::NotInLog),
             },
             Op::StartBacklog { .. } => {
                 self.sent = self.acknowledged;
@@ -344,7 +350,9 @@ impl State {
             }
             if self.damaged.contains(&self.sent) {
                 self.name_damaged();
-            } else if self.loses_every == 0 || !self.notified.is_multiple_of(self.loses_every) {
+            } else if !self.unreadable.contains(&self.sent)
+                && (self.loses_every == 0 || !self.notified.is_multiple_of(self.loses_every))
+            {
                 out.push(self.log[self.sent].clone());
             }
             self.sent += 1;

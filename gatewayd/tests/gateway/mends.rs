@@ -58,7 +58,7 @@ fn connect(dir: &Path) -> Connection {
 }
 
 /// Puts a value of a wrong type into cells, which STRICT tables let nobody do: the schema looks away for a moment.
-fn damage_cells(dir: &Path, sql: &str) {
+pub fn damage_cells(dir: &Path, sql: &str) {
     let schema = |from: &str, to: &str| {
         let db = connect(dir);
         db.pragma_update(None, "writable_schema", true).unwrap();

@@ -12,7 +12,7 @@ use kinara_gatewayd::radio::AdapterId;
 use kinara_gatewayd::radio::links::Links;
 use kinara_gatewayd::radio::session::{self, Context};
 use kinara_gatewayd::status::Admission;
-use kinara_gatewayd::store::{Settings, Store};
+use kinara_gatewayd::store::{SeqSet, Settings, Store, database};
 use kinara_protocol::frame::{Epoch, FrameRef, Kind as FrameKind};
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::air::{Wearable, air};
 use super::frames::{board, drain, known, noise, open, sent, seqs_of, settings, synchronise};
+use super::mends::damage_cells;
 
 const WEARABLE: u64 = 0xa1;
 const EPOCH: Epoch = Epoch::new(WEARABLE as u32, 1);
@@ -156,4 +157,56 @@ async fn a_frame_that_the_wearable_has_lost_keeps_nothing_behind_it_back() {
     assert_eq!(frames.len(), wearable.log().len() - 1);
     assert!(!frames.contains_key(&(HardwareId::kinara(WEARABLE).to_string(), EPOCH.0, 20)));
     store.stop().await;
+}
+
+/// A wearable's log is here, then some of it is lost; the wearable sends it again, and has not kept all of it either.
+async fn lost_here_and_in_part_on_the_wearable(lose: impl FnOnce(&Path)) {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    // More than it sends before a hole is asked for again, so that what names the lost frame comes last.
+    let wearable = wearable(dir.path(), 5_000);
+    let store = open(settings(&data));
+    let session = Session::start(&store, &wearable);
+    drained(&wearable).await;
+    session.stop().await;
+    store.stop().await;
+    lose(&data);
+    wearable.lock().damaged.insert(20);
+    wearable.lock().unreadable.insert(22);
+    let store = open(settings(&data));
+    let session = Session::start(&store, &wearable);
+    let start = Instant::now();
+    loop {
+        let wanted = store.wanted(HardwareId::kinara(WEARABLE)).await.unwrap();
+        if !wanted.everything && wanted.frames.values().all(SeqSet::is_empty) {
+            break;
+        }
+        assert!(start.elapsed() < Duration::from_secs(30), "it is sent again and again");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    drained(&wearable).await;
+    session.stop().await;
+    let frames = drain(&store).await;
+    let name = HardwareId::kinara(WEARABLE).to_string();
+    let all = 0..wearable.log().len() as u32;
+    let missing = all.filter(|seq| !frames.contains_key(&(name.clone(), EPOCH.0, *seq)));
+    assert_eq!(missing.collect::<Vec<_>>(), [20, 22]);
+    store.stop().await;
+}
+
+#[tokio::test]
+async fn a_box_that_lost_everything_gets_all_that_the_wearable_kept_of_a_log_that_is_damaged_too() {
+    lost_here_and_in_part_on_the_wearable(|data| {
+        std::fs::write(data.join("devices.json"), "{}").unwrap();
+        std::fs::remove_file(database(&settings(data))).unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_box_that_lost_some_frames_gets_all_of_them_that_the_wearable_kept() {
+    lost_here_and_in_part_on_the_wearable(|data| {
+        damage_cells(data, "UPDATE pieces SET frames = 'x' WHERE first_seq <= 22 AND last_seq >= 20");
+    })
+    .await;
 }
