@@ -91,7 +91,7 @@ const SETTLED: Duration = Duration::from_secs(10);
 /// Appends of one wearable that may wait for the store side by side.
 const MOST_APPENDING: usize = 32;
 
-type Appending = BoxFuture<'static, (Vec<Bytes>, Result<Vec<Appended>, StoreError>)>;
+type Appending = BoxFuture<'static, (Haste, Vec<Bytes>, Result<Vec<Appended>, StoreError>)>;
 
 struct Session<'a> {
     context: &'a Context,
@@ -109,6 +109,8 @@ struct Session<'a> {
     pending: Vec<Bytes>,
     /// Frames that the store has been given and has not answered for.
     unanswered: usize,
+    /// The store has been given some that do not wait.
+    hurries: bool,
     began: Instant,
     refetching: Option<Refetch>,
     /// The store did not take something: it has to be sent again once no more than this is shut out.
@@ -172,6 +174,7 @@ pub async fn run(context: &Context, greeted: Greeted, claim: &mut Claim) -> Resu
         acknowledged: None,
         pending: Vec::new(),
         unanswered: 0,
+        hurries: false,
         began: Instant::now(),
         refetching: None,
         refused: None,
@@ -221,12 +224,7 @@ impl Session<'_> {
         let mut appending: FuturesOrdered<Appending> = FuturesOrdered::new();
         let mut retry_at: Option<Instant> = None;
         loop {
-            // Caught up, frames come one by one and wait together; during a drain the next ones gather meanwhile.
-            let most = if self.haste() == Haste::MayWait { MOST_APPENDING } else { 1 };
-            if appending.len() < most
-                && !self.pending.is_empty()
-                && retry_at.is_none_or(|at| at <= Instant::now())
-            {
+            if self.may_append(appending.len()) && retry_at.is_none_or(|at| at <= Instant::now()) {
                 retry_at = None;
                 appending.push_back(self.append());
             }
@@ -240,8 +238,9 @@ impl Session<'_> {
                         self.take_event(&event);
                     }
                 }
-                Some((frames, result)) = appending.next() => {
+                Some((haste, frames, result)) = appending.next() => {
                     self.unanswered -= frames.len();
+                    self.hurries &= haste != Haste::Prompt;
                     match result {
                         Ok(fates) => self.appended(&frames, &fates).await?,
                         Err(error) => {
@@ -428,13 +427,22 @@ impl Session<'_> {
         known.map_or_else(|| clock.utc_us(), |known| known.utc_us(clock.boottime_us()))
     }
 
+    /// Whether the store can be given what has come: so many appends are out. Caught up, frames come one by one and wait
+    /// together. Those that hurry take them along; then the next ones gather meanwhile.
+    fn may_append(&self, out: usize) -> bool {
+        let may = if self.haste() == Haste::MayWait { out < MOST_APPENDING } else { !self.hurries };
+        may && !self.pending.is_empty()
+    }
+
     fn append(&mut self) -> Appending {
+        let haste = self.haste();
         let frames = std::mem::take(&mut self.pending);
         self.unanswered += frames.len();
-        let (store, hardware, haste) = (self.context.store.clone(), self.hardware.clone(), self.haste());
+        self.hurries |= haste == Haste::Prompt;
+        let (store, hardware) = (self.context.store.clone(), self.hardware.clone());
         Box::pin(async move {
             let result = store.append_with(haste, hardware, frames.clone()).await;
-            (frames, result)
+            (haste, frames, result)
         })
     }
 
@@ -449,7 +457,7 @@ impl Session<'_> {
         if !matches!(flushed, Ok(Ok(()))) {
             return Ok(());
         }
-        while let Ok(Some((frames, result))) = tokio::time::timeout_at(deadline, appending.next()).await {
+        while let Ok(Some((_, frames, result))) = tokio::time::timeout_at(deadline, appending.next()).await {
             if let Ok(fates) = result {
                 self.appended(&frames, &fates).await?;
             }
@@ -461,7 +469,8 @@ impl Session<'_> {
     /// the next ones, unless its window closes.
     fn haste(&self) -> Haste {
         let settled = self.live && self.began.elapsed() > SETTLED;
-        if settled && self.unanswered < usize::from(self.context.settings.window) / 2 {
+        let held = self.unanswered + self.pending.len();
+        if settled && held < usize::from(self.context.settings.window) / 2 {
             Haste::MayWait
         } else {
             Haste::Prompt

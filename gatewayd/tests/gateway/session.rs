@@ -32,13 +32,17 @@ struct Session {
 
 impl Session {
     fn start(store: &Store, wearable: &Wearable) -> Self {
+        Self::with_window(store, wearable, 100)
+    }
+
+    fn with_window(store: &Store, wearable: &Wearable, window: u8) -> Self {
         let settings = session::Settings {
             request_timeout: Duration::from_secs(10),
             probes: 2,
             resync: Duration::from_mins(10),
             resend_after: Duration::from_millis(100),
             silence: Duration::from_secs(10),
-            window: 100,
+            window,
             store_retry: Duration::from_millis(100),
             weak_rssi_dbm: -127,
             weak_after: Duration::from_mins(10),
@@ -209,4 +213,24 @@ async fn a_box_that_lost_some_frames_gets_all_of_them_that_the_wearable_kept() {
         damage_cells(data, "UPDATE pieces SET frames = 'x' WHERE first_seq <= 22 AND last_seq >= 20");
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_wearable_that_is_caught_up_is_not_held_to_a_window_for_each_commit_that_may_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    let patient = Settings { wearable_commit: Duration::from_secs(5), ..settings(&dir.path().join("data")) };
+    let store = open(patient);
+    let wearable = wearable(dir.path(), 10);
+    let session = Session::with_window(&store, &wearable, 10);
+    drained(&wearable).await;
+    // A link that has just begun makes no frame wait.
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    for _ in 0..60 {
+        wearable.produce(1);
+        tokio::time::sleep(Duration::from_millis(40)).await;
+    }
+    let behind = wearable.held().len();
+    assert!(behind <= 20, "{behind} frames wait behind a closed window");
+    session.stop().await;
+    store.stop().await;
 }
