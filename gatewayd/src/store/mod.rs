@@ -306,7 +306,15 @@ impl Store {
 
     /// Remembers a sync that this gateway made with a wearable.
     pub async fn own_sync(&self, hardware: HardwareId, sync: OwnSync) -> Result<(), StoreError> {
-        self.write(Haste::Prompt, 1, move |engine| engine.own_sync(&hardware, sync)).await
+        self.own_syncs(hardware, vec![sync]).await
+    }
+
+    /// Remembers several, or none of them.
+    pub async fn own_syncs(&self, hardware: HardwareId, syncs: Vec<OwnSync>) -> Result<(), StoreError> {
+        self.write(Haste::Prompt, syncs.len(), move |engine| {
+            syncs.iter().try_for_each(|sync| engine.own_sync(&hardware, *sync))
+        })
+        .await
     }
 
     /// Tells what the clock is, or that it is not known.

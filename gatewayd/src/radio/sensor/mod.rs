@@ -25,7 +25,7 @@ use super::session::{Context, stored};
 use super::{RadioError, SensorConnection, SensorEvent, SensorReport};
 use crate::hardware::HardwareId;
 use crate::status::Link as LinkState;
-use crate::store::{Outcome, OwnSync};
+use crate::store::{Outcome, OwnSync, StoreError};
 
 /// A frame is closed after this, so that its values are live.
 const FRAME_AGE: Duration = Duration::from_secs(1);
@@ -47,14 +47,14 @@ pub async fn run(
     cancel: &CancellationToken,
 ) -> Result<(), RadioError> {
     let SensorConnection { mut events, mut link } = connection;
-    let mut session = Session::begin(context, hardware).await;
+    let mut session = Session::begin(context, hardware);
     let mut close = tokio::time::interval(FRAME_AGE);
     let mut strength_asked = Instant::now();
     let result = loop {
         tokio::select! {
             () = cancel.cancelled() => break Ok(()),
             event = events.recv() => match event {
-                Some(event) => session.take(&event).await,
+                Some(event) => session.take(&event),
                 None => break Err(RadioError::Gone("the link was lost".to_owned())),
             },
             _ = close.tick() => {
@@ -83,19 +83,18 @@ struct Session<'a> {
     began_us: i64,
     clock: SensorClock,
     heart_told: Option<Instant>,
+    /// What places the frames, and is not on disk yet: it goes there before them.
+    syncs: Vec<OwnSync>,
     pending: Vec<Bytes>,
     /// Frames that were given up and have no gap yet: epoch, seq, ticks.
     lost: Vec<(Epoch, Seq, u64)>,
 }
 
 impl<'a> Session<'a> {
-    async fn begin(context: &'a Context, hardware: HardwareId) -> Self {
+    fn begin(context: &'a Context, hardware: HardwareId) -> Self {
         let epoch = Epoch(rand::rng().random());
         let began_us = context.clock.boottime_us();
         let sync = OwnSync { epoch, ticks: 0, boot_us: began_us, uncertainty_us: UNCERTAINTY_US };
-        if let Err(error) = context.store.own_sync(hardware.clone(), sync).await {
-            tracing::warn!(%hardware, %error, "the time of this connection was not stored");
-        }
         tracing::info!(%hardware, %epoch, "sensor connected");
         context.board.device(&hardware, |device| {
             device.link = LinkState::Live;
@@ -108,6 +107,7 @@ impl<'a> Session<'a> {
             began_us,
             clock: SensorClock::new(TimeZone::system()),
             heart_told: None,
+            syncs: vec![sync],
             pending: Vec::new(),
             lost: Vec::new(),
         }
@@ -118,7 +118,7 @@ impl<'a> Session<'a> {
         u64::try_from(since_us / 1_000).unwrap_or(0)
     }
 
-    async fn take(&mut self, event: &SensorEvent) {
+    fn take(&mut self, event: &SensorEvent) {
         let mut measurement = Measurement::read(event.report, &event.bytes);
         for why in std::mem::take(&mut measurement.left_out) {
             self.leave_out(why);
@@ -135,7 +135,7 @@ impl<'a> Session<'a> {
         let offset = self.context.known.borrow().map(|known| known.utc_us(now_us) - now_us);
         let placed = self.clock.take(&self.hardware, event.report, measurement, (now_us, offset));
         for one in placed {
-            self.keep(one).await;
+            self.keep(one);
         }
     }
 
@@ -162,11 +162,9 @@ impl<'a> Session<'a> {
     }
 
     /// Puts a measurement of the sensor's own time with what is to be stored.
-    async fn keep(&mut self, placed: Placed) {
+    fn keep(&mut self, placed: Placed) {
         let began_us = placed.sync.boot_us;
-        if let Err(error) = self.context.store.own_sync(self.hardware.clone(), placed.sync).await {
-            tracing::warn!(hardware = %self.hardware, %error, "the time of this measurement was not stored");
-        }
+        self.syncs.push(placed.sync);
         for frame in &placed.frames {
             if placed.is_new {
                 self.show(frame, began_us);
@@ -197,6 +195,13 @@ impl<'a> Session<'a> {
                 (header.epoch, header.seq, header.ticks.0)
             }));
         }
+        if self.pending.is_empty() && self.lost.is_empty() {
+            return;
+        }
+        if let Err(error) = self.place().await {
+            tracing::warn!(hardware = %self.hardware, %error, "what places the frames was not stored; trying again");
+            return;
+        }
         self.give_up().await;
         if self.pending.is_empty() {
             return;
@@ -219,6 +224,15 @@ impl<'a> Session<'a> {
                 self.pending = frames;
             }
         }
+    }
+
+    /// Stores what places the frames: without it they would have no time.
+    async fn place(&mut self) -> Result<(), StoreError> {
+        if !self.syncs.is_empty() {
+            self.context.store.own_syncs(self.hardware.clone(), self.syncs.clone()).await?;
+            self.syncs.clear();
+        }
+        Ok(())
     }
 
     /// Records that frames which the store did not take will not come, as soon as it takes that.
