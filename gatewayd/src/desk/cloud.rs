@@ -46,7 +46,10 @@ impl Desk {
             self.inner
                 .devices
                 .change(|contents| {
-                    if let Some(device) = contents.devices.get_mut(&hardware) {
+                    // It may have got another wearer here meanwhile.
+                    if let Some(device) = contents.devices.get_mut(&hardware)
+                        && device.worn_by == Some(binding)
+                    {
                         device.worn_by = None;
                     }
                 })
@@ -73,7 +76,6 @@ impl Desk {
     pub async fn run(self, cancel: CancellationToken) {
         let mut tick = tokio::time::interval(LOOK);
         let mut stepped_back = std::collections::HashMap::new();
-        let mut told = std::collections::HashMap::new();
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return,
@@ -88,7 +90,7 @@ impl Desk {
             for revocation in self.inner.book.revocations() {
                 self.revoke(&revocation).await;
             }
-            self.finish_hand_overs(&mut told).await;
+            self.finish_hand_overs().await;
         }
     }
 

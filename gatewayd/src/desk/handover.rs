@@ -73,6 +73,8 @@ impl Desk {
         }
         self.check_consent(&consent)?;
         let (user, added) = self.check_wearer(wearer)?;
+        let lock = self.wearers.of(hardware);
+        let changing = lock.lock().await;
         let former = self.worn_by(hardware);
         let another = former.is_some_and(|former| former != user);
         let (from, old_log) = self.boundary_of_hand_over(hardware, another, log).await?;
@@ -124,6 +126,7 @@ impl Desk {
                 people.withdrawn.remove(&user);
             })
             .map_err(DeskError::not_kept)?;
+        drop(changing);
         if old_log.is_some() {
             self.wait_handed_over(hardware).await?;
         }
@@ -132,6 +135,8 @@ impl Desk {
 
     /// Takes a device from its wearer.
     pub async fn unbind(&self, by: &Actor, hardware: &HardwareId) -> Result<(), DeskError> {
+        let lock = self.wearers.of(hardware);
+        let _changing = lock.lock().await;
         self.known(hardware)?;
         if self.inner.devices.get(hardware).is_some_and(|device| device.hand_over.is_some()) {
             // The one who was to wear it never did.

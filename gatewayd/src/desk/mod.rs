@@ -30,6 +30,7 @@ use crate::radio::{AdapterId, Offer, Radio};
 use crate::roster::{Book, Roster};
 use crate::status::Board;
 use crate::store::Store;
+use new_log::WearerLocks;
 
 pub use crate::decisions::Actor;
 pub use crate::radio::window::{Nearby, Why, Window};
@@ -89,12 +90,13 @@ impl std::fmt::Debug for Parts {
 #[derive(Debug, Clone)]
 pub struct Desk {
     inner: Arc<Parts>,
+    wearers: Arc<WearerLocks>,
 }
 
 impl Desk {
     /// A desk over these parts.
     pub fn new(parts: Parts) -> Self {
-        Self { inner: Arc::new(parts) }
+        Self { inner: Arc::new(parts), wearers: Arc::default() }
     }
 
     /// Lets devices pair for a while. An open window lasts from now on again.
@@ -171,6 +173,8 @@ impl Desk {
 
     /// Ends the bond with a device, on both sides where it is connected, and takes it from its wearer.
     pub async fn forget(&self, by: &Actor, hardware: &HardwareId) -> Result<(), DeskError> {
+        let lock = self.wearers.of(hardware);
+        let _changing = lock.lock().await;
         let device = self.known(hardware)?;
         let mut what = Vec::new();
         if device.worn_by.is_some() {

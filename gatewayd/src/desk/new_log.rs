@@ -5,6 +5,9 @@
 //! its first frame on. A wearable that goes away in between, or a box that starts again, finishes it at the next
 //! connection. Until then its frames are nobody's: never the former wearer's.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use kinara_protocol::control::{Hello, Op, Outcome};
 use kinara_protocol::frame::Epoch;
 use tokio::time::{Duration, Instant};
@@ -20,6 +23,24 @@ const FORMATTED: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(100);
 /// A wearable that was told to begin a new log and has not is told again after this.
 const TOLD_AGAIN: Duration = Duration::from_secs(15);
+
+/// The log that a wearable was told to end, and when.
+type Told = Option<(u32, Instant)>;
+
+/// A lock for each device: one at a time changes its wearer. So a hand-over is finished once, and whoever takes the device
+/// back meanwhile finds either the hand-over or the new wearer.
+#[derive(Debug, Default)]
+pub(super) struct WearerLocks {
+    of: Mutex<HashMap<HardwareId, Arc<tokio::sync::Mutex<Told>>>>,
+}
+
+impl WearerLocks {
+    /// The lock of a device.
+    pub(super) fn of(&self, hardware: &HardwareId) -> Arc<tokio::sync::Mutex<Told>> {
+        let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(of.entry(hardware.clone()).or_default())
+    }
+}
 
 impl Desk {
     /// Closes the former wearer's frames and gives up what is still on the wearable, with a gap. Gives the boundary, and
@@ -39,28 +60,21 @@ impl Desk {
     /// Waits until a hand-over is done that was recorded.
     pub(super) async fn wait_handed_over(&self, hardware: &HardwareId) -> Result<(), DeskError> {
         let deadline = Instant::now() + FORMATTED;
-        let mut told = None;
-        loop {
-            let Some(pending) = self.pending(hardware) else { return Ok(()) };
-            self.finish_hand_over(hardware, &pending, &mut told).await?;
+        while self.pending(hardware).is_some() {
+            self.finish_hand_over(hardware).await?;
             if Instant::now() > deadline {
                 return Err(DeskError::HandOverPending(hardware.clone()));
             }
             tokio::time::sleep(POLL).await;
         }
+        Ok(())
     }
 
-    /// Finishes the hand-overs whose wearables are connected. `told`: when each was told last.
-    pub(super) async fn finish_hand_overs(
-        &self,
-        told: &mut std::collections::HashMap<HardwareId, Option<Instant>>,
-    ) {
+    /// Finishes the hand-overs whose wearables are connected.
+    pub(super) async fn finish_hand_overs(&self) {
         let devices = self.inner.devices.now().devices;
-        let pending =
-            devices.into_iter().filter_map(|(hardware, device)| Some((hardware, device.hand_over?)));
-        for (hardware, pending) in pending {
-            let told = told.entry(hardware.clone()).or_default();
-            if let Err(error) = self.finish_hand_over(&hardware, &pending, told).await {
+        for (hardware, _) in devices.into_iter().filter(|(_, device)| device.hand_over.is_some()) {
+            if let Err(error) = self.finish_hand_over(&hardware).await {
                 tracing::warn!(%hardware, %error, "a hand-over waits");
             }
         }
@@ -71,24 +85,23 @@ impl Desk {
     }
 
     /// One step: a wearable with its old log is told to begin a new one, one with a new log is given to its wearer.
-    async fn finish_hand_over(
-        &self,
-        hardware: &HardwareId,
-        pending: &HandOver,
-        told: &mut Option<Instant>,
-    ) -> Result<(), DeskError> {
+    async fn finish_hand_over(&self, hardware: &HardwareId) -> Result<(), DeskError> {
+        // Who changes it now finishes it, or leaves it for the next look.
+        let lock = self.wearers.of(hardware);
+        let Ok(mut told) = lock.try_lock() else { return Ok(()) };
+        let Some(pending) = self.pending(hardware) else { return Ok(()) };
         if !self.inner.links.is_connected(hardware) {
             return Ok(());
         }
         // It may go while it is asked: then the next connection is the one.
         let Ok(hello) = self.hello(hardware).await else { return Ok(()) };
         if hello.epoch.log_id() != pending.old_log {
-            return self.give_new_log(hardware, pending, hello.epoch).await;
+            return self.give_new_log(hardware, &pending, hello.epoch).await;
         }
-        if told.is_some_and(|told| told.elapsed() < TOLD_AGAIN) {
+        if told.is_some_and(|(log, at)| log == pending.old_log && at.elapsed() < TOLD_AGAIN) {
             return Ok(());
         }
-        *told = Some(Instant::now());
+        *told = Some((pending.old_log, Instant::now()));
         match self.ask(hardware, Op::Format).await {
             Ok(Outcome::Ok) | Err(DeskError::NotConnected(_)) => Ok(()),
             Ok(other) => Err(DeskError::Wearable(format!("{other:?} to formatting its log"))),
@@ -108,16 +121,21 @@ impl Desk {
         let (user, consent) = (pending.user, pending.consent);
         let assigned =
             What::Assigned { hardware: hardware.clone(), user, consent, from, device_name: device.name };
-        // Another call may have finished it meanwhile.
-        if self.pending(hardware).as_ref() != Some(pending) {
-            return Ok(());
-        }
         let ids = self.record(&pending.by, vec![assigned]).await?;
         let decision = ids.last().copied().expect("the assignment was recorded");
         let since_us = self.inner.decisions.now().0;
         let binding = Binding { user, consent, decision, since_us };
-        tracing::info!(%hardware, %epoch, "its new log is its new wearer's");
-        self.set_wearer(hardware, Some(binding), None)?;
+        self.inner
+            .devices
+            .change(|contents| {
+                if let Some(device) = contents.devices.get_mut(hardware)
+                    && device.hand_over.as_ref() == Some(pending)
+                {
+                    (device.worn_by, device.hand_over) = (Some(binding), None);
+                    tracing::info!(%hardware, %epoch, "its new log is its new wearer's");
+                }
+            })
+            .map_err(DeskError::not_kept)?;
         self.inner.book.tell();
         Ok(())
     }

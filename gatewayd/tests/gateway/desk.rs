@@ -12,6 +12,8 @@ use ring::signature::{ED25519, UnparsedPublicKey};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::Packet;
 use rumqttc::v5::{AsyncClient, Event, MqttOptions};
+use rusqlite::Connection;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::air::{SECRET, Wearable, air};
@@ -294,6 +296,69 @@ async fn a_hand_over_outlives_a_wearable_that_goes_and_a_box_that_starts_again()
         "the new log is all the new wearer's, from its first boot"
     );
     assert_eq!(daemon.desk.devices()[0].wearer, Some(wearer));
+    daemon.stop().await;
+}
+
+/// A wearable that has begun its new log and is linked: what is decided now waits until the database is let go of.
+async fn new_log_that_is_being_given(dir: &Path, wearable: &Wearable, desk: &Desk) -> Connection {
+    let hardware = pair(desk).await;
+    desk.bind(&nurse(), &hardware, named("Asha"), agreed(desk), Log::Drain).await.unwrap();
+    until("her log is drained", || wearable.is_drained()).await;
+    wearable.lock().goes_at_format = true;
+    let (bound, consent) = (desk.clone(), agreed(desk));
+    let binding =
+        tokio::spawn(
+            async move { bound.bind(&nurse(), &hardware, named("Bela"), consent, Log::Format).await },
+        );
+    until("it was told and has gone", || wearable.lock().hangs).await;
+    binding.abort();
+    let links = wearable.lock().links;
+    wearable.lock().hangs = false;
+    until("it is back", || wearable.lock().links > links && wearable.is_drained()).await;
+    let db = Connection::open(dir.join("data/store.db")).unwrap();
+    db.execute_batch("BEGIN IMMEDIATE").unwrap();
+    // By now everybody who looks after hand-overs has looked.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    db
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_that_is_taken_back_while_it_is_given_a_new_log_is_nobodys() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path());
+    let bridge = Bridge::start(broker.port);
+    let wearable = Wearable::start(&air(dir.path()), 0xac, 5);
+    let daemon = start(dir.path(), broker.port).await;
+    let db = new_log_that_is_being_given(dir.path(), &wearable, &daemon.desk).await;
+    let desk = daemon.desk.clone();
+    let unbinding = tokio::spawn(async move { desk.unbind(&nurse(), &HardwareId::kinara(0xac)).await });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    db.execute_batch("ROLLBACK").unwrap();
+    unbinding.await.unwrap().unwrap();
+    until("the cloud hears of it", || decided(&bridge).ends_with(&["assigned", "unassigned"])).await;
+    assert_eq!(daemon.desk.devices()[0].wearer, None);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_log_is_given_once_whoever_looks_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path());
+    let bridge = Bridge::start(broker.port);
+    let wearable = Wearable::start(&air(dir.path()), 0xae, 5);
+    let daemon = start(dir.path(), broker.port).await;
+    let stop = CancellationToken::new();
+    let others: Vec<_> = (0..3).map(|_| tokio::spawn(daemon.desk.clone().run(stop.clone()))).collect();
+    let db = new_log_that_is_being_given(dir.path(), &wearable, &daemon.desk).await;
+    db.execute_batch("ROLLBACK").unwrap();
+    until("the new log is given", || decided(&bridge).ends_with(&["unassigned", "assigned"])).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let given = decided(&bridge).into_iter().filter(|kind| *kind == "assigned").count();
+    assert_eq!(given, 2, "once to each of the two wearers: {:?}", decided(&bridge));
+    stop.cancel();
+    for other in others {
+        other.await.unwrap();
+    }
     daemon.stop().await;
 }
 
