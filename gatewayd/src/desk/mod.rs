@@ -5,8 +5,8 @@
 //! chose; and whatever does not work says why, and what to do.
 
 mod cloud;
-mod erased;
 mod error;
+mod given_up;
 mod handover;
 mod new_log;
 mod parked;
