@@ -531,9 +531,17 @@ async fn a_large_backlog_costs_no_reads_while_nothing_happens() {
     drop(db);
     let (store, board) = opened(dir.path());
     until("it is not counted", async || board.now().buffer.frames > 100_000).await;
-    let before = bytes_read();
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    let per_second = (bytes_read() - before) / 5;
+    // The count is the whole process's, so tests beside this one add to it: one quiet stretch is enough, and a store that
+    // reads by itself has none.
+    let mut per_second = u64::MAX;
+    for _ in 0..12 {
+        let before = bytes_read();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        per_second = per_second.min((bytes_read() - before) / 5);
+        if per_second < 200_000 {
+            break;
+        }
+    }
     assert!(per_second < 200_000, "{per_second} bytes a second of {} MB", board.now().buffer.bytes >> 20);
     store.stop().await;
 }
