@@ -36,7 +36,11 @@ pub struct Message {
     pub state: State,
 }
 
-/// Leaves out what the database would refuse, and with it all else: devices whose ids are none, and control characters.
+/// The largest number that the database's own have room for.
+const MOST: u64 = i64::MAX.unsigned_abs();
+
+/// Leaves out what the database would refuse, and with it all else: devices whose ids are none, and control characters. Numbers
+/// beyond what it counts with become the largest of those.
 pub fn tidy(state: &mut State) {
     state.devices.retain(|device| is_hardware_id(&device.hardware_id));
     let texts = [&mut state.software, &mut state.clock_source, &mut state.level];
@@ -44,6 +48,19 @@ pub fn tidy(state: &mut State) {
     let names = state.adapters.iter_mut().map(|adapter| &mut adapter.name);
     for text in texts.into_iter().chain(&mut state.notes).chain(of_devices).chain(names) {
         text.retain(|letter| !letter.is_control());
+    }
+    let numbers = [
+        &mut state.buffered_frames,
+        &mut state.buffered_batches,
+        &mut state.buffered_bytes,
+        &mut state.parked_batches,
+        &mut state.disk_free_bytes,
+        &mut state.clock_uncertainty_us,
+    ];
+    let of_devices =
+        state.devices.iter_mut().flat_map(|device| [&mut device.buffered_frames, &mut device.backlog_frames]);
+    for number in numbers.into_iter().chain(of_devices) {
+        *number = MOST.min(*number);
     }
 }
 
@@ -374,5 +391,30 @@ mod tests {
         let ids: Vec<&str> = state.devices.iter().map(|device| device.hardware_id.as_str()).collect();
         assert_eq!((ids, state.notes[0].as_str()), (vec!["kinara:1"], "disk full"));
         assert_eq!(state.devices[0].problem, "lost");
+    }
+
+    #[test]
+    fn numbers_beyond_those_that_the_database_counts_with_become_the_largest_of_them() {
+        let device = DeviceState {
+            hardware_id: "kinara:1".to_owned(),
+            buffered_frames: u64::MAX,
+            backlog_frames: u64::MAX,
+            ..DeviceState::default()
+        };
+        let mut state = State {
+            devices: vec![device],
+            parked_batches: u64::MAX,
+            buffered_frames: u64::MAX,
+            buffered_bytes: 7,
+            ..State::default()
+        };
+        tidy(&mut state);
+        let device = &state.devices[0];
+        for number in
+            [state.parked_batches, state.buffered_frames, device.buffered_frames, device.backlog_frames]
+        {
+            assert!(i64::try_from(number).is_ok_and(|number| number == i64::MAX));
+        }
+        assert_eq!(state.buffered_bytes, 7);
     }
 }

@@ -18,7 +18,9 @@ pub(super) async fn gateway(
     let tenant = find_tenant(transaction, slug).await?;
     let row = transaction
         .query_opt(
-            "SELECT retired_at IS NOT NULL, id || '-' || (state ->> 'buffer'), coalesce((state ->> 'buffered_frames')::int8, 0)
+            // What it says it holds may be any number.
+            "SELECT retired_at IS NOT NULL, id || '-' || (state ->> 'buffer'),
+               least(coalesce((state ->> 'buffered_frames')::numeric, 0), 9223372036854775807)::int8
              FROM gateways WHERE id = $1 AND tenant_id = $2 FOR UPDATE",
             &[&id, &tenant],
         )

@@ -1,9 +1,9 @@
 //! Housekeeping that no batch brings about: gaps that have become final, partitions, the quarantine's limits.
 //!
 //! The promise: each step stands alone, is a bounded slice, and takes what it looks at in turn. One that fails, for whatever
-//! is there of one clinic, keeps no other from being done.
+//! is there of one clinic, keeps no other from being done. What a gateway says of itself may be any number.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -11,6 +11,7 @@ use kinara_clock::Clock;
 use kinara_store::{Pool, Transaction};
 use uuid::Uuid;
 
+use crate::error::Remedy;
 use crate::gaps::{self, Candidate, Findings};
 use crate::plan::Key;
 use crate::seqs::SeqSet;
@@ -59,8 +60,11 @@ pub struct Swept {
 
 /// A slice of open gaps that stood still, those first that were not looked at for longest.
 const STANDING: &str = "
-    SELECT id FROM gaps WHERE reason = 'late' AND withdrawn_at IS NULL AND updated_at < $1
+    SELECT id, hardware FROM gaps WHERE reason = 'late' AND withdrawn_at IS NULL AND updated_at < $1
     ORDER BY looked_at NULLS FIRST LIMIT $2";
+
+/// Open gaps in a statement.
+const TOGETHER: usize = 250;
 
 /// Where there are more than a slice, the next ones' turn comes.
 const LOOKED_AT: &str = "UPDATE gaps SET looked_at = $2 WHERE id = ANY($1) AND reason = 'late'";
@@ -86,9 +90,9 @@ const SETTLE: &str = "
             SELECT FROM held a JOIN gateways w ON w.tenant_id = a.tenant_id
             WHERE a.gap = g.id AND w.retired_at IS NULL AND (
               w.last_seen_at IS NULL OR w.last_seen_at < $3 OR NOT coalesce((w.state->>'online')::bool, false)
-              OR coalesce((w.state->>'parked_batches')::int8, 0) > 0
+              OR coalesce((w.state->>'parked_batches')::numeric, 0) > 0
               OR EXISTS (SELECT FROM jsonb_array_elements(w.state->'devices') d
-                         WHERE d->>'hardware_id' = a.hardware_id AND (d->>'buffered_frames')::int8 > 0)))
+                         WHERE d->>'hardware_id' = a.hardware_id AND (d->>'buffered_frames')::numeric > 0)))
           AND EXISTS (
             SELECT FROM device_assignments a JOIN hardware h ON h.id = a.hardware_id
               JOIN gateways w ON w.tenant_id = a.tenant_id
@@ -96,7 +100,7 @@ const SETTLE: &str = "
             WHERE a.hardware_id = g.hardware
               AND tstzrange(a.valid_from, a.valid_to) && tstzrange(least(g.from_time, g.to_time), NULL)
               AND w.retired_at IS NULL AND w.last_seen_at >= $3 AND d->>'hardware_id' = h.hardware_id
-              AND (d->>'connected')::bool AND (d->>'backlog_frames')::int8 = 0)))";
+              AND (d->>'connected')::bool AND (d->>'backlog_frames')::numeric = 0)))";
 
 /// What goes of one clinic: `$2` things or `$3` bytes too many, the oldest first. What another clinic's gateway brought tells
 /// nothing: that one's word is not believed.
@@ -139,15 +143,18 @@ pub async fn sweep(pool: &Pool, clock: &dyn Clock, policy: &Policy) -> Result<Sw
     drop(pool.get().await?);
     out.step("making partitions", make_partitions(pool, now).await);
     out.step("dropping expired partitions", drop_partitions(pool).await);
-    let standing =
-        Standing { since: ago(policy.late_grace), word: ago(policy.gateway_word), most: policy.gaps };
-    out.lost = out.step("settling gaps", settle(pool, now, &standing).await);
     out.expired +=
         out.step("thinning the quarantine by age", expire_aged(pool, ago(policy.quarantine_age), now).await);
     let excess = out.step("measuring the quarantine", excess(pool, policy).await);
     for one in excess {
         out.expired += out.step("thinning a clinic's quarantine", expire_of(pool, &one, now).await);
     }
+    // Last, since it may take long.
+    let standing =
+        Standing { since: ago(policy.late_grace), word: ago(policy.gateway_word), most: policy.gaps };
+    let (lost, left_out) = out.step("settling gaps", settle(pool, now, &standing).await);
+    out.lost = lost;
+    out.failed += left_out;
     Ok(out)
 }
 
@@ -182,22 +189,55 @@ struct Standing {
     most: i64,
 }
 
-async fn settle(pool: &Pool, now: Timestamp, standing: &Standing) -> Result<u64, Error> {
+/// An open gap, and of which wearable.
+#[derive(Clone, Copy)]
+struct Open {
+    id: Uuid,
+    hardware: Uuid,
+}
+
+/// Looks at a slice of open gaps; gives how many are lost now, and how many wearables were left out, since not even one gap of
+/// theirs was looked at in time.
+async fn settle(pool: &Pool, now: Timestamp, standing: &Standing) -> Result<(u64, u64), Error> {
     let client = pool.get().await?;
-    let gaps: Vec<Uuid> = client
+    let mut gaps: Vec<Open> = client
         .query(STANDING, &[&standing.since, &standing.most])
         .await?
         .iter()
-        .map(|row| row.get(0))
+        .map(|row| Open { id: row.get(0), hardware: row.get(1) })
         .collect();
-    if gaps.is_empty() {
-        return Ok(0);
-    }
-    let settled = client.execute(SETTLE, &[&now, &gaps, &standing.word]).await?;
     if gaps.len() as i64 >= standing.most {
-        client.execute(LOOKED_AT, &[&gaps, &now]).await?;
+        // First, and by itself: whatever becomes of these, the next ones have their turn.
+        let ids: Vec<Uuid> = gaps.iter().map(|gap| gap.id).collect();
+        client.execute(LOOKED_AT, &[&ids, &now]).await?;
     }
-    Ok(settled)
+    gaps.sort_unstable_by_key(|gap| (gap.hardware, gap.id));
+    let mut open: Vec<&[Open]> = gaps.chunks(TOGETHER).collect();
+    let mut left_out: BTreeSet<Uuid> = BTreeSet::new();
+    let mut lost = 0;
+    while let Some(part) = open.pop() {
+        let ids: Vec<Uuid> =
+            part.iter().filter(|gap| !left_out.contains(&gap.hardware)).map(|gap| gap.id).collect();
+        if ids.is_empty() {
+            continue;
+        }
+        match client.execute(SETTLE, &[&now, &ids, &standing.word]).await.map_err(Error::from) {
+            Ok(settled) => lost += settled,
+            Err(error) if error.remedy() == Remedy::Later => return Err(error),
+            Err(error) if part.len() > 1 => {
+                tracing::info!(gaps = part.len(), %error, "gaps were not looked at in time; half of them are");
+                let (first, second) = part.split_at(part.len() / 2);
+                open.extend([second, first]);
+            }
+            Err(error) => {
+                for Open { hardware, .. } in part {
+                    tracing::warn!(%hardware, %error, "a wearable's gaps stay open for now");
+                    left_out.insert(*hardware);
+                }
+            },
+        }
+    }
+    Ok((lost, left_out.len() as u64))
 }
 
 /// How much more a clinic has in quarantine than it may.

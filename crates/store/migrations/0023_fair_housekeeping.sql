@@ -216,9 +216,10 @@ BEGIN
   IF NOT FOUND THEN
     RETURN 0;
   END IF;
-  -- The epoch's times lie around its fits, by as much as they are uncertain.
-  SELECT to_timestamp(min(f.ref_utc_us - f.uncertainty_us) / 1e6) - interval '31 days',
-    to_timestamp(max(f.ref_utc_us + f.uncertainty_us) / 1e6) + interval '31 days' INTO from_time, to_time
+  -- The epoch's times lie around its fits, by as much as they are uncertain: any numbers, of which those of this century count.
+  SELECT to_timestamp(least(greatest(min(f.ref_utc_us::numeric - f.uncertainty_us) / 1e6, 0), 4e9)) - interval '31 days',
+    to_timestamp(least(greatest(max(f.ref_utc_us::numeric + f.uncertainty_us) / 1e6, 0), 4e9)) + interval '31 days'
+    INTO from_time, to_time
     FROM public.frame_times f WHERE f.hardware = one.hardware AND f.epoch = one.epoch AND f.time_uncertain;
   PERFORM set_config('timescaledb.max_tuples_decompressed_per_dml_transaction', '0', true);
   EXECUTE format($sql$

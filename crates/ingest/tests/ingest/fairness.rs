@@ -109,6 +109,95 @@ async fn an_events_writer_does_not_wait_for_a_roll_up_of_its_clinic() {
     assert_eq!(world.number(&jobs.replace("tenant", &TENANT.to_string())).await, 1);
 }
 
+/// A gap of the test's device and one of another that cannot be settled in time; both are lost.
+async fn two_lost_gaps(world: &World) {
+    let other = Uuid::from_u128(0x42);
+    world.write(&[batch_of(GATEWAY, &seconds(0..3)), batch_of(GATEWAY, &seconds(5..6))]).await;
+    world
+        .run(&format!(
+            "INSERT INTO hardware (id, hardware_id) VALUES ('{other}', 'kinara:00000000000000c3');
+             INSERT INTO device_assignments (hardware_id, tenant_id, user_id, device_id, valid_from)
+               VALUES ('{other}', '{TENANT}', '{SECOND_USER}', '{DEVICE}', '2025-01-01');
+             INSERT INTO gaps (hardware, epoch, seqs, reason, from_time, to_time, updated_at)
+               VALUES ('{other}', 99, '{{[0,1)}}', 'late', '2026-01-01', '2026-01-01', 'epoch');
+             UPDATE gaps SET looked_at = '2025-01-01' WHERE hardware <> '{other}';
+             INSERT INTO gateway_buffers (gateway_id, buffer, store_id, broke_at)
+               VALUES ('{GATEWAY}', 2, 2, to_timestamp({}));
+             CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(60); RETURN NEW; END $$;
+             CREATE TRIGGER slow BEFORE UPDATE ON gaps FOR EACH ROW
+               WHEN (NEW.hardware = '{other}' AND NEW.reason <> 'late') EXECUTE FUNCTION slow()",
+            NOW_US / 1_000_000 + 1
+        ))
+        .await;
+    world.clock.advance_us(120_000_000);
+}
+
+#[tokio::test]
+async fn a_wearable_whose_gaps_cannot_be_settled_in_time_keeps_no_other_from_being_settled() {
+    let world = world().await;
+    two_lost_gaps(&world).await;
+    let pool = hasty(&world, Duration::from_secs(1));
+    let swept = sweep(&pool, world.clock.as_ref(), &Policy::default()).await.unwrap();
+    assert_eq!((swept.lost, swept.failed), (1, 1));
+}
+
+#[tokio::test]
+async fn a_slice_of_gaps_that_cannot_be_settled_is_followed_by_the_next_one() {
+    let world = world().await;
+    two_lost_gaps(&world).await;
+    let pool = hasty(&world, Duration::from_secs(1));
+    let policy = Policy { gaps: 1, ..Policy::default() };
+    let first = sweep(&pool, world.clock.as_ref(), &policy).await.unwrap();
+    assert_eq!((first.lost, first.failed), (0, 1));
+    world.clock.advance_us(5_000_000);
+    assert_eq!(sweep(&pool, world.clock.as_ref(), &policy).await.unwrap().lost, 1);
+}
+
+#[tokio::test]
+async fn whatever_numbers_a_gateway_says_of_itself_gaps_are_settled() {
+    let world = world().await;
+    world.write(&[batch_of(GATEWAY, &seconds(0..3)), batch_of(GATEWAY, &seconds(5..6))]).await;
+    let most = u64::MAX;
+    world
+        .run(&format!(
+            "UPDATE gateways SET last_seen_at = to_timestamp({}), state = '{{\"online\": true, \"parked_batches\": {most},
+               \"devices\": [{{\"hardware_id\": \"{HARDWARE}\", \"connected\": true, \"buffered_frames\": {most},
+                 \"backlog_frames\": {most}}}]}}' WHERE id = '{GATEWAY}'",
+            NOW_US / 1_000_000 + 120
+        ))
+        .await;
+    world.clock.advance_us(120_000_000);
+    let swept = sweep(&world.pool, world.clock.as_ref(), &Policy::default()).await.unwrap();
+    assert_eq!((swept.lost, swept.failed), (0, 0), "it says that it holds something");
+    // Another life of it lost its database.
+    world
+        .run(&format!(
+            "INSERT INTO gateway_buffers (gateway_id, buffer, store_id, broke_at)
+               VALUES ('{GATEWAY}', 2, 2, to_timestamp({}))",
+            NOW_US / 1_000_000 + 1
+        ))
+        .await;
+    let swept = sweep(&world.pool, world.clock.as_ref(), &Policy::default()).await.unwrap();
+    assert_eq!((swept.lost, swept.failed), (1, 0));
+}
+
+#[tokio::test]
+async fn readings_of_any_uncertainty_are_marked() {
+    let world = world().await;
+    world.write(&[batch_of(GATEWAY, &seconds(0..3))]).await;
+    world
+        .run(&format!(
+            "INSERT INTO frame_times VALUES
+               ('{HARDWARE_ROW}', {0}, '{{[0,2)}}', 0, -9223372036854775808, 0, 9223372036854775807, 0, true),
+               ('{HARDWARE_ROW}', {0}, '{{[2,3)}}', 0, 9223372036854775807, 0, 9223372036854775807, 0, true);
+             INSERT INTO ts.unmarked VALUES ('{HARDWARE_ROW}', {0})",
+            EPOCH.0 as i64
+        ))
+        .await;
+    assert_eq!(world.number("SELECT ts.mark_uncertain()").await, 1);
+    assert_eq!(world.number("SELECT count(*) FROM ts.readings WHERE quality > 0").await, 0);
+}
+
 #[tokio::test]
 async fn a_step_of_the_sweep_that_fails_keeps_no_other_from_being_done() {
     let world = world().await;
