@@ -211,12 +211,15 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, stop: CancellationToken)
     );
     tasks.spawn(
         "what is derived",
-        keep_derived(
-            pool.clone(),
-            clock.clone(),
-            Duration::from_secs(config.jobs.derive_s),
-            metrics.clone(),
+        // A slice that is cut short is done again.
+        until(
             stop.clone(),
+            keep_derived(
+                pool.clone(),
+                clock.clone(),
+                Duration::from_secs(config.jobs.derive_s),
+                metrics.clone(),
+            ),
         ),
     );
     let shop = jobs::Workshop {
@@ -601,20 +604,13 @@ async fn keep_up(
     }
 }
 
-/// Aggregates, and then what the intervals among them give.
-async fn keep_derived(
-    pool: Pool,
-    clock: Arc<dyn Clock>,
-    every: Duration,
-    metrics: Arc<Metrics>,
-    stop: CancellationToken,
-) {
+/// Aggregates, and then what the intervals among them give. A round that left something is followed by the next one at once.
+async fn keep_derived(pool: Pool, clock: Arc<dyn Clock>, every: Duration, metrics: Arc<Metrics>) {
     let slice = rollup::Slice::default();
+    let mut pause = every;
     loop {
-        tokio::select! {
-            () = tokio::time::sleep(every) => {}
-            () = stop.cancelled() => return,
-        }
+        tokio::time::sleep(pause).await;
+        pause = every;
         let now = timestamp(clock.utc_us());
         match rollup::round(&pool, now, &slice).await {
             Ok(done) => {
@@ -622,6 +618,9 @@ async fn keep_derived(
                 metrics.rollup_skipped.store(done.skipped.len() as u64, Ordering::Relaxed);
                 metrics.unknown_time_zones.store(done.unknown_zones.len() as u64, Ordering::Relaxed);
                 metrics.housekeeping_failed_total.fetch_add(done.failed, Ordering::Relaxed);
+                if done.unfinished {
+                    pause = Duration::ZERO;
+                }
             }
             Err(error) => tracing::warn!(%error, "aggregates stay stale for now"),
         }

@@ -26,13 +26,13 @@ struct Hour {
     devices: Vec<Vec<(i64, Interval)>>,
 }
 
-/// Computes what is stale, slice by slice, and gives how many windows there are of it. A slice that does not come to its
+/// Computes what is stale, some slices of it, and gives how many windows there are of it. A slice that does not come to its
 /// end in time is halved; which hours are in it is drawn by lot, so that those of one wearer keep no others from being done.
 pub async fn enrich(pool: &Pool, now: Timestamp, slice: &Slice) -> Result<u64, Error> {
     let raw_from = slice.raw_from(now);
     let mut hours = slice.hours;
     let mut total = 0;
-    loop {
+    for _ in 0..slice.laps {
         match slice_of(pool, hours, raw_from).await {
             Ok(None) => break,
             Ok(Some(windows)) => total += windows,

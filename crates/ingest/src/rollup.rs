@@ -4,7 +4,8 @@
 //! often, and whoever they were moved to. A write notes in its own transaction which hours it made stale; the
 //! database recomputes these whole ([`roll_up`]), a bounded slice at a time, clinic by clinic in turn. A clinic whose slice
 //! does not come to its end in time is given smaller ones, and at last is left out of the round and told of: no clinic
-//! waits for another.
+//! waits for another. A round has an end, however fast notes come, and what rules and models have to look at is queued while
+//! it goes on.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,13 +28,15 @@ pub struct Slice {
     pub hours: i32,
     /// Readings are kept so long. What is older is not recomputed: it may be gone in part.
     pub raw_days: i64,
+    /// Such slices of each clinic in a round: then others have their turn, whatever is left.
+    pub laps: u32,
     /// Expired rows of each kind that are deleted in a transaction.
     pub expired: i32,
 }
 
 impl Default for Slice {
     fn default() -> Self {
-        Self { hours: 50, raw_days: Limits::default().retention_days, expired: 10_000 }
+        Self { hours: 50, raw_days: Limits::default().retention_days, laps: 20, expired: 10_000 }
     }
 }
 
@@ -101,6 +104,8 @@ pub struct Round {
     pub hours: u64,
     /// Clinics that were left out, since their smallest slice failed.
     pub skipped: Vec<Uuid>,
+    /// Something is left for the next round.
+    pub unfinished: bool,
     /// Names of time zones that the database does not know; UTC stands in for them.
     pub unknown_zones: Vec<String>,
     /// Other steps that failed.
@@ -114,13 +119,20 @@ struct Turn {
     hours: i32,
 }
 
-/// Recomputes what is stale and gives how many hours that were; see [`round`].
+/// Recomputes all that is stale and gives how many hours that were; see [`round`].
 pub async fn roll_up(pool: &Pool, now: Timestamp, slice: &Slice) -> Result<u64, Error> {
-    Ok(round(pool, now, slice).await?.hours)
+    let mut hours = 0;
+    loop {
+        let done = round(pool, now, slice).await?;
+        hours += done.hours;
+        if !done.unfinished {
+            return Ok(hours);
+        }
+    }
 }
 
-/// Recomputes what is stale, a slice of each clinic in turn, and does what belongs to it. One step that fails keeps no other
-/// from being done. What another bridge recomputes is left to it.
+/// Recomputes what is stale, some slices of each clinic in turn, and does what belongs to it. One step that fails keeps no
+/// other from being done. What another bridge recomputes is left to it.
 pub async fn round(pool: &Pool, now: Timestamp, slice: &Slice) -> Result<Round, Error> {
     let mut out = Round::default();
     match unknown_zones(pool).await {
@@ -134,16 +146,18 @@ pub async fn round(pool: &Pool, now: Timestamp, slice: &Slice) -> Result<Round, 
     let mut turns: Vec<Turn> =
         clinics.iter().map(|row| Turn { clinic: row.get(0), hours: slice.hours }).collect();
     let raw_from = slice.raw_from(now);
-    while !turns.is_empty() {
+    for _ in 0..slice.laps {
         let mut again = Vec::new();
         for turn in turns {
             again.extend(take_turn(pool, raw_from, turn, &mut out).await);
         }
         turns = again;
+        queue_looks(pool, &mut out).await;
+        if turns.is_empty() {
+            break;
+        }
     }
-    if let Err(error) = queue_looks(pool).await {
-        failed(&mut out, "queueing what rules and models have to look at", &error);
-    }
+    out.unfinished = !turns.is_empty();
     for (what, sql) in [
         ("adding up what was written", "SELECT ts.add_up_written()"),
         ("deleting expired aggregates", "SELECT ts.drop_expired_rollups($1)"),
@@ -207,11 +221,21 @@ async fn unknown_zones(pool: &Pool) -> Result<Vec<String>, Error> {
 }
 
 /// Queues jobs for what was passed on to rules and models, each clinic's by itself.
-async fn queue_looks(pool: &Pool) -> Result<(), Error> {
-    let client = pool.get().await?;
-    let clinics = client.query("SELECT ts.clinics_to_look_at()", &[]).await?;
-    for row in clinics {
-        client.query_one("SELECT ts.queue_looks($1)", &[&row.get::<_, Uuid>(0)]).await?;
+async fn queue_looks(pool: &Pool, out: &mut Round) {
+    const WHAT: &str = "queueing what rules and models have to look at";
+    let clinics = match clinics_to_look_at(pool).await {
+        Ok(clinics) => clinics,
+        Err(error) => return failed(out, WHAT, &error),
+    };
+    for clinic in clinics {
+        if let Err(error) = call(pool, "SELECT ts.queue_looks($1)", &[&clinic]).await {
+            tracing::warn!(%clinic, "a clinic's rules and models look later");
+            failed(out, WHAT, &error);
+        }
     }
-    Ok(())
+}
+
+async fn clinics_to_look_at(pool: &Pool) -> Result<Vec<Uuid>, Error> {
+    let rows = pool.get().await?.query("SELECT ts.clinics_to_look_at()", &[]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }

@@ -109,6 +109,66 @@ async fn an_events_writer_does_not_wait_for_a_roll_up_of_its_clinic() {
     assert_eq!(world.number(&jobs.replace("tenant", &TENANT.to_string())).await, 1);
 }
 
+#[tokio::test]
+async fn a_round_ends_however_fast_notes_come_and_rules_look_at_what_it_did_while_it_goes_on() {
+    let world = world().await;
+    world
+        .run(&format!(
+            "INSERT INTO alert_rules (tenant_id, name, severity, type, above, minutes, created_at)
+               VALUES ('{TENANT}', 'fast', 'warning', 1, 60, 1, 'epoch')"
+        ))
+        .await;
+    hours(&world, TENANT, 4).await;
+    // Whatever is recomputed is stale again at once.
+    world
+        .run(
+            "CREATE FUNCTION renew() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+               INSERT INTO ts.stale VALUES (NEW.tenant_id, NEW.user_id, NEW.type, NEW.bucket); RETURN NULL; END $$;
+             CREATE TRIGGER renew AFTER INSERT ON ts.readings_hourly FOR EACH ROW EXECUTE FUNCTION renew();
+             DELETE FROM jobs._private_jobs",
+        )
+        .await;
+    let slice = Slice { hours: 2, laps: 3, ..Slice::default() };
+    let done = tokio::time::timeout(Duration::from_mins(1), round(&world.pool, timestamp(NOW_US), &slice));
+    let done = done.await.expect("a round ends").unwrap();
+    assert_eq!((done.hours, done.unfinished), (6, true));
+    let looks = "SELECT count(*) FROM jobs._private_jobs WHERE key LIKE 'evaluate_alerts:%'";
+    assert_eq!(world.number(looks).await, 1);
+    world.run("DELETE FROM jobs._private_jobs").await;
+    let pool = world.pool.clone();
+    let slice = Slice { laps: u32::MAX, ..slice };
+    let going = tokio::spawn(async move { round(&pool, timestamp(NOW_US), &slice).await });
+    let queued = async {
+        while world.number(looks).await == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), queued).await.expect("queued while the round goes on");
+    assert!(!going.is_finished());
+    going.abort();
+}
+
+#[tokio::test]
+async fn a_clinic_whose_looks_cannot_be_queued_keeps_no_others_from_being_queued() {
+    let world = world().await;
+    world
+        .run(&format!(
+            "INSERT INTO ts.alert_notes (tenant_id, user_id, hour)
+               VALUES ('{TENANT}', '{USER}', now()), ('{OTHER_TENANT}', '{USER}', now());
+             DELETE FROM jobs._private_jobs;
+             CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'not this one'; END $$;
+             CREATE TRIGGER refuse BEFORE INSERT ON jobs._private_jobs FOR EACH ROW
+               WHEN (NEW.key = 'evaluate_alerts:{TENANT}') EXECUTE FUNCTION refuse()"
+        ))
+        .await;
+    let done = round(&world.pool, timestamp(NOW_US), &Slice::default()).await.unwrap();
+    assert_eq!(done.failed, 1);
+    assert_eq!(
+        world.text("SELECT string_agg(key, ' ') FROM jobs._private_jobs").await,
+        format!("evaluate_alerts:{OTHER_TENANT}")
+    );
+}
+
 /// A gap of the test's device and one of another that cannot be settled in time; both are lost.
 async fn two_lost_gaps(world: &World) {
     let other = Uuid::from_u128(0x42);
