@@ -183,7 +183,12 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, stop: CancellationToken)
         stop: stop.clone(),
     });
     tasks.spawn("configurations", configured);
-    let policy = Policy { late_grace: Duration::from_secs(config.jobs.late_grace_s), ..Policy::default() };
+    let policy = Policy {
+        late_grace: Duration::from_secs(config.jobs.late_grace_s),
+        // The storage's task does it by the login that may.
+        drops_partitions: config.database.admin_url.is_none(),
+        ..Policy::default()
+    };
     tasks.spawn(
         "the sweep",
         keep_swept(

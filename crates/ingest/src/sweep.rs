@@ -26,6 +26,8 @@ pub struct Policy {
     pub gateway_word: Duration,
     /// Open gaps that are looked at in a sweep.
     pub gaps: i64,
+    /// Partitions are dropped here, as well as it goes without owning them.
+    pub drops_partitions: bool,
     /// Quarantined things are kept so long,
     pub quarantine_age: Duration,
     /// and so many of them for each tenant,
@@ -40,6 +42,7 @@ impl Default for Policy {
             late_grace: Duration::from_mins(1),
             gateway_word: Duration::from_mins(1),
             gaps: 2_000,
+            drops_partitions: true,
             quarantine_age: Duration::from_hours(90 * 24),
             quarantine_rows: 200_000,
             quarantine_bytes: 1 << 30,
@@ -142,7 +145,9 @@ pub async fn sweep(pool: &Pool, clock: &dyn Clock, policy: &Policy) -> Result<Sw
     // A database that is away fails no step.
     drop(pool.get().await?);
     out.step("making partitions", make_partitions(pool, now).await);
-    out.step("dropping expired partitions", drop_partitions(pool).await);
+    if policy.drops_partitions {
+        out.step("dropping expired partitions", drop_partitions(pool).await);
+    }
     out.expired +=
         out.step("thinning the quarantine by age", expire_aged(pool, ago(policy.quarantine_age), now).await);
     let excess = out.step("measuring the quarantine", excess(pool, policy).await);
@@ -234,7 +239,7 @@ async fn settle(pool: &Pool, now: Timestamp, standing: &Standing) -> Result<(u64
                     tracing::warn!(%hardware, %error, "a wearable's gaps stay open for now");
                     left_out.insert(*hardware);
                 }
-            },
+            }
         }
     }
     Ok((lost, left_out.len() as u64))

@@ -62,12 +62,13 @@ CREATE FUNCTION ts.expired_partitions() RETURNS TABLE (base text, part text, pen
         WHEN 'readings' THEN 731 WHEN 'events' THEN 1827 ELSE 31 END
     ORDER BY right(c.relname, 8), 1 $$;
 
--- Drops the oldest of them that nobody uses, where this is all that the program may do: a reader that goes on is not waited
--- for longer than a writer would notice. Whoever may own tables detaches them concurrently first (crates/store/src/partitions.rs).
+-- Drops one of them that nobody uses, where this is all that the program may do: a reader that goes on is not waited for longer
+-- than a writer would notice. One a call, whoever waits behind it, and by lot: one that is read for hours keeps no other from going.
+-- Whoever may own tables detaches them concurrently first (crates/store/src/partitions.rs).
 CREATE OR REPLACE FUNCTION ts.drop_expired() RETURNS int
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms' AS $$
 DECLARE
-  expired record;
+  expired text;
   dropped int;
 BEGIN
   IF EXISTS (SELECT FROM ts.storage WHERE kind = 'timescale') THEN
@@ -80,15 +81,14 @@ BEGIN
   IF NOT pg_try_advisory_xact_lock(hashtextextended('kinara partitions', 0)) THEN
     RETURN 0;
   END IF;
-  FOR expired IN SELECT * FROM ts.expired_partitions() e WHERE NOT coalesce(e.pending, false) LIMIT 4 LOOP
-    BEGIN
-      EXECUTE format('DROP TABLE ts.%I', expired.part);
-      RETURN 1;
-    EXCEPTION WHEN lock_not_available THEN
-      NULL; -- The next one, or the next time.
-    END;
-  END LOOP;
-  RETURN 0;
+  SELECT e.part INTO expired FROM ts.expired_partitions() e WHERE NOT coalesce(e.pending, false) ORDER BY random() LIMIT 1;
+  IF expired IS NULL THEN
+    RETURN 0;
+  END IF;
+  EXECUTE format('DROP TABLE ts.%I', expired);
+  RETURN 1;
+EXCEPTION WHEN lock_not_available THEN
+  RETURN 0; -- The next time.
 END $$;
 
 -- Compresses one chunk that ended a day ago or earlier (the delay for late data): one that never was, or one that got late

@@ -10,14 +10,17 @@ use std::time::Duration;
 use crate::Error;
 use crate::pool::{Limits, Target};
 
-/// How long a partition may be waited for in front of others; it is tried again.
-const LOCK: Duration = Duration::from_millis(200);
-/// How long the whole may take: readers are waited for, behind everybody's back.
+/// How long a detachment may take: readers of the whole table are waited for, behind everybody's back.
 const PATIENCE: Duration = Duration::from_mins(5);
+/// How long each older statement is waited for where a detachment that was cut short is finished: meanwhile nobody makes a
+/// partition, and a writer that wants one waits ten seconds for it.
+const FINISH: &str = "5s";
+/// How long a partition may be waited for in front of others; it is tried again.
+const DROP: &str = "200ms";
 
 /// Drops the partitions whose time is over; gives how many went. `admin_url`: the login that migrates.
 pub async fn drop_expired(admin_url: &str) -> Result<u64, Error> {
-    let limits = Limits { statement: PATIENCE, lock: LOCK, ..Limits::default() };
+    let limits = Limits { statement: PATIENCE, ..Limits::default() };
     let (client, connection) =
         Target::with_limits(admin_url, "kinara-partitions", &limits)?.connect().await?;
     let connection = tokio::spawn(connection);
@@ -30,7 +33,8 @@ pub async fn drop_expired(admin_url: &str) -> Result<u64, Error> {
 async fn drop_with(client: &tokio_postgres::Client) -> Result<u64, Error> {
     client.batch_execute("SET ROLE kinara_owner").await?;
     if client.query_opt("SELECT 1 FROM ts.storage WHERE kind = 'plain'", &[]).await?.is_none() {
-        return Ok(0);
+        let dropped: i32 = client.query_one("SELECT ts.drop_expired()", &[]).await?.get(0);
+        return Ok(u64::from(dropped.unsigned_abs()));
     }
     let mut dropped = 0;
     for row in client.query("SELECT base, part, pending FROM ts.expired_partitions()", &[]).await? {
@@ -56,10 +60,16 @@ async fn retire(
     match pending {
         // Detached, and not dropped when somebody was killed.
         None => {}
-        Some(true) => client.batch_execute(&detach("FINALIZE")).await?,
-        Some(false) => client.batch_execute(&detach("CONCURRENTLY")).await?,
+        Some(true) => within(client, FINISH, &detach("FINALIZE")).await?,
+        Some(false) => within(client, "0", &detach("CONCURRENTLY")).await?,
     }
-    client.batch_execute(&format!("DROP TABLE IF EXISTS ts.{part}")).await
+    within(client, DROP, &format!("DROP TABLE IF EXISTS ts.{part}")).await
+}
+
+/// Runs a statement that waits so long for each lock; "0": as long as a statement may take.
+async fn within(client: &tokio_postgres::Client, lock: &str, sql: &str) -> Result<(), tokio_postgres::Error> {
+    client.batch_execute(&format!("SET lock_timeout = '{lock}'")).await?;
+    client.batch_execute(sql).await
 }
 
 /// A lock or the statement's time was not had, or another program is at it.

@@ -126,22 +126,60 @@ async fn a_day_goes_without_anybodys_waiting_and_one_that_is_read_goes_later() {
     old_day(&admin).await;
     let reader = client(&url).await;
     reader.batch_execute("BEGIN; SELECT count(*) FROM ts.readings").await.unwrap();
-    partitions::drop_expired(&url).await.unwrap();
-    // Nobody stands behind it.
+    let dropping = tokio::spawn({
+        let url = url.clone();
+        async move { partitions::drop_expired(&url).await.unwrap() }
+    });
+    while number(&admin, "SELECT count(*) FROM pg_inherits WHERE inhdetachpending").await == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // Nobody stands behind it, and it is waited for longer than anybody behind it would notice.
     let writer = client(&url).await;
     writer.batch_execute("SET lock_timeout = '100ms'").await.unwrap();
-    writer
-        .batch_execute(
-            "INSERT INTO ts.readings SELECT now(), gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 1, 0, 1, 1, 1",
-        )
-        .await
-        .unwrap();
+    for _ in 0..10 {
+        writer
+            .batch_execute(
+                "INSERT INTO ts.readings SELECT now(), gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 1, 0, 1, 1, 1;
+                 SELECT ts.ensure_partitions(now() - interval '20 days', now() - interval '20 days')",
+            )
+            .await
+            .unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     assert_eq!(number(&admin, OLD).await, 1);
     reader.batch_execute("COMMIT").await.unwrap();
-    // What was cut short is finished.
-    assert!(partitions::drop_expired(&url).await.unwrap() >= 1);
+    assert!(tokio::time::timeout(PATIENCE, dropping).await.unwrap().unwrap() >= 1, "once was enough");
     assert_eq!(number(&admin, OLD).await, 0);
     assert_eq!(partitions::drop_expired(&url).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_day_whose_detachment_was_cut_short_is_finished_the_next_time() {
+    let server = Postgres::temporary().unwrap();
+    let url = server.fresh_database().unwrap();
+    migrate(&url).await.unwrap();
+    let admin = client(&url).await;
+    if number(&admin, "SELECT count(*) FROM ts.storage WHERE kind = 'timescale'").await > 0 {
+        return;
+    }
+    old_day(&admin).await;
+    let reader = client(&url).await;
+    reader.batch_execute("BEGIN; SELECT count(*) FROM ts.readings").await.unwrap();
+    let dropping = tokio::spawn({
+        let url = url.clone();
+        async move { partitions::drop_expired(&url).await }
+    });
+    let pending = "SELECT count(*) FROM pg_inherits WHERE inhdetachpending";
+    while number(&admin, pending).await == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'kinara-partitions'";
+    assert_eq!(number(&admin, kill).await, 1);
+    assert!(dropping.await.unwrap().is_err());
+    assert_eq!((number(&admin, pending).await, number(&admin, OLD).await), (1, 1));
+    reader.batch_execute("COMMIT").await.unwrap();
+    assert!(partitions::drop_expired(&url).await.unwrap() >= 1);
+    assert_eq!(number(&admin, OLD).await, 0);
 }
 
 #[tokio::test]

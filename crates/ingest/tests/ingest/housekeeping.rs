@@ -342,3 +342,18 @@ async fn chunks_are_as_long_as_a_quarter_of_the_memory_holds() {
         assert_eq!(world.text(length).await, "7 days");
     }
 }
+
+#[tokio::test]
+async fn a_sweep_leaves_partitions_to_the_login_that_may_detach_them() {
+    let world = world().await;
+    if world.text("SELECT kind FROM ts.storage").await != "plain" {
+        return;
+    }
+    world.run("SELECT ts.ensure_partitions(now() - interval '800 days', now() - interval '800 days')").await;
+    let expired = "SELECT count(*) FROM ts.expired_partitions()";
+    for drops_partitions in [false, true] {
+        let policy = Policy { drops_partitions, ..Policy::default() };
+        assert_eq!(sweep(&world.pool, world.clock.as_ref(), &policy).await.unwrap().failed, 0);
+        assert_eq!(world.number(expired).await == 0, drops_partitions);
+    }
+}
