@@ -76,16 +76,25 @@ const MOVES: &str = "
     ORDER BY m.asked_at, m.id";
 
 /// Carries out the moves that are open: what is another's is theirs before this person's readings go, and what is this
-/// person's goes with them.
+/// person's goes with them. Each is looked through from its beginning, slice by slice: what went on before may have passed by
+/// what a writer brought since.
 async fn give_others_theirs(pool: &Pool, tenant: Uuid, user: Uuid) -> Result<(), Error> {
     let client = pool.get().await?;
     let statement = client.prepare_cached("SELECT ts.move($1, $2)").await?;
     loop {
-        let mut total = 0;
+        let mut moved = false;
         for row in client.query(MOVES, &[&tenant, &user]).await? {
-            total += client.query_one(&statement, &[&row.get::<_, Uuid>(0), &DAYS]).await?.get::<_, i64>(0);
+            let id: Uuid = row.get(0);
+            client.execute("UPDATE moves SET reached = NULL WHERE id = $1", &[&id]).await?;
+            loop {
+                // -1: none in this slice, and there are more.
+                match client.query_one(&statement, &[&id, &DAYS]).await?.get::<_, i64>(0) {
+                    0 => break,
+                    rows => moved |= rows > 0,
+                }
+            }
         }
-        if total == 0 {
+        if !moved {
             return Ok(());
         }
     }

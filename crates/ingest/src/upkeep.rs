@@ -188,35 +188,35 @@ async fn frames(writer: &Writer, pool: &Pool, clock: &dyn Clock, bounds: &Bounds
     Ok(taken)
 }
 
-/// Moves that are tried at once, the longest untried first. That it is tried is committed before it is: whatever ends the
-/// attempt, the next ones have their turn.
+/// Moves that are tried at once, the longest untried first.
 const DUE: &str = "
-    UPDATE moves SET tried_at = $1 WHERE id = ANY(ARRAY(
+    UPDATE moves SET tried_at = $1, pass_at = CASE WHEN reached IS NULL THEN $1 ELSE coalesce(pass_at, $1) END
+    WHERE id = ANY(ARRAY(
       SELECT id FROM moves WHERE settled_at IS NULL ORDER BY tried_at NULLS FIRST, asked_at, id LIMIT $2
       FOR UPDATE SKIP LOCKED))
-    RETURNING id, asked_at, tenant_id";
+    RETURNING id, asked_at, tenant_id, pass_at";
 
-/// A move is over when nothing is left, what a writer had begun before it has come, and no earlier move can still bring
-/// something that this one has to pass on.
+/// A move is over when a pass found nothing more that began after all had come that a writer had begun before it, and when no
+/// earlier move could bring any more what this one has to pass on.
 const SETTLE: &str = "
     UPDATE moves m SET failed = NULL, settled_at = CASE WHEN $3 AND NOT EXISTS (
-      SELECT FROM moves e WHERE e.settled_at IS NULL AND e.id <> m.id AND (e.asked_at, e.id) < (m.asked_at, m.id)
+      SELECT FROM moves e WHERE (e.settled_at IS NULL OR e.settled_at > m.pass_at) AND (e.asked_at, e.id) < (m.asked_at, m.id)
         AND coalesce(e.to_tenant, e.tenant_id) = m.tenant_id AND e.to_user = m.from_user) THEN $2::timestamptz END
     WHERE id = $1";
 
 async fn moves(pool: &Pool, now: Timestamp, bounds: &Bounds, done: &mut Done) -> Result<(), Error> {
     let client = pool.get().await?;
     let due = client.query(DUE, &[&now, &bounds.moves]).await?;
-    let mut due: Vec<(Timestamp, Uuid, Uuid)> =
-        due.iter().map(|row| (row.get(1), row.get(0), row.get(2))).collect();
+    let mut due: Vec<(Timestamp, Uuid, Uuid, Timestamp)> =
+        due.iter().map(|row| (row.get(1), row.get(0), row.get(2), row.get(3))).collect();
     due.sort_unstable();
     // The statement that fails leaves its connection usable; one that was lost is noticed by the next.
     drop(client);
-    for (asked_at, id, tenant) in due {
+    for (asked_at, id, tenant, pass_at) in due {
         match move_slice(pool, id, bounds.days).await {
             Ok(moved) => {
-                done.moved += moved;
-                let over = moved == 0 && now.duration_since(asked_at).as_secs() > bounds.settle_s;
+                done.moved += u64::try_from(moved).unwrap_or_default();
+                let over = moved == 0 && pass_at.duration_since(asked_at).as_secs() > bounds.settle_s;
                 pool.get().await?.execute(SETTLE, &[&id, &now, &over]).await?;
             }
             Err(error) => {
@@ -232,10 +232,10 @@ async fn moves(pool: &Pool, now: Timestamp, bounds: &Bounds, done: &mut Done) ->
     Ok(())
 }
 
-async fn move_slice(pool: &Pool, id: Uuid, days: i32) -> Result<u64, Error> {
+/// Rows that moved; -1: none, and there are days that were not looked through.
+async fn move_slice(pool: &Pool, id: Uuid, days: i32) -> Result<i64, Error> {
     let client = pool.get().await?;
-    let moved: i64 = client.query_one("SELECT ts.move($1, $2)", &[&id, &days]).await?.get(0);
-    Ok(moved.unsigned_abs())
+    Ok(client.query_one("SELECT ts.move($1, $2)", &[&id, &days]).await?.get(0))
 }
 
 async fn expire(pool: &Pool, now: Timestamp) -> Result<u64, Error> {

@@ -195,3 +195,46 @@ async fn a_clinic_that_has_a_device_now_has_the_former_ones_boxes_taken_off_it()
     let told = format!("{told}{})", NOW_US / 1_000_000 + 86_400);
     assert_eq!(world.text(&told).await, format!("{TENANT} {GATEWAY} 010203040506"));
 }
+
+#[tokio::test]
+async fn a_move_goes_through_days_with_another_device_a_slice_at_a_time_and_is_over_after_a_whole_pass() {
+    let world = world().await;
+    let other = Uuid::from_u128(0x52);
+    // Eight days with another device, then one with the device of which a move is asked.
+    let day = |n: i64| (NOW_US - (20 - n) * 86_400_000_000) / 1_000_000;
+    world
+        .run(&format!(
+            "SELECT ts.ensure_partitions(to_timestamp({0}), to_timestamp({1}));
+             INSERT INTO ts.readings (time, tenant_id, user_id, device_id, type, idx, epoch, seq, value)
+               SELECT to_timestamp({0} + d * 86400), '{TENANT}', '{USER}', CASE WHEN d = 8 THEN '{DEVICE}'::uuid ELSE '{other}' END,
+                 1, 0, 1, d, 70 FROM generate_series(0, 8) d;
+             INSERT INTO moves (tenant_id, from_user, to_user, device_id, from_time, asked_at)
+               VALUES ('{TENANT}', '{USER}', '{SECOND_USER}', '{DEVICE}', to_timestamp({0}), to_timestamp({2}))",
+            day(0),
+            day(10),
+            NOW_US / 1_000_000 - 30
+        ))
+        .await;
+    // Five days, and four; then a pass that finds nothing more.
+    for moved in [-1, 1, -1, 0] {
+        assert_eq!(world.number("SELECT ts.move(id, 1) FROM moves").await, moved);
+    }
+    // A writer that had begun before brings one more, behind what the next pass has looked through.
+    keep(&world).await;
+    world
+        .run(&format!(
+            "INSERT INTO ts.readings (time, tenant_id, user_id, device_id, type, idx, epoch, seq, value)
+               VALUES (to_timestamp({}), '{TENANT}', '{USER}', '{DEVICE}', 1, 0, 1, 99, 70)",
+            day(0)
+        ))
+        .await;
+    let mut moved = 0;
+    for _ in 0..6 {
+        world.clock.advance_us(40_000_000);
+        moved += keep(&world).await.moved;
+    }
+    assert_eq!((moved, open_moves(&world).await), (1, 0));
+    let theirs =
+        format!("SELECT count(*) FROM ts.readings WHERE user_id = '{USER}' AND device_id = '{DEVICE}'");
+    assert_eq!(world.number(&theirs).await, 0);
+}
