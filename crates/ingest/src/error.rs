@@ -43,6 +43,11 @@ impl Error {
         }
     }
 
+    /// Whether a statement took longer than it may. It would again.
+    pub(crate) fn is_timeout(&self) -> bool {
+        matches!(self, Self::Database(error) if error.code().is_some_and(|code| code.code() == "57014"))
+    }
+
     /// What to do about it.
     pub fn remedy(&self) -> Remedy {
         let Self::Database(error) = self else { return Remedy::Later };

@@ -8,7 +8,8 @@
 //! intervals. It takes effect at its own time, however late it comes: frames that were refused for want of it are taken
 //! after all, and what was stored under the wearer before moves to the new one ([`crate::upkeep`]).
 //!
-//! What may become possible later (the key is not known yet, a decision before it has not arrived) is tried again.
+//! What may become possible later (the key is not known yet, a decision before it has not arrived, somebody is in the way) is
+//! tried again.
 
 mod assignment;
 mod content;
@@ -32,12 +33,13 @@ use crate::{Error, timestamp};
 const CLOCK_UNKNOWN_US: i64 = 86_400_000_000;
 
 /// Reasons that may go away by themselves.
-pub(crate) const MAY_PASS: [&str; 5] = [
+pub(crate) const MAY_PASS: [&str; 6] = [
     reason::NO_KEY,
     reason::OTHER_KEY,
     reason::UNKNOWN_WEARER,
     reason::UNKNOWN_CONSENT,
     reason::NOT_ASSIGNED,
+    reason::BUSY,
 ];
 
 /// The words for reasons.
@@ -60,6 +62,8 @@ pub(crate) mod reason {
     pub const UNKNOWN_CONSENT: &str = "unknown_consent";
     /// It contradicts what is there.
     pub const CONFLICT: &str = "conflict";
+    /// It took longer than a statement may, or somebody was in its way each time.
+    pub const BUSY: &str = "busy";
 }
 
 /// Why carrying out ended.
@@ -150,14 +154,27 @@ impl Writer {
     ) -> Result<Verdict, Error> {
         let mut left = self.limits.tries;
         loop {
-            match self.decide_once(gateway, decision, again).await {
-                Err(error) if error.remedy() == Remedy::Again && left > 1 => left -= 1,
-                other => return other,
+            match self.decide_once(gateway, decision, again, None).await {
+                Err(error) if error.remedy() != Remedy::Again => return Err(error),
+                Err(error) if left <= 1 || error.is_timeout() => {
+                    // The batch behind it, its gateway and a writer would wait for it.
+                    let refusal = Refusal::new(reason::BUSY, format!("it is tried again: {error}"));
+                    return self.decide_once(gateway, decision, again, Some(refusal)).await;
+                }
+                Err(_) => left -= 1,
+                Ok(verdict) => return Ok(verdict),
             }
         }
     }
 
-    async fn decide_once(&self, gateway: Uuid, decision: &Decision, again: bool) -> Result<Verdict, Error> {
+    /// `refused`: it is put aside for this, and not carried out.
+    async fn decide_once(
+        &self,
+        gateway: Uuid,
+        decision: &Decision,
+        again: bool,
+        refused: Option<Refusal>,
+    ) -> Result<Verdict, Error> {
         let now = timestamp(self.clock.utc_us());
         let mut client = self.pool.get().await?;
         let mut tx = client.transaction().await?;
@@ -183,17 +200,9 @@ impl Writer {
         if !log(&tx, speaker, decision, &content, &key, again).await? {
             return Ok(Verdict::Duplicate);
         }
-        // What a refused decision had begun is undone; its line in the log stays.
-        let attempt = tx.transaction().await?;
-        let refusal = match carry_out(&attempt, speaker, &content).await {
-            Ok(()) => {
-                attempt.commit().await?;
-                None
-            }
-            Err(stop) => {
-                attempt.rollback().await?;
-                Some(refusal_of(stop)?)
-            }
+        let refusal = match refused {
+            Some(refusal) => Some(refusal),
+            None => attempt(&mut tx, speaker, &content).await?,
         };
         settle(&tx, speaker, content.id, refusal.as_ref()).await?;
         let verdict = match refusal {
@@ -379,6 +388,25 @@ fn refusal_of(stop: Stop) -> Result<Refusal, Error> {
             _ => Err(error.into()),
         },
         Stop::Failed(error) => Err(error),
+    }
+}
+
+/// Carries a decision out; what a refused one had begun is undone, and its line in the log stays.
+async fn attempt(
+    tx: &mut Transaction<'_>,
+    speaker: Speaker,
+    content: &Content,
+) -> Result<Option<Refusal>, Error> {
+    let attempt = tx.transaction().await?;
+    match carry_out(&attempt, speaker, content).await {
+        Ok(()) => {
+            attempt.commit().await?;
+            Ok(None)
+        }
+        Err(stop) => {
+            attempt.rollback().await?;
+            refusal_of(stop).map(Some)
+        }
     }
 }
 

@@ -389,3 +389,32 @@ async fn a_decision_that_cannot_be_understood_is_kept_for_a_person() {
     assert_eq!(refusals(&world).await, "malformed malformed malformed malformed malformed timestamp");
     assert_eq!(world.number("SELECT count(*) FROM decisions").await, 0);
 }
+
+/// The bridge's connections with a second for each statement.
+fn hasty(world: &World) -> kinara_store::Pool {
+    let statement = std::time::Duration::from_secs(1);
+    let limits = kinara_store::Limits { statement, ..kinara_store::Limits::default() };
+    kinara_store::connect(&world.server.url("bridge", "bridge", "test_0"), "test", &limits).unwrap()
+}
+
+#[tokio::test]
+async fn a_decision_that_takes_too_long_is_put_aside_and_those_behind_it_are_taken() {
+    let mut world = world().await;
+    let desk = Desk::known(&world, GATEWAY, 1).await;
+    world
+        .run(&format!(
+            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(60); RETURN NEW; END $$;
+             CREATE TRIGGER slow BEFORE INSERT ON users FOR EACH ROW WHEN (NEW.id = '{PATIENT}') EXECUTE FUNCTION slow()"
+        ))
+        .await;
+    world.pool = hasty(&world);
+    let began = std::time::Instant::now();
+    let others = Uuid::from_u128(0x3001);
+    let counts = desk.says(&world, &[desk.decide(1, added(PATIENT)), desk.decide(2, added(others))]).await;
+    assert_eq!(counts, Counts { stored: 1, quarantined: 1, ..Counts::default() });
+    assert!(began.elapsed().as_secs() < 4, "a writer is held up for one statement's time");
+    assert_eq!(refusals(&world).await, "busy");
+    world.run("DROP TRIGGER slow ON users").await;
+    assert_eq!(keep(&world).await.decisions, 1);
+    assert_eq!(refusals(&world).await, "none");
+}
