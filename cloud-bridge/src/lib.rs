@@ -594,6 +594,7 @@ async fn keep_up(
         match upkeep::keep(&writer, &pool, clock.as_ref(), &bounds).await {
             Ok(done) => {
                 metrics.replayed_total.fetch_add(done.taken, Ordering::Relaxed);
+                metrics.housekeeping_failed_total.fetch_add(done.failed, Ordering::Relaxed);
                 if done != upkeep::Done::default() {
                     tracing::info!(
                         decisions = done.decisions,

@@ -4,7 +4,8 @@
 //! The promise: whatever changed an assignment (a box's decision, an operator's command, a page), the frames that had been
 //! refused for want of it go through the ordinary write again without anybody asking; the database marks the hardware in
 //! the same transaction. A slice that is interrupted is done again. Nothing here holds up the writers for longer than one
-//! page of frames or some days of one wearer's readings.
+//! page of frames or some days of one wearer's readings. That something has its turn is committed before the turn: whatever
+//! ends it, the next ones have theirs.
 
 use jiff::Timestamp;
 use kinara_clock::Clock;
@@ -49,7 +50,7 @@ pub struct Done {
     pub moved: u64,
     /// Introductions and revocations that ended by their time.
     pub expired: u64,
-    /// Moves that failed, and are tried again.
+    /// Decisions, devices' frames and moves that failed, and are tried again.
     pub failed: u64,
 }
 
@@ -61,8 +62,8 @@ pub async fn keep(writer: &Writer, pool: &Pool, clock: &dyn Clock, bounds: &Boun
     let now = timestamp(clock.utc_us());
     let mut done = Done::default();
     let steps = [
-        decisions(writer, pool, now, bounds).await.map(|carried_out| done.decisions = carried_out),
-        frames(writer, pool, clock, bounds).await.map(|taken| done.taken = taken),
+        decisions(writer, pool, now, bounds, &mut done).await,
+        frames(writer, pool, clock, bounds, &mut done).await,
         moves(pool, now, bounds, &mut done).await,
         expire(pool, now).await.map(|expired| done.expired = expired),
     ];
@@ -96,7 +97,18 @@ fn rank(decision: &Decision) -> u8 {
     }
 }
 
-async fn decisions(writer: &Writer, pool: &Pool, now: Timestamp, bounds: &Bounds) -> Result<u64, Error> {
+/// Whether the database is away: then nothing else is tried.
+fn is_away(error: &Error) -> bool {
+    matches!(error, Error::Pool(_))
+}
+
+async fn decisions(
+    writer: &Writer,
+    pool: &Pool,
+    now: Timestamp,
+    bounds: &Bounds,
+    done: &mut Done,
+) -> Result<(), Error> {
     let client = pool.get().await?;
     let rows = client.query(WAITING, &[&MAY_PASS.as_slice(), &now, &bounds.decisions]).await?;
     drop(client);
@@ -114,38 +126,61 @@ async fn decisions(writer: &Writer, pool: &Pool, now: Timestamp, bounds: &Bounds
         })
         .collect();
     waiting.sort_by_key(|one| (one.gateway, one.decision.at_utc_us, one.received, rank(&one.decision)));
-    let mut carried_out = 0;
-    for Waiting { id, gateway, decision, why, .. } in waiting {
-        let verdict = writer.decide(gateway, &decision, true).await?;
-        carried_out += u64::from(verdict == Verdict::Applied);
-        let client = pool.get().await?;
-        if verdict == Verdict::Erased {
-            client.execute("DELETE FROM quarantine WHERE id = $1", &[&id]).await?;
-            continue;
+    for one in &waiting {
+        match try_again(writer, pool, now, one).await {
+            Ok(carried_out) => done.decisions += u64::from(carried_out),
+            Err(error) if is_away(&error) => return Err(error),
+            Err(error) => {
+                tracing::error!(gateway = %one.gateway, id = %one.id, %error, "a decision waits on; tried again");
+                done.failed += 1;
+            }
         }
-        // Refused for another reason, it is in quarantine under that one now. A box that was retired meanwhile is not heard,
-        // and what it said stays for a person to look at.
-        let over = match &verdict {
-            Verdict::Refused(refusal) => refusal.reason != why,
-            Verdict::Stranger => false,
-            Verdict::Applied | Verdict::Duplicate | Verdict::Erased => true,
-        };
-        client
-            .execute(
-                "UPDATE quarantine SET tried_at = $2, replayed_at = CASE WHEN $3 THEN $2::timestamptz END WHERE id = $1",
-                &[&id, &now, &over],
-            )
-            .await?;
     }
-    Ok(carried_out)
+    Ok(())
+}
+
+/// Tries a decision again; whether it was carried out.
+async fn try_again(writer: &Writer, pool: &Pool, now: Timestamp, one: &Waiting<'_>) -> Result<bool, Error> {
+    let client = pool.get().await?;
+    client.execute("UPDATE quarantine SET tried_at = $2 WHERE id = $1", &[&one.id, &now]).await?;
+    // Deciding takes a connection of its own.
+    drop(client);
+    let verdict = writer.decide(one.gateway, &one.decision, true).await?;
+    // Refused for another reason, it is in quarantine under that one now. A box that was retired meanwhile is not heard,
+    // and what it said stays for a person to look at.
+    let over = match &verdict {
+        Verdict::Refused(refusal) => refusal.reason != one.why,
+        Verdict::Stranger => false,
+        Verdict::Applied | Verdict::Duplicate | Verdict::Erased => true,
+    };
+    let client = pool.get().await?;
+    if verdict == Verdict::Erased {
+        client.execute("DELETE FROM quarantine WHERE id = $1", &[&one.id]).await?;
+    } else if over {
+        client.execute("UPDATE quarantine SET replayed_at = $2 WHERE id = $1", &[&one.id, &now]).await?;
+    }
+    Ok(verdict == Verdict::Applied)
+}
+
+/// A device whose refused frames are to be taken again.
+struct Mark<'a> {
+    hardware: Uuid,
+    hardware_id: &'a str,
+    asked_at: Timestamp,
+    upto: Uuid,
 }
 
 /// Devices take turns, and one that nobody has looked at since it was marked comes first: marks stay for a while after their
 /// device is done, and must not keep a later one waiting.
-async fn frames(writer: &Writer, pool: &Pool, clock: &dyn Clock, bounds: &Bounds) -> Result<u64, Error> {
-    let mut taken = 0;
+async fn frames(
+    writer: &Writer,
+    pool: &Pool,
+    clock: &dyn Clock,
+    bounds: &Bounds,
+    done: &mut Done,
+) -> Result<(), Error> {
     let mut left = bounds.pages;
-    let marks = pool
+    let rows = pool
         .get()
         .await?
         .query(
@@ -154,37 +189,62 @@ async fn frames(writer: &Writer, pool: &Pool, clock: &dyn Clock, bounds: &Bounds
             &[&i64::from(bounds.pages)],
         )
         .await?;
-    for mark in marks {
-        let (hardware, asked_at): (Uuid, Timestamp) = (mark.get(0), mark.get(2));
-        let which = Which { hardware_id: Some(mark.get(1)), reasons: &FOR_WANT_OF_ONE };
-        let mut upto: Uuid = mark.get(3);
-        let mut whole = false;
-        while left > 0 && !whole {
-            match quarantine::replay_page(writer, pool, clock, which, upto).await? {
-                Some((next, replayed)) => {
-                    (upto, left) = (next, left - 1);
-                    taken += replayed.taken;
-                }
-                None => whole = true,
+    for row in &rows {
+        if left == 0 {
+            break;
+        }
+        let mark =
+            Mark { hardware: row.get(0), hardware_id: row.get(1), asked_at: row.get(2), upto: row.get(3) };
+        match take_again(writer, pool, clock, bounds, &mark, &mut left).await {
+            Ok(taken) => done.taken += taken,
+            Err(error) if is_away(&error) => return Err(error),
+            Err(error) => {
+                tracing::error!(device = mark.hardware_id, %error, "refused frames wait on; tried again");
+                done.failed += 1;
             }
         }
-        // The mark's own time is the database's, and so is this comparison.
-        let client = pool.get().await?;
-        client
-            .execute(
-                "DELETE FROM replays WHERE $3 AND hardware = $1 AND asked_at = $2
-                   AND asked_at < clock_timestamp() - make_interval(secs => $4)",
-                &[&hardware, &asked_at, &whole, &(bounds.settle_s as f64)],
-            )
-            .await?;
-        let upto = if whole { Uuid::nil() } else { upto };
-        client
-            .execute(
-                "UPDATE replays SET upto = $3, looked_at = clock_timestamp() WHERE hardware = $1 AND asked_at = $2",
-                &[&hardware, &asked_at, &upto],
-            )
-            .await?;
     }
+    Ok(())
+}
+
+/// The mark's own time is the database's, and so is all that it is compared with.
+const LOOKED_AT: &str =
+    "UPDATE replays SET looked_at = clock_timestamp() WHERE hardware = $1 AND asked_at = $2";
+const REACHED: &str =
+    "UPDATE replays SET upto = $3, looked_at = clock_timestamp() WHERE hardware = $1 AND asked_at = $2";
+const OVER: &str = "
+    DELETE FROM replays WHERE hardware = $1 AND asked_at = $2
+      AND asked_at < clock_timestamp() - make_interval(secs => $3)";
+
+/// Takes a device's refused frames again, as many pages as are left; gives how many frames were taken.
+async fn take_again(
+    writer: &Writer,
+    pool: &Pool,
+    clock: &dyn Clock,
+    bounds: &Bounds,
+    mark: &Mark<'_>,
+    left: &mut u32,
+) -> Result<u64, Error> {
+    pool.get().await?.execute(LOOKED_AT, &[&mark.hardware, &mark.asked_at]).await?;
+    let which = Which { hardware_id: Some(mark.hardware_id), reasons: &FOR_WANT_OF_ONE };
+    let (mut upto, mut whole, mut taken) = (mark.upto, false, 0);
+    while *left > 0 && !whole {
+        // One that fails has had its page, too.
+        *left -= 1;
+        if let Some((next, replayed)) = quarantine::replay_page(writer, pool, clock, which, upto).await? {
+            upto = next;
+            taken += replayed.taken;
+        } else {
+            *left += 1;
+            whole = true;
+        }
+    }
+    let client = pool.get().await?;
+    if whole {
+        upto = Uuid::nil();
+        client.execute(OVER, &[&mark.hardware, &mark.asked_at, &(bounds.settle_s as f64)]).await?;
+    }
+    client.execute(REACHED, &[&mark.hardware, &mark.asked_at, &upto]).await?;
     Ok(taken)
 }
 

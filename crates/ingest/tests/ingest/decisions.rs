@@ -418,3 +418,47 @@ async fn a_decision_that_takes_too_long_is_put_aside_and_those_behind_it_are_tak
     assert_eq!(keep(&world).await.decisions, 1);
     assert_eq!(refusals(&world).await, "none");
 }
+
+#[tokio::test]
+async fn a_decision_that_fails_again_and_again_keeps_no_others_from_being_tried() {
+    let world = world().await;
+    let desk = Desk::new(GATEWAY, 1);
+    let others = Uuid::from_u128(0x3001);
+    desk.says(&world, &[desk.decide(1, added(PATIENT)), desk.decide(2, added(others))]).await;
+    assert!(!desk.says_its_key(&world).await);
+    world
+        .run(&format!(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'not this one'; END $$;
+             CREATE TRIGGER refuse BEFORE INSERT ON users FOR EACH ROW WHEN (NEW.id = '{PATIENT}') EXECUTE FUNCTION refuse()"
+        ))
+        .await;
+    let done = keep(&world).await;
+    assert_eq!((done.decisions, done.failed), (1, 1));
+    assert_eq!(refusals(&world).await, "no_key");
+    let tried = "SELECT count(*) FROM quarantine WHERE what = 'decision' AND tried_at IS NULL";
+    assert_eq!(world.number(tried).await, 0, "those that nobody tried come first");
+}
+
+#[tokio::test]
+async fn a_device_whose_frames_cannot_be_written_keeps_no_others_frames_waiting() {
+    let world = world().await;
+    world.run("UPDATE device_assignments SET valid_from = '2027-01-01'").await;
+    world.write(&[batch_of(GATEWAY, &seconds(0..10))]).await;
+    world.write(&[batch_from(GATEWAY, 0..10)]).await;
+    let desk = Desk::known(&world, GATEWAY, 1).await;
+    world.run("UPDATE device_assignments SET valid_from = '2025-01-01'").await;
+    desk.says(&world, &desk.takes_in(0, Some(boundary(0)))).await;
+    world
+        .run(&format!(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'not this one'; END $$;
+             CREATE TRIGGER refuse BEFORE INSERT ON ts.readings FOR EACH ROW WHEN (NEW.user_id = '{USER}')
+               EXECUTE FUNCTION refuse();
+             UPDATE replays SET asked_at = asked_at - interval '1 second' WHERE hardware = '{HARDWARE_ROW}'"
+        ))
+        .await;
+    let done = keep(&world).await;
+    assert_eq!((done.taken, done.failed), (10, 1));
+    assert_eq!(world.number("SELECT count(*) FROM replays WHERE looked_at IS NULL").await, 0);
+    world.run("DROP TRIGGER refuse ON ts.readings").await;
+    assert_eq!(keep(&world).await.taken, 10);
+}
