@@ -4,9 +4,9 @@
 //! on to: everything is sent back with a time to come again.
 //!
 //! Payloads are read on threads of their own, each within a time: what takes a second to unpack holds up nobody else. A
-//! batch of more than one transaction's worth is written in pieces, and between two of them whoever else waits has a
-//! turn; it is answered after its last piece, and what was written of one that is not finished is known when it comes
-//! again.
+//! batch of more than one transaction's worth, or of more than some decisions (each is a transaction of its own), is written in
+//! pieces, and between two of them whoever else waits has a turn; it is answered after its last piece, and what was written of
+//! one that is not finished is known when it comes again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,8 +14,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use kinara_clock::Clock;
+use kinara_ingest::events::{self, Events};
 use kinara_ingest::stages::{Passage, Stage};
-use kinara_ingest::{Batch, Counts, Outcome, Unreadable, Writer, events};
+use kinara_ingest::{Batch, Counts, Outcome, Unreadable, Writer};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -53,12 +54,21 @@ pub struct Workplace {
 /// Transactions' worth of large batches that one writer has in hand: more than one batch, and not many.
 const IN_HAND: usize = 20;
 
+/// Decisions in a turn.
+const DECISIONS: usize = 16;
+
 /// A batch that is written in pieces.
 struct Large {
     to: Addressee,
     way: Option<Way>,
-    pieces: VecDeque<Batch>,
+    pieces: VecDeque<Piece>,
     counts: Counts,
+}
+
+/// What is written in a turn.
+enum Piece {
+    Frames(Batch),
+    Events(Events),
 }
 
 struct Group {
@@ -100,7 +110,7 @@ impl Workplace {
         let mut next = first;
         while let Some(item) = next {
             if item.event {
-                self.write_events(item, failures).await;
+                self.take_events(item, large, failures).await;
             } else {
                 self.gather(item, &mut group, large).await;
             }
@@ -151,17 +161,22 @@ impl Workplace {
         let readings = batch.readings();
         let mut pieces = batch.pieces(self.limits.readings_per_transaction);
         if pieces.len() > 1 {
-            let in_hand: usize = large.iter().map(|one| one.pieces.len()).sum();
-            if in_hand > 0 && in_hand + pieces.len() > IN_HAND {
-                return self.put_off(&item, self.limits.retry_after_s);
-            }
-            large.push_back(Large { to, way, pieces: pieces.into(), counts: Counts::default() });
-            return;
+            let pieces = pieces.into_iter().map(Piece::Frames).collect();
+            return self.take_in_hand(&item, Large { to, way, pieces, counts: Counts::default() }, large);
         }
         group.ways.push(way);
         group.readings += readings;
         group.to.push(to);
         group.batches.append(&mut pieces);
+    }
+
+    /// Has a batch written in pieces, where there is room for it.
+    fn take_in_hand(&self, item: &Item, one: Large, large: &mut VecDeque<Large>) {
+        let in_hand: usize = large.iter().map(|other| other.pieces.len()).sum();
+        if in_hand > 0 && in_hand + one.pieces.len() > IN_HAND {
+            return self.put_off(item, self.limits.retry_after_s);
+        }
+        large.push_back(one);
     }
 
     /// Not now: there is nothing wrong with it.
@@ -180,8 +195,15 @@ impl Workplace {
                 self.tracer.tell(way, &told, Some((began, passage, 1)));
             }
         };
-        let outcome = match self.writer.write_watched(std::slice::from_ref(&piece), &mut passage).await {
-            Ok(mut outcomes) => outcomes.pop(),
+        let written = match &piece {
+            Piece::Frames(batch) => {
+                let outcomes = self.writer.write_watched(std::slice::from_ref(batch), &mut passage).await;
+                outcomes.map(|mut outcomes| outcomes.pop())
+            }
+            Piece::Events(events) => self.writer.write_events(events).await.map(Some),
+        };
+        let outcome = match written {
+            Ok(outcome) => outcome,
             Err(error) => {
                 let seconds = self.failed(&error, failures);
                 tell(Told::Failed(error.to_string()), &passage);
@@ -191,7 +213,9 @@ impl Workplace {
             }
         };
         self.succeeded(failures);
-        self.metrics.readings_total.fetch_add(piece.readings() as u64, Ordering::Relaxed);
+        if let Piece::Frames(batch) = &piece {
+            self.metrics.readings_total.fetch_add(batch.readings() as u64, Ordering::Relaxed);
+        }
         let outcome = match outcome {
             Some(Outcome::Done(counts)) => {
                 self.metrics.outcome(&counts);
@@ -251,7 +275,8 @@ impl Workplace {
         }
     }
 
-    async fn write_events(&self, item: Item, failures: &mut u32) {
+    /// Writes an event batch, or has it written in pieces where many decisions are in it.
+    async fn take_events(&self, item: Item, large: &mut VecDeque<Large>, failures: &mut u32) {
         let way = self.tracer.taken(&item, std::time::Instant::now());
         let payload = item.payload.clone();
         let events = match off_thread(move || events::decode(&payload)).await {
@@ -262,27 +287,13 @@ impl Workplace {
             Some(Err(error)) => return self.refuse(&item, way.as_ref(), error.to_string()),
             None => return self.refuse(&item, way.as_ref(), "the event batch cannot be read".to_owned()),
         };
-        let (began, passage) = (std::time::Instant::now(), Passage::default());
-        let tell = |told: Told<'_>| {
-            if let Some(way) = &way {
-                self.tracer.tell(way, &told, Some((began, &passage, 1)));
-            }
-        };
         let to = Addressee::new(events.name, true, &item.payload);
-        match self.writer.write_events(&events).await {
-            Ok(outcome) => {
-                self.succeeded(failures);
-                tell(Told::Answered(&outcome));
-                if let kinara_ingest::Outcome::Done(counts) = &outcome {
-                    self.metrics.outcome(counts);
-                }
-                self.answer(&to, outcome.into());
-            }
-            Err(error) => {
-                let seconds = self.failed(&error, failures);
-                tell(Told::Failed(error.to_string()));
-                self.answer(&to, Answer::RetryAfter(seconds, "the database is not there".to_owned()));
-            }
+        let pieces: VecDeque<Piece> = events.pieces(DECISIONS).into_iter().map(Piece::Events).collect();
+        let mut one = Large { to, way, pieces, counts: Counts::default() };
+        if one.pieces.len() > 1 {
+            self.take_in_hand(&item, one, large);
+        } else {
+            self.write_piece(&mut one, failures).await;
         }
     }
 

@@ -99,6 +99,41 @@ async fn a_large_batch_is_written_in_pieces_and_answered_once_and_others_are_ans
 }
 
 #[tokio::test]
+async fn many_decisions_are_taken_in_turns_and_answered_once_and_others_are_answered_meanwhile() {
+    use kinara_protocol::envelope::{Decision, EventBatch};
+    let (world, certificates, broker) = ground(Options::new()).await;
+    let bridge = Bridge::start(&world, &certificates, &broker, "[limits]\nwriters = 1\n").await;
+    // Whatever is put aside takes a while.
+    world
+        .run(
+            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.02); RETURN NEW; END $$;
+             CREATE TRIGGER slow BEFORE INSERT ON quarantine FOR EACH ROW WHEN (NEW.what = 'decision') EXECUTE FUNCTION slow()",
+        )
+        .await;
+    let mut hostile = Gateway::connect(&certificates, &broker, FOREIGN_GATEWAY, &[]).await;
+    let mut gateway = Gateway::connect(&certificates, &broker, GATEWAY, &[]).await;
+    let decision =
+        |n: u32| Decision { id: Uuid::from_u128(n.into()).as_bytes().to_vec(), ..Decision::default() };
+    let batch = EventBatch {
+        version: ENVELOPE_VERSION,
+        name: Some(kinara_ingest::Name { gateway: FOREIGN_GATEWAY, buffer: 7, sequence: 0 }.into()),
+        sealed_at_us: NOW_US,
+        decisions: (0..256).map(decision).collect(),
+        ..EventBatch::default()
+    };
+    hostile.publish(Leaf::Event, envelope::seal(&batch), Some((7, 0)));
+    hostile.sent().await;
+    let aside = "SELECT count(*) FROM quarantine WHERE what = 'decision'";
+    until("decisions are taken", async || world.number(aside).await > 0).await;
+    gateway.publish(Leaf::Batch, payload(GATEWAY, 0, 0..5), Some((7, 0)));
+    assert_eq!(done(&gateway.ack().await), (5, 0));
+    assert!(world.number(aside).await < 128, "they had been taken before the batch beside them");
+    let Some(ack::Outcome::Done(done)) = hostile.ack().await.outcome else { panic!("not done") };
+    assert_eq!((done.quarantined, world.number(aside).await), (256, 256));
+    bridge.stop().await;
+}
+
+#[tokio::test]
 async fn what_a_hostile_gateway_sends_is_answered_and_a_neighbours_batch_beside_it_is_written() {
     let (world, certificates, broker) = ground(Options::new()).await;
     let bridge = Bridge::start(&world, &certificates, &broker, "").await;

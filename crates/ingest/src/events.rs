@@ -62,6 +62,24 @@ impl Events {
         }
     }
 
+    /// Parts of so many decisions at most, in order; the events and gaps come with the last.
+    pub fn pieces(mut self, decisions: usize) -> Vec<Self> {
+        let last = self.decisions.split_off(self.decisions.len().saturating_sub(1) / decisions * decisions);
+        let mut pieces: Vec<Self> = self
+            .decisions
+            .chunks(decisions)
+            .map(|some| Self {
+                name: self.name,
+                sender: self.sender,
+                derived: Vec::new(),
+                gaps: Vec::new(),
+                decisions: some.to_vec(),
+            })
+            .collect();
+        pieces.push(Self { decisions: last, ..self });
+        pieces
+    }
+
     /// What the cloud itself found in a clinic's readings.
     pub fn found(tenant: Uuid, derived: Vec<Event>) -> Self {
         let name = Name { gateway: Uuid::nil(), buffer: 0, sequence: 0 };
@@ -171,6 +189,9 @@ impl Writer {
             self.write_decisions(events.name.gateway, &events.decisions, &mut total).await?
         {
             return Ok(outcome);
+        }
+        if events.len() == 0 && !events.decisions.is_empty() {
+            return Ok(Outcome::Done(total));
         }
         match self.write_derived(events).await? {
             Outcome::Done(counts) => total.add(counts),
@@ -418,4 +439,27 @@ async fn record_gaps(
     ledger::update(tx, &entries, now).await?;
     findings.skipped(&entries);
     gaps::record(tx, findings, &entries, now).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decisions_come_in_parts_in_their_order_and_what_is_beside_them_comes_last() {
+        let decision = |n: usize| Decision { at_utc_us: n as i64, ..Decision::default() };
+        for (count, sizes) in
+            [(0, vec![0]), (1, vec![1]), (16, vec![16]), (17, vec![16, 1]), (32, vec![16, 16])]
+        {
+            let mut events = Events::found(Uuid::nil(), vec![Event::default()]);
+            events.decisions = (0..count).map(decision).collect();
+            let pieces = events.pieces(16);
+            let found: Vec<usize> = pieces.iter().map(|piece| piece.decisions.len()).collect();
+            assert_eq!(found, sizes);
+            let order = pieces.iter().flat_map(|piece| &piece.decisions).map(|one| one.at_utc_us as usize);
+            assert!(order.eq(0..count));
+            let beside: Vec<usize> = pieces.iter().map(|piece| piece.derived.len()).collect();
+            assert_eq!((beside.last(), beside.iter().sum::<usize>()), (Some(&1), 1));
+        }
+    }
 }

@@ -30,8 +30,8 @@ pub const ALL_SERIES: usize = 16 * 1024;
 /// Bytes of a frame that travels as it was received.
 pub const FRAME: usize = MAX_FRAME;
 
-/// Events in one event batch; gaps and decisions likewise.
-pub const EVENTS: usize = 1024;
+/// Events in one event batch; gaps and decisions likewise. Gateways seal at most 200 of all together.
+pub const EVENTS: usize = 256;
 /// Bytes of the data of one event.
 pub const EVENT_DATA: usize = 16 * 1024;
 /// Numbers of the ranges in one gap.
