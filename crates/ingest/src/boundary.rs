@@ -27,6 +27,10 @@ const LOCK: i64 = 0x6b69_6e61_7261_0002;
 /// A former clinic's box is told for so long that it is to be taken off a wearable.
 const TOLD_FOR: SignedDuration = SignedDuration::from_hours(30 * 24);
 
+/// Assignments of one device that boxes may make: a new wearer every day for three years. All of them are looked at for each
+/// frame. An operator may make more.
+const MOST: usize = 1_000;
+
 /// The words for reasons.
 pub mod reason {
     /// Nobody has the device at that time.
@@ -41,6 +45,8 @@ pub mod reason {
     pub const BOUNDARY: &str = "boundary";
     /// Somebody has the device at or after that time.
     pub const TAKEN: &str = "taken";
+    /// The device has been assigned as often as boxes may.
+    pub const TOO_MANY: &str = "too_many";
 }
 
 /// Why something that was decided is not carried out.
@@ -220,6 +226,18 @@ fn place(held: &[Held], gift: &Gift<'_>) -> Result<Change, Refusal> {
     }
 }
 
+/// Whether a device with so many assignments may have one more.
+fn has_room(held: usize, gift: &Gift<'_>) -> Result<(), Refusal> {
+    if held < MOST || matches!(gift.word, Word::Operator { .. }) {
+        return Ok(());
+    }
+    let detail = format!(
+        "{} has been assigned {held} times, and boxes make no more of it: an operator may, admin assign",
+        gift.hardware_id
+    );
+    Err(Refusal::new(reason::TOO_MANY, detail))
+}
+
 /// Into an assignment that runs at that time.
 fn within(covering: &Held, gift: &Gift<'_>) -> Result<Change, Refusal> {
     if covering.tenant != gift.tenant && matches!(gift.word, Word::Box { .. }) {
@@ -309,6 +327,7 @@ pub async fn held(tx: &Transaction<'_>, hardware: Uuid) -> Result<Vec<Held>, tok
 pub async fn give(tx: &Transaction<'_>, gift: &Gift<'_>, now: Timestamp) -> Result<Option<Given>, Stop> {
     let held = held(tx, gift.hardware).await?;
     let Change::Begin { end: covering, until } = place(&held, gift)? else { return Ok(None) };
+    has_room(held.len(), gift)?;
     let taken_from = take_stored(tx, gift, &held, until, now).await?;
     let covering = covering.and_then(|id| held.iter().find(|held| held.id == id));
     if let Some(covering) = covering {
@@ -620,6 +639,14 @@ mod tests {
         assert_eq!(reason_of(place(&there, &gift(3, edge(150, Some(21))))), reason::ORDER);
         assert_eq!(reason_of(place(&there, &gift(3, edge(250, Some(19))))), reason::ORDER);
         assert!(place(&there, &gift(3, edge(150, Some(15)))).is_ok());
+    }
+
+    #[test]
+    fn a_box_assigns_a_device_so_often_and_an_operator_more_often() {
+        let box_says = gift(3, edge(150, None));
+        assert!(has_room(MOST - 1, &box_says).is_ok());
+        assert_eq!(has_room(MOST, &box_says).unwrap_err().reason, reason::TOO_MANY);
+        assert!(has_room(MOST, &Gift { word: OPERATOR, ..box_says }).is_ok());
     }
 
     #[test]
