@@ -255,6 +255,53 @@ async fn a_new_wearer_waits_for_the_log_of_the_one_before_or_somebody_accepts_it
     daemon.stop().await;
 }
 
+/// The first frame of the last assignment that the cloud heard of.
+fn assigned_from(bridge: &Bridge) -> (u64, u32) {
+    let last = bridge.lock().decisions.last().unwrap().clone();
+    let Some(decision::What::Assigned(assigned)) = last.what else { panic!("{last:?}") };
+    let from = assigned.from.unwrap();
+    (from.epoch, from.seq)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frame_that_closes_just_after_the_boundary_is_the_new_wearers() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path());
+    let bridge = Bridge::start(broker.port);
+    let wearable = Wearable::start(&air(dir.path()), 0xac, 10);
+    let daemon = start(dir.path(), broker.port).await;
+    let desk = &daemon.desk;
+    let hardware = pair(desk).await;
+    desk.bind(&nurse(), &hardware, named("Asha"), agreed(desk), Log::Drain).await.unwrap();
+    until("her log is drained", || wearable.is_drained()).await;
+    wearable.lock().closes_at_once = true;
+    let next = wearable.log().len() as u32;
+    desk.bind(&nurse(), &hardware, named("Bela"), agreed(desk), Log::Drain).await.unwrap();
+    until("the cloud hears of it", || decided(&bridge).ends_with(&["unassigned", "assigned"])).await;
+    assert_eq!(assigned_from(&bridge).1, next);
+    assert!(wearable.log().len() as u32 > next, "a frame did close");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wearable_of_before_the_one_question_is_handed_over_with_two() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path());
+    let bridge = Bridge::start(broker.port);
+    let wearable = Wearable::start(&air(dir.path()), 0xad, 10);
+    wearable.lock().is_old = true;
+    let daemon = start(dir.path(), broker.port).await;
+    let desk = &daemon.desk;
+    let hardware = pair(desk).await;
+    desk.bind(&nurse(), &hardware, named("Asha"), agreed(desk), Log::Drain).await.unwrap();
+    until("her log is drained", || wearable.is_drained()).await;
+    let next = wearable.log().len() as u32;
+    desk.bind(&nurse(), &hardware, named("Bela"), agreed(desk), Log::Drain).await.unwrap();
+    until("the cloud hears of it", || decided(&bridge).ends_with(&["unassigned", "assigned"])).await;
+    assert_eq!(assigned_from(&bridge).1, next);
+    daemon.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hand_over_outlives_a_wearable_that_goes_and_a_box_that_starts_again() {
     let dir = tempfile::tempdir().unwrap();
