@@ -34,6 +34,8 @@ use rand_core::RngCore;
 use static_cell::StaticCell;
 
 use crate::board::{self, Board};
+#[cfg(not(feature = "external"))]
+use crate::flash::erase_all;
 use crate::flash::{Chip, Memories, Region};
 #[cfg(feature = "external")]
 use crate::install;
@@ -98,15 +100,26 @@ pub async fn run(board: Board, spawner: Spawner) {
         rest(pause, || watchdog.pet()).await;
     }
     #[cfg(feature = "external")]
-    let chip = Chip::new(qspi, key);
+    let chip = {
+        let mut chip = Chip::new(qspi, key);
+        if erases {
+            let new_key = || key::drawn_anew(nvmc.reborrow(), &mut rng);
+            chip.erase_all(|| watchdog.pet(), new_key).expect("the flash answers");
+        }
+        chip
+    };
+    #[cfg(not(feature = "external"))]
+    let key = if erases {
+        erase_all(nvmc.reborrow(), || watchdog.pet());
+        key::drawn_anew(nvmc.reborrow(), &mut rng)
+    } else {
+        key
+    };
     #[cfg(not(feature = "external"))]
     let layer = controller::start_layer(radio.mpsl, spawner);
     #[cfg(not(feature = "external"))]
     let chip = Chip::new(layer, nvmc, key);
     let flash = &*FLASH_CHIP.init(RefCell::new(chip));
-    if erases {
-        flash.borrow_mut().erase_all(|| watchdog.pet()).expect("the flash answers");
-    }
     #[cfg(feature = "external")]
     let updater = {
         let mut updater = install::updater(Region::slot(flash));
