@@ -198,6 +198,27 @@ async fn a_pairing_number_that_was_used_once_gets_no_second_passkey() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_window_that_closes_while_a_wearable_is_asked_who_it_is_leaves_no_bond() {
+    let dir = tempfile::tempdir().unwrap();
+    let wearable = Wearable::start(&air(dir.path()), 0xae, 1);
+    wearable.lock().hangs = true;
+    let daemon = start(dir.path(), 1).await;
+    let desk = daemon.desk.clone();
+    desk.open_window(&nurse(), MINUTE).unwrap();
+    let key = nearby(&desk).await;
+    let pairs = desk.clone();
+    let pairing = tokio::spawn(async move { pairs.pair(&nurse(), &key, label(SECRET)).await });
+    until("it has bonded, and is asked", || wearable.lock().links >= 2).await;
+    desk.close_window(&nurse());
+    wearable.lock().hangs = false;
+    let error = pairing.await.unwrap().unwrap_err();
+    assert!(matches!(error, DeskError::Pairing(Why::WindowClosed)), "{error}");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(desk.devices().is_empty(), "nobody is known");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_forgotten_wearable_is_left_alone_by_both_sides_until_somebody_pairs_it_again() {
     let dir = tempfile::tempdir().unwrap();
     let broker = Broker::start(dir.path());
