@@ -128,6 +128,18 @@ proptest! {
     }
 }
 
+#[test]
+fn a_value_is_written_as_the_decimal_that_was_measured() {
+    for channel in kinara_protocol::channel::REGISTRY {
+        let decimals = (1.0 / channel.step).log10().round() as usize;
+        for count in -10_000..10_000 {
+            let value = channel.value(count);
+            let written: f64 = format!("{value:.decimals$}").parse().unwrap();
+            assert_eq!(value.to_string(), written.to_string(), "{} of {}", count, channel.name);
+        }
+    }
+}
+
 fn sample_frame() -> Vec<u8> {
     let mut builder = FrameBuilder::new();
     builder.begin(Kind::Scalar, EPOCH, Ticks(1_000));
