@@ -21,11 +21,19 @@ const GOOD: &str = "good";
 /// Replaces a file whole, and then its copy: on return the new one is on disk, before that the old one is. Only its owner
 /// can read it. A card may take a second for that: other tasks of this thread go on elsewhere meanwhile.
 pub fn write_through(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let write = || {
+    beside_other_tasks(|| {
         replace(path, bytes)?;
         keep_copy(path, bytes);
         Ok(())
-    };
+    })
+}
+
+/// As [`write_through`], of a file without which nothing is lost: no copy is kept.
+pub fn write_uncopied(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    beside_other_tasks(|| replace(path, bytes))
+}
+
+fn beside_other_tasks(write: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     match tokio::runtime::Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
         Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(write),
         _ => write(),
@@ -120,5 +128,37 @@ pub fn tell_broken(folder: &Path, board: &Board) {
              is used, where there was one. Look whether devices and people are as they should be; then remove {name}."
         );
         board.alert(&format!("file {name}"), Some(text));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn a_card_that_takes_long_holds_up_no_other_task() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("devices.json");
+        // Stands for the card: whoever opens it to write waits until somebody reads.
+        let card = path.with_extension("new");
+        mknodat(CWD, &card, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let (begun, begins) = mpsc::channel();
+        let writing = tokio::spawn(async move {
+            begun.send(()).unwrap();
+            write_through(&path, b"{}")
+        });
+        begins.recv().unwrap();
+        let (done, other) = mpsc::channel();
+        tokio::spawn(async move { done.send(()) });
+        let other = other.recv_timeout(Duration::from_secs(5));
+        drop(File::open(&card).unwrap());
+        // A pipe cannot be forced to disk; that is not what is asked.
+        drop(writing.await.unwrap());
+        assert!(other.is_ok(), "the one thread that runs tasks waited for the card");
     }
 }

@@ -56,9 +56,10 @@ impl Channel {
         (if steps < 0.0 { steps - 0.5 } else { steps + 0.5 }) as i32
     }
 
-    /// A count of steps in the channel's unit.
+    /// A count of steps in the channel's unit. Steps are 1, a tenth, a hundredth, …: dividing gives the decimal itself, 64.8
+    /// and not 64.80000000000001.
     pub fn value(&self, count: i32) -> f64 {
-        f64::from(count) * self.step
+        f64::from(count) / (1.0 / self.step)
     }
 
     /// Whether `value`, in the channel's unit, is physically possible.

@@ -78,7 +78,8 @@ pub enum Op {
     StreamOff,
     /// Show a person which one you are.
     Identify,
-    /// Close the open frames now: a hand-over. The reply comes when they are in flash.
+    /// Close the open frames now. The reply comes when they are in flash. What firmware that does not know
+    /// [`Op::HandOver`] is asked at a hand-over.
     CloseFrame,
     /// Forget the log, start a new one. A person accepted the loss.
     Format,
@@ -127,6 +128,10 @@ pub enum Op {
     /// has lost its copy asks for it with [`Op::ResendFrom`]. Not a part of [`Hello`]: a gateway of an earlier version
     /// refuses a Hello that is longer than its own.
     OldestHeld,
+    /// Close the open frames now, and say which frame is the next: the boundary between two wearers. Reply, when they are
+    /// in flash: [`Outcome::Boundary`]. One question, because a frame may close between two. Not a longer reply to
+    /// [`Op::CloseFrame`]: a gateway of an earlier version refuses that.
+    HandOver,
 }
 
 /// A start, for a log of resets and faults.
@@ -241,6 +246,13 @@ pub enum Outcome {
         epoch: Epoch,
         /// The frame's seq.
         seq: Seq,
+    },
+    /// To [`Op::HandOver`]: the first frame after the boundary.
+    Boundary {
+        /// The running epoch.
+        epoch: Epoch,
+        /// The seq of its next frame.
+        next_seq: Seq,
     },
 }
 
@@ -361,6 +373,7 @@ impl Request {
             Op::UpdateFinish => writer.u8(17),
             Op::WhyStarted { back } => writer.bytes(&[18, back]),
             Op::OldestHeld => writer.u8(19),
+            Op::HandOver => writer.u8(20),
         }
         writer.written()
     }
@@ -400,6 +413,7 @@ impl Request {
             17 => Op::UpdateFinish,
             18 => Op::WhyStarted { back: reader.u8()? },
             19 => Op::OldestHeld,
+            20 => Op::HandOver,
             _ => return Ok(Err(id)),
         };
         if reader.is_empty() { Ok(Ok(Self { id, op })) } else { Err(ControlError) }
@@ -440,6 +454,7 @@ impl Reply {
                 writer.u32(offset);
             }
             Outcome::OldestHeld { epoch, seq } => write_frame_op(&mut writer, 6, epoch, seq),
+            Outcome::Boundary { epoch, next_seq } => write_frame_op(&mut writer, 7, epoch, next_seq),
             Outcome::Started(Start { reason, place }) => {
                 writer.bytes(&[5, reason.to_byte()]);
                 if let Some(place) = place {
@@ -485,6 +500,7 @@ impl Reply {
                 return Ok(Self { id, outcome: Outcome::Started(Start { reason, place }) });
             }
             6 => Outcome::OldestHeld { epoch: Epoch(reader.u64()?), seq: reader.u32()? },
+            7 => Outcome::Boundary { epoch: Epoch(reader.u64()?), next_seq: reader.u32()? },
             _ => return Err(ControlError),
         };
         if reader.is_empty() { Ok(Self { id, outcome }) } else { Err(ControlError) }

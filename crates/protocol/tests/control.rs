@@ -38,6 +38,7 @@ fn requests_are_on_the_wire_as_published() {
         ),
         (Op::UpdateFinish, "070011"),
         (Op::OldestHeld, "070013"),
+        (Op::HandOver, "070014"),
     ] {
         let request = Request { id: 7, op };
         let mut out = [0; MAX_MESSAGE];
@@ -89,6 +90,7 @@ fn replies_are_on_the_wire_as_published() {
         (Outcome::Refused(Refusal::BadImage), "07000107"),
         (Outcome::UpdateAt(552), "07000428020000"),
         (Outcome::OldestHeld { epoch: EPOCH, seq: 3 }, "07000607000000efbeadde03000000"),
+        (Outcome::Boundary { epoch: EPOCH, next_seq: 44 }, "07000707000000efbeadde2c000000"),
         (
             Outcome::Hello(hello),
             "07000201a10000000000000000010007000000efbeadde05000000000007000000efbeadde030000002c00000029000000",

@@ -101,6 +101,7 @@ proptest! {
             Op::Identify, Op::CloseFrame, Op::Format, Op::SetPlan { ppg: yes, acceleration: !yes },
             Op::Admit { secret, lives_s: seq }, Op::Revoke { bond }, Op::UpdateStart { size: seq, image: secret },
             Op::UpdateData { offset: seq, bytes: Chunk::new(&secret).unwrap() }, Op::UpdateFinish,
+            Op::OldestHeld, Op::HandOver,
         ] {
             let request = Request { id, op };
             prop_assert_eq!(Request::decode(request.encode(&mut [0; MAX_MESSAGE])), Ok(Ok(request)));
@@ -111,7 +112,8 @@ proptest! {
         };
         for outcome in [
             Outcome::Ok, Outcome::Refused(Refusal::NotInLog), Outcome::Refused(Refusal::OutOfSlots),
-            Outcome::Hello(hello), Outcome::Time(ticks), Outcome::UpdateAt(seq)
+            Outcome::Hello(hello), Outcome::Time(ticks), Outcome::UpdateAt(seq),
+            Outcome::OldestHeld { epoch, seq }, Outcome::Boundary { epoch, next_seq: seq },
         ] {
             let reply = Reply { id, outcome };
             prop_assert_eq!(Reply::decode(reply.encode(&mut [0; MAX_MESSAGE])), Ok(reply));
@@ -123,6 +125,18 @@ proptest! {
         let _ = Request::decode(&bytes);
         let _ = Reply::decode(&bytes);
         let _ = kinara_protocol::status::Status::decode(&bytes);
+    }
+}
+
+#[test]
+fn a_value_is_written_as_the_decimal_that_was_measured() {
+    for channel in kinara_protocol::channel::REGISTRY {
+        let decimals = (1.0 / channel.step).log10().round() as usize;
+        for count in -10_000..10_000 {
+            let value = channel.value(count);
+            let written: f64 = format!("{value:.decimals$}").parse().unwrap();
+            assert_eq!(value.to_string(), written.to_string(), "{} of {}", count, channel.name);
+        }
     }
 }
 

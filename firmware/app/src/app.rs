@@ -2,7 +2,9 @@
 
 use kinara_protocol::channel::{BATTERY, ChannelId, HEART_RATE, RR_INTERVAL, SKIN_TEMPERATURE};
 use kinara_protocol::control::{MAX_MESSAGE, Outcome, Refusal, Reply, Start};
-use kinara_protocol::frame::{DeviceEvent, DeviceEventKind, Epoch, MAX_FRAME, ResetReason, Seq, Ticks};
+use kinara_protocol::frame::{
+    DeviceEvent, DeviceEventKind, Epoch, MAX_FRAME, ResetReason, Sensor, Seq, Ticks,
+};
 use kinara_protocol::gatt::Characteristic;
 use kinara_protocol::status::Status;
 use kinara_protocol::vitals::Vitals;
@@ -13,6 +15,7 @@ use crate::flash::Flash;
 use crate::framing::{FrameAge, Framing, SampleClass};
 use crate::log::{Log, Witness};
 use crate::plan::Plan;
+use crate::presence::News;
 use crate::queue::Queue;
 use crate::ring::{Identity, RingError};
 use crate::update::Ask;
@@ -130,7 +133,7 @@ pub struct Recovered<F> {
 }
 
 impl<F: Flash> Recovered<F> {
-    /// Recovers the log and writes the boot anchor. `entropy` are two random numbers: the log id should the flash be
+    /// Recovers the log and writes the boot anchor (see [`Log::boot`]). `entropy` are two random numbers: the log id should the flash be
     /// blank, and the one for a later formatting.
     pub fn boot(
         flash: F,
@@ -261,6 +264,21 @@ impl<F: Flash> App<F> {
         self.status.changed = true;
         self.close_frames(witness)?;
         let kind = if worn { DeviceEventKind::Worn } else { DeviceEventKind::NotWorn };
+        self.log.event(DeviceEvent { ticks, kind }, witness)
+    }
+
+    /// There is something to tell of a sensor.
+    pub fn tell_of(
+        &mut self,
+        sensor: Sensor,
+        news: News,
+        ticks: Ticks,
+        witness: &mut impl Witness,
+    ) -> Result<(), RingError<F::Error>> {
+        let kind = match news {
+            News::Silent => DeviceEventKind::SensorSilent(sensor),
+            News::Answers => DeviceEventKind::SensorAnswers(sensor),
+        };
         self.log.event(DeviceEvent { ticks, kind }, witness)
     }
 

@@ -78,9 +78,12 @@ impl<F: Flash> App<F> {
                 Outcome::Ok
             }
             Op::CloseFrame => {
-                self.close_frames(witness)?;
-                self.log.ring().persist_acknowledged()?;
+                self.close_for_good(witness)?;
                 Outcome::Ok
+            }
+            Op::HandOver => {
+                self.close_for_good(witness)?;
+                Outcome::Boundary { epoch: self.log.epoch(), next_seq: self.log.next_seq() }
             }
             Op::Format => {
                 self.log.format(self.next_log_id)?;
@@ -113,6 +116,11 @@ impl<F: Flash> App<F> {
                 None => Outcome::Refused(Refusal::NotInLog),
             },
         }))
+    }
+
+    fn close_for_good(&mut self, witness: &mut impl Witness) -> Result<(), RingError<F::Error>> {
+        self.close_frames(witness)?;
+        self.log.ring().persist_acknowledged()
     }
 
     fn update(&mut self, request: u16, ask: Ask) -> Option<Outcome> {

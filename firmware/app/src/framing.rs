@@ -96,6 +96,11 @@ impl Framing {
         builder.push(channel, ticks, values)
     }
 
+    /// Whether a class has no open frame.
+    pub fn is_empty(&mut self, class: SampleClass) -> bool {
+        self.builder(class).is_empty()
+    }
+
     /// Whether a class's open frame is as old as `age_ms`.
     pub fn is_due(&mut self, class: SampleClass, now: Ticks, age_ms: u32) -> bool {
         let builder = self.builder(class);

@@ -6,6 +6,7 @@
 //! gateway writes, and sends what [`app::App::outgoing`] gives for as long as the link takes it.
 //!
 //! - [`plan`]: what is measured how often. [`acquisition`]: how much, and what the raw readings give.
+//! - [`presence`]: whether a sensor answers. [`restarts`]: faults in a row.
 //! - [`framing`]: samples to frames.
 //! - [`ring`]: frames in flash, with the promise that everything else stands on.
 //! - [`log`]: the ring with numbering, anchors and device events.
@@ -28,7 +29,9 @@ pub mod flash;
 pub mod framing;
 pub mod log;
 pub mod plan;
+pub mod presence;
 pub mod queue;
+pub mod restarts;
 pub mod ring;
 pub mod signal;
 #[cfg(test)]

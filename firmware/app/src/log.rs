@@ -2,7 +2,8 @@
 //!
 //! **Promise.** Frames of an epoch are numbered from 0 without a hole, in the order they are stored; number 0 is the
 //! boot anchor, which says where the epoch before ended. When a full ring has to give up frames that nobody
-//! acknowledged, a device event names them before they are erased.
+//! acknowledged, a device event names them before they are erased. Boots that store nothing leave at most one frame between
+//! them: a wearable that restarts for ever does not push its readings out.
 
 use kinara_protocol::frame::{
     BootAnchor, DeviceEvent, DeviceEventKind, Epoch, Kind, MAX_FRAME, ResetReason, Seq, SyncAnchor, Ticks,
@@ -68,10 +69,13 @@ pub struct Log<F> {
     reclaimed: u32,
     fresh: Queue<Position, MAX_FRESH>,
     formatted: bool,
+    /// When and why this boot began: its first frame says so.
+    began: (Ticks, ResetReason),
 }
 
 impl<F: Flash> Log<F> {
-    /// Recovers the log and writes this boot's anchor.
+    /// Recovers the log and writes this boot's anchor. Where the boot before has stored nothing but its own, this one's is
+    /// written with the first frame after it.
     pub fn boot(
         flash: F,
         new_log_id: u32,
@@ -79,8 +83,8 @@ impl<F: Flash> Log<F> {
         now: Ticks,
         witness: &mut impl Witness,
     ) -> Result<Self, RingError<F::Error>> {
-        let (mut ring, first_start) = Ring::open(flash, new_log_id)?;
-        let previous = boot::previous(&mut ring)?;
+        let (ring, first_start) = Ring::open(flash, new_log_id)?;
+        let stored = ring.last().is_none_or(|last| last.seq > 0);
         let by_command = !first_start && ring.epoch().boot() == 1;
         let mut log = Self {
             ring,
@@ -91,11 +95,11 @@ impl<F: Flash> Log<F> {
             reclaimed: 0,
             fresh: Queue::new(),
             formatted: false,
+            began: (now, reason),
         };
-        let mut frame = [0; MAX_FRAME];
-        let anchor = BootAnchor { reason, previous };
-        let len = encode_boot_anchor(log.epoch(), 0, now, &anchor, &mut frame);
-        log.store(&frame[..len], Kind::BootAnchor, now, now, witness)?;
+        if stored {
+            log.write_anchor(witness)?;
+        }
         if by_command {
             log.event(DeviceEvent { ticks: now, kind: DeviceEventKind::LogFormatted }, witness)?;
         }
@@ -151,6 +155,10 @@ impl<F: Flash> Log<F> {
         class: SampleClass,
         witness: &mut impl Witness,
     ) -> Result<(), RingError<F::Error>> {
+        if framing.is_empty(class) {
+            return Ok(());
+        }
+        self.write_anchor(witness)?;
         let mut frame = [0; MAX_FRAME];
         match framing.close(class, self.next_seq, &mut frame) {
             Some(closed) => {
@@ -162,6 +170,7 @@ impl<F: Flash> Log<F> {
 
     /// Stores a time sync, and remembers it for the next boot's anchor.
     pub fn sync(&mut self, sync: &SyncAnchor, witness: &mut impl Witness) -> Result<(), RingError<F::Error>> {
+        self.write_anchor(witness)?;
         let mut frame = [0; MAX_FRAME];
         let len = encode_sync_anchor(self.epoch(), self.next_seq, sync, &mut frame);
         self.store(&frame[..len], Kind::SyncAnchor, sync.ticks, sync.ticks, witness)?;
@@ -174,6 +183,7 @@ impl<F: Flash> Log<F> {
         event: DeviceEvent,
         witness: &mut impl Witness,
     ) -> Result<(), RingError<F::Error>> {
+        self.write_anchor(witness)?;
         let mut frame = [0; MAX_FRAME];
         let len = encode_device_event(self.epoch(), self.next_seq, &event, &mut frame);
         self.store(&frame[..len], Kind::DeviceEvents, event.ticks, event.ticks, witness)
@@ -205,6 +215,19 @@ impl<F: Flash> Log<F> {
     /// Gives the flash back.
     pub fn into_flash(self) -> F {
         self.ring.into_flash()
+    }
+
+    /// Before this boot's first frame of another kind. Not inlined where frames are stored: it happens once.
+    #[inline(never)]
+    fn write_anchor(&mut self, witness: &mut impl Witness) -> Result<(), RingError<F::Error>> {
+        if self.next_seq > 0 {
+            return Ok(());
+        }
+        let (at, reason) = self.began;
+        let anchor = BootAnchor { reason, previous: boot::previous(&mut self.ring)? };
+        let mut frame = [0; MAX_FRAME];
+        let len = encode_boot_anchor(self.epoch(), 0, at, &anchor, &mut frame);
+        self.store(&frame[..len], Kind::BootAnchor, at, at, witness)
     }
 
     fn store(

@@ -108,6 +108,21 @@ fn a_frame_closes_after_a_minute_or_after_a_second_while_somebody_watches() {
 }
 
 #[test]
+fn a_hand_over_closes_what_is_open_and_tells_the_next_frame_in_one_answer() {
+    let mut app = fresh();
+    app.connected();
+    app.sample(EDA, Ticks(100), &[5_000], &mut ()).unwrap();
+    app.sample(PPG, Ticks(100), &[60_000], &mut ()).unwrap();
+    let open = app.next_seq();
+    let told = ask(&mut app, Op::HandOver, 200);
+    assert_eq!(told, Outcome::Boundary { epoch: app.epoch(), next_seq: open + 2 });
+    app.sample(EDA, Ticks(300), &[5_000], &mut ()).unwrap();
+    app.close_frames(&mut ()).unwrap();
+    let later = drain(&mut app).last().map(|frame| id_of(frame).seq);
+    assert_eq!(later, Some(open + 2), "what comes then is on the later side");
+}
+
+#[test]
 fn a_waveform_is_never_in_a_frame_with_scalars() {
     let mut app = fresh();
     for tick in 0..2_000u64 {

@@ -8,7 +8,10 @@
 //! whole (cleared when it is); the word after them says that all is verified. A page is erased when its first byte comes,
 //! so a page that a reset has cut begins anew.
 //!
-//! Whoever installs (a bootloader, by the platform) tries the image once, and goes back where it does not prove itself.
+//! Whoever installs (a bootloader, by the platform) tries the image once, and goes back where it does not prove itself. What
+//! the slot says of itself counts for nothing then: [`install`] judges again, where the image is to run.
+
+pub mod install;
 
 use ed25519_dalek::{Signature, VerifyingKey};
 use kinara_protocol::control::{Chunk, Outcome, Refusal};
@@ -47,6 +50,40 @@ pub struct Accepts {
     pub version: [u8; 3],
     /// The Ed25519 key of who makes its images.
     pub maker: [u8; 32],
+}
+
+impl Accepts {
+    /// Whether an image of this header and of so many bytes in all may run here, if its payload is the one that was signed.
+    #[inline(never)]
+    fn judge(&self, header: &Header, size: u32) -> Result<(), Refusal> {
+        let maker = VerifyingKey::from_bytes(&self.maker).ok();
+        let signature = Signature::from_bytes(&header.signature);
+        let signed = maker.is_some_and(|maker| maker.verify_strict(&header.signed(), &signature).is_ok());
+        let fits = header.payload.checked_add(HEADER_LEN as u32) == Some(size);
+        if !signed || !fits || header.board != self.board {
+            Err(Refusal::BadImage)
+        } else if header.version <= self.version {
+            Err(Refusal::NotNewer)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// Whether this is the payload that the header is of; what cannot be read is not. (By reference: once in an image.)
+fn is_payload_of(header: &Header, read: &mut dyn FnMut(u32, &mut [u8]) -> bool) -> bool {
+    let mut digest = Sha256::new();
+    let mut at = 0;
+    let mut piece = [0; 256];
+    while at < header.payload {
+        let length = piece.len().min((header.payload - at) as usize);
+        if !read(at, &mut piece[..length]) {
+            return false;
+        }
+        digest.update(&piece[..length]);
+        at += length as u32;
+    }
+    digest.finalize().as_slice() == header.digest
 }
 
 /// The image that is being taken.
@@ -112,16 +149,21 @@ impl<F: Flash> Updater<F> {
         }
     }
 
-    /// The header of an image that was verified and waits.
+    /// The header of an image that was verified and waits, by the slot's own word.
     pub fn waiting(&mut self) -> Tried<Option<Header>, F> {
+        if self.verified_size()?.is_some() { Ok(Some(self.header()?)) } else { Ok(None) }
+    }
+
+    /// How large the image is that was verified and waits, by the slot's own word.
+    fn verified_size(&mut self) -> Tried<Option<u32>, F> {
         let Some((_, size)) = self.record()? else { return Ok(None) };
         let mut word = [0; WORD];
         self.slot.read(verified_mark(size), &mut word)?;
-        if word == [0; WORD] { Ok(Some(self.header()?)) } else { Ok(None) }
+        Ok((word == [0; WORD]).then_some(size))
     }
 
     /// Reads the payload of the image that waits.
-    pub fn read_payload(&mut self, at: u32, into: &mut [u8]) -> Tried<(), F> {
+    fn read_payload(&mut self, at: u32, into: &mut [u8]) -> Tried<(), F> {
         Ok(self.slot.read(PAGE + HEADER_LEN as u32 + at, into)?)
     }
 
@@ -190,16 +232,13 @@ impl<F: Flash> Updater<F> {
             return Err(Failure::Refused(Refusal::NotInLog));
         };
         let header = self.judge_header(going.size)?;
-        let mut digest = Sha256::new();
-        let mut at = 0;
-        let mut piece = [0; 256];
-        while at < header.payload {
-            let length = piece.len().min((header.payload - at) as usize);
-            self.read_payload(at, &mut piece[..length])?;
-            digest.update(&piece[..length]);
-            at += length as u32;
-        }
-        if digest.finalize().as_slice() != header.digest {
+        let mut failed = Ok(());
+        let is_whole = is_payload_of(&header, &mut |at, into| {
+            failed = self.read_payload(at, into);
+            failed.is_ok()
+        });
+        failed?;
+        if !is_whole {
             return Err(self.give_up(Refusal::BadImage)?);
         }
         self.slot.write(verified_mark(going.size), &[0; WORD])?;
@@ -213,17 +252,10 @@ impl<F: Flash> Updater<F> {
             Err(Failure::Refused(refusal)) => return Err(self.give_up(refusal)?),
             Err(failure) => return Err(failure),
         };
-        let maker = VerifyingKey::from_bytes(&self.accepts.maker).ok();
-        let signature = Signature::from_bytes(&header.signature);
-        let signed = maker.is_some_and(|maker| maker.verify_strict(&header.signed(), &signature).is_ok());
-        let fits = header.payload.checked_add(HEADER_LEN as u32) == Some(size);
-        if !signed || !fits || header.board != self.accepts.board {
-            return Err(self.give_up(Refusal::BadImage)?);
+        match self.accepts.judge(&header, size) {
+            Ok(()) => Ok(header),
+            Err(refusal) => Err(self.give_up(refusal)?),
         }
-        if header.version <= self.accepts.version {
-            return Err(self.give_up(Refusal::NotNewer)?);
-        }
-        Ok(header)
     }
 
     fn give_up(&mut self, refusal: Refusal) -> Tried<Failure<F::Error>, F> {
@@ -277,7 +309,7 @@ fn verified_mark(size: u32) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::vec;
     use std::vec::Vec;
 
@@ -288,17 +320,17 @@ mod tests {
     use super::*;
     use crate::testing::RamFlash;
 
-    const RUNS: [u8; 3] = [0, 1, 0];
+    pub(super) const RUNS: [u8; 3] = [0, 1, 0];
 
-    fn maker() -> SigningKey {
+    pub(super) fn maker() -> SigningKey {
         SigningKey::from_bytes(&[7; 32])
     }
 
-    fn accepts() -> Accepts {
+    pub(super) fn accepts() -> Accepts {
         Accepts { board: Board::SIMULATOR, version: RUNS, maker: maker().verifying_key().to_bytes() }
     }
 
-    fn image(key: &SigningKey, board: Board, version: [u8; 3], payload: &[u8]) -> Vec<u8> {
+    pub(super) fn image(key: &SigningKey, board: Board, version: [u8; 3], payload: &[u8]) -> Vec<u8> {
         let mut header = Header::of(board, version, payload).unwrap();
         header.signature = key.sign(&header.signed()).to_bytes();
         [header.encode().as_slice(), payload].concat()
@@ -309,7 +341,7 @@ mod tests {
     }
 
     /// Sends an image from where it is wanted on; the last outcome, and how many bytes were sent.
-    fn send(updater: &mut Updater<RamFlash>, image: &[u8]) -> (Outcome, bool, usize) {
+    pub(super) fn send(updater: &mut Updater<RamFlash>, image: &[u8]) -> (Outcome, bool, usize) {
         let start = Ask::Start { size: image.len() as u32, image: number(image) };
         let (mut outcome, _) = updater.answer(&start);
         let mut sent = 0;
@@ -326,7 +358,7 @@ mod tests {
         (outcome, false, sent)
     }
 
-    fn payload(length: usize) -> Vec<u8> {
+    pub(super) fn payload(length: usize) -> Vec<u8> {
         (0..length).map(|place| (place * 31 % 251) as u8).collect()
     }
 

@@ -10,12 +10,13 @@ use embassy_nrf::pac::POWER;
 use embassy_nrf::pac::power::regs::Resetreas;
 use embassy_nrf::pac::power::vals::Threshold;
 use kinara_firmware_app::app::MAX_STARTS;
+use kinara_firmware_app::restarts;
 use kinara_protocol::control::{PLACE_FILE, Place, Start};
 use kinara_protocol::frame::{ResetReason, checksum};
 
 /// The lowest that a cell's regulator is to give.
 const SAGS_BELOW: Threshold = Threshold::V21;
-const MAGIC: u32 = u32::from_le_bytes(*b"FLT2");
+const MAGIC: u32 = u32::from_le_bytes(*b"FLT3");
 /// Reason, whether there is a place, line, length of the file's name, the name.
 const ENTRY: usize = 1 + 1 + 4 + 1 + PLACE_FILE;
 /// The fault that ended the last program comes after the starts.
@@ -26,6 +27,8 @@ const FAULT: usize = MAX_STARTS;
 struct Kept {
     magic: u32,
     sum: u32,
+    /// Faults in a row.
+    faults: u32,
     entries: [[u8; ENTRY]; MAX_STARTS + 1],
 }
 
@@ -42,22 +45,22 @@ static KEPT: Memory = Memory(UnsafeCell::new(MaybeUninit::uninit()));
 const NONE: u8 = 0xff;
 
 impl Kept {
-    const EMPTY: Self = Self { magic: MAGIC, sum: 0, entries: [[NONE; ENTRY]; MAX_STARTS + 1] };
+    const EMPTY: Self = Self { magic: MAGIC, sum: 0, faults: 0, entries: [[NONE; ENTRY]; MAX_STARTS + 1] };
 
     fn load() -> Self {
         // SAFETY: any bytes are a value, and nobody else uses it.
         let kept = unsafe { KEPT.0.get().cast::<Self>().read_volatile() };
-        if kept.magic == MAGIC && kept.sum == checksum(kept.entries.as_flattened()) {
-            kept
-        } else {
-            Self::EMPTY
-        }
+        if kept.magic == MAGIC && kept.sum == kept.checksum() { kept } else { Self::EMPTY }
     }
 
     fn save(mut self) {
-        self.sum = checksum(self.entries.as_flattened());
+        self.sum = self.checksum();
         // SAFETY: as above.
         unsafe { KEPT.0.get().cast::<Self>().write_volatile(self) };
+    }
+
+    fn checksum(&self) -> u32 {
+        checksum(self.entries.as_flattened()) ^ self.faults
     }
 
     fn start(&self, entry: usize) -> Option<Start> {
@@ -81,8 +84,9 @@ impl Kept {
     }
 }
 
-/// The last starts, this one first. Called once: the next call would count another start.
-pub fn starts() -> heapless::Vec<Start, MAX_STARTS> {
+/// Notes this start; why it is one, and how many faults in a row there are with it. Called once: the next call would count
+/// another start.
+pub fn count_start() -> (ResetReason, u32) {
     let mut kept = Kept::load();
     let by_the_chip = by_the_chip();
     let this = match kept.start(FAULT) {
@@ -94,10 +98,24 @@ pub fn starts() -> heapless::Vec<Start, MAX_STARTS> {
     kept.entries.copy_within(..MAX_STARTS - 1, 1);
     kept.put(0, &this);
     kept.entries[FAULT] = [NONE; ENTRY];
-    let starts = (0..MAX_STARTS).map_while(|entry| kept.start(entry)).collect();
+    kept.faults = restarts::counted(kept.faults, this.reason);
+    let faults = kept.faults;
     kept.save();
     watch_supply();
-    starts
+    (this.reason, faults)
+}
+
+/// The last starts, this one first.
+pub fn starts() -> heapless::Vec<Start, MAX_STARTS> {
+    let kept = Kept::load();
+    (0..MAX_STARTS).map_while(|entry| kept.start(entry)).collect()
+}
+
+/// It has done all its work for long enough: the faults before this start are forgotten.
+pub fn is_healthy() {
+    let mut kept = Kept::load();
+    kept.faults = 0;
+    kept.save();
 }
 
 /// Has the chip watch its supply from now on.

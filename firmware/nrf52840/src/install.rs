@@ -1,7 +1,8 @@
-//! An image that has come over the air and was verified: to where the bootloader looks for it, and confirmed once it has
-//! proved itself.
+//! An image that has come over the air and was verified: to where the bootloader looks for it, verified there again, and
+//! confirmed once it has proved itself.
 //!
-//! The image waits in external flash. The copy into the chip's own flash is made at a start, before the radio's: a page
+//! The image waits in external flash, which anybody can write who has the board. So its signature, board, version and
+//! digest are judged over the copy in the chip's own flash, and only then the bootloader is told. The copy into the chip's own flash is made at a start, before the radio's: a page
 //! that is erased stops the processor for 85 ms, which a link does not survive. A loss of power in the middle begins the
 //! copy anew. The bootloader swaps the two images, and swaps them back at the next start unless the new one was
 //! confirmed: after [`HEALTHY`] in which all loops have turned.
@@ -17,7 +18,9 @@ use embassy_sync::blocking_mutex::Mutex as BlockingMutex;
 use embassy_sync::blocking_mutex::raw::NoopRawMutex;
 use embassy_sync::mutex::Mutex;
 use embassy_time::{Duration, Timer};
+use embedded_storage::nor_flash::NorFlash;
 use kinara_firmware_app::flash::PAGE;
+use kinara_firmware_app::update::install::{Installed, Target};
 use kinara_firmware_app::update::{Accepts, Updater};
 use kinara_protocol::image::Board;
 use nrf_sdc::mpsl::{self, MultiprotocolServiceLayer};
@@ -57,29 +60,40 @@ pub fn updater(slot: Region) -> Updater<Region> {
     Updater::new(slot, Accepts { board: Board::NRF52840, version: VERSION, maker: MAKER })
 }
 
-/// Copies an image that waits to where the bootloader looks for it, and restarts. Returns where none waits.
+/// The chip's own flash did not do it.
+struct Failed;
+
+/// Where the bootloader looks for a new image.
+struct Partition<'a, D: NorFlash, S: NorFlash> {
+    updater: BlockingFirmwareUpdater<'a, D, S>,
+    watchdog: &'a mut WatchdogHandle,
+}
+
+impl<D: NorFlash, S: NorFlash> Target for Partition<'_, D, S> {
+    type Error = Failed;
+
+    fn write(&mut self, at: u32, page: &[u8; PAGE as usize]) -> Result<(), Failed> {
+        self.watchdog.pet();
+        self.updater.write_firmware(at as usize, page).map_err(|_| Failed)
+    }
+
+    fn read(&mut self, at: u32, into: &mut [u8]) -> Result<(), Failed> {
+        self.updater.read_dfu(at, into).map_err(|_| Failed)
+    }
+}
+
+/// Copies an image that waits to where the bootloader looks for it, judges it there, and restarts. Returns where none waits
+/// or it is not what this board takes: what runs goes on.
 pub fn take_over(updater: &mut Updater<Region>, nvmc: Peri<'_, NVMC>, watchdog: &mut WatchdogHandle) {
-    let Ok(Some(header)) = updater.waiting() else { return };
     let flash = BlockingMutex::<NoopRawMutex, _>::new(RefCell::new(Nvmc::new(nvmc)));
     let mut aligned = AlignedBuffer([0; 4]);
     let config = FirmwareUpdaterConfig::from_linkerfile_blocking(&flash, &flash);
-    let mut target = BlockingFirmwareUpdater::new(config, &mut aligned.0);
-    let mut at = 0;
-    let mut page = AlignedBuffer([0; PAGE as usize]);
-    while at < header.payload {
-        let length = PAGE.min(header.payload - at);
-        page.0.fill(0xff);
-        let copied = updater.read_payload(at, &mut page.0[..length as usize]).is_ok()
-            && target.write_firmware(at as usize, &page.0).is_ok();
-        if !copied {
-            // It is not tried again: what runs goes on.
-            let _ = updater.clear();
-            return;
-        }
-        watchdog.pet();
-        at += length;
-    }
-    if target.mark_updated().is_ok() && updater.clear().is_ok() {
+    let mut target = Partition { updater: BlockingFirmwareUpdater::new(config, &mut aligned.0), watchdog };
+    // Left in the slot after a loss of power here, it is no newer than what then runs, and is forgotten.
+    if let Ok(Installed::Ready(_)) = updater.install(&mut target)
+        && target.updater.mark_updated().is_ok()
+        && updater.clear().is_ok()
+    {
         cortex_m::peripheral::SCB::sys_reset();
     }
 }

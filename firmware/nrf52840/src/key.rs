@@ -1,7 +1,8 @@
 //! This device's key, and its random numbers.
 //!
-//! **Promise.** The key is drawn once, on the first start, lies in a page of the chip's own flash, and leaves it for nobody:
-//! what is in the other flash is worth nothing without this chip, and the chip's port is closed in production.
+//! **Promise.** The key is drawn on the first start and at each factory reset, lies in a page of the chip's own flash, and
+//! leaves it for nobody: what is in the other flash is worth nothing without this chip, and the chip's port is closed in
+//! production. Nonces begin anew with a factory reset; so no two images are ever enciphered by the same key and nonce.
 
 use aes::Aes128;
 use aes::cipher::{KeyIvInit, StreamCipher};
@@ -38,6 +39,17 @@ pub fn of_device(nvmc: Peri<'_, NVMC>, rng: &mut Rng<'_, Async>) -> Key {
         key.copy_from_slice(&image[4..]);
         return key;
     }
+    keep_new(&mut flash, rng)
+}
+
+/// Another key in place of this device's: what was enciphered by the former one, whoever has copied it, stays closed. Called
+/// when all of it is erased, before the controller starts.
+pub fn drawn_anew(nvmc: Peri<'_, NVMC>, rng: &mut Rng<'_, Async>) -> Key {
+    keep_new(&mut Nvmc::new(nvmc), rng)
+}
+
+fn keep_new(flash: &mut Nvmc<'_>, rng: &mut Rng<'_, Async>) -> Key {
+    let mut image = [0; 20];
     let mut key = [0; 16];
     rng.blocking_fill_bytes(&mut key);
     image[..4].copy_from_slice(&MAGIC);

@@ -16,6 +16,7 @@ use kinara_firmware_app::acquisition::{Acquisition, Level};
 use kinara_firmware_app::app::{App, DeviceIdentity, Recovered, Settings};
 use kinara_firmware_app::framing::FrameAge;
 use kinara_firmware_app::plan::Plan;
+use kinara_firmware_app::restarts;
 #[cfg(feature = "external")]
 use kinara_firmware_app::update::{Ask, Updater};
 use kinara_firmware_ble::controls::{Command, Controls};
@@ -33,6 +34,8 @@ use rand_core::RngCore;
 use static_cell::StaticCell;
 
 use crate::board::{self, Board};
+#[cfg(not(feature = "external"))]
+use crate::flash::erase_all;
 use crate::flash::{Chip, Memories, Region};
 #[cfg(feature = "external")]
 use crate::install;
@@ -74,7 +77,8 @@ const STEPS: usize = 1;
 
 type Bonds = Pairing<Memories, Random>;
 
-/// Starts everything, and on a board that takes updates stays until this image has proved itself.
+/// Starts everything, what hands over readings before what takes them. On a board that takes updates it stays until this
+/// image has proved itself.
 pub async fn run(board: Board, spawner: Spawner) {
     static FLASH_CHIP: StaticCell<RefCell<Chip>> = StaticCell::new();
     static BUS: StaticCell<RefCell<Twim<'static>>> = StaticCell::new();
@@ -88,17 +92,34 @@ pub async fn run(board: Board, spawner: Spawner) {
         board;
     let key = key::of_device(nvmc.reborrow(), &mut rng);
     let mut random = Random::from_noise(&mut rng);
+    let (reason, faults) = fault::count_start();
+    let pause = Duration::from_millis(restarts::pause_ms(faults));
     let erases = is_held(&button, FACTORY_RESET, || watchdog.pet()).await;
+    if reason == ResetReason::Fault && !erases {
+        // It will come again, wherever it was: nothing is written before that.
+        rest(pause, || watchdog.pet()).await;
+    }
     #[cfg(feature = "external")]
-    let chip = Chip::new(qspi, key);
+    let chip = {
+        let mut chip = Chip::new(qspi, key);
+        if erases {
+            let new_key = || key::drawn_anew(nvmc.reborrow(), &mut rng);
+            chip.erase_all(|| watchdog.pet(), new_key).expect("the flash answers");
+        }
+        chip
+    };
+    #[cfg(not(feature = "external"))]
+    let key = if erases {
+        erase_all(nvmc.reborrow(), || watchdog.pet());
+        key::drawn_anew(nvmc.reborrow(), &mut rng)
+    } else {
+        key
+    };
     #[cfg(not(feature = "external"))]
     let layer = controller::start_layer(radio.mpsl, spawner);
     #[cfg(not(feature = "external"))]
     let chip = Chip::new(layer, nvmc, key);
     let flash = &*FLASH_CHIP.init(RefCell::new(chip));
-    if erases {
-        flash.borrow_mut().erase_all(|| watchdog.pet()).expect("the flash answers");
-    }
     #[cfg(feature = "external")]
     let updater = {
         let mut updater = install::updater(Region::slot(flash));
@@ -115,10 +136,8 @@ pub async fn run(board: Board, spawner: Spawner) {
         reset_at: Cell::new(None),
         turned: Cell::new([false; 2]),
     };
-    let starts = fault::starts();
-    let reason = starts.first().map_or(ResetReason::PowerOn, |start| start.reason);
     let app = start_app(boot(flash, reason, entropy));
-    app.borrow_mut().remember_starts(starts);
+    app.borrow_mut().remember_starts(fault::starts());
     let unit = &*UNIT.init(Unit::new(app, start_acquisition(), panel));
     // Without a label nobody can know the passkey: such a board measures, and pairs with nobody.
     let secret = board::label_secret().unwrap_or_else(|| {
@@ -128,12 +147,14 @@ pub async fn run(board: Board, spawner: Spawner) {
     });
     let pairing = start_pairing(flash, random, secret);
     let controls = &*CONTROLS.init(Controls::new());
-    let sensors = Sensors::start(BUS.init(RefCell::new(i2c)), converter, ranges).expect("the sensors answer");
     let controller = controller::start(radio.sdc, NOISE.init(rng), layer);
     // A task each: futures that are joined are made on the stack, and it would have to be as large as all of them.
     let radio = air(unit, pairing, controls, controller, RESOURCES.init(Resources::new()));
     spawner.spawn(radio.expect("spawned once"));
-    spawner.spawn(measure(unit, sensors).expect("spawned once"));
+    // What blocks a wearable is its sensors' bus: meanwhile it can be reached.
+    let waits = if reason == ResetReason::Watchdog { pause } else { Duration::MIN };
+    let sensors = Sensors::new(BUS.init(RefCell::new(i2c)), converter, ranges);
+    spawner.spawn(measure(unit, sensors, waits).expect("spawned once"));
     spawner.spawn(step(unit, controls).expect("spawned once"));
     spawner.spawn(serve_person(unit, controls, button, led, motor).expect("spawned once"));
     spawner.spawn(feed(unit, watchdog).expect("spawned once"));
@@ -185,6 +206,15 @@ async fn is_held(button: &Input<'static>, long: Duration, mut alive: impl FnMut(
     false
 }
 
+/// Waits; `alive` is called often enough for a watchdog.
+async fn rest(pause: Duration, mut alive: impl FnMut()) {
+    let until = Instant::now() + pause;
+    while Instant::now() < until {
+        alive();
+        Timer::after(HEARTBEAT.min(until.saturating_duration_since(Instant::now()))).await;
+    }
+}
+
 /// The radio. A controller that fails has no life but a restart.
 #[embassy_executor::task]
 async fn air(
@@ -212,16 +242,22 @@ async fn air(
     panic!("the controller failed");
 }
 
-/// Takes readings and makes samples of them.
+/// Takes readings and makes samples of them, after so long.
 #[embassy_executor::task]
-async fn measure(unit: &'static Unit, mut sensors: Sensors) {
+async fn measure(unit: &'static Unit, mut sensors: Sensors, waits: Duration) {
+    rest(waits, || unit.platform.has_turned(MEASURES)).await;
+    let began = Instant::now();
+    let mut is_healthy = false;
     let mut turns = Ticker::every(sensors::EVERY);
     loop {
         turns.next().await;
         fault::look_at_supply();
-        sensors.turn(unit.acquisition).await;
+        let told = sensors.turn(unit.acquisition).await;
         let mut acquisition = unit.acquisition.borrow_mut();
         let mut app = unit.app.borrow_mut();
+        for (sensor, news) in told {
+            app.tell_of(sensor, news, now(), &mut ()).expect("the flash answers");
+        }
         if sensors.second_is_over() {
             let worn = acquisition.second(now());
             app.set_worn(worn, now(), &mut ()).expect("the flash answers");
@@ -238,6 +274,10 @@ async fn measure(unit: &'static Unit, mut sensors: Sensors) {
             board::power_off();
         }
         unit.platform.has_turned(MEASURES);
+        if !is_healthy && began.elapsed() >= Duration::from_millis(restarts::HEALTHY_MS) {
+            is_healthy = true;
+            fault::is_healthy();
+        }
     }
 }
 

@@ -1,13 +1,16 @@
 //! The firmware that runs on the simulated wearable: its version, the slot that an update comes into, and what a bootloader
 //! does with it.
 //!
-//! The slot and its rules are the wearable's own (`kinara_firmware_app::update`). The bootloader is simulated: a verified
-//! image is tried once; healthy for long enough it is confirmed, and a restart before that brings the one before back. An
+//! The slot, its rules and what is verified again at the installation are the wearable's own
+//! (`kinara_firmware_app::update`). The bootloader is simulated: an installed image is tried once; healthy for long enough it is confirmed, and a restart before that brings the one before back. An
 //! image whose payload begins with `hangs` does nothing, so that its watchdog bites.
 
+use std::convert::Infallible;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use kinara_firmware_app::flash::PAGE;
+use kinara_firmware_app::update::install::{Installed, Target};
 use kinara_firmware_app::update::{Accepts, Ask, Failure, Updater};
 use kinara_protocol::control::Outcome;
 use kinara_protocol::frame::{ResetReason, Ticks};
@@ -50,6 +53,25 @@ pub struct Firmware {
     updater: Updater<FlashFile>,
 }
 
+/// Where an image is started from.
+#[derive(Debug, Default)]
+struct Place(Vec<u8>);
+
+impl Target for Place {
+    type Error = Infallible;
+
+    fn write(&mut self, at: u32, page: &[u8; PAGE as usize]) -> Result<(), Infallible> {
+        self.0.resize(at as usize, 0);
+        self.0.extend(page);
+        Ok(())
+    }
+
+    fn read(&mut self, at: u32, into: &mut [u8]) -> Result<(), Infallible> {
+        into.copy_from_slice(&self.0[at as usize..][..into.len()]);
+        Ok(())
+    }
+}
+
 impl Firmware {
     /// What the state's folder holds, or a wearable from the factory; a start of the program is a restart.
     pub fn open(state: &Path, updates: Updates) -> Result<Self, ImageError> {
@@ -80,18 +102,20 @@ impl Firmware {
             self.version = trial.before;
             self.save()?;
         }
-        let waiting = self.updater.waiting().map_err(flash)?;
-        if let Some(header) = waiting {
-            let mut start = [0; HANGS.len()];
-            let asked = start.len().min(header.payload as usize);
-            self.updater.read_payload(0, &mut start[..asked]).map_err(flash)?;
-            self.updater.clear().map_err(flash)?;
-            self.trial = Some(Trial { before: self.version, hangs: start == HANGS });
-            self.version = header.version;
-            eprintln!("firmware {:?} is tried", self.version);
-            self.save()?;
-        }
         self.updater.runs(self.version);
+        let mut place = Place::default();
+        match self.updater.install(&mut place).map_err(flash)? {
+            Installed::None => {}
+            Installed::Ready(header) => {
+                self.updater.clear().map_err(flash)?;
+                self.trial = Some(Trial { before: self.version, hangs: place.0.starts_with(HANGS) });
+                self.version = header.version;
+                self.updater.runs(self.version);
+                eprintln!("firmware {:?} is tried", self.version);
+                self.save()?;
+            }
+            other => eprintln!("what is in the slot is not installed: {other:?}"),
+        }
         Ok(())
     }
 

@@ -100,6 +100,39 @@ fn an_image_that_restarts_before_it_has_proved_itself_goes_again() {
     until_it_runs(&wearable, "0.1.0");
 }
 
+/// Somebody with a clip writes an image into the flash chip, and that it was verified.
+fn slip_in(wearable: &Wearable, image: &[u8]) {
+    const PAGE: usize = 4096;
+    let size = u32::try_from(image.len()).expect("a test's image is small");
+    // The slot's record: the image's number, its size, that inverted; from byte 64 on a word for each page and one for all.
+    let mut slot = vec![0xff; 129 * PAGE];
+    slot[16..20].copy_from_slice(&size.to_le_bytes());
+    slot[20..24].copy_from_slice(&(!size).to_le_bytes());
+    slot[64..64 + 4 * (image.len().div_ceil(PAGE) + 1)].fill(0);
+    slot[PAGE..PAGE + image.len()].copy_from_slice(image);
+    // The file holds each byte inverted.
+    for byte in &mut slot {
+        *byte = !*byte;
+    }
+    std::fs::write(wearable.dir.path().join("state/update.img"), slot).expect("a state has its slot");
+}
+
+#[test]
+fn an_unsigned_image_behind_a_verified_mark_is_refused_where_it_is_installed() {
+    let started = ["--maker", &key()];
+    let wearable = Wearable::start(&started);
+    let signed = image([9, 9, 9], &[1; 500]);
+    let mut unsigned = signed.clone();
+    unsigned[44..108].fill(0);
+    slip_in(&wearable, &unsigned);
+    let wearable = wearable.killed_and_started(&started);
+    assert_eq!(wearable.command(r#"{"do":"status"}"#)["firmware"], "0.1.0");
+    // The same way in with a good one: it is the signature that counts.
+    slip_in(&wearable, &signed);
+    let wearable = wearable.killed_and_started(&started);
+    assert_eq!(wearable.command(r#"{"do":"status"}"#)["firmware"], "9.9.9");
+}
+
 #[test]
 fn an_image_that_hangs_is_taken_back_by_the_watchdog() {
     // The watchdog bites after 1.6 of our seconds: time to see the image run.

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use kinara_protocol::control::{Hello, Op, Outcome};
+use kinara_protocol::control::{Hello, Op, Outcome, Refusal};
 use kinara_protocol::entry;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -230,9 +230,9 @@ impl Desk {
             let (boundary, old_log) = self.give_up_log(hardware).await?;
             return Ok((Some(boundary), Some(old_log)));
         }
-        let (boundary, hello) = self.close_frame(hardware).await?;
+        let boundary = self.close_frames(hardware).await?;
         // What was in the open frames may still be on its way.
-        if another && hello.stored_frames > 0 {
+        if another {
             self.wait_drained(hardware, boundary).await?;
         }
         Ok((Some(boundary), None))
@@ -243,8 +243,8 @@ impl Desk {
         if hardware.factory_id().is_none() || !self.inner.links.is_connected(hardware) {
             return None;
         }
-        match self.close_frame(hardware).await {
-            Ok((boundary, _)) => Some(boundary),
+        match self.close_frames(hardware).await {
+            Ok(boundary) => Some(boundary),
             Err(error) => {
                 tracing::info!(%hardware, %error, "the time alone decides at this hand-over");
                 None
@@ -252,13 +252,20 @@ impl Desk {
         }
     }
 
-    pub(super) async fn close_frame(&self, hardware: &HardwareId) -> Result<(Boundary, Hello), DeskError> {
+    /// Closes the open frames; gives the first frame of the later side.
+    pub(super) async fn close_frames(&self, hardware: &HardwareId) -> Result<Boundary, DeskError> {
+        match self.ask(hardware, Op::HandOver).await? {
+            Outcome::Boundary { epoch, next_seq } => return Ok((epoch.0, next_seq)),
+            Outcome::Refused(Refusal::UnknownOperation) => {}
+            other => return Err(DeskError::Wearable(format!("{other:?} to a hand-over"))),
+        }
+        // Firmware of before that question is asked two. A frame that closes between them counts as the former wearer's.
         match self.ask(hardware, Op::CloseFrame).await? {
             Outcome::Ok => {}
             other => return Err(DeskError::Wearable(format!("{other:?} to closing its frames"))),
         }
         let hello = self.hello(hardware).await?;
-        Ok(((hello.epoch.0, hello.next_seq), hello))
+        Ok((hello.epoch.0, hello.next_seq))
     }
 
     pub(super) async fn hello(&self, hardware: &HardwareId) -> Result<Hello, DeskError> {

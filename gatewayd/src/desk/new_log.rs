@@ -46,7 +46,8 @@ impl Desk {
     /// Closes the former wearer's frames and gives up what is still on the wearable, with a gap. Gives the boundary, and
     /// the log that is to end.
     pub(super) async fn give_up_log(&self, hardware: &HardwareId) -> Result<(Boundary, u32), DeskError> {
-        let (boundary, hello) = self.close_frame(hardware).await?;
+        let boundary = self.close_frames(hardware).await?;
+        let hello = self.hello(hardware).await?;
         self.record_loss(hardware, &hello).await?;
         Ok((boundary, hello.epoch.log_id()))
     }

@@ -118,7 +118,7 @@ fn signals(frame: &StoredFrame) -> FrameSamples {
             continue;
         }
         for (&ticks, &steps) in series.ticks.iter().zip(&series.values) {
-            let value = f64::from(steps) * channel.step;
+            let value = channel.value(steps);
             if channel.in_range(value) {
                 samples.push((signal, Sample { ticks, value: value as f32 }));
             }

@@ -5,11 +5,11 @@
 //! the worst that follows is a second event for an episode that is going on.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::files;
 use crate::hardware::HardwareId;
 use crate::pipeline::NewEvent;
 
@@ -59,30 +59,18 @@ impl Memory {
     }
 
     /// Remembers an event that is in the outbox.
-    pub async fn reported(&mut self, event: &NewEvent) {
+    pub fn reported(&mut self, event: &NewEvent) {
         let of_device = self.onsets.entry(event.hardware.as_str().to_owned()).or_default();
         let onsets = of_device.entry(event.producer.clone()).or_default();
         onsets.push(Onset { epoch: event.epoch, ticks: event.onset_ticks });
         if onsets.len() > REMEMBERED {
             onsets.remove(0);
         }
-        let path = self.path.clone();
-        let written = match serde_json::to_vec(&self.onsets) {
-            Ok(bytes) => tokio::task::spawn_blocking(move || replace(&path, &bytes))
-                .await
-                .unwrap_or_else(|e| Err(std::io::Error::other(e))),
-            Err(error) => Err(error.into()),
-        };
+        let written = serde_json::to_vec(&self.onsets)
+            .map_err(std::io::Error::from)
+            .and_then(|bytes| files::write_uncopied(&self.path, &bytes));
         if let Err(error) = written {
             tracing::warn!(%error, path = %self.path.display(), "what was reported is not remembered over a restart");
         }
     }
-}
-
-fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let next = path.with_extension("json.next");
-    let mut file = std::fs::File::create(&next)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&next, path)
 }

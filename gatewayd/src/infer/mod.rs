@@ -147,7 +147,7 @@ async fn report<O: Outbox>(
         match outbox.put(event.clone()).await {
             Ok(new) => {
                 tracing::info!(device = %event.hardware, producer = event.producer, new, "{}", event.kind);
-                memory.reported(&event).await;
+                memory.reported(&event);
                 return true;
             }
             Err(StoreError::Stopped) => return false,

@@ -264,7 +264,13 @@ impl Manager {
             self.keep(adapter, &hardware, &sighting.name, &bond, how, None)?;
             return Ok((hardware, None));
         }
-        match self.first_greeting(adapter, sighting, &bond).await {
+        // Closed while it is asked who it is, the window leaves nothing: nobody knows yet whose the bond is.
+        let greeted = tokio::select! {
+            biased;
+            () = cancel.cancelled() => Err(RadioError::WindowClosed),
+            greeted = self.first_greeting(adapter, sighting, &bond) => greeted,
+        };
+        match greeted {
             Ok(greeted) => {
                 let hardware = greeted.hardware();
                 if self.is_worn_under_another_bond(&hardware) {
@@ -275,7 +281,6 @@ impl Manager {
                 Ok((hardware, Some(greeted)))
             }
             Err(error) => {
-                // Nobody knows whose it is: it must not stay.
                 self.forget_new(adapter, &bond).await;
                 Err(error)
             }

@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::RadioError;
 use super::links::Links;
+use crate::files;
 use crate::hardware::HardwareId;
 use crate::status::{Board, Link};
 
@@ -180,11 +181,9 @@ impl Memory {
         let image = hex::encode(rollout.number);
         self.tried.retain(|key, _| key.ends_with(&image));
         self.tried.insert(Self::key(hardware, rollout), how);
-        let new = self.path.with_extension("new");
         let kept = serde_json::to_vec(&self.tried)
-            .map_err(io::Error::other)
-            .and_then(|text| std::fs::write(&new, text))
-            .and_then(|()| std::fs::rename(&new, &self.path));
+            .map_err(io::Error::from)
+            .and_then(|text| files::write_uncopied(&self.path, &text));
         if let Err(error) = kept {
             tracing::warn!(%error, "what was tried is not kept; after a restart it may be tried again");
         }

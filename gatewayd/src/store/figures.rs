@@ -55,6 +55,11 @@ impl Figures {
         group.oldest_boot_us = group.oldest_boot_us.min(boot_us);
     }
 
+    /// Where the next rows can go. The file of a database never shrinks: what was full is emptied within it.
+    pub fn room(&self) -> u64 {
+        self.disk_free + self.free_bytes
+    }
+
     /// Frames of an epoch have gone.
     pub fn take(&mut self, key: (i64, u64), frames: u64, bytes: u64) {
         self.unsealed_frames = self.unsealed_frames.saturating_sub(frames);

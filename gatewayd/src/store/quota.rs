@@ -9,8 +9,9 @@ use rusqlite::Row;
 
 use super::damage::{Damage, blob, cell, count};
 use super::engine::Engine;
+use super::figures::Figures;
 use super::ranges::SeqSet;
-use super::{Fullness, StoreError, piece};
+use super::{Fullness, Settings, StoreError, piece};
 use crate::status::{Admission, Buffer};
 
 /// How often figures are told and the disk is asked, in ticks of the store.
@@ -65,24 +66,8 @@ impl Engine {
             }
             self.keep_reserve();
         }
-        let used = self.figures.used_bytes;
-        // A limit that was reached is left again somewhat below it, so that the gateway does not waver.
-        let now = *self.admission.borrow();
-        let limit = |bytes: u64, level| if now >= level { bytes - bytes / 16 } else { bytes };
-        let wanted = match now {
-            Admission::Everything => self.settings.reserve,
-            _ => self.settings.reserve + self.settings.reserve / 2,
-        };
-        let admission = if self.figures.disk_full
-            || used >= limit(self.settings.hard_limit, Admission::EventsOnly)
-        {
-            Admission::EventsOnly
-        } else if used >= limit(self.settings.soft_limit, Admission::NoWaveforms) || self.room() < wanted {
-            Admission::NoWaveforms
-        } else {
-            Admission::Everything
-        };
-        self.admit_only(admission);
+        let before = *self.admission.borrow();
+        self.admit_only(admission(before, &self.figures, &self.settings));
         Ok(())
     }
 
@@ -139,16 +124,11 @@ impl Engine {
         self.admit_only(Admission::EventsOnly);
     }
 
-    /// Where the next rows can go. The file of a database never shrinks: what was full is emptied within it.
-    fn room(&self) -> u64 {
-        self.figures.disk_free + self.figures.free_bytes
-    }
-
     /// Holds the reserve on disk as a file, as long as there is room for it; where the room is inside the database, it
     /// is the reserve.
     fn keep_reserve(&mut self) {
         let path = self.settings.dir.join("reserve");
-        let (reserve, room) = (self.settings.reserve, self.room());
+        let (reserve, room) = (self.settings.reserve, self.figures.room());
         let held = std::fs::metadata(&path).map_or(0, |meta| meta.len()) >= reserve;
         if !held && self.figures.disk_free >= 3 * reserve {
             let flags = rustix::fs::FallocateFlags::empty();
@@ -320,6 +300,24 @@ impl Engine {
     }
 }
 
+/// What is taken, by what was taken before: a limit that was reached is left again somewhat below it, so that the gateway
+/// does not waver.
+fn admission(before: Admission, figures: &Figures, settings: &Settings) -> Admission {
+    let limit = |bytes: u64, level| if before >= level { bytes - bytes / 16 } else { bytes };
+    let wanted = match before {
+        Admission::Everything => settings.reserve,
+        _ => settings.reserve + settings.reserve / 2,
+    };
+    let used = figures.used_bytes;
+    if figures.disk_full || used >= limit(settings.hard_limit, Admission::EventsOnly) {
+        Admission::EventsOnly
+    } else if used >= limit(settings.soft_limit, Admission::NoWaveforms) || figures.room() < wanted {
+        Admission::NoWaveforms
+    } else {
+        Admission::Everything
+    }
+}
+
 /// A row of waveforms that gives way.
 struct Dropped {
     id: i64,
@@ -381,5 +379,73 @@ impl Extent {
     fn widen(&mut self, (first, last): (u64, u64)) {
         let (from, to) = self.ticks.unwrap_or((first, last));
         self.ticks = Some((from.min(first), to.max(last)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::time::Duration;
+
+    use kinara_protocol::topic::GatewayId;
+
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn settings() -> Settings {
+        Settings {
+            dir: PathBuf::new(),
+            gateway: GatewayId(uuid::Uuid::nil()),
+            group_commit: Duration::ZERO,
+            group_frames: 1,
+            wearable_commit: Duration::ZERO,
+            queue: 1,
+            soft_limit: 800 * MIB,
+            hard_limit: 1_000 * MIB,
+            reserve: 16 * MIB,
+            seal_after: Duration::ZERO,
+            seal_bytes: 1,
+            full_bytes: 1,
+            seal_ahead: 1,
+            unstamped_wait: Duration::ZERO,
+            check_below: 0,
+        }
+    }
+
+    /// How often what is taken changes, over these figures.
+    fn changes(figures: impl Iterator<Item = Figures>) -> usize {
+        let (settings, mut now, mut changes) = (settings(), Admission::Everything, 0);
+        for figures in figures {
+            let next = admission(now, &figures, &settings);
+            changes += usize::from(next != now);
+            now = next;
+        }
+        changes
+    }
+
+    #[test]
+    fn a_disk_that_wavers_around_its_reserve_changes_what_is_taken_once() {
+        // Each waveform that is dropped makes room for one that is taken.
+        let wavers = (0..1_000).map(|turn| Figures {
+            disk_free: 16 * MIB + if turn % 2 == 0 { MIB } else { 0 } - MIB / 2,
+            ..Figures::default()
+        });
+        assert_eq!(changes(wavers), 1);
+        // With room to spare it is left again.
+        let emptied =
+            [15, 20, 23, 24, 23].map(|free| Figures { disk_free: free * MIB, ..Figures::default() });
+        assert_eq!(changes(emptied.into_iter()), 2);
+    }
+
+    #[test]
+    fn a_store_that_wavers_around_a_limit_changes_what_is_taken_once() {
+        for limit in [800, 1_000] {
+            let filled = |used| Figures { used_bytes: used * MIB, disk_free: 1 << 40, ..Figures::default() };
+            let (below, above) = (filled(limit - 10), filled(limit + 10));
+            let first = admission(Admission::Everything, &above, &settings());
+            assert_eq!(admission(first, &below, &settings()), first, "{limit} MiB");
+            assert!(admission(first, &filled(limit - 100), &settings()) < first, "{limit} MiB");
+        }
     }
 }

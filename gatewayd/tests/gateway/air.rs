@@ -66,8 +66,10 @@ pub struct State {
     pub repeats_nonce: bool,
     /// Who it says that it is.
     pub claims: u64,
-    /// Its firmware does not say which is the oldest frame that it holds.
+    /// Its firmware does not say which is the oldest frame that it holds, nor where a hand-over is.
     pub is_old: bool,
+    /// Another frame closes right after it was asked for a boundary.
+    pub closes_at_once: bool,
     /// Frames sent, doubles included.
     pub sent_in_all: usize,
     /// It starts again: the link drops.
@@ -110,6 +112,7 @@ impl Wearable {
             repeats_nonce: false,
             claims: factory_id,
             is_old: false,
+            closes_at_once: false,
             sent_in_all: 0,
             resets: false,
         };
@@ -158,11 +161,7 @@ impl Wearable {
 
     /// More frames of samples.
     pub fn produce(&self, frames: u32) {
-        let mut state = self.lock();
-        for _ in 0..frames {
-            let frame = scalar(state.epoch, state.next_seq);
-            state.push(frame);
-        }
+        self.lock().produce(frames);
     }
 
     /// More frames, every other one a waveform.
@@ -227,6 +226,13 @@ impl Wearable {
 }
 
 impl State {
+    fn produce(&mut self, frames: u32) {
+        for _ in 0..frames {
+            let frame = scalar(self.epoch, self.next_seq);
+            self.push(frame);
+        }
+    }
+
     fn push(&mut self, frame: Bytes) {
         self.log.push(frame);
         self.next_seq += 1;
@@ -306,7 +312,12 @@ impl State {
                 self.bonds.clear();
                 Outcome::Ok
             }
-            Op::OldestHeld if self.is_old => Outcome::Refused(Refusal::UnknownOperation),
+            Op::OldestHeld | Op::HandOver if self.is_old => Outcome::Refused(Refusal::UnknownOperation),
+            Op::HandOver | Op::CloseFrame => {
+                let (epoch, next_seq) = (self.epoch, self.next_seq);
+                self.produce(u32::from(self.closes_at_once));
+                if op == Op::HandOver { Outcome::Boundary { epoch, next_seq } } else { Outcome::Ok }
+            }
             Op::OldestHeld => {
                 let (epoch, seq) = self.log.first().map_or((self.epoch, self.next_seq), identity);
                 Outcome::OldestHeld { epoch, seq }

@@ -198,6 +198,27 @@ async fn a_pairing_number_that_was_used_once_gets_no_second_passkey() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_window_that_closes_while_a_wearable_is_asked_who_it_is_leaves_no_bond() {
+    let dir = tempfile::tempdir().unwrap();
+    let wearable = Wearable::start(&air(dir.path()), 0xae, 1);
+    wearable.lock().hangs = true;
+    let daemon = start(dir.path(), 1).await;
+    let desk = daemon.desk.clone();
+    desk.open_window(&nurse(), MINUTE).unwrap();
+    let key = nearby(&desk).await;
+    let pairs = desk.clone();
+    let pairing = tokio::spawn(async move { pairs.pair(&nurse(), &key, label(SECRET)).await });
+    until("it has bonded, and is asked", || wearable.lock().links >= 2).await;
+    desk.close_window(&nurse());
+    wearable.lock().hangs = false;
+    let error = pairing.await.unwrap().unwrap_err();
+    assert!(matches!(error, DeskError::Pairing(Why::WindowClosed)), "{error}");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(desk.devices().is_empty(), "nobody is known");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_forgotten_wearable_is_left_alone_by_both_sides_until_somebody_pairs_it_again() {
     let dir = tempfile::tempdir().unwrap();
     let broker = Broker::start(dir.path());
@@ -252,6 +273,53 @@ async fn a_new_wearer_waits_for_the_log_of_the_one_before_or_somebody_accepts_it
     let Some(decision::What::Assigned(assigned)) = last.what else { panic!("{last:?}") };
     let from = assigned.from.unwrap();
     assert_eq!((from.epoch >> 32, from.seq), (0xa5, 0), "the new log is all hers");
+    daemon.stop().await;
+}
+
+/// The first frame of the last assignment that the cloud heard of.
+fn assigned_from(bridge: &Bridge) -> (u64, u32) {
+    let last = bridge.lock().decisions.last().unwrap().clone();
+    let Some(decision::What::Assigned(assigned)) = last.what else { panic!("{last:?}") };
+    let from = assigned.from.unwrap();
+    (from.epoch, from.seq)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frame_that_closes_just_after_the_boundary_is_the_new_wearers() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path());
+    let bridge = Bridge::start(broker.port);
+    let wearable = Wearable::start(&air(dir.path()), 0xac, 10);
+    let daemon = start(dir.path(), broker.port).await;
+    let desk = &daemon.desk;
+    let hardware = pair(desk).await;
+    desk.bind(&nurse(), &hardware, named("Asha"), agreed(desk), Log::Drain).await.unwrap();
+    until("her log is drained", || wearable.is_drained()).await;
+    wearable.lock().closes_at_once = true;
+    let next = wearable.log().len() as u32;
+    desk.bind(&nurse(), &hardware, named("Bela"), agreed(desk), Log::Drain).await.unwrap();
+    until("the cloud hears of it", || decided(&bridge).ends_with(&["unassigned", "assigned"])).await;
+    assert_eq!(assigned_from(&bridge).1, next);
+    assert!(wearable.log().len() as u32 > next, "a frame did close");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wearable_of_before_the_one_question_is_handed_over_with_two() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path());
+    let bridge = Bridge::start(broker.port);
+    let wearable = Wearable::start(&air(dir.path()), 0xad, 10);
+    wearable.lock().is_old = true;
+    let daemon = start(dir.path(), broker.port).await;
+    let desk = &daemon.desk;
+    let hardware = pair(desk).await;
+    desk.bind(&nurse(), &hardware, named("Asha"), agreed(desk), Log::Drain).await.unwrap();
+    until("her log is drained", || wearable.is_drained()).await;
+    let next = wearable.log().len() as u32;
+    desk.bind(&nurse(), &hardware, named("Bela"), agreed(desk), Log::Drain).await.unwrap();
+    until("the cloud hears of it", || decided(&bridge).ends_with(&["unassigned", "assigned"])).await;
+    assert_eq!(assigned_from(&bridge).1, next);
     daemon.stop().await;
 }
 

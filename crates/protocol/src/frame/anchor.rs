@@ -99,8 +99,25 @@ pub enum DeviceEventKind {
     },
     /// The log was formatted; a person accepted the loss.
     LogFormatted,
+    /// A sensor does not answer any more, or never has: what it measures is missing.
+    SensorSilent(Sensor),
+    /// It answers again.
+    SensorAnswers(Sensor),
     /// A code of a later version.
     Unknown(u8),
+}
+
+/// A sensor of a wearable, by its code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sensor(pub u8);
+
+impl Sensor {
+    /// The light that a pulse is seen in.
+    pub const LIGHT: Self = Self(1);
+    /// Acceleration.
+    pub const MOTION: Self = Self(2);
+    /// Skin and ambient temperature.
+    pub const TEMPERATURE: Self = Self(3);
 }
 
 /// Something that happened, and when.
@@ -117,6 +134,8 @@ const NOT_WORN: u8 = 2;
 const BATTERY_LOW: u8 = 3;
 const OVERFLOW: u8 = 4;
 const LOG_FORMATTED: u8 = 5;
+const SENSOR_SILENT: u8 = 6;
+const SENSOR_ANSWERS: u8 = 7;
 
 fn read_sync(reader: &mut Reader<'_>) -> Result<SyncAnchor, Malformed> {
     Ok(SyncAnchor { ticks: Ticks(reader.u48()?), utc_us: reader.i64()?, uncertainty_us: reader.u32()? })
@@ -202,6 +221,8 @@ fn read_event(reader: &mut Reader<'_>, base: Ticks) -> Result<DeviceEvent, Malfo
             last_seq: payload.u32()?,
         },
         LOG_FORMATTED => DeviceEventKind::LogFormatted,
+        SENSOR_SILENT => DeviceEventKind::SensorSilent(Sensor(payload.u8()?)),
+        SENSOR_ANSWERS => DeviceEventKind::SensorAnswers(Sensor(payload.u8()?)),
         other => return Ok(DeviceEvent { ticks, kind: DeviceEventKind::Unknown(other) }),
     };
     if payload.is_empty() { Ok(DeviceEvent { ticks, kind }) } else { Err(Malformed) }
@@ -259,6 +280,8 @@ pub fn encode_device_event(epoch: Epoch, seq: Seq, event: &DeviceEvent, out: &mu
             writer.u32(last_seq);
         }
         DeviceEventKind::LogFormatted => writer.bytes(&[LOG_FORMATTED, 0]),
+        DeviceEventKind::SensorSilent(Sensor(code)) => writer.bytes(&[SENSOR_SILENT, 1, code]),
+        DeviceEventKind::SensorAnswers(Sensor(code)) => writer.bytes(&[SENSOR_ANSWERS, 1, code]),
         DeviceEventKind::Unknown(code) => writer.bytes(&[code, 0]),
     }
     let end = writer.len();

@@ -35,7 +35,7 @@ mod builder;
 mod samples;
 
 pub use anchor::{
-    BootAnchor, DeviceEvent, DeviceEventKind, DeviceEvents, PreviousBoot, ResetReason, SyncAnchor,
+    BootAnchor, DeviceEvent, DeviceEventKind, DeviceEvents, PreviousBoot, ResetReason, Sensor, SyncAnchor,
     encode_boot_anchor, encode_device_event, encode_sync_anchor,
 };
 pub use builder::{FrameBuilder, PushError};

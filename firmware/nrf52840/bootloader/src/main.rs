@@ -2,7 +2,8 @@
 //! without having been confirmed. The swap survives a loss of power at any point (embassy-boot). The watchdog runs from
 //! here on, with the settings that the wearable has: an image that hangs is a restart, and so goes back.
 //!
-//! It checks no signature: an image is verified before it is copied to where this looks.
+//! It checks no signature: the program marks an image as new only after it has verified the copy where this looks, in the
+//! chip's own flash, which nobody else writes.
 //!
 //! **Why `unsafe`.** The jump into the image, and the fault handler, which is none in any other sense.
 

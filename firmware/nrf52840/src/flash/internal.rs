@@ -13,8 +13,9 @@ use core::pin::pin;
 use core::task::{Context, Poll, Waker};
 
 use embassy_nrf::Peri;
-use embassy_nrf::nvmc::FLASH_SIZE;
+use embassy_nrf::nvmc::{FLASH_SIZE, Nvmc};
 use embassy_nrf::peripherals::NVMC;
+use embedded_storage::nor_flash::NorFlash;
 use kinara_firmware_app::flash::PAGE;
 use nrf_sdc::mpsl::{self, MultiprotocolServiceLayer};
 
@@ -29,6 +30,17 @@ const FIRST: u32 = 0x0005_1000;
 pub const PAGES: u32 = (FLASH_SIZE as u32 - FIRST) / PAGE;
 /// How much of it is copied at a time, to whole words.
 const CHUNK: usize = 256;
+
+/// Everything of a wearer goes, and the bonds: factory reset. Called before the layer starts, and before another key is
+/// drawn; `alive` is called for each page.
+pub fn erase_all(nvmc: Peri<'_, NVMC>, mut alive: impl FnMut()) {
+    let mut flash = Nvmc::new(nvmc);
+    for page in 0..PAGES {
+        alive();
+        let from = FIRST + page * PAGE;
+        flash.erase(from, from + PAGE).expect("the page is one of this chip's");
+    }
+}
 
 /// The flash, and the key.
 pub struct Chip {

@@ -37,6 +37,16 @@ pub enum RecordingError {
     /// Nothing in it that a wearable measures.
     #[error("{0}: no signal that can be replayed; eda.txt, rri.txt and acc.txt of BioSPPy's format can")]
     NoSignal(PathBuf),
+    /// Conductance without a resolution that no skin has.
+    #[error(
+        "{path}: without \"# Resolution:= …\" the values are µS, and {value} µS is no skin's; counts need their resolution"
+    )]
+    NoSkin {
+        /// Which file.
+        path: PathBuf,
+        /// The value.
+        value: f64,
+    },
     /// Too short to loop.
     #[error("{path}: {samples} samples are too few; at least {needed} are needed")]
     TooShort {
@@ -56,8 +66,8 @@ pub struct Recorded {
     pub path: PathBuf,
     /// Samples per second.
     pub rate_hz: f64,
-    /// Bits of the converter; 0 where the values have a unit.
-    pub resolution_bits: u32,
+    /// Bits of the converter; none where the values have a unit.
+    pub resolution_bits: Option<u32>,
     /// The columns' labels.
     pub labels: Vec<String>,
     /// Samples; each has as many values as there are labels.
@@ -74,7 +84,7 @@ impl Recorded {
 
     fn parse(path: &Path, text: &str) -> Result<Self, RecordingError> {
         let bad = |line: usize, what| RecordingError::Line { path: path.to_owned(), line: line + 1, what };
-        let (mut rate_hz, mut resolution_bits, mut labels) = (None, 0, None);
+        let (mut rate_hz, mut resolution_bits, mut labels) = (None, None, None);
         let mut samples = Vec::new();
         for (number, line) in text.lines().enumerate() {
             if let Some(header) = line.strip_prefix('#') {
@@ -83,16 +93,17 @@ impl Recorded {
                 match key.trim() {
                     "Sampling Rate (Hz)" => {
                         let rate: f64 = value.parse().map_err(|_| bad(number, "a sampling rate in Hz"))?;
-                        if !(rate.is_finite() && rate > 0.0) {
-                            return Err(bad(number, "a sampling rate above 0"));
+                        if !(0.01..=100_000.0).contains(&rate) {
+                            return Err(bad(number, "a sampling rate of 0.01 to 100,000 Hz"));
                         }
                         rate_hz = Some(rate);
                     }
                     "Resolution" => {
-                        resolution_bits = value.parse().map_err(|_| bad(number, "a number of bits"))?;
-                        if resolution_bits > 32 {
+                        let bits: u32 = value.parse().map_err(|_| bad(number, "a number of bits"))?;
+                        if bits > 32 {
                             return Err(bad(number, "a resolution of at most 32 bits"));
                         }
+                        resolution_bits = (bits > 0).then_some(bits);
                     }
                     "Labels" => {
                         let names: Vec<_> = value.split_whitespace().map(str::to_owned).collect();
@@ -103,6 +114,12 @@ impl Recorded {
             } else if !line.trim().is_empty() {
                 let values: Result<Vec<f64>, _> = line.split_whitespace().map(str::parse).collect();
                 let values = values.map_err(|_| bad(number, "numbers"))?;
+                if !values.iter().all(|value| value.is_finite()) {
+                    return Err(bad(
+                        number,
+                        "numbers that are finite; cut the recording where its sensor failed",
+                    ));
+                }
                 if labels.as_ref().is_none_or(|labels| labels.len() != values.len()) {
                     return Err(bad(number, "as many numbers as the header has labels"));
                 }
@@ -118,18 +135,24 @@ impl Recorded {
             samples,
         })
     }
+}
 
-    /// Means over windows of `1 / rate_hz`, so that a slower channel holds no folded noise.
-    pub fn at_rate(&self, rate_hz: f64) -> Vec<Vec<f64>> {
-        let window = ((self.rate_hz / rate_hz).round() as usize).max(1);
-        self.samples
-            .chunks_exact(window)
-            .map(|chunk| {
-                let mean = |column: usize| chunk.iter().map(|s| s[column]).sum::<f64>() / chunk.len() as f64;
-                (0..self.labels.len()).map(mean).collect()
-            })
-            .collect()
-    }
+/// Values of one rate as means over the intervals of another, by time: each value lasts until the next one. A lower rate so
+/// holds no folded noise, and whatever the two rates, the signal is as long as it was.
+pub fn means(values: &[f64], from_hz: f64, to_hz: f64) -> Vec<f64> {
+    // A hair more: 0.1 s is no whole number.
+    let whole = (values.len() as f64 * to_hz / from_hz + 1e-6) as usize;
+    let each = from_hz / to_hz;
+    (0..whole).map(|at| mean_between(values, at as f64 * each, (at + 1) as f64 * each)).collect()
+}
+
+/// The mean between two places, which may lie within a value.
+fn mean_between(values: &[f64], from: f64, to: f64) -> f64 {
+    let last = (to.ceil() as usize).min(values.len());
+    let lasting = |at: usize| (to.min((at + 1) as f64) - from.max(at as f64)).max(0.0);
+    let (sum, length) = (from as usize..last)
+        .fold((0.0, 0.0), |(sum, length), at| (sum + values[at] * lasting(at), length + lasting(at)));
+    sum / length
 }
 
 #[cfg(test)]
@@ -142,8 +165,33 @@ mod tests {
     #[test]
     fn a_recording_is_read_and_brought_to_a_lower_rate_by_means() {
         let recorded = Recorded::parse(Path::new("eda.txt"), EDA).unwrap();
-        assert_eq!((recorded.rate_hz, recorded.resolution_bits), (8.0, 12));
-        assert_eq!(recorded.at_rate(4.0), [[2001.0], [2101.0]]);
+        assert_eq!((recorded.rate_hz, recorded.resolution_bits), (8.0, Some(12)));
+        let values: Vec<f64> = recorded.samples.iter().map(|sample| sample[0]).collect();
+        assert_eq!(means(&values, recorded.rate_hz, 4.0), [2001.0, 2101.0]);
+    }
+
+    #[test]
+    fn whatever_its_rate_a_signal_lasts_as_long_as_it_was_recorded() {
+        for from_hz in [0.5, 1.0, 3.0, 4.0, 10.0, 64.0, 1_000.0] {
+            // A ramp: its value is its time, a minute long.
+            let ramp: Vec<f64> =
+                (0..(60.0 * from_hz) as usize).map(|at| (at as f64 + 0.5) / from_hz).collect();
+            let played = means(&ramp, from_hz, 4.0);
+            assert_eq!(played.len(), 240, "{from_hz} Hz");
+            for (at, value) in played.iter().enumerate() {
+                let time = (at as f64 + 0.5) / 4.0;
+                assert!((value - time).abs() <= 0.5 / from_hz, "{from_hz} Hz: {value} at {time} s");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_is_refused_with_its_line() {
+        for word in ["nan", "NaN", "inf", "-inf", "1e999"] {
+            let text = EDA.replace("2100.0", word);
+            let error = Recorded::parse(Path::new("eda.txt"), &text).unwrap_err().to_string();
+            assert!(error.starts_with("eda.txt, line 7: numbers that are finite"), "{word}: {error}");
+        }
     }
 
     #[test]

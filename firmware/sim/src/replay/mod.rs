@@ -1,6 +1,6 @@
 //! A real person's recorded signals instead of the simulated ones, in a loop.
 //!
-//! - `EDA`: raw converter counts. The sensor is biosignalsplux's or BITalino's; both give
+//! - `EDA`: µS where the header tells no resolution (or 0); else raw converter counts. The sensor is then biosignalsplux's or BITalino's; both give
 //!   EDA (µS) = counts / 2^bits · 25 (biosignalsplux: VCC / 0.12 with VCC = 3 V; BITalino: VCC / 0.132 with
 //!   VCC = 3.3 V).
 //! - `RRI`: a list of intervals between beats in ms. They become `rr_interval` one after another, and `heart_rate`
@@ -14,12 +14,14 @@ pub mod format;
 
 use std::path::Path;
 
-use self::format::{Recorded, RecordingError};
+use self::format::{Recorded, RecordingError, means};
 use crate::body::Beat;
 
 /// µS at the converter's full scale.
 const EDA_FULL_SCALE_US: f64 = 25.0;
 const EDA_HZ: f64 = 4.0;
+/// More than any skin conducts, µS.
+const NO_SKIN_US: f64 = 100.0;
 const MIN_SAMPLES: usize = 16;
 /// Counts for one g·s of deviation from gravity; the simulated body's scale.
 const COUNTS_PER_G_S: f64 = 133.0;
@@ -63,9 +65,8 @@ impl Recording {
         };
         match recorded.labels.iter().map(String::as_str).collect::<Vec<_>>()[..] {
             ["EDA"] => {
-                let scale = EDA_FULL_SCALE_US / f64::from(recorded.resolution_bits).exp2();
-                self.conductance_us =
-                    recorded.at_rate(EDA_HZ).iter().map(|sample| sample[0] * scale).collect();
+                let values = conductance_us(recorded)?;
+                self.conductance_us = means(&values, recorded.rate_hz, EDA_HZ);
                 enough(self.conductance_us.len(), MIN_SAMPLES)
             }
             ["RRI"] => {
@@ -75,12 +76,10 @@ impl Recording {
             }
             ["acc_x", "acc_y", "acc_z"] => {
                 let size = |sample: &Vec<f64>| sample.iter().map(|x| x * x).sum::<f64>().sqrt();
-                let second = recorded.rate_hz.round() as usize;
                 let deviation = |sample: &Vec<f64>| (size(sample) - 1.0).abs();
-                let counts = |chunk: &[Vec<f64>]| {
-                    chunk.iter().map(deviation).sum::<f64>() / recorded.rate_hz * COUNTS_PER_G_S
-                };
-                self.counts = recorded.samples.chunks_exact(second.max(1)).map(counts).collect();
+                let deviations: Vec<f64> = recorded.samples.iter().map(deviation).collect();
+                let in_a_second = means(&deviations, recorded.rate_hz, 1.0);
+                self.counts = in_a_second.iter().map(|mean| mean * COUNTS_PER_G_S).collect();
                 enough(self.counts.len(), 1)
             }
             _ => Err(RecordingError::NoSignal(recorded.path.clone())),
@@ -98,6 +97,18 @@ impl Recording {
             seconds_counted: 0,
             counts: 0.0,
         }
+    }
+}
+
+fn conductance_us(recorded: &Recorded) -> Result<Vec<f64>, RecordingError> {
+    let values = recorded.samples.iter().map(|sample| sample[0]);
+    if let Some(bits) = recorded.resolution_bits {
+        let scale = EDA_FULL_SCALE_US / f64::from(bits).exp2();
+        return Ok(values.map(|counts| counts * scale).collect());
+    }
+    match values.clone().find(|value| value.abs() > NO_SKIN_US) {
+        Some(value) => Err(RecordingError::NoSkin { path: recorded.path.clone(), value }),
+        None => Ok(values.collect()),
     }
 }
 
@@ -193,6 +204,41 @@ mod tests {
         }
         assert_eq!(player.conductance(1_000_000), player.conductance(151_000_000));
         assert!(player.take_counts(30_000_000).unwrap() > 0);
+    }
+
+    /// A file of this header and these lines, played from 0 on.
+    fn played(header: &str, lines: impl Iterator<Item = String>) -> Result<Player, RecordingError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("signal.txt");
+        let lines: String = lines.map(|line| line + "\n").collect();
+        std::fs::write(&path, format!("# Simple Text Format\n{header}\n{lines}")).unwrap();
+        Ok(Recording::open(&path)?.play(0))
+    }
+
+    #[test]
+    fn conductance_in_microsiemens_is_played_as_it_is_and_counts_by_their_resolution() {
+        let of = |resolution: &str, value: &str| {
+            let header = format!("# Sampling Rate (Hz):= 4.00\n{resolution}# Labels:= EDA");
+            played(&header, std::iter::repeat_n(value.to_owned(), 40))
+        };
+        for none in ["", "# Resolution:= 0\n"] {
+            assert_eq!(of(none, "2.0").unwrap().conductance(5_000_000), Some(2.0));
+            let error = of(none, "2048").unwrap_err();
+            assert!(matches!(error, RecordingError::NoSkin { value: 2048.0, .. }), "{error}");
+        }
+        assert_eq!(of("# Resolution:= 12\n", "2048").unwrap().conductance(5_000_000), Some(12.5));
+    }
+
+    #[test]
+    fn a_recording_of_another_rate_is_played_at_its_own_pace() {
+        for hz in [1, 4, 10] {
+            let header = format!("# Sampling Rate (Hz):= {hz}.00\n# Labels:= EDA");
+            // 10 µS and a step to 20 µS after half a minute.
+            let lines = (0..60 * hz).map(|at| if at < 30 * hz { "10" } else { "20" }.to_owned());
+            let player = played(&header, lines).unwrap();
+            let at = |second: i64| player.conductance(second * 1_000_000).unwrap();
+            assert_eq!([29, 30, 59, 60].map(at).to_vec(), [10.0, 20.0, 20.0, 10.0], "{hz} Hz");
+        }
     }
 
     #[test]
