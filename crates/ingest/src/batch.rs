@@ -16,6 +16,7 @@ use kinara_protocol::frame::{
 use kinara_protocol::hardware::HardwareId;
 use uuid::Uuid;
 
+use crate::order::Class;
 use crate::quality;
 
 /// The name of a batch or event batch, unique for ever.
@@ -119,6 +120,10 @@ pub(crate) struct Frame {
     pub crc: u32,
     /// Index into the columns' fits.
     pub fit: Option<u32>,
+    /// Of samples: what they follow in order.
+    pub class: Option<Class>,
+    /// Of its first and of its last sample.
+    pub ticks: (u64, u64),
     pub first_us: i64,
     pub last_us: i64,
     pub uncertainty_us: u64,
@@ -473,6 +478,8 @@ impl Normalised {
                 seq: frame.seq,
                 crc: frame.crc,
                 fit: frame.fit,
+                class: class(frame.kind),
+                ticks: (frame.ticks.0, frame.ticks.0),
                 first_us: 0,
                 last_us: 0,
                 uncertainty_us: 0,
@@ -499,6 +506,7 @@ impl Normalised {
                     for block in decoded.blocks(frame) {
                         index = self.take_block(&block, frame.kind, &stamp, index, &mut out, &mut last_ticks);
                     }
+                    out.ticks.1 = last_ticks.0;
                     out.uncertainty_us =
                         fit.uncertainty_at(frame.ticks.0).max(fit.uncertainty_at(last_ticks.0));
                     out.samples.end = self.samples.len() as u32;
@@ -568,6 +576,8 @@ impl Normalised {
                 seq: header.seq,
                 crc,
                 fit: other.fit,
+                class: None,
+                ticks: (header.ticks.0, header.ticks.0),
                 first_us: 0,
                 last_us: 0,
                 uncertainty_us: 0,
@@ -588,6 +598,14 @@ impl Normalised {
             }
             self.items.push(out);
         }
+    }
+}
+
+fn class(kind: Kind) -> Option<Class> {
+    match kind {
+        Kind::Scalar => Some(Class::Scalar),
+        Kind::Waveform => Some(Class::Waveform),
+        _ => None,
     }
 }
 
