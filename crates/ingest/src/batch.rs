@@ -352,6 +352,26 @@ impl DeviceBatch {
         frames.map(keep).collect()
     }
 
+    /// The columns of some frames alone, without those of samples that cannot be built again.
+    pub fn columns_of<'a>(&self, frames: impl Iterator<Item = &'a Frame> + Clone) -> DeviceFrames {
+        let mut rebuilt = Vec::new();
+        let mut others = Vec::new();
+        for (frame, kept) in frames.clone().zip(self.kept(frames)) {
+            match frame.at {
+                At::Samples(_) if kept.what == "frame" => rebuilt.push((frame.fit, kept.bytes)),
+                At::Samples(_) => {}
+                At::Other(_) => others.push((frame.fit, kept.bytes)),
+            }
+        }
+        let parsed = rebuilt.iter().filter_map(|(_, bytes)| FrameRef::parse(bytes).ok());
+        let mut columns = columns::encode(&self.hardware_id, self.epoch, parsed)
+            .expect("frames of one epoch in their order, as they were read");
+        columns.fits.clone_from(&self.columns.fits);
+        columns.fit_of = columns::run_lengths(rebuilt.iter().chain(&others).filter_map(|(fit, _)| *fit));
+        columns.other_frames = others.into_iter().map(|(_, bytes)| bytes).collect();
+        columns
+    }
+
     /// The channels beyond the registry among a frame's samples.
     pub fn foreign_channels<'a>(&'a self, frame: &Frame) -> impl Iterator<Item = i16> + use<'a> {
         let range = |range: &Range<u32>| range.start as usize..range.end as usize;
@@ -397,7 +417,8 @@ pub(crate) fn cleaned(id: &str) -> String {
     id.chars().filter(char::is_ascii_graphic).take(HARDWARE_ID_MAX).collect()
 }
 
-fn device(mut columns: DeviceFrames) -> Result<DeviceBatch, Box<UnreadablePart>> {
+/// Reads the frames of one device and epoch.
+pub(crate) fn device(mut columns: DeviceFrames) -> Result<DeviceBatch, Box<UnreadablePart>> {
     canonical(&mut columns.hardware_id);
     let unreadable = |columns: &DeviceFrames, detail: String| {
         use prost::Message as _;
