@@ -122,10 +122,11 @@ impl App {
     /// Sets everything up. Connects nowhere yet.
     pub fn new(config: Config, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
         let key = auth::token::read_or_make_key(&config.jwt_secret_file)?;
+        let previous = config.jwt_previous_secret_file.as_deref().map(auth::token::read_key).transpose()?;
         let metrics = Arc::new(Metrics::default());
         Ok(Self(Arc::new(Shared {
             database: Database::new(&config.database)?,
-            tokens: Tokens::new(&key, config.login.access_s, clock.clone()),
+            tokens: Tokens::new(&key, previous.as_deref(), config.login.access_s, clock.clone()),
             passwords: Checker::new(config.login.checks_at_once)?,
             standings: Standings::new(config.login.standing_s, clock.clone()),
             turns: Turns::new(
