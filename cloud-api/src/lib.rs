@@ -206,3 +206,27 @@ impl Service {
         while self.tasks.join_next().await.is_some() {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn ended(part: impl Future<Output = ()> + Send + 'static) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let key = folder.path().join("jwt.key");
+        let text =
+            format!("jwt_secret_file = {key:?}\n[database]\nurl = \"postgres://api@localhost/kinara\"\n");
+        let app = App::new(Config::parse(&text).unwrap(), Arc::new(kinara_clock::SystemClock)).unwrap();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(std::future::pending());
+        tasks.spawn(part);
+        let mut service = Service { address: ([127, 0, 0, 1], 0).into(), app, tasks };
+        tokio::time::timeout(std::time::Duration::from_secs(10), service.ended()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_part_that_ends_or_panics_ends_the_service_however_many_others_go_on() {
+        assert_eq!(ended(std::future::ready(())).await, "a task returned");
+        assert!(ended(async { panic!("a part's own fault") }).await.contains("panicked"));
+    }
+}
