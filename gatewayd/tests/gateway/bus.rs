@@ -2,7 +2,7 @@
 //!
 //! The bus is a private dbus-daemon whose configuration is the system's in what counts (nobody owns or calls anything unless
 //! a policy says so) and includes the files of `packaging/dbus`. This machine has no user `kinara`: in the
-//! copies, the user that runs the test stands for it, and group `daemon` for its group. What another user may is tried by
+//! copies, the user that runs the test stands for it, and group `daemon` for `kinara-admin`. What another user may is tried by
 //! becoming that user, which takes root; without root those tests say so and try the rest.
 
 use std::os::unix::fs::PermissionsExt;
@@ -64,7 +64,7 @@ impl Bus {
             assert!(text.contains(r#"user="kinara""#), "{file}");
             let text = text
                 .replace(r#"user="kinara""#, &format!(r#"user="{kinara}""#))
-                .replace(r#"group="kinara""#, r#"group="daemon""#);
+                .replace(r#"group="kinara-admin""#, r#"group="daemon""#);
             std::fs::write(policies.join(file), text).unwrap();
         }
         let text = CONFIG.replace("DIR", &dir.path().display().to_string()).replace("SELF", &own_name());
@@ -286,7 +286,7 @@ async fn root_and_the_group_may_call_and_a_stranger_may_not() {
         let refused = as_user(NOBODY);
         assert_eq!((exit(&refused), json(&refused)["error"]["code"].as_str()), (4, Some("not_allowed")));
         let text = json(&refused)["error"]["text"].as_str().unwrap().to_owned();
-        assert!(text.contains("group kinara"), "{text}");
+        assert!(text.contains("group kinara-admin"), "{text}");
     });
 }
 
