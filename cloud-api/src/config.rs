@@ -44,6 +44,10 @@ pub struct Config {
     pub addr_file: Option<PathBuf>,
     /// The file with the key that signs access tokens; made, readable by this user only, if it is not there.
     pub jwt_secret_file: PathBuf,
+    /// The file with another key whose access tokens are taken as well, never made: the one before, until its last token has
+    /// ended, or with several hosts the next one, on those that sign with the present one still. Default: none.
+    #[serde(default)]
+    pub jwt_previous_secret_file: Option<PathBuf>,
     /// The address people use, when a proxy with TLS stands in front: `https://kinara.example`. With `https` the
     /// refresh cookie is `Secure` and browsers are told to stay with TLS. Default: none (plain HTTP on `listen`).
     #[serde(default)]

@@ -122,10 +122,11 @@ impl App {
     /// Sets everything up. Connects nowhere yet.
     pub fn new(config: Config, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
         let key = auth::token::read_or_make_key(&config.jwt_secret_file)?;
+        let previous = config.jwt_previous_secret_file.as_deref().map(auth::token::read_key).transpose()?;
         let metrics = Arc::new(Metrics::default());
         Ok(Self(Arc::new(Shared {
             database: Database::new(&config.database)?,
-            tokens: Tokens::new(&key, config.login.access_s, clock.clone()),
+            tokens: Tokens::new(&key, previous.as_deref(), config.login.access_s, clock.clone()),
             passwords: Checker::new(config.login.checks_at_once)?,
             standings: Standings::new(config.login.standing_s, clock.clone()),
             turns: Turns::new(
@@ -203,5 +204,29 @@ impl Service {
     pub async fn stop(mut self) {
         self.app.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn ended(part: impl Future<Output = ()> + Send + 'static) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let key = folder.path().join("jwt.key");
+        let text =
+            format!("jwt_secret_file = {key:?}\n[database]\nurl = \"postgres://api@localhost/kinara\"\n");
+        let app = App::new(Config::parse(&text).unwrap(), Arc::new(kinara_clock::SystemClock)).unwrap();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(std::future::pending());
+        tasks.spawn(part);
+        let mut service = Service { address: ([127, 0, 0, 1], 0).into(), app, tasks };
+        tokio::time::timeout(std::time::Duration::from_secs(10), service.ended()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_part_that_ends_or_panics_ends_the_service_however_many_others_go_on() {
+        assert_eq!(ended(std::future::ready(())).await, "a task returned");
+        assert!(ended(async { panic!("a part's own fault") }).await.contains("panicked"));
     }
 }

@@ -238,7 +238,7 @@ fn questions() -> Vec<Question> {
         own("the quarantine's limits", none(), "SELECT * FROM ts.quarantine_excess(1000000, 1000000000)".into()),
         own("the quarantine's age", none(), "SELECT id FROM quarantine WHERE received_at < now() - interval '90 days'
             ORDER BY received_at LIMIT 5000".into()),
-        own("the ledger's lock", none(), format!("SELECT l.hardware, l.epoch, l.seqs::text, l.highest, l.highest_time
+        own("the ledger's lock", none(), format!("SELECT l.hardware, l.epoch, l.seqs::text, l.highest, l.highest_time, l.stretches
             FROM ledger l JOIN {KEYS} k(hardware, epoch) ON l.hardware = k.hardware AND l.epoch = k.epoch
             ORDER BY l.hardware, l.epoch FOR UPDATE OF l")),
         own("open gaps of a batch", none(), format!("SELECT k.hardware, k.epoch, g.reason, g.seqs::text

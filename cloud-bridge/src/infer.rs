@@ -17,7 +17,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kinara_inference::detect::EVENT_GRID;
 use kinara_inference::sternal::PRODUCER;
-use kinara_inference::{Asked, Detector, Refractory, Sample, Session, Signal, Window, WindowConfig};
+use kinara_inference::{Asked, Detector, Maker, Refractory, Sample, Session, Signal, Window, WindowConfig};
 use kinara_ingest::events::Events;
 use kinara_ingest::{Outcome, Writer};
 use kinara_protocol::envelope::Event;
@@ -41,13 +41,15 @@ pub struct Settings {
     pub onnxruntime: Option<PathBuf>,
     /// The folder of the model package; without it the rule runs alone.
     pub model: Option<PathBuf>,
+    /// The key that the package is to be signed with; without it the signature is not looked at.
+    pub maker: Option<Maker>,
     /// No second hot flash of one producer within this time, minutes.
     pub refractory_min: u32,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { onnxruntime: None, model: None, refractory_min: 20 }
+        Self { onnxruntime: None, model: None, maker: None, refractory_min: 20 }
     }
 }
 
@@ -87,9 +89,12 @@ impl Inference {
     /// Opens the model that is configured. What cannot be opened is said, and the rule runs alone.
     pub fn open(settings: &Settings) -> Self {
         let model = match (&settings.onnxruntime, &settings.model) {
-            (Some(library), Some(package)) => match Session::open(library, package) {
+            (Some(library), Some(package)) => match Session::open(library, package, settings.maker) {
                 Ok(session) => {
                     tracing::info!(model = session.package().producer(), "model loaded");
+                    if settings.maker.is_none() {
+                        tracing::warn!("nobody vouches for the model: infer.maker is not configured");
+                    }
                     Some(session)
                 }
                 Err(error) => {

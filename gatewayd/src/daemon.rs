@@ -305,6 +305,7 @@ pub async fn run(
         let settings = infer::Settings {
             onnxruntime: config.infer.onnxruntime.clone(),
             model: config.infer.model.clone(),
+            maker: config.infer.maker,
             refractory: Duration::from_secs_f64(config.infer.refractory_min * 60.0),
             ..infer::Settings::in_folder(&config.data_dir)
         };

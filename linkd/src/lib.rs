@@ -1,6 +1,6 @@
 //! What only the kernel's Bluetooth management interface knows, for a daemon that has no capability of its own.
 //!
-//! The promise: a program in group `kinara` can learn how strong a link is and what kind of key a new bond has, and
+//! The promise: a program in group `kinara-linkd` can learn how strong a link is and what kind of key a new bond has, and
 //! can restart a controller that has gone deaf; and it can do nothing else with `CAP_NET_ADMIN`. No key ever leaves
 //! the process: the parser steps over its bytes, and the buffer they came in is overwritten.
 //!

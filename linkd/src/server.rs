@@ -135,7 +135,7 @@ async fn attend(stream: UnixStream, kernel: Kernel, access: Access) -> io::Resul
     let (reader, mut writer) = stream.into_split();
     if !access.admits(peer.uid(), &groups) {
         tracing::warn!(uid = peer.uid(), "refused: neither root nor in the socket's group");
-        let text = "only root and the group of the socket may ask; add the user to group kinara";
+        let text = "only root and the group of the socket may ask; add the user to group kinara-linkd";
         return send(&mut writer, &error(Problem::NotAllowed, text)).await;
     }
     let mut reader = BufReader::new(reader);

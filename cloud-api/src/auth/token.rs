@@ -1,4 +1,7 @@
 //! Access tokens: short-lived, signed with a key that only this program's user can read.
+//!
+//! The promise: whoever is logged in stays so while the key is changed. A token names its key, tokens of two keys are taken,
+//! and new ones are signed with the first.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
@@ -9,6 +12,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use kinara_clock::Clock;
 use rand::TryRngCore as _;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use crate::access::{Member, Role};
@@ -18,6 +22,8 @@ const ISSUER: &str = "kinara";
 const AUDIENCE: &str = "kinara-api";
 /// Bytes of the key: as many as the hash has.
 const KEY_BYTES: usize = 32;
+/// Bytes of a key's digest that tell it from another: of a secret of 256 bits they give nothing away.
+const NAME_BYTES: usize = 8;
 /// The longest token that is looked at.
 const MAX_TOKEN: usize = 2048;
 
@@ -25,7 +31,9 @@ const MAX_TOKEN: usize = 2048;
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// The file cannot be read or made.
-    #[error("cannot {what} the signing key {path}: {source}; check jwt_secret_file")]
+    #[error(
+        "cannot {what} the signing key {path}: {source}; check jwt_secret_file and jwt_previous_secret_file"
+    )]
     File {
         /// What was tried.
         what: &'static str,
@@ -59,10 +67,25 @@ struct Claims {
     exp: i64,
 }
 
+/// A key, and the name that tokens call it by.
+struct Key {
+    name: String,
+    decoding: DecodingKey,
+}
+
+impl Key {
+    fn new(key: &[u8]) -> Self {
+        let name = hex::encode(&Sha256::digest(key)[..NAME_BYTES]);
+        Self { name, decoding: DecodingKey::from_secret(key) }
+    }
+}
+
 /// Makes and reads access tokens.
 pub struct Tokens {
     encoding: EncodingKey,
-    decoding: DecodingKey,
+    header: Header,
+    /// The one that signs, and the other whose tokens are taken.
+    keys: Vec<Key>,
     validation: Validation,
     clock: Arc<dyn Clock>,
     lifetime_s: i64,
@@ -75,17 +98,19 @@ impl std::fmt::Debug for Tokens {
 }
 
 impl Tokens {
-    /// With this key.
-    pub fn new(key: &[u8], lifetime_s: u64, clock: Arc<dyn Clock>) -> Self {
+    /// Signs with this key, and takes the tokens of `previous` as well.
+    pub fn new(key: &[u8], previous: Option<&[u8]>, lifetime_s: u64, clock: Arc<dyn Clock>) -> Self {
         // One algorithm, so that no token can choose a weaker one. The end is checked below, on our own clock.
         let mut validation = Validation::new(Algorithm::HS256);
         validation.set_issuer(&[ISSUER]);
         validation.set_audience(&[AUDIENCE]);
         validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
         validation.validate_exp = false;
+        let keys: Vec<Key> = std::iter::once(key).chain(previous).map(Key::new).collect();
         Self {
             encoding: EncodingKey::from_secret(key),
-            decoding: DecodingKey::from_secret(key),
+            header: Header { kid: Some(keys[0].name.clone()), ..Header::new(Algorithm::HS256) },
+            keys,
             validation,
             clock,
             lifetime_s: lifetime_s as i64,
@@ -111,7 +136,7 @@ impl Tokens {
             iat: now,
             exp: now + self.lifetime_s,
         };
-        let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.encoding)
+        let token = jsonwebtoken::encode(&self.header, &claims, &self.encoding)
             .map_err(|error| Problem::internal(&error))?;
         Ok((token, self.lifetime_s))
     }
@@ -122,7 +147,9 @@ impl Tokens {
         if token.len() > MAX_TOKEN {
             return Err(wrong());
         }
-        let claims = jsonwebtoken::decode::<Claims>(token, &self.decoding, &self.validation)
+        let named = jsonwebtoken::decode_header(token).map_err(|_| wrong())?.kid.ok_or_else(wrong)?;
+        let key = self.keys.iter().find(|key| key.name == named).ok_or_else(wrong)?;
+        let claims = jsonwebtoken::decode::<Claims>(token, &key.decoding, &self.validation)
             .map_err(|_| wrong())?
             .claims;
         if claims.exp <= self.clock.utc_us() / 1_000_000 {
@@ -138,23 +165,26 @@ impl Tokens {
     }
 }
 
+/// Reads a key, which nobody else can read.
+pub fn read_key(path: &Path) -> Result<Vec<u8>, KeyError> {
+    let unread = |source| KeyError::File { what: "read", path: path.to_owned(), source };
+    let mut open = std::fs::File::open(path).map_err(unread)?;
+    if open.metadata().map_err(unread)?.permissions().mode() & 0o077 != 0 {
+        return Err(KeyError::Exposed(path.to_owned()));
+    }
+    let mut key = Vec::new();
+    open.read_to_end(&mut key).map_err(unread)?;
+    if key.len() < KEY_BYTES {
+        return Err(KeyError::Short(path.to_owned()));
+    }
+    Ok(key)
+}
+
 /// Reads the key, or makes one that nobody else can read.
 pub fn read_or_make_key(path: &Path) -> Result<Vec<u8>, KeyError> {
     let file = |what| move |source| KeyError::File { what, path: path.to_owned(), source };
-    match std::fs::File::open(path) {
-        Ok(mut open) => {
-            let mode = open.metadata().map_err(file("read"))?.permissions().mode();
-            if mode & 0o077 != 0 {
-                return Err(KeyError::Exposed(path.to_owned()));
-            }
-            let mut key = Vec::new();
-            open.read_to_end(&mut key).map_err(file("read"))?;
-            if key.len() < KEY_BYTES {
-                return Err(KeyError::Short(path.to_owned()));
-            }
-            Ok(key)
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+    match read_key(path) {
+        Err(KeyError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
             let mut key = [0u8; KEY_BYTES];
             rand::rngs::OsRng.try_fill_bytes(&mut key).map_err(KeyError::Random)?;
             // Written aside and linked into place: two programs that start at once agree on one whole key.
@@ -170,7 +200,7 @@ pub fn read_or_make_key(path: &Path) -> Result<Vec<u8>, KeyError> {
                 Err(error) => Err(file("make")(error)),
             }
         }
-        Err(error) => Err(file("read")(error)),
+        read => read,
     }
 }
 
@@ -182,7 +212,7 @@ mod tests {
     #[test]
     fn a_token_is_read_until_its_end_and_not_with_another_key() {
         let clock = Arc::new(ManualClock::default());
-        let tokens = Tokens::new(&[7; 32], 900, clock.clone());
+        let tokens = Tokens::new(&[7; 32], None, 900, clock.clone());
         let (member, tenant, session) = (Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4());
         let (token, seconds) = tokens.issue(member, tenant, Role::Clinician, session).unwrap();
         assert_eq!(seconds, 900);
@@ -191,7 +221,7 @@ mod tests {
             (read.id, read.tenant, read.role, read.session),
             (member, tenant, Role::Clinician, session)
         );
-        assert!(Tokens::new(&[8; 32], 900, clock.clone()).read(&token).is_err());
+        assert!(Tokens::new(&[8; 32], None, 900, clock.clone()).read(&token).is_err());
         clock.advance_us(899_000_000);
         assert!(tokens.read(&token).is_ok());
         clock.advance_us(1_000_000);
@@ -200,12 +230,41 @@ mod tests {
 
     #[test]
     fn a_token_that_chooses_no_algorithm_is_refused() {
-        let tokens = Tokens::new(&[7; 32], 900, Arc::new(ManualClock::default()));
+        let tokens = Tokens::new(&[7; 32], None, 900, Arc::new(ManualClock::default()));
         let (token, _) = tokens.issue(Uuid::nil(), Uuid::nil(), Role::Admin, Uuid::nil()).unwrap();
         let claims = token.split('.').nth(1).unwrap();
         // {"alg":"none","typ":"JWT"}
         let forged = format!("eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0.{claims}.");
         assert!(tokens.read(&forged).is_err());
+    }
+
+    #[test]
+    fn while_the_key_is_changed_tokens_of_both_are_taken_and_new_ones_are_signed_with_the_newer() {
+        let clock = Arc::new(ManualClock::default());
+        let with = |key: u8, other: Option<u8>| {
+            Tokens::new(
+                &[key; 32],
+                other.map(|key| [key; 32]).as_ref().map(<[u8; 32]>::as_slice),
+                900,
+                clock.clone(),
+            )
+        };
+        let issued =
+            |tokens: &Tokens| tokens.issue(Uuid::nil(), Uuid::nil(), Role::Viewer, Uuid::nil()).unwrap().0;
+        let (before, during, after) = (with(1, None), with(2, Some(1)), with(2, None));
+        // On a host that comes later, the next key is the other one already.
+        let late = with(1, Some(2));
+        let (old, new) = (issued(&before), issued(&during));
+        assert!(during.read(&old).is_ok() && during.read(&new).is_ok());
+        assert!(late.read(&old).is_ok() && late.read(&new).is_ok());
+        assert!(after.read(&new).is_ok(), "signed with the newer");
+        assert_eq!(after.read(&old).unwrap_err().status(), 401);
+        assert!(before.read(&new).is_err());
+        let kid = |token: &str| jsonwebtoken::decode_header(token).unwrap().kid.unwrap();
+        assert_ne!(kid(&old), kid(&new));
+        // What names one key and is signed with the other is neither's.
+        let forged = [old.split('.').next().unwrap(), new.split_once('.').unwrap().1].join(".");
+        assert!(during.read(&forged).is_err());
     }
 
     #[test]
@@ -219,5 +278,8 @@ mod tests {
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
         assert!(matches!(read_or_make_key(&path), Err(KeyError::Exposed(_))));
+        // Another key is never made: one that is missing would be taken for one that was changed.
+        let other = folder.path().join("previous.key");
+        assert!(matches!(read_key(&other), Err(KeyError::File { .. })) && !other.exists());
     }
 }

@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if let Some(library) = std::env::args().nth(1) {
         let runtime = Runtime::load(Path::new(&library))?;
         println!("rss with the library: {} KiB", resident());
-        let package = Package::open(Path::new("models/hot_flash"))?;
+        let package = Package::open(Path::new("models/hot_flash"), None)?;
         let mut session = Session::new(&runtime, package)?;
         println!("rss with a session: {} KiB", resident());
         let features = Features::of(&window);

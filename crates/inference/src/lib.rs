@@ -20,7 +20,7 @@ pub mod window;
 
 pub use detect::{Asked, Detector, Finding};
 pub use features::{Feature, Features};
-pub use model::{ModelError, Package};
+pub use model::{Maker, ModelError, Package};
 pub use refractory::Refractory;
 pub use session::{Runtime, RuntimeError, Session};
 pub use signal::{Sample, Signal};

@@ -2,10 +2,14 @@
 //!
 //! The promise: a package that opens is whole and understood. The ONNX file has the digest the manifest names, every
 //! input is a feature this program computes, in the model's own order, with its normalisation, and the threshold is
-//! the one it was validated with. Anything else is an error that says which field of which file is wrong.
+//! the one it was validated with. Anything else is an error that says which field of which file is wrong. Where a maker's
+//! key is configured, the manifest, and by its digest the model, is signed with it; and whatever a package finds is told with
+//! the manifest's digest, so that two packages of one version are never taken for one.
 
 use std::path::{Path, PathBuf};
 
+use kinara_protocol::image::{MODEL_PREFIX, MODEL_SIGNATURE};
+use ring::signature::{ED25519, UnparsedPublicKey};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -15,6 +19,8 @@ use crate::features::{Feature, Features};
 pub const MANIFEST: &str = "manifest.toml";
 /// The version of the manifest's own format.
 const FORMAT: u32 = 1;
+/// Bytes of the manifest's digest that a producer is told with: enough to tell packages apart; the signature is what proves.
+const PRODUCER_DIGEST: usize = 6;
 /// More than this is no model for an appliance.
 const MAX_MODEL_BYTES: u64 = 64 << 20;
 
@@ -61,6 +67,39 @@ pub enum ModelError {
         /// What it should be.
         expected: String,
     },
+    /// The manifest is not signed by the maker whose key is configured.
+    #[error(
+        "model package: {path} is not the signature of the configured maker over {MANIFEST}; install the maker's own package, or \
+         sign it: kinara-firmware-image sign-model"
+    )]
+    Signature {
+        /// The signature's file.
+        path: PathBuf,
+    },
+}
+
+/// The public key of whoever makes models: 64 hexadecimal digits in a configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Maker([u8; 32]);
+
+impl TryFrom<String> for Maker {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let key = hex::decode(text.trim()).ok().and_then(|bytes| bytes.try_into().ok());
+        key.map(Self).ok_or(
+            "a maker's public key has 64 hexadecimal digits, as kinara-firmware-image keygen prints it",
+        )
+    }
+}
+
+impl Maker {
+    fn has_signed(self, manifest: &[u8], signature: &[u8]) -> bool {
+        let signature = std::str::from_utf8(signature).ok().and_then(|text| hex::decode(text.trim()).ok());
+        let key = UnparsedPublicKey::new(&ED25519, self.0);
+        signature.is_some_and(|signature| key.verify(&[MODEL_PREFIX, manifest].concat(), &signature).is_ok())
+    }
 }
 
 /// What the manifest says.
@@ -149,13 +188,22 @@ pub struct Package {
     manifest: Manifest,
     features: Vec<Feature>,
     onnx: Vec<u8>,
+    /// The first digits of the manifest's SHA-256.
+    digest: String,
 }
 
 impl Package {
-    /// Reads the package in `directory` and verifies it.
-    pub fn open(directory: &Path) -> Result<Self, ModelError> {
+    /// Reads the package in `directory` and verifies it: signed by `maker`, where there is one.
+    pub fn open(directory: &Path, maker: Option<Maker>) -> Result<Self, ModelError> {
         let path = directory.join(MANIFEST);
-        let text = read(&path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())?;
+        let bytes = read(&path)?;
+        if let Some(maker) = maker {
+            let path = directory.join(MODEL_SIGNATURE);
+            if !maker.has_signed(&bytes, &read(&path)?) {
+                return Err(ModelError::Signature { path });
+            }
+        }
+        let text = String::from_utf8_lossy(&bytes);
         let manifest: Manifest = toml::from_str(&text)
             .map_err(|source| ModelError::Manifest { path: path.clone(), source: Box::new(source) })?;
         let features = manifest.check().map_err(|(field, problem)| ModelError::Field {
@@ -169,7 +217,8 @@ impl Package {
         if !found.eq_ignore_ascii_case(&manifest.file.sha256) {
             return Err(ModelError::Digest { path: file, found, expected: manifest.file.sha256 });
         }
-        Ok(Self { manifest, features, onnx })
+        let digest = hex::encode(&Sha256::digest(&bytes)[..PRODUCER_DIGEST]);
+        Ok(Self { manifest, features, onnx, digest })
     }
 
     /// The manifest.
@@ -182,9 +231,9 @@ impl Package {
         &self.onnx
     }
 
-    /// Name and version, as events carry it.
+    /// Name, version and the manifest's digest, as events carry it.
     pub fn producer(&self) -> String {
-        format!("model:{}/{}", self.manifest.name, self.manifest.version)
+        format!("model:{}/{}+{}", self.manifest.name, self.manifest.version, self.digest)
     }
 
     /// The model's input for these features, or the name of a required one that is absent.

@@ -11,7 +11,7 @@ use ort::environment::Environment;
 use ort::value::TensorRef;
 
 use crate::features::{Feature, Features};
-use crate::model::{ModelError, Package};
+use crate::model::{Maker, ModelError, Package};
 use crate::window::WindowConfig;
 
 /// Why the library or a session cannot be had.
@@ -117,8 +117,8 @@ pub enum OpenError {
 impl Session {
     /// Verifies the package in a folder, loads the library and makes a session. A broken package needs no library in
     /// memory.
-    pub fn open(library: &Path, package: &Path) -> Result<Self, OpenError> {
-        let package = Package::open(package)?;
+    pub fn open(library: &Path, package: &Path, maker: Option<Maker>) -> Result<Self, OpenError> {
+        let package = Package::open(package, maker)?;
         Ok(Self::new(&Runtime::load(library)?, package)?)
     }
 

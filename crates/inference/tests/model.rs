@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 
 use kinara_inference::session::Score;
 use kinara_inference::{
-    Feature, Features, Judgement, ModelError, Package, Runtime, RuntimeError, Sample, Session, SternalRule,
-    Window,
+    Feature, Features, Judgement, Maker, ModelError, Package, Runtime, RuntimeError, Sample, Session,
+    SternalRule, Window,
 };
+use kinara_protocol::image::{MODEL_PREFIX, MODEL_SIGNATURE};
 use proptest::prelude::*;
+use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use serde::Deserialize;
 
 fn root() -> PathBuf {
@@ -18,7 +20,7 @@ fn root() -> PathBuf {
 }
 
 fn package() -> Package {
-    Package::open(&root().join("models/hot_flash")).expect("the checked-in package is whole")
+    Package::open(&root().join("models/hot_flash"), None).expect("the checked-in package is whole")
 }
 
 fn session() -> Session {
@@ -127,14 +129,55 @@ fn copy_of_the_package() -> tempfile::TempDir {
 #[test]
 fn a_package_whose_model_was_changed_or_is_missing_is_refused() {
     let dir = copy_of_the_package();
-    assert!(Package::open(dir.path()).is_ok());
+    assert!(Package::open(dir.path(), None).is_ok());
     let file = dir.path().join("model.onnx");
     let mut bytes = std::fs::read(&file).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&file, bytes).unwrap();
-    assert!(matches!(Package::open(dir.path()), Err(ModelError::Digest { .. })));
+    assert!(matches!(Package::open(dir.path(), None), Err(ModelError::Digest { .. })));
     std::fs::remove_file(&file).unwrap();
-    assert!(matches!(Package::open(dir.path()), Err(ModelError::Read { .. })));
+    assert!(matches!(Package::open(dir.path(), None), Err(ModelError::Read { .. })));
+}
+
+fn maker() -> Ed25519KeyPair {
+    Ed25519KeyPair::from_seed_unchecked(&[0x5a; 32]).expect("32 bytes are a key")
+}
+
+fn sign(dir: &Path, key: &Ed25519KeyPair) {
+    let manifest = std::fs::read(dir.join("manifest.toml")).expect("copied");
+    let signature = key.sign(&[MODEL_PREFIX, &manifest].concat());
+    std::fs::write(dir.join(MODEL_SIGNATURE), hex::encode(signature) + "\n").expect("written");
+}
+
+#[test]
+fn with_a_makers_key_a_package_is_refused_that_is_not_signed_by_it_and_one_that_was_changed_since() {
+    let key = Maker::try_from(hex::encode(maker().public_key())).unwrap();
+    let dir = copy_of_the_package();
+    assert!(matches!(Package::open(dir.path(), Some(key)), Err(ModelError::Read { .. })), "no signature");
+    let other = Ed25519KeyPair::from_seed_unchecked(&[0x5b; 32]).unwrap();
+    sign(dir.path(), &other);
+    assert!(matches!(Package::open(dir.path(), Some(key)), Err(ModelError::Signature { .. })), "another's");
+    sign(dir.path(), &maker());
+    let package = Package::open(dir.path(), Some(key)).unwrap();
+    // A threshold of its own is another model, signed or not.
+    let path = dir.path().join("manifest.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replacen("threshold = 0.9", "threshold = 0.01", 1)).unwrap();
+    assert!(matches!(Package::open(dir.path(), Some(key)), Err(ModelError::Signature { .. })), "changed");
+    let changed = Package::open(dir.path(), None).unwrap();
+    assert!(package.producer().starts_with("model:hot_flash/1.0.0+"));
+    assert_ne!(changed.producer(), package.producer());
+    // The signature of a firmware image is none of a package.
+    let image = maker().sign(&std::fs::read(&path).unwrap());
+    std::fs::write(dir.path().join(MODEL_SIGNATURE), hex::encode(image)).unwrap();
+    assert!(matches!(Package::open(dir.path(), Some(key)), Err(ModelError::Signature { .. })));
+}
+
+#[test]
+fn a_key_that_is_none_is_refused_in_words() {
+    for text in ["", "5a", &"z".repeat(64)] {
+        assert!(Maker::try_from(text.to_owned()).unwrap_err().contains("64 hexadecimal digits"));
+    }
 }
 
 #[test]
@@ -152,7 +195,7 @@ fn a_manifest_with_a_wrong_field_names_it_and_what_would_be_right() {
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.contains(from), "{from}");
         std::fs::write(&path, text.replacen(from, to, 1)).unwrap();
-        let error = Package::open(dir.path()).unwrap_err().to_string();
+        let error = Package::open(dir.path(), None).unwrap_err().to_string();
         assert!(error.contains(said) && error.contains("manifest.toml"), "{error}");
     }
 }

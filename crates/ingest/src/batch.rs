@@ -16,6 +16,7 @@ use kinara_protocol::frame::{
 use kinara_protocol::hardware::HardwareId;
 use uuid::Uuid;
 
+use crate::order::Class;
 use crate::quality;
 
 /// The name of a batch or event batch, unique for ever.
@@ -119,6 +120,10 @@ pub(crate) struct Frame {
     pub crc: u32,
     /// Index into the columns' fits.
     pub fit: Option<u32>,
+    /// Of samples: what they follow in order.
+    pub class: Option<Class>,
+    /// Of its first and of its last sample.
+    pub ticks: (u64, u64),
     pub first_us: i64,
     pub last_us: i64,
     pub uncertainty_us: u64,
@@ -347,6 +352,26 @@ impl DeviceBatch {
         frames.map(keep).collect()
     }
 
+    /// The columns of some frames alone, without those of samples that cannot be built again.
+    pub fn columns_of<'a>(&self, frames: impl Iterator<Item = &'a Frame> + Clone) -> DeviceFrames {
+        let mut rebuilt = Vec::new();
+        let mut others = Vec::new();
+        for (frame, kept) in frames.clone().zip(self.kept(frames)) {
+            match frame.at {
+                At::Samples(_) if kept.what == "frame" => rebuilt.push((frame.fit, kept.bytes)),
+                At::Samples(_) => {}
+                At::Other(_) => others.push((frame.fit, kept.bytes)),
+            }
+        }
+        let parsed = rebuilt.iter().filter_map(|(_, bytes)| FrameRef::parse(bytes).ok());
+        let mut columns = columns::encode(&self.hardware_id, self.epoch, parsed)
+            .expect("frames of one epoch in their order, as they were read");
+        columns.fits.clone_from(&self.columns.fits);
+        columns.fit_of = columns::run_lengths(rebuilt.iter().chain(&others).filter_map(|(fit, _)| *fit));
+        columns.other_frames = others.into_iter().map(|(_, bytes)| bytes).collect();
+        columns
+    }
+
     /// The channels beyond the registry among a frame's samples.
     pub fn foreign_channels<'a>(&'a self, frame: &Frame) -> impl Iterator<Item = i16> + use<'a> {
         let range = |range: &Range<u32>| range.start as usize..range.end as usize;
@@ -392,7 +417,8 @@ pub(crate) fn cleaned(id: &str) -> String {
     id.chars().filter(char::is_ascii_graphic).take(HARDWARE_ID_MAX).collect()
 }
 
-fn device(mut columns: DeviceFrames) -> Result<DeviceBatch, Box<UnreadablePart>> {
+/// Reads the frames of one device and epoch.
+pub(crate) fn device(mut columns: DeviceFrames) -> Result<DeviceBatch, Box<UnreadablePart>> {
     canonical(&mut columns.hardware_id);
     let unreadable = |columns: &DeviceFrames, detail: String| {
         use prost::Message as _;
@@ -473,6 +499,8 @@ impl Normalised {
                 seq: frame.seq,
                 crc: frame.crc,
                 fit: frame.fit,
+                class: class(frame.kind),
+                ticks: (frame.ticks.0, frame.ticks.0),
                 first_us: 0,
                 last_us: 0,
                 uncertainty_us: 0,
@@ -499,6 +527,7 @@ impl Normalised {
                     for block in decoded.blocks(frame) {
                         index = self.take_block(&block, frame.kind, &stamp, index, &mut out, &mut last_ticks);
                     }
+                    out.ticks.1 = last_ticks.0;
                     out.uncertainty_us =
                         fit.uncertainty_at(frame.ticks.0).max(fit.uncertainty_at(last_ticks.0));
                     out.samples.end = self.samples.len() as u32;
@@ -568,6 +597,8 @@ impl Normalised {
                 seq: header.seq,
                 crc,
                 fit: other.fit,
+                class: None,
+                ticks: (header.ticks.0, header.ticks.0),
                 first_us: 0,
                 last_us: 0,
                 uncertainty_us: 0,
@@ -588,6 +619,14 @@ impl Normalised {
             }
             self.items.push(out);
         }
+    }
+}
+
+fn class(kind: Kind) -> Option<Class> {
+    match kind {
+        Kind::Scalar => Some(Class::Scalar),
+        Kind::Waveform => Some(Class::Waveform),
+        _ => None,
     }
 }
 

@@ -12,6 +12,7 @@ use kinara_store::Transaction;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
+use crate::order::Order;
 use crate::plan::Key;
 use crate::seqs::SeqSet;
 use crate::{Error, timestamp};
@@ -30,6 +31,8 @@ pub(crate) struct Entry {
     pub heard: SeqSet,
     pub frames: HashMap<u32, NewFrame>,
     pub fits: BTreeMap<FitKey, SeqSet>,
+    /// The ends of what is in, in time.
+    pub order: Order,
     pub ended: Option<Ended>,
     /// What came over HTTP: its numbers are names, and no count.
     pub named: bool,
@@ -75,8 +78,15 @@ impl From<&Fit> for FitKey {
 }
 
 impl FitKey {
+    /// The same fit, of a frame that contradicts its neighbours by so much. Rounded up to a power of two: frames of one
+    /// clock share a row.
+    pub fn contradicted(self, by_us: u64) -> Self {
+        let by_us = i64::try_from(by_us.checked_next_power_of_two().unwrap_or(u64::MAX)).unwrap_or(i64::MAX);
+        Self { uncertainty_us: self.uncertainty_us.saturating_add(by_us), time_uncertain: true, ..self }
+    }
+
     /// Ticks that are UTC themselves: so readings over HTTP are stamped, and nothing else.
-    fn is_utc(&self) -> bool {
+    pub fn is_utc(&self) -> bool {
         self.ref_ticks == 0 && self.ref_utc_us == 0
     }
 }
@@ -98,7 +108,7 @@ impl Entry {
 const INSERT: &str = "
     INSERT INTO ledger (hardware, epoch) SELECT * FROM unnest($1::uuid[], $2::int8[]) ON CONFLICT DO NOTHING";
 const LOCK: &str = "
-    SELECT l.hardware, l.epoch, l.seqs::text, l.highest, l.highest_time
+    SELECT l.hardware, l.epoch, l.seqs::text, l.highest, l.highest_time, l.stretches
     FROM ledger l JOIN unnest($1::uuid[], $2::int8[]) k(hardware, epoch)
       ON l.hardware = k.hardware AND l.epoch = k.epoch
     ORDER BY l.hardware, l.epoch FOR UPDATE OF l";
@@ -107,9 +117,9 @@ const UPDATE: &str = "
       highest_time = CASE WHEN n.highest > l.highest THEN coalesce(n.highest_time, l.highest_time)
         ELSE l.highest_time END,
       end_seq = coalesce(n.end_seq, l.end_seq), end_ticks = coalesce(n.end_ticks, l.end_ticks),
-      next_epoch = coalesce(n.next_epoch, l.next_epoch), updated_at = $9
-    FROM unnest($1::uuid[], $2::int8[], $3::text[], $4::int8[], $5::timestamptz[], $6::int8[], $7::int8[], $8::int8[])
-      n(hardware, epoch, seqs, highest, highest_time, end_seq, end_ticks, next_epoch)
+      next_epoch = coalesce(n.next_epoch, l.next_epoch), updated_at = $9, stretches = n.stretches
+    FROM unnest($1::uuid[], $2::int8[], $3::text[], $4::int8[], $5::timestamptz[], $6::int8[], $7::int8[], $8::int8[],
+      $10::bytea[]) n(hardware, epoch, seqs, highest, highest_time, end_seq, end_ticks, next_epoch, stretches)
     WHERE l.hardware = n.hardware AND l.epoch = n.epoch";
 const FRAME_TIMES: &str = "
     INSERT INTO frame_times (hardware, epoch, seqs, ref_ticks, ref_utc_us, rate_ppb, uncertainty_us, growth_ppb,
@@ -141,6 +151,8 @@ pub(crate) async fn lock(
                 .ok_or_else(|| Error::Foreign(format!("the seqs {text} in the ledger")))?,
             highest: row.get(3),
             highest_us: row.get::<_, Option<Timestamp>>(4).map(Timestamp::as_microsecond),
+            order: Order::from_bytes(row.get(5))
+                .ok_or_else(|| Error::Foreign("the stretches of an epoch in the ledger".to_owned()))?,
             ..Entry::default()
         };
         entries.insert(Key { hardware: row.get(0), epoch: row.get(1) }, entry);
@@ -177,6 +189,7 @@ pub(crate) async fn update(
     let ended = |get: fn(&Ended) -> i64| {
         changed.iter().map(|(_, entry)| entry.ended.as_ref().map(get)).collect::<Vec<Option<i64>>>()
     };
+    let stretches: Vec<Vec<u8>> = changed.iter().map(|(_, entry)| entry.order.to_bytes()).collect();
     let statement = tx.prepare_cached(UPDATE).await?;
     tx.execute(
         &statement,
@@ -190,6 +203,7 @@ pub(crate) async fn update(
             &ended(|ended| ended.end_ticks),
             &ended(|ended| ended.next_epoch),
             &now,
+            &stretches,
         ],
     )
     .await?;

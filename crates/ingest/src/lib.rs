@@ -26,6 +26,7 @@ pub mod events;
 mod gaps;
 pub mod items;
 mod ledger;
+mod order;
 pub mod plan;
 mod quality;
 pub mod quarantine;

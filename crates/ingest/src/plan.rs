@@ -125,6 +125,8 @@ pub struct Taken<'a> {
     pub assignment: &'a Assignment,
     /// Its ledger row.
     pub key: Key,
+    /// Nobody knows when it was, or its time contradicts what is stored.
+    pub time_uncertain: bool,
 }
 
 /// A frame that a transaction puts aside.
@@ -181,7 +183,15 @@ pub fn plan<'a>(plan: &mut Plan<'a>, batches: &'a [Batch], directory: &'a Direct
                         for other in named_epochs(frame) {
                             plan.keys.entry(Key { epoch: other.0 as i64, ..key }).or_default();
                         }
-                        plan.take.push(Taken { batch: index, device, frame, assignment, key });
+                        let time_uncertain = device.fit(frame).is_some_and(|fit| fit.time_uncertain);
+                        plan.take.push(Taken {
+                            batch: index,
+                            device,
+                            frame,
+                            assignment,
+                            key,
+                            time_uncertain,
+                        });
                     }
                     (Fate::Discard(reason), Some(key)) => {
                         plan.discard(index, key, reason, frame);

@@ -17,7 +17,7 @@ use crate::write::{Counts, Outcome, Writer};
 use crate::{Error, items, timestamp};
 
 /// The largest request, unpacked: what the API takes is smaller.
-const UNPACKED: usize = 64 * 1024 * 1024;
+pub(crate) const UNPACKED: usize = 64 * 1024 * 1024;
 /// Refused readings that are named in an outcome.
 const NAMED: i64 = 1_000;
 /// Requests that are forgotten at once.

@@ -49,8 +49,13 @@ impl SeqSet {
 
     /// Whether `seq` is in the set.
     pub fn contains(&self, seq: u64) -> bool {
+        self.range_of(seq).is_some()
+    }
+
+    /// The range that `seq` is in.
+    pub fn range_of(&self, seq: u64) -> Option<(u64, u64)> {
         let at = self.0.partition_point(|range| range.1 <= seq);
-        self.0.get(at).is_some_and(|range| range.0 <= seq)
+        self.0.get(at).copied().filter(|range| range.0 <= seq)
     }
 
     /// Adds all of `other`.

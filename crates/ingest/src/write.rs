@@ -28,6 +28,7 @@ use crate::directory::Directory;
 use crate::error::{Error, Remedy};
 use crate::gaps::{self, Findings};
 use crate::ledger::{self, Entry, FitKey, NewFrame};
+use crate::order::Stamped;
 use crate::plan::{self, Aside, Key, NOT_BEFORE_US, Plan, Taken, Window};
 use crate::quarantine::{self, Refused};
 use crate::rollup;
@@ -529,9 +530,8 @@ impl Writer {
             }
             let said = wear.said(taken.key);
             // Nobody knows when it was: it stays out of everything that is derived.
-            let time_uncertain = taken.device.fit(frame).is_some_and(|fit| fit.time_uncertain);
             for sample in &taken.device.samples[frame.samples.start as usize..frame.samples.end as usize] {
-                let quality = if time_uncertain { 0.0 } else { wear::quality(said, sample) };
+                let quality = if taken.time_uncertain { 0.0 } else { wear::quality(said, sample) };
                 readings.reading(row, sample.utc_us, sample.kind, sample.index, sample.value, quality);
             }
             #[cfg(feature = "sabotage")]
@@ -644,17 +644,36 @@ fn decide<'a>(
         entry
             .frames
             .insert(frame.seq, NewFrame { crc: frame.crc, first_us: frame.first_us, last_us: frame.last_us });
-        if let Some(fit) = taken.device.fit(frame) {
-            entry.fits.entry(FitKey::from(fit)).or_default().insert(seq);
-        }
         counts[taken.batch].stored += 1;
-        new.push(*taken);
+        new.push(in_order(*taken, entry));
+    }
+    for entry in entries.values_mut().filter(|entry| !entry.new.is_empty()) {
+        let mut is_in = entry.seqs.clone();
+        is_in.add(&entry.new);
+        entry.order.settle(&is_in);
     }
     for (batch, (discarded, expired)) in &plan.counts {
         counts[*batch].discarded += discarded;
         counts[*batch].expired += expired;
     }
     new
+}
+
+/// Notes how a frame's time came about, and marks it where it contradicts what is stored.
+fn in_order<'a>(taken: Taken<'a>, entry: &mut Entry) -> Taken<'a> {
+    let Some(fit) = taken.device.fit(taken.frame) else { return taken };
+    let mut key = FitKey::from(fit);
+    let seq = taken.frame.seq;
+    // Numbers of what comes over HTTP are names, and have no order.
+    let class = taken.frame.class.filter(|_| !taken.time_uncertain && !key.is_utc());
+    let contradicted = class
+        .map_or(Ok(()), |class| entry.order.take(&Stamped { class, seq, ticks: taken.frame.ticks, fit }));
+    if let Err(by_us) = contradicted {
+        tracing::debug!(hardware = taken.device.hardware_id, seq, by_us, "a time contradicts what is stored");
+        key = key.contradicted(by_us);
+    }
+    entry.fits.entry(key).or_default().insert(u64::from(seq));
+    Taken { time_uncertain: taken.time_uncertain || contradicted.is_err(), ..taken }
 }
 
 fn findings(plan: &Plan<'_>, new: &[Taken<'_>], entries: &mut BTreeMap<Key, Entry>) -> Findings {

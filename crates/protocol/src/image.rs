@@ -9,6 +9,11 @@
 //! | 32 | SHA-256 of the payload |
 //! | 64 | Ed25519 signature over the 44 bytes before |
 
+/// A maker's signature over a model package is one over this and the manifest's bytes, which hold the digest of the model. No
+/// image begins so: a signature over one is none over the other.
+pub const MODEL_PREFIX: &[u8] = b"kinara model package\n";
+/// The file of a package that holds it, in 128 hexadecimal digits.
+pub const MODEL_SIGNATURE: &str = "manifest.sig";
 /// Bytes of the header.
 pub const HEADER_LEN: usize = SIGNED_LEN + 64;
 /// Bytes of it that are signed.

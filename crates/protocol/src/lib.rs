@@ -7,7 +7,7 @@
 //! - [`frame`]: frame codec v1, the unit of storage and acknowledgement.
 //! - [`advert`]: what a wearable advertises, and how it offers to pair.
 //! - [`gatt`], [`control`], [`status`]: what goes over the Bluetooth link beside frames.
-//! - [`image`]: a firmware image's header. [`vitals`]: values as the standard services have them.
+//! - [`image`]: a firmware image's header, and what is signed of a model package. [`vitals`]: values as the standard services have them.
 //!
 //! With `pairing`, still `no_std`:
 //! - [`label`]: the passkeys that a label's or an introduction's secret gives.

@@ -1,4 +1,4 @@
-//! Makes a maker's key, signs firmware images with it, and shows what an image is.
+//! Makes a maker's key, signs firmware images and model packages with it, and shows what an image is.
 //!
 //! The secret key is 32 bytes in hexadecimal, in a file that only its owner reads. The public one goes into wearables.
 
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
-use kinara_protocol::image::{Board, HEADER_LEN, Header};
+use kinara_protocol::image::{Board, HEADER_LEN, Header, MODEL_PREFIX, MODEL_SIGNATURE};
 use sha2::{Digest, Sha256};
 
 /// Firmware images: keys, signatures, headers.
@@ -44,6 +44,14 @@ enum What {
         /// The image
         image: PathBuf,
     },
+    /// Signs the manifest of a model package, which holds the model's digest
+    SignModel {
+        /// The maker's secret key
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// The package's folder
+        package: PathBuf,
+    },
     /// Prints an image's header, and whether it is whole and signed by this key
     Show {
         /// The maker's public key, 64 hexadecimal digits
@@ -60,6 +68,7 @@ fn main() -> Result<()> {
         What::Sign { key, version, board, payload, image } => {
             sign(&key, version, Board(board), &payload, &image)
         }
+        What::SignModel { key, package } => sign_model(&key, &package),
         What::Show { maker, image } => show(maker.as_deref(), &image),
     }
 }
@@ -80,13 +89,26 @@ fn keygen(file: &Path) -> Result<()> {
 }
 
 fn sign(key: &Path, version: [u8; 3], board: Board, payload: &Path, image: &Path) -> Result<()> {
-    let secret = fs::read_to_string(key).with_context(|| key.display().to_string())?;
-    let key = SigningKey::from_bytes(&unhex(secret.trim()).context("the key has 64 hexadecimal digits")?);
+    let key = secret(key)?;
     let bytes = fs::read(payload).with_context(|| payload.display().to_string())?;
     let mut header = Header::of(board, version, &bytes).context("the payload is too large")?;
     header.signature = key.sign(&header.signed()).to_bytes();
     fs::write(image, [header.encode().as_slice(), &bytes].concat())
         .with_context(|| image.display().to_string())
+}
+
+fn sign_model(key: &Path, package: &Path) -> Result<()> {
+    let key = secret(key)?;
+    let path = package.join("manifest.toml");
+    let manifest = fs::read(&path).with_context(|| path.display().to_string())?;
+    let signature = key.sign(&[MODEL_PREFIX, &manifest].concat());
+    let path = package.join(MODEL_SIGNATURE);
+    fs::write(&path, hex::encode(signature.to_bytes()) + "\n").with_context(|| path.display().to_string())
+}
+
+fn secret(file: &Path) -> Result<SigningKey> {
+    let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    Ok(SigningKey::from_bytes(&unhex(text.trim()).context("the key has 64 hexadecimal digits")?))
 }
 
 fn show(maker: Option<&str>, image: &Path) -> Result<()> {
@@ -119,6 +141,21 @@ fn unhex(text: &str) -> Option<[u8; 32]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_package_is_signed_over_its_manifest_and_what_says_that_it_is_no_image() {
+        let folder = std::env::temp_dir().join(format!("kinara-sign-model-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let key = folder.join("maker.key");
+        fs::write(&key, "5a".repeat(32) + "\n").unwrap();
+        fs::write(folder.join("manifest.toml"), "format = 1\n").unwrap();
+        sign_model(&key, &folder).unwrap();
+        let text = fs::read_to_string(folder.join(MODEL_SIGNATURE)).unwrap();
+        fs::remove_dir_all(&folder).unwrap();
+        let signature = Signature::from_slice(&hex::decode(text.trim()).unwrap()).unwrap();
+        let maker = SigningKey::from_bytes(&[0x5a; 32]).verifying_key();
+        assert!(maker.verify_strict(b"kinara model package\nformat = 1\n", &signature).is_ok());
+    }
 
     #[test]
     fn keys_are_written_as_they_are_read() {

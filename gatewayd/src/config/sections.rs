@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use kinara_inference::Maker;
 use serde::Deserialize;
 
 macro_rules! section {
@@ -247,6 +248,8 @@ section! {
         onnxruntime: Option<PathBuf> = None,
         /// The folder of the model package; without it the rule runs alone. No default.
         model: Option<PathBuf> = None,
+        /// The public key of the package's maker, 64 hexadecimal digits; without it the signature is not looked at. No default.
+        maker: Option<Maker> = None,
         /// No second hot flash of one producer within this time, minutes. Default 20.
         refractory_min: f64 = 20.0,
         /// Frames that may wait for inference. Default 4096.

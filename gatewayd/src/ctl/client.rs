@@ -96,8 +96,8 @@ pub enum CtlError {
     NoBus(String),
     /// The bus does not let this user call.
     #[error(
-        "This user may not talk to kinara-gatewayd. Run kinaractl as root, or add the user to group kinara \
-         (adduser NAME kinara) and log in again"
+        "This user may not talk to kinara-gatewayd. Run kinaractl as root, or add the user to group \
+         kinara-admin (adduser NAME kinara-admin) and log in again"
     )]
     NotAllowed,
     /// No answer in time.

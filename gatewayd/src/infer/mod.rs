@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use kinara_inference::Session;
+use kinara_inference::{Maker, Session};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +38,8 @@ pub struct Settings {
     pub onnxruntime: Option<PathBuf>,
     /// The model package's directory; without it the rule runs alone.
     pub model: Option<PathBuf>,
+    /// The key that the package is to be signed with; without it the signature is not looked at.
+    pub maker: Option<Maker>,
     /// No second hot flash within this time after an onset, of the same producer.
     pub refractory: Duration,
     /// How long to wait before an event that the outbox did not take is put again.
@@ -52,6 +54,7 @@ impl Settings {
         Self {
             onnxruntime: None,
             model: None,
+            maker: None,
             refractory: Duration::from_mins(20),
             retry: Duration::from_secs(5),
             data_dir: data_dir.to_owned(),
@@ -165,13 +168,18 @@ async fn report<O: Outbox>(
 /// The model, or the reason there is none on the board and in the log.
 fn open_model(settings: &Settings, board: &Board) -> Option<Session> {
     let opened = match (&settings.onnxruntime, &settings.model) {
-        (Some(library), Some(package)) => Session::open(library, package).map_err(|error| error.to_string()),
+        (Some(library), Some(package)) => {
+            Session::open(library, package, settings.maker).map_err(|error| error.to_string())
+        }
         (None, _) => Err("infer.onnxruntime is not configured".to_owned()),
         (_, None) => Err("infer.model is not configured".to_owned()),
     };
     match opened {
         Ok(session) => {
             tracing::info!(model = session.package().producer(), "model loaded");
+            if settings.maker.is_none() {
+                tracing::warn!("nobody vouches for the model: infer.maker is not configured");
+            }
             board.alert("inference", None);
             Some(session)
         }

@@ -147,7 +147,7 @@ async fn a_hot_flash_becomes_one_event_of_the_rule_and_one_of_the_model() {
     assert!(board.now().alerts.is_empty(), "{:?}", board.now().alerts);
     assert_eq!(counts.model_loaded.load(Ordering::Relaxed), 1);
     assert!(counts.scored.load(Ordering::Relaxed) > 100);
-    for producer in ["rule:sternal/1", "model:hot_flash/1.0.0"] {
+    for producer in ["rule:sternal/1", "model:hot_flash/1.0.0+"] {
         let events = outbox.of(producer);
         assert_eq!(events.len(), 1, "{producer}: {events:?}");
         let event = &events[0];

@@ -83,8 +83,14 @@ async fn metrics_are_prometheus_text_with_a_help_and_a_type_for_each_family() {
     assert!(body.contains("kinara_gateway_device_battery_percent{device=\"kinara:0000000000000abc\"} 81\n"));
     assert!(body.contains("kinara_gateway_model_loaded 0\n"));
     let mut known = std::collections::BTreeSet::new();
+    let mut told = "";
     for line in body.lines() {
-        if let Some(rest) = line.strip_prefix("# TYPE ") {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            let (name, help) = rest.split_once(' ').unwrap();
+            assert!(help.ends_with('.') && help.len() > 5, "{line} says nothing");
+            told = name;
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            assert_eq!(rest.split(' ').next(), Some(told), "{line} has no help before it");
             assert!(known.insert(rest.split(' ').next().unwrap().to_owned()), "{line} comes twice");
         } else if !line.starts_with('#') {
             let name = line.split(['{', ' ']).next().unwrap();
@@ -111,7 +117,8 @@ async fn health_fails_when_readings_are_not_taken_over_and_not_for_being_offline
 }
 
 #[tokio::test]
-async fn health_fails_when_a_clock_is_not_believed_batches_are_parked_or_a_loop_does_not_turn() {
+async fn health_fails_when_the_store_is_broken_a_clock_is_not_believed_batches_are_parked_or_a_loop_does_not_turn()
+ {
     let (address, board, stop, _dir) = serve(snapshot()).await;
     let failing = async |what: &str| {
         let answer = ask(address, "/healthz", "127.0.0.1").await;
@@ -123,6 +130,9 @@ async fn health_fails_when_a_clock_is_not_believed_batches_are_parked_or_a_loop_
             true
         });
     };
+    set(|s| s.buffer.trouble = "attempt to write a readonly database".to_owned());
+    failing("the store keeps nothing: attempt to write").await;
+    set(|s| s.buffer.trouble.clear());
     set(|s| s.clock.unknown_since_us = Some(50_000_000));
     assert!(ask(address, "/healthz", "127.0.0.1").await.starts_with("HTTP/1.1 200"), "it has just started");
     set(|s| s.clock.trouble = "The machine's clock says that it is 2099.".to_owned());

@@ -2,7 +2,7 @@
 //!
 //! The bus is a private dbus-daemon whose configuration is the system's in what counts (nobody owns or calls anything unless
 //! a policy says so) and includes the files of `packaging/dbus`. This machine has no user `kinara`: in the
-//! copies, the user that runs the test stands for it, and group `daemon` for its group. What another user may is tried by
+//! copies, the user that runs the test stands for it, and group `daemon` for `kinara-admin`. What another user may is tried by
 //! becoming that user, which takes root; without root those tests say so and try the rest.
 
 use std::os::unix::fs::PermissionsExt;
@@ -11,14 +11,17 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use kinara_protocol::envelope;
 use serde_json::Value;
 use zbus::zvariant::OwnedValue;
 
 use super::air::{SECRET, Wearable, air};
-use super::frames::GATEWAY;
+use super::bridge::{Bridge, Mood};
+use super::broker::Broker;
+use super::frames::{GATEWAY, frames_in};
 
 const NOBODY: u32 = 65_534;
-/// The user and group of that name on Debian: here it is in group `kinara`, by its primary group.
+/// The user and group of that name on Debian: here it is in group `kinara-admin`, by its primary group.
 const MEMBER: u32 = 1;
 
 /// As the system's bus has it: nothing is allowed that no policy allows. Then BlueZ's own policy, which lets everybody
@@ -64,7 +67,7 @@ impl Bus {
             assert!(text.contains(r#"user="kinara""#), "{file}");
             let text = text
                 .replace(r#"user="kinara""#, &format!(r#"user="{kinara}""#))
-                .replace(r#"group="kinara""#, r#"group="daemon""#);
+                .replace(r#"group="kinara-admin""#, r#"group="daemon""#);
             std::fs::write(policies.join(file), text).unwrap();
         }
         let text = CONFIG.replace("DIR", &dir.path().display().to_string()).replace("SELF", &own_name());
@@ -118,12 +121,17 @@ impl Bus {
     }
 
     fn gatewayd(&self) -> Gatewayd {
+        self.gatewayd_with(1, "")
+    }
+
+    /// With a broker on this port.
+    fn gatewayd_with(&self, port: u16, more: &str) -> Gatewayd {
         let dir = self.dir.path();
         let text = format!(
             "gateway_id = \"{GATEWAY}\"\nname = \"A\"\ndata_dir = \"{data}\"\n\
-             [uplink]\nhost = \"127.0.0.1\"\nport = 1\ntls = false\n\
+             [uplink]\nhost = \"127.0.0.1\"\nport = {port}\ntls = false\nseal_after_s = 0.3\n\
              [clock]\ntrust_system = true\n[infer]\nenabled = false\n[local]\nlisten = \"127.0.0.1:0\"\n\
-             [radio]\nair_dir = \"{air}\"\nrequest_timeout_s = 5\nscan_every_ms = 50\n",
+             [radio]\nair_dir = \"{air}\"\nrequest_timeout_s = 5\nscan_every_ms = 50\n{more}",
             data = dir.join("data").display(),
             air = air(dir).display(),
         );
@@ -286,7 +294,7 @@ async fn root_and_the_group_may_call_and_a_stranger_may_not() {
         let refused = as_user(NOBODY);
         assert_eq!((exit(&refused), json(&refused)["error"]["code"].as_str()), (4, Some("not_allowed")));
         let text = json(&refused)["error"]["text"].as_str().unwrap().to_owned();
-        assert!(text.contains("group kinara"), "{text}");
+        assert!(text.contains("group kinara-admin"), "{text}");
     });
 }
 
@@ -297,6 +305,55 @@ async fn only_the_daemons_user_may_own_the_name() {
     let connection = bus.connect().await;
     let refused = connection.request_name("org.kinara.Gateway1").await.unwrap_err();
     assert!(format!("{refused:?}").contains("AccessDenied"), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_cloud_could_not_read_is_listed_copied_out_for_its_owner_alone_and_sent_again_from_a_shell()
+{
+    let bus = Bus::start(&own_name());
+    let broker = Broker::start(bus.dir.path());
+    let bridge = Bridge::start(broker.port);
+    bridge.lock().mood = Mood::Refuse;
+    let _wearable = Wearable::start(&air(bus.dir.path()), 0xab, 20);
+    let label =
+        format!("[[wearable]]\nhardware_id = \"kinara:00000000000000ab\"\nlabel_secret = \"{SECRET}\"\n");
+    let _gatewayd = bus.gatewayd_with(broker.port, &label);
+    tokio::task::block_in_place(|| {
+        bus.wait();
+        let kinaractl = |arguments: &[&str]| {
+            let output = bus.kinaractl(arguments).arg("--json").output().unwrap();
+            assert_eq!(exit(&output), 0, "{output:?}");
+            json(&output)
+        };
+        let parked = || kinaractl(&["parked"])["parked"].as_array().unwrap().clone();
+        let batches = || parked().into_iter().filter(|one| one["kind"] == "batch").collect::<Vec<_>>();
+        until("a batch is parked", || !batches().is_empty());
+        assert_eq!(batches()[0]["reason"], "cannot read it");
+        let shown = String::from_utf8(bus.kinaractl(&["parked"]).output().unwrap().stdout).unwrap();
+        assert!(shown.contains("frames") && shown.contains("cannot read it"), "{shown}");
+
+        let folder = bus.dir.path().join("support");
+        let files = kinaractl(&["parked", "export", folder.to_str().unwrap()])["files"].clone();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&folder), 0o700);
+        let (mut frames, expected) =
+            (0, batches().iter().map(|one| one["frames"].as_u64().unwrap()).sum::<u64>());
+        for file in files.as_array().unwrap().iter().map(|file| Path::new(file.as_str().unwrap())) {
+            assert_eq!(mode(file), 0o600);
+            if file.file_name().unwrap().to_str().unwrap().starts_with("batch-") {
+                let batch = envelope::open::<envelope::Batch>(&std::fs::read(file).unwrap()).unwrap();
+                frames += frames_in(&batch).len() as u64;
+            }
+        }
+        assert_eq!(frames, expected, "what is copied is what would be published");
+
+        bridge.lock().mood = Mood::Done;
+        assert!(kinaractl(&["parked", "retry"])["again"].as_u64().unwrap() > 0);
+        until("nothing is parked any more", || parked().is_empty());
+        until("the bridge has read it", || !bridge.lock().frames.is_empty());
+        let shown = String::from_utf8(bus.kinaractl(&["parked"]).output().unwrap().stdout).unwrap();
+        assert!(shown.contains("could read everything"), "{shown}");
+    });
 }
 
 struct Bluez {

@@ -18,6 +18,7 @@ mod frames;
 mod full_disk;
 mod line;
 mod mends;
+mod package;
 #[path = "../../../tests/clinic/src/proxy.rs"]
 #[allow(dead_code, reason = "the oracle uses more of it")]
 mod proxy;

@@ -374,6 +374,26 @@ async fn a_gateway_that_starts_on_a_disk_that_cannot_be_written_waits_for_it() {
     store.stop().await;
 }
 
+#[tokio::test]
+async fn a_store_that_stays_broken_for_a_minute_no_longer_says_that_it_lives() {
+    let dir = filled(1).await;
+    let Some(frozen) = Frozen::freeze(dir.path()) else {
+        eprintln!("SKIPPED: a folder cannot be frozen here (needs root and chattr)");
+        return;
+    };
+    let (store, board) = opened(dir.path());
+    let silent = || board.vitals().silent_for(Duration::from_secs(5)).contains(&"store".to_owned());
+    let began = Instant::now();
+    while !silent() {
+        assert!(began.elapsed() < Duration::from_secs(90), "the watchdog would never hear of it");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert!(began.elapsed() > Duration::from_secs(30), "a short trouble is none of the watchdog's");
+    drop(frozen);
+    until("it lives again", async || !silent()).await;
+    store.stop().await;
+}
+
 /// A file system on a disk that is smaller than it says: writes that do not fit there fail as on a broken card.
 struct FailingDisk {
     below: PathBuf,

@@ -72,7 +72,7 @@ pub const GATEWAYD: [&str; 7] = [
 pub const LINKD: [&str; 7] = [
     "setpriv",
     "--reuid=kinara-linkd",
-    "--regid=kinara",
+    "--regid=kinara-linkd",
     "--init-groups",
     "--inh-caps=+net_admin",
     "--ambient-caps=+net_admin",

@@ -4,6 +4,7 @@ use crate::support::*;
 use kinara_ingest::quarantine::Which;
 use kinara_ingest::{Counts, Limits, Outcome, Writer, batch, quarantine};
 use kinara_protocol::channel::{ACCELERATION, ChannelId, HEART_RATE};
+use kinara_protocol::envelope::Fit;
 use kinara_protocol::frame::{
     DeviceEvent, DeviceEventKind, Epoch, FrameBuilder, Kind, MAX_FRAME, Ticks, encode_device_event,
 };
@@ -49,6 +50,36 @@ async fn a_roaming_wearers_overlap_is_written_once() {
     let counts = world.write(&[batch_of(SECOND_GATEWAY, &seconds(5..12))]).await;
     assert_eq!(counts, [Counts { stored: 4, duplicate: 3, ..Counts::default() }]);
     assert_eq!(world.readings().await, 60);
+}
+
+#[tokio::test]
+async fn samples_of_an_epoch_are_never_reordered_and_what_contradicts_the_order_is_kept_as_uncertain() {
+    let world = world().await;
+    let stamped_by = |gateway: Uuid, frames: std::ops::Range<u32>, off_us: i64| {
+        let columns = columns_of(HARDWARE, &seconds(frames));
+        let fit = Fit { ref_utc_us: BOOT_US + off_us, ..fit() };
+        batch::from_envelope(envelope_of(gateway, 0, vec![stamped(columns, fit)])).unwrap()
+    };
+    assert_eq!(world.write(&[stamped_by(GATEWAY, 0..10, 0)]).await, [stored(10)]);
+    // The second box's clock is behind: its first frames would come before what the first one brought.
+    let behind = stamped_by(SECOND_GATEWAY, 10..16, -3_500_000);
+    assert_eq!(world.write(std::slice::from_ref(&behind)).await, [stored(6)]);
+    // A third word, ahead, on what was missing before both.
+    assert_eq!(world.write(&[stamped_by(GATEWAY, 20..22, 0)]).await, [stored(2)]);
+    assert_eq!(world.write(&[stamped_by(SECOND_GATEWAY, 16..20, 7_000_000)]).await, [stored(4)]);
+    assert_eq!(world.readings().await, 22 * 5, "nothing is lost");
+    let uncertain = "SELECT string_agg(DISTINCT seq::text, ' ') FROM ts.readings WHERE quality = 0";
+    assert_eq!(world.text(uncertain).await, "10 11 12 13 16 17 18 19");
+    let marked = "SELECT range_agg(r) FROM frame_times, unnest(seqs) r WHERE time_uncertain";
+    assert_eq!(world.text(marked).await, "{[10,14),[16,20)}");
+    let reordered =
+        "SELECT count(*) FROM (SELECT time, lag(time) OVER (PARTITION BY type ORDER BY seq, idx) AS before
+        FROM ts.readings WHERE quality > 0) r WHERE time < before";
+    assert_eq!(world.number(reordered).await, 0);
+    // The first copy decides: sent again, nothing changes.
+    let again = Counts { duplicate: 6, ..Counts::default() };
+    assert_eq!(world.write(&[behind]).await, [again]);
+    assert_eq!(world.text(marked).await, "{[10,14),[16,20)}");
 }
 
 #[tokio::test]

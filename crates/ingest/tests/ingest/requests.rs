@@ -1,7 +1,8 @@
 //! What came over HTTP goes the gateways' way.
 
 use crate::support::*;
-use kinara_ingest::items::{Form, pack, read};
+use kinara_ingest::erase::erase;
+use kinara_ingest::items::{Form, pack, read, unpack};
 use kinara_ingest::quarantine::{self, Which};
 use kinara_ingest::requests::{forget, take};
 use kinara_ingest::timestamp;
@@ -130,4 +131,56 @@ async fn without_consent_nothing_is_kept_and_a_gap_says_so() {
     take(&world.writer(), &world.pool, world.clock.as_ref(), id).await.unwrap();
     assert_eq!(outcome(&world, id).await["discarded"], 1);
     assert_eq!((world.readings().await, world.gaps().await), (0, "no_consent {[0,1)}".to_owned()));
+}
+
+#[tokio::test]
+async fn an_erased_persons_readings_go_out_of_requests_that_wait_or_are_dead_and_the_others_stay() {
+    let world = world().await;
+    world
+        .run(&format!(
+            "INSERT INTO hardware (id, hardware_id) VALUES ('{SECOND_USER}', 'bt:C0:00:00:00:00:02');
+             INSERT INTO devices (id, tenant_id, hardware_id) VALUES ('{SECOND_USER}', '{TENANT}', 'bt:C0:00:00:00:00:02');
+             INSERT INTO device_assignments (hardware_id, tenant_id, user_id, device_id, consent_id, valid_from)
+               VALUES ('{SECOND_USER}', '{TENANT}', '{SECOND_USER}', '{SECOND_USER}', '{SECOND_USER}', to_timestamp({0}));
+             UPDATE device_assignments SET valid_to = to_timestamp({0} + 100) WHERE hardware_id = '{HARDWARE_ROW}';
+             INSERT INTO device_assignments (hardware_id, tenant_id, user_id, device_id, consent_id, valid_from)
+               VALUES ('{HARDWARE_ROW}', '{TENANT}', '{SECOND_USER}', '{DEVICE}', '{SECOND_USER}', to_timestamp({0} + 100))",
+            BOOT_US / 1_000_000
+        ))
+        .await;
+    let at = |seq: u32| BOOT_US / 1_000 + i64::from(seq) * SECOND;
+    // The first wearer's until the hand-over; beyond it, and on the other device, the second's.
+    let items: Vec<String> = [10, 20, 98, 150, 160]
+        .map(|seq| item(HARDWARE, seq, at(seq)))
+        .into_iter()
+        .chain([30, 40].map(|seq| item("bt:C0:00:00:00:00:02", seq, at(seq))))
+        .collect();
+    let (waits, dead) = (accepted(&world, TENANT, &items).await, accepted(&world, TENANT, &items[..3]).await);
+    let foreign = accepted(&world, OTHER_TENANT, &[item("bt:C0:00:00:00:00:09", 1, at(1))]).await;
+    world
+        .run(&format!(
+            "UPDATE ingest_requests SET given_up = true WHERE id = '{dead}';
+             INSERT INTO tombstones (tenant_id, user_id) VALUES ('{TENANT}', '{USER}')"
+        ))
+        .await;
+    let held = async |id: Uuid| -> Vec<String> {
+        let sql = "SELECT payload FROM ingest_requests WHERE id = $1";
+        let packed: Vec<u8> = world.admin.query_one(sql, &[&id]).await.unwrap().get(0);
+        let devices = unpack(&packed, 1 << 20).unwrap().into_iter().flat_map(|batch| batch.devices);
+        devices.map(|device| format!("{} {}", device.hardware_id, device.ticks.len())).collect()
+    };
+    let before = held(foreign).await;
+    assert_eq!(held(dead).await, [format!("{HARDWARE} 3")]);
+    assert!(erase(&world.pool, TENANT, USER).await.unwrap() >= 6);
+    assert_eq!(held(waits).await, ["bt:C0:00:00:00:00:02 2".to_owned(), format!("{HARDWARE} 2")]);
+    assert!(held(dead).await.is_empty());
+    assert_eq!(held(foreign).await, before);
+    assert!(world.gaps().await.contains("erased {[10,11),[20,21),[98,99)}"), "{}", world.gaps().await);
+    // What is left is written as it would have been.
+    let counts = take(&world.writer(), &world.pool, world.clock.as_ref(), waits).await.unwrap();
+    assert_eq!((counts.stored, counts.quarantined), (4, 0));
+    assert_eq!(
+        world.text("SELECT string_agg(seq::text, ' ' ORDER BY seq) FROM ts.readings").await,
+        "30 40 150 160"
+    );
 }

@@ -63,7 +63,7 @@ async fn examine(path: &Path) -> Vec<Finding> {
             Some(config)
         }
         Err(error) => {
-            let advice = "correct it, or run kinaractl as root or in group kinara if it cannot be read";
+            let advice = "correct it, or run kinaractl as root if it cannot be read";
             found.push(fail("config", error.to_string(), advice));
             None
         }

@@ -38,7 +38,7 @@ fn dates(check: &str, path: &Path, now_us: i64) -> Finding {
     let der = match CertificateDer::from_pem_file(path) {
         Ok(der) => der,
         Err(error) => {
-            let advice = "enrol the box again, or run as root or in group kinara if it cannot be read";
+            let advice = "enrol the box again, or run as root if it cannot be read";
             return fail(check, format!("{shown} cannot be read: {error}"), advice);
         }
     };

@@ -59,6 +59,13 @@ pub fn strangers_are_refused(day: &mut Day) -> Result<()> {
         day.must(hand.run(&["sh", "-c", &format!("dbus-send --system --print-reply --dest={what} org.freedesktop.DBus.Introspectable.Introspect")])?.status == 0, format!("root may not call {what}"))?;
         day.must(call("kinara", what)? == 0, format!("the daemon's user may not call {what}"))?;
     }
+    // The helper with the capability, and whoever may use kinaractl, have no right to what the daemon reads.
+    for group in ["kinara-linkd", "kinara-admin"] {
+        let line =
+            format!("setpriv --reuid=nobody --regid={group} --clear-groups cat /etc/kinara/gatewayd.toml");
+        let read = hand.run(&["sh", "-c", &line])?;
+        day.must(read.status != 0, format!("group {group} may read the configuration"))?;
+    }
     let stranger = hand.run(&[
         "sh",
         "-c",

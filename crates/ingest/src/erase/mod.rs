@@ -6,6 +6,8 @@
 //! tombstone outlives it; after a backup from before was restored, the tombstones kept elsewhere are put back ([`restore`]),
 //! and everything is deleted again. What stays of a person is in [`KEPT`].
 
+mod waiting;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
@@ -58,6 +60,7 @@ pub struct Tombstone {
 pub async fn erase(pool: &Pool, tenant: Uuid, user: Uuid) -> Result<u64, Error> {
     give_others_theirs(pool, tenant, user).await?;
     let mut total = refused(pool, tenant, user).await?;
+    total += waiting::take_out(pool, tenant, user).await?;
     let client = pool.get().await?;
     let statement = client.prepare_cached("SELECT ts.erase($1, $2, $3)").await?;
     loop {
@@ -129,17 +132,22 @@ async fn refused(pool: &Pool, tenant: Uuid, user: Uuid) -> Result<u64, Error> {
             .collect();
         let ids: Vec<Uuid> = theirs.iter().map(|one| one.id).collect();
         total += tx.execute("DELETE FROM quarantine WHERE id = ANY($1)", &[&ids]).await?;
-        tell(&tx, theirs).await?;
+        tell(&tx, theirs.into_iter().map(|one| one.what).collect()).await?;
         tx.commit().await?;
     }
+}
+
+/// Something that goes before it was written.
+struct Gone {
+    /// The frame, where its number is believed.
+    frame: Option<(Key, u64)>,
+    moment: Moment,
 }
 
 /// Something refused that goes.
 struct Theirs {
     id: Uuid,
-    /// The frame, where its number is believed.
-    frame: Option<(Key, u64)>,
-    moment: Moment,
+    what: Gone,
 }
 
 impl Theirs {
@@ -151,7 +159,7 @@ impl Theirs {
         let seq = row.get::<_, Option<i64>>(4).filter(|_| row.get::<_, &str>(1) == "frame" && row.get(8));
         let key = Key { hardware: hardware.id, epoch: moment.epoch.0 as i64 };
         let frame = seq.map(|seq| (key, seq.unsigned_abs()));
-        is_theirs.then(|| Self { id: row.get(0), frame, moment })
+        is_theirs.then(|| Self { id: row.get(0), what: Gone { frame, moment } })
     }
 }
 
@@ -197,9 +205,9 @@ fn of_frame(row: &Row) -> Option<Moment> {
 }
 
 /// Frames that are not kept leave a gap `erased`, as those do that come late.
-async fn tell(tx: &Transaction<'_>, theirs: Vec<Theirs>) -> Result<(), Error> {
+async fn tell(tx: &Transaction<'_>, gone: Vec<Gone>) -> Result<(), Error> {
     let mut told: BTreeMap<Key, Candidate> = BTreeMap::new();
-    for one in theirs {
+    for one in gone {
         let Some((key, seq)) = one.frame else { continue };
         let gap = told.entry(key).or_insert_with(|| Candidate {
             key,
