@@ -252,6 +252,7 @@ fn questions() -> Vec<Question> {
         own("old audit", none(), "SELECT forget_audit(now() - interval '3653 days', 100)".into()),
         own("old alerts", none(), "SELECT forget_alerts(now() - interval '1827 days', 100)".into()),
         own("old gaps", none(), "SELECT forget_gaps(now() - interval '90 days', '1999-01-01', 100)".into()),
+        own("old frame times", none(), "SELECT forget_frame_times(now() - interval '762 days', 10)".into()),
         page("series", filled(SERIES)),
         page("series of minutes", filled(&series_of("readings_minute"))),
         page("series of hours", filled(&series_of("readings_hourly"))),

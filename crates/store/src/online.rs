@@ -11,6 +11,8 @@ use crate::Error;
 enum What {
     /// An index: its schema, and what follows `CREATE INDEX CONCURRENTLY <the step's name>`.
     Index(&'static str, &'static str),
+    /// The same of an index that lets nothing be there twice.
+    UniqueIndex(&'static str, &'static str),
     /// A query that changes a slice of rows and gives how many of something it did; 0: nothing is left.
     Slices(&'static str),
     /// An index that another one took the place of.
@@ -27,6 +29,18 @@ const fn index(name: &'static str, schema: &'static str, on: &'static str) -> St
 }
 
 const STEPS: &[Step] = &[
+    // By identity: two frames that were put aside may have the same bytes left, and are two.
+    Step {
+        name: "quarantine_each",
+        what: What::UniqueIndex(
+            "public",
+            "ON quarantine (reason, digest, (coalesce(hardware_id, '')), (coalesce(epoch, 0)), (coalesce(seq, -1)),
+             (coalesce(tenant_id, '00000000-0000-0000-0000-000000000000'::uuid)))",
+        ),
+    },
+    Step { name: "quarantine_once", what: What::NoIndex("public") },
+    Step { name: "quarantine_counted", what: What::Slices("SELECT ts.count_quarantine()") },
+    Step { name: "epochs_noted", what: What::Slices("SELECT ts.note_epochs()") },
     index("readings_minute_bucket", "ts", "ON ts.readings_minute (bucket)"),
     index("readings_15min_bucket", "ts", "ON ts.readings_15min (bucket)"),
     index("readings_hourly_bucket", "ts", "ON ts.readings_hourly (bucket)"),
@@ -90,19 +104,8 @@ impl Step {
     async fn run_as_owner(&self, client: &Client) -> Result<(), tokio_postgres::Error> {
         let name = self.name;
         match self.what {
-            What::Index(schema, on) => {
-                let valid = "SELECT i.indisvalid FROM pg_index i WHERE i.indexrelid = to_regclass($1)";
-                let found = client.query_opt(valid, &[&format!("{schema}.{name}")]).await?;
-                match found.map(|row| row.get::<_, bool>(0)) {
-                    Some(true) => return Ok(()),
-                    // A former attempt was cut short.
-                    Some(false) => {
-                        client.batch_execute(&format!("DROP INDEX CONCURRENTLY {schema}.{name}")).await?;
-                    }
-                    None => {}
-                }
-                client.batch_execute(&format!("CREATE INDEX CONCURRENTLY {name} {on}")).await
-            }
+            What::Index(schema, on) => make_index(client, "INDEX", schema, name, on).await,
+            What::UniqueIndex(schema, on) => make_index(client, "UNIQUE INDEX", schema, name, on).await,
             What::NoIndex(schema) => {
                 client.batch_execute(&format!("DROP INDEX CONCURRENTLY IF EXISTS {schema}.{name}")).await
             }
@@ -112,4 +115,22 @@ impl Step {
             }
         }
     }
+}
+
+async fn make_index(
+    client: &Client,
+    kind: &str,
+    schema: &str,
+    name: &str,
+    on: &str,
+) -> Result<(), tokio_postgres::Error> {
+    let valid = "SELECT i.indisvalid FROM pg_index i WHERE i.indexrelid = to_regclass($1)";
+    let found = client.query_opt(valid, &[&format!("{schema}.{name}")]).await?;
+    match found.map(|row| row.get::<_, bool>(0)) {
+        Some(true) => return Ok(()),
+        // A former attempt was cut short.
+        Some(false) => client.batch_execute(&format!("DROP INDEX CONCURRENTLY {schema}.{name}")).await?,
+        None => {}
+    }
+    client.batch_execute(&format!("CREATE {kind} CONCURRENTLY {name} {on}")).await
 }

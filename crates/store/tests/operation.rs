@@ -100,6 +100,47 @@ async fn a_step_beside_lets_a_writer_and_a_reader_go_on_and_is_resumed_when_it_w
     assert_eq!(migrate(&url).await.unwrap().applied, 0);
 }
 
+#[tokio::test]
+async fn what_was_there_before_the_migration_is_counted_and_named_beside() {
+    let server = Postgres::temporary().unwrap();
+    let url = server.fresh_database().unwrap();
+    migrate(&url).await.unwrap();
+    let admin = client(&url).await;
+    let hardware = "00000000-0000-0000-0000-000000000001";
+    // As the former release left it: two epochs over HTTP, and a wearable's, one time of which is not known.
+    admin
+        .batch_execute(&format!(
+            "INSERT INTO quarantine (what, reason, payload, digest, counted)
+               SELECT 'payload', 'r', '123', sha256(g::text::bytea), false FROM generate_series(1, 12000) g;
+             INSERT INTO hardware (id, hardware_id) VALUES ('{hardware}', 'kinara:0000000000000001');
+             INSERT INTO ledger (hardware, epoch, seqs, highest) SELECT '{hardware}', e, '{{[9,10)}}', 9 FROM generate_series(-1, 1) e;
+             INSERT INTO frame_times VALUES ('{hardware}', -1, '{{[9,10)}}', 0, 0, 0, 1, 0, false),
+               ('{hardware}', 0, '{{[9,10)}}', 0, 0, 0, 1, 0, false), ('{hardware}', 1, '{{[9,10)}}', 5, 0, 0, 1, 0, true);
+             INSERT INTO gaps (hardware, epoch, seqs, reason) SELECT '{hardware}', e, '{{[0,9)}}', 'late' FROM generate_series(-1, 1) e;
+             DELETE FROM kinara.online_steps WHERE name IN ('quarantine_counted', 'epochs_noted', 'uncertain_readings')"
+        ))
+        .await
+        .unwrap();
+    // Somebody writes and deletes before it is counted.
+    admin
+        .batch_execute(
+            "INSERT INTO quarantine (what, reason, payload, digest) VALUES ('payload', 'r', '12345', 'new');
+             DELETE FROM quarantine WHERE digest = sha256('7')",
+        )
+        .await
+        .unwrap();
+    migrate(&url).await.unwrap();
+    let size = "SELECT items FROM ts.quarantine_excess(0, 0)";
+    assert_eq!(number(&admin, size).await, 12_000);
+    let bytes = "SELECT bytes FROM ts.quarantine_excess(0, 0)";
+    assert_eq!(number(&admin, bytes).await, 11_999 * 3 + 5);
+    admin.batch_execute("DELETE FROM quarantine WHERE digest <> 'new'").await.unwrap();
+    assert_eq!(number(&admin, size).await, 1);
+    assert_eq!(number(&admin, "SELECT count(*) FROM ledger WHERE named AND epoch < 1").await, 2);
+    assert_eq!(number(&admin, "SELECT count(*) FROM ledger WHERE named").await, 2);
+    assert_eq!(number(&admin, "SELECT sum(epoch) FROM gaps WHERE withdrawn_at IS NULL").await, 1);
+}
+
 /// A day whose time is over, with a reading in it.
 async fn old_day(admin: &Client) {
     admin
