@@ -100,7 +100,7 @@ impl World {
                WHERE type IN (1, 2);
              INSERT INTO ts.hrv SELECT '{TENANT}', '{WEARER}', {SINCE} + make_interval(mins => 5 * s), 300, 0, 3e5, 900, 40, 30, 5
                FROM generate_series(0, 12 * {HOURS} - 1) s;
-             INSERT INTO ledger (hardware, epoch, seqs, highest) SELECT '{WEARER}', e, '{{[0,1000)}}', 999
+             INSERT INTO ledger (hardware, epoch, seqs, highest, named) SELECT '{WEARER}', e, '{{[0,1000)}}', 999, true
                FROM generate_series(1, 20) e;
              INSERT INTO frame_times SELECT '{WEARER}', e, '{{[0,1000)}}', 0, 0, 0, 0, 0, false FROM generate_series(1, 20) e;
              INSERT INTO gaps (hardware, epoch, seqs, reason, from_time, to_time, updated_at)

@@ -12,7 +12,7 @@ use kinara_store::Transaction;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use crate::plan::Key;
+use crate::plan::{Heard, Key};
 use crate::seqs::SeqSet;
 use crate::{Error, timestamp};
 
@@ -31,8 +31,16 @@ pub(crate) struct Entry {
     pub frames: HashMap<u32, NewFrame>,
     pub fits: BTreeMap<FitKey, SeqSet>,
     pub ended: Option<Ended>,
-    /// What came over HTTP: its numbers are names, and no count.
+    /// Its numbers are names, and no count ([`is_name`]), as was known before.
     pub named: bool,
+    /// The same, as this transaction hears.
+    pub named_now: bool,
+}
+
+/// Whether the number of a frame that was stamped so is a name and no count: readings over HTTP are, whose ticks are UTC
+/// themselves, and nothing else. What else asks for it asks the ledger.
+pub(crate) const fn is_name(fit: &Fit) -> bool {
+    fit.ref_ticks == 0 && fit.ref_utc_us == 0
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -74,17 +82,21 @@ impl From<&Fit> for FitKey {
     }
 }
 
-impl FitKey {
-    /// Ticks that are UTC themselves: so readings over HTTP are stamped, and nothing else.
-    fn is_utc(&self) -> bool {
-        self.ref_ticks == 0 && self.ref_utc_us == 0
-    }
-}
-
 impl Entry {
+    /// Notes what is heard of it. Where a wearable's frames are stored, a name changes nothing: they stay counted.
+    pub fn hear(&mut self, heard: &Heard) {
+        self.heard.add(&heard.seqs);
+        self.named_now |= heard.named && self.seqs.is_empty();
+    }
+
     /// Whether a number that is not used is missing.
     pub fn is_counted(&self) -> bool {
-        !self.named && (self.fits.is_empty() || !self.fits.keys().all(FitKey::is_utc))
+        !self.named && !self.named_now
+    }
+
+    /// Whether it is known only now that its numbers are names.
+    pub fn is_newly_named(&self) -> bool {
+        self.named_now && !self.named
     }
 
     /// The highest number heard of, this transaction included.
@@ -98,7 +110,7 @@ impl Entry {
 const INSERT: &str = "
     INSERT INTO ledger (hardware, epoch) SELECT * FROM unnest($1::uuid[], $2::int8[]) ON CONFLICT DO NOTHING";
 const LOCK: &str = "
-    SELECT l.hardware, l.epoch, l.seqs::text, l.highest, l.highest_time
+    SELECT l.hardware, l.epoch, l.seqs::text, l.highest, l.highest_time, l.named
     FROM ledger l JOIN unnest($1::uuid[], $2::int8[]) k(hardware, epoch)
       ON l.hardware = k.hardware AND l.epoch = k.epoch
     ORDER BY l.hardware, l.epoch FOR UPDATE OF l";
@@ -107,9 +119,9 @@ const UPDATE: &str = "
       highest_time = CASE WHEN n.highest > l.highest THEN coalesce(n.highest_time, l.highest_time)
         ELSE l.highest_time END,
       end_seq = coalesce(n.end_seq, l.end_seq), end_ticks = coalesce(n.end_ticks, l.end_ticks),
-      next_epoch = coalesce(n.next_epoch, l.next_epoch), updated_at = $9
-    FROM unnest($1::uuid[], $2::int8[], $3::text[], $4::int8[], $5::timestamptz[], $6::int8[], $7::int8[], $8::int8[])
-      n(hardware, epoch, seqs, highest, highest_time, end_seq, end_ticks, next_epoch)
+      next_epoch = coalesce(n.next_epoch, l.next_epoch), named = l.named OR n.named, updated_at = $10
+    FROM unnest($1::uuid[], $2::int8[], $3::text[], $4::int8[], $5::timestamptz[], $6::int8[], $7::int8[], $8::int8[],
+      $9::bool[]) n(hardware, epoch, seqs, highest, highest_time, end_seq, end_ticks, next_epoch, named)
     WHERE l.hardware = n.hardware AND l.epoch = n.epoch";
 const FRAME_TIMES: &str = "
     INSERT INTO frame_times (hardware, epoch, seqs, ref_ticks, ref_utc_us, rate_ppb, uncertainty_us, growth_ppb,
@@ -141,6 +153,7 @@ pub(crate) async fn lock(
                 .ok_or_else(|| Error::Foreign(format!("the seqs {text} in the ledger")))?,
             highest: row.get(3),
             highest_us: row.get::<_, Option<Timestamp>>(4).map(Timestamp::as_microsecond),
+            named: row.get(5),
             ..Entry::default()
         };
         entries.insert(Key { hardware: row.get(0), epoch: row.get(1) }, entry);
@@ -157,7 +170,10 @@ pub(crate) async fn update(
     let changed: Vec<(&Key, &Entry)> = entries
         .iter()
         .filter(|(_, entry)| {
-            !entry.new.is_empty() || entry.ended.is_some() || entry.highest_now() > entry.highest
+            !entry.new.is_empty()
+                || entry.ended.is_some()
+                || entry.highest_now() > entry.highest
+                || entry.is_newly_named()
         })
         .collect();
     if changed.is_empty() {
@@ -177,6 +193,7 @@ pub(crate) async fn update(
     let ended = |get: fn(&Ended) -> i64| {
         changed.iter().map(|(_, entry)| entry.ended.as_ref().map(get)).collect::<Vec<Option<i64>>>()
     };
+    let named: Vec<bool> = changed.iter().map(|(_, entry)| entry.named_now).collect();
     let statement = tx.prepare_cached(UPDATE).await?;
     tx.execute(
         &statement,
@@ -189,6 +206,7 @@ pub(crate) async fn update(
             &ended(|ended| i64::from(ended.end_seq)),
             &ended(|ended| ended.end_ticks),
             &ended(|ended| ended.next_epoch),
+            &named,
             &now,
         ],
     )

@@ -339,7 +339,7 @@ impl Writer {
             Wear::before(&tx, &plan.take)
         )?;
         for (key, heard) in &plan.keys {
-            entries.entry(*key).or_default().heard.add(heard);
+            entries.entry(*key).or_default().hear(heard);
         }
         #[cfg(feature = "sabotage")]
         if self.sabotage == Some(crate::sabotage::Sabotage::LedgerOff) {
@@ -495,7 +495,7 @@ impl Writer {
             .partition(|taken| taken.device.foreign_channels(taken.frame).all(|kind| named.contains(&kind)));
         plan.take = take;
         for Taken { batch, device, frame, key, .. } in held {
-            plan.keys.entry(key).or_default().insert(u64::from(frame.seq));
+            plan.keys.entry(key).or_default().seqs.insert(u64::from(frame.seq));
             plan.aside.push(Aside { batch, device, frame, reason: "channel", detail: "" });
         }
     }
