@@ -62,6 +62,14 @@ const STEPS: &[Step] = &[
     index("gaps_age", "public", "ON gaps (updated_at) WHERE withdrawn_at IS NULL"),
     index("quarantine_age", "public", "ON quarantine (received_at)"),
     index("audit_log_age", "public", "ON audit_log (at)"),
+    // Where an erased person is named.
+    index("audit_log_target", "public", "ON audit_log (tenant_id, target)"),
+    index("audit_log_wearer", "public", "ON audit_log (tenant_id, (detail ->> 'user_id'))"),
+    index("event_keys_wearer", "public", "ON event_keys (tenant_id, user_id)"),
+    index("moves_from", "public", "ON moves (from_user)"),
+    index("moves_to", "public", "ON moves (to_user)"),
+    index("decisions_wearer", "public", "ON decisions (user_id) WHERE user_id IS NOT NULL"),
+    index("quarantine_decisions", "public", "ON quarantine (received_at) WHERE what = 'decision'"),
     index("alerts_age", "public", "ON alerts (raised_at)"),
     Step { name: "uncertain_readings", what: What::Slices("SELECT ts.mark_uncertain()") },
 ];
