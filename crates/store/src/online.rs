@@ -1,7 +1,7 @@
 //! Steps of a migration that run beside the programs: what would hold up writers for as long as a table is large.
 //!
-//! The promise: a step may be cut short anywhere, by anybody, and is resumed by the next [`crate::migrate()`]; one that is
-//! done is not done again. Each runs in statements of its own, never in a transaction with another: an index is made
+//! The promise: a step may be cut short anywhere, by anybody, and is resumed by the next [`crate::migrate::beside`]; one that
+//! is done is not done again. Each runs in statements of its own, never in a transaction with another: an index is made
 //! concurrently (one that was left half-made is dropped first), rows are changed a slice at a time. Writers and readers go on.
 
 use tokio_postgres::Client;
@@ -74,7 +74,7 @@ const STEPS: &[Step] = &[
     Step { name: "uncertain_readings", what: What::Slices("SELECT ts.mark_uncertain()") },
 ];
 
-/// Does what is left to do, in order. Called with the migrations' turn; gives how many steps were done.
+/// Does what is left to do, in order. Called with the steps' turn; gives how many were done.
 pub(crate) async fn run(client: &Client) -> Result<usize, Error> {
     client
         .batch_execute(

@@ -101,6 +101,39 @@ async fn a_step_beside_lets_a_writer_and_a_reader_go_on_and_is_resumed_when_it_w
 }
 
 #[tokio::test]
+async fn the_schema_is_there_while_a_dump_goes_on_and_the_steps_beside_wait_for_it() {
+    let server = Postgres::temporary().unwrap();
+    let url = server.fresh_database().unwrap();
+    migrate(&url).await.unwrap();
+    let admin = client(&url).await;
+    admin
+        .batch_execute(
+            "DROP INDEX quarantine_age; DELETE FROM kinara.online_steps WHERE name = 'quarantine_age'",
+        )
+        .await
+        .unwrap();
+    let dump = client(&url).await;
+    dump.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM quarantine")
+        .await
+        .unwrap();
+    let beside = tokio::spawn({
+        let url = url.clone();
+        async move { migrate::beside(&url).await }
+    });
+    let waiting = "SELECT count(*) FROM pg_stat_progress_create_index WHERE phase LIKE 'waiting%'";
+    while number(&admin, waiting).await == 0 {
+        assert!(!beside.is_finished(), "it did not wait");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // Another program starts meanwhile.
+    let began = Instant::now();
+    assert_eq!(migrate::schema(&url).await.unwrap().applied, 0);
+    assert!(began.elapsed() < PATIENCE && !beside.is_finished());
+    dump.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(beside.await.unwrap().unwrap(), 1);
+}
+
+#[tokio::test]
 async fn what_was_there_before_the_migration_is_counted_and_named_beside() {
     let server = Postgres::temporary().unwrap();
     let url = server.fresh_database().unwrap();
@@ -129,7 +162,7 @@ async fn what_was_there_before_the_migration_is_counted_and_named_beside() {
         )
         .await
         .unwrap();
-    migrate(&url).await.unwrap();
+    assert_eq!(migrate::beside(&url).await.unwrap(), 3);
     let size = "SELECT items FROM ts.quarantine_excess(0, 0)";
     assert_eq!(number(&admin, size).await, 12_000);
     let bytes = "SELECT bytes FROM ts.quarantine_excess(0, 0)";
