@@ -174,8 +174,23 @@ async fn what_was_there_before_the_migration_is_counted_and_named_beside() {
     assert_eq!(number(&admin, "SELECT sum(epoch) FROM gaps WHERE withdrawn_at IS NULL").await, 1);
 }
 
-/// A day whose time is over, with a reading in it.
-async fn old_day(admin: &Client) {
+/// A day whose time is over, with a reading in it and somebody who reads it.
+struct OldDay {
+    url: String,
+    admin: Client,
+    reader: Client,
+    _server: Postgres,
+}
+
+/// `None`: the storage is another.
+async fn old_day() -> Option<OldDay> {
+    let server = Postgres::temporary().unwrap();
+    let url = server.fresh_database().unwrap();
+    migrate(&url).await.unwrap();
+    let admin = client(&url).await;
+    if number(&admin, "SELECT count(*) FROM ts.storage WHERE kind = 'timescale'").await > 0 {
+        return None;
+    }
     admin
         .batch_execute(
             "SELECT ts.ensure_partitions(now() - interval '800 days', now() - interval '800 days');
@@ -184,22 +199,16 @@ async fn old_day(admin: &Client) {
         )
         .await
         .unwrap();
+    let reader = client(&url).await;
+    reader.batch_execute("BEGIN; SELECT count(*) FROM ts.readings").await.unwrap();
+    Some(OldDay { url, admin, reader, _server: server })
 }
 
 const OLD: &str = "SELECT count(*) FROM ts.expired_partitions() WHERE base = 'readings'";
 
 #[tokio::test]
 async fn a_day_goes_without_anybodys_waiting_and_one_that_is_read_goes_later() {
-    let server = Postgres::temporary().unwrap();
-    let url = server.fresh_database().unwrap();
-    migrate(&url).await.unwrap();
-    let admin = client(&url).await;
-    if number(&admin, "SELECT count(*) FROM ts.storage WHERE kind = 'timescale'").await > 0 {
-        return;
-    }
-    old_day(&admin).await;
-    let reader = client(&url).await;
-    reader.batch_execute("BEGIN; SELECT count(*) FROM ts.readings").await.unwrap();
+    let Some(OldDay { url, admin, reader, _server }) = old_day().await else { return };
     partitions::drop_expired(&url).await.unwrap();
     // Nobody stands behind it.
     let writer = client(&url).await;
@@ -220,16 +229,7 @@ async fn a_day_goes_without_anybodys_waiting_and_one_that_is_read_goes_later() {
 
 #[tokio::test]
 async fn a_bridge_that_may_own_nothing_drops_a_day_that_nobody_reads_and_holds_nobody_up() {
-    let server = Postgres::temporary().unwrap();
-    let url = server.fresh_database().unwrap();
-    migrate(&url).await.unwrap();
-    let admin = client(&url).await;
-    if number(&admin, "SELECT count(*) FROM ts.storage WHERE kind = 'timescale'").await > 0 {
-        return;
-    }
-    old_day(&admin).await;
-    let reader = client(&url).await;
-    reader.batch_execute("BEGIN; SELECT count(*) FROM ts.readings").await.unwrap();
+    let Some(OldDay { admin, reader, _server, .. }) = old_day().await else { return };
     let drops = "SELECT ts.drop_expired()";
     let began = Instant::now();
     while number(&admin, drops).await > 0 {}
