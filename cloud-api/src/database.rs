@@ -22,11 +22,12 @@ use crate::problem::Problem;
 pub struct Database {
     pool: Pool,
     strangers: Arc<Semaphore>,
+    holders: Arc<Semaphore>,
     patience: Duration,
 }
 
-/// One connection of so many is for those who are not known yet.
-const STRANGERS: usize = 4;
+/// One connection of so many is for those who are not known yet, and one for those whose token is asked about.
+const PART: usize = 4;
 
 /// The settings of a connection to the database, with the limits that every session gets.
 pub(crate) fn session(
@@ -62,15 +63,25 @@ impl Database {
             .create_timeout(wait)
             .recycle_timeout(wait)
             .build()?;
-        let strangers = Arc::new(Semaphore::new((config.pool_size / STRANGERS).max(1)));
+        let part = || Arc::new(Semaphore::new((config.pool_size / PART).max(1)));
         let patience = Duration::from_secs(config.acquire_timeout_s);
-        Ok(Self { pool, strangers, patience })
+        Ok(Self { pool, strangers: part(), holders: part(), patience })
     }
 
     /// Takes a connection for somebody who is not known yet: of all of those together a part of the pool, so that who
     /// knocks keeps nobody out who is in.
     pub async fn stranger(&self) -> Result<Connection, Problem> {
-        let turn = tokio::time::timeout(self.patience, self.strangers.clone().acquire_owned()).await;
+        self.in_turn(&self.strangers).await
+    }
+
+    /// Takes a connection to ask about somebody whose token we signed: however many strangers knock, a member does not stand
+    /// behind them.
+    pub async fn holder(&self) -> Result<Connection, Problem> {
+        self.in_turn(&self.holders).await
+    }
+
+    async fn in_turn(&self, turns: &Arc<Semaphore>) -> Result<Connection, Problem> {
+        let turn = tokio::time::timeout(self.patience, turns.clone().acquire_owned()).await;
         let turn = turn.ok().and_then(Result::ok).ok_or_else(|| {
             Problem::unavailable("Many are asking to be let in just now. Try again in a few seconds.")
         })?;

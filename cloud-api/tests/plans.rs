@@ -100,7 +100,7 @@ impl World {
                WHERE type IN (1, 2);
              INSERT INTO ts.hrv SELECT '{TENANT}', '{WEARER}', {SINCE} + make_interval(mins => 5 * s), 300, 0, 3e5, 900, 40, 30, 5
                FROM generate_series(0, 12 * {HOURS} - 1) s;
-             INSERT INTO ledger (hardware, epoch, seqs, highest) SELECT '{WEARER}', e, '{{[0,1000)}}', 999
+             INSERT INTO ledger (hardware, epoch, seqs, highest, named) SELECT '{WEARER}', e, '{{[0,1000)}}', 999, true
                FROM generate_series(1, 20) e;
              INSERT INTO frame_times SELECT '{WEARER}', e, '{{[0,1000)}}', 0, 0, 0, 0, 0, false FROM generate_series(1, 20) e;
              INSERT INTO gaps (hardware, epoch, seqs, reason, from_time, to_time, updated_at)
@@ -141,7 +141,22 @@ impl World {
                SELECT '{TENANT}', 'frame', 'kinara:' || g, 1, s, 'unsure', 'x', sha256((g || ' ' || s)::bytea) {tenth};
              INSERT INTO alerts (tenant_id, kind, user_id, title, severity, from_time, to_time)
                SELECT '{TENANT}', 'event', {OTHER}, 't', 'info', t.at, t.at {tenth};
-             INSERT INTO ts.written_hours SELECT '{TENANT}', t.at, 1, now(), now() {tenth} ON CONFLICT DO NOTHING"
+             INSERT INTO ts.written_hours SELECT '{TENANT}', t.at, 1, now(), now() {tenth} ON CONFLICT DO NOTHING;
+             INSERT INTO audit_log (tenant_id, actor, action, target, detail)
+               SELECT '{TENANT}', 'm', 'users.update', 'user:' || {OTHER}, jsonb_build_object('user_id', {OTHER}) {tenth};
+             INSERT INTO decisions (gateway_id, id, tenant_id, kind, at, uncertainty_us, actor_kind, actor_name, user_id, payload,
+                 signature, key, received_at, settled_at)
+               SELECT '{TENANT}', gen_random_uuid(), '{TENANT}', 'assigned', t.at, 0, 'member', 'm', {OTHER}, uuid_send({OTHER}),
+                 '', '', t.at, t.at {tenth};
+             INSERT INTO moves (tenant_id, from_user, to_user, settled_at) SELECT '{TENANT}', {OTHER}, '{TENANT}', now() {tenth}"
+        ))
+        .await;
+        // What looks at each event would take as long as all of the rest.
+        self.run(&format!(
+            "SET session_replication_role = replica;
+             INSERT INTO event_keys (hardware, kind, producer, epoch, grid, tenant_id, user_id, device_id, time)
+               SELECT {OTHER}, 'k', 'p', 1, s, '{TENANT}', {OTHER}, {OTHER}, t.at {tenth};
+             RESET session_replication_role"
         ))
         .await;
     }
@@ -216,6 +231,8 @@ fn questions() -> Vec<Question> {
             "INSERT INTO moves (id, tenant_id, from_user, to_user) VALUES ('{ask}', '{TENANT}', '{from}', '{to}')"
         )
     };
+    let stone = format!("INSERT INTO tombstones (tenant_id, user_id) VALUES ('{TENANT}', '{WEARER}')");
+    let erase = |days: i32| format!("SELECT ts.erase('{TENANT}', '{WEARER}', {days})");
     vec![
         own("roll-up", none(), "SELECT ts.roll_up(50, '-infinity')".into()),
         own("clinics that wait", none(), "SELECT ts.stale_clinics()".into()),
@@ -231,8 +248,8 @@ fn questions() -> Vec<Question> {
             format!("SELECT * FROM ts.take_inference_notes('{TENANT}', 50, '-infinity', '10 min', '10 min')")),
         own("move", of(&WEARER.to_string(), "00000000-0000-0000-0001-000000000001"),
             format!("SELECT ts.move('{ask}', 1)")),
-        own("erasure", format!("INSERT INTO tombstones (tenant_id, user_id) VALUES ('{TENANT}', '{WEARER}')"),
-            format!("SELECT ts.erase('{TENANT}', '{WEARER}', 1)")),
+        own("erasure of a day", stone.clone(), erase(1)),
+        own("the end of an erasure", format!("{stone}; {}", erase(1000)), erase(1)),
         own("gaps' turn", none(), "SELECT id FROM gaps WHERE reason = 'late' AND withdrawn_at IS NULL
             AND updated_at < '2020-01-01' ORDER BY looked_at NULLS FIRST LIMIT 20".into()),
         own("the quarantine's limits", none(), "SELECT * FROM ts.quarantine_excess(1000000, 1000000000)".into()),
@@ -252,6 +269,7 @@ fn questions() -> Vec<Question> {
         own("old audit", none(), "SELECT forget_audit(now() - interval '3653 days', 100)".into()),
         own("old alerts", none(), "SELECT forget_alerts(now() - interval '1827 days', 100)".into()),
         own("old gaps", none(), "SELECT forget_gaps(now() - interval '90 days', '1999-01-01', 100)".into()),
+        own("old frame times", none(), "SELECT forget_frame_times(now() - interval '762 days', 10)".into()),
         page("series", filled(SERIES)),
         page("series of minutes", filled(&series_of("readings_minute"))),
         page("series of hours", filled(&series_of("readings_hourly"))),

@@ -77,6 +77,9 @@ const TRACEPARENT: usize = 64;
 /// How often it is looked whether the database has been migrated.
 const SCHEMA_POLL: Duration = Duration::from_secs(5);
 
+/// When steps beside a migration that failed are tried again.
+const STEPS_AGAIN: Duration = Duration::from_mins(1);
+
 /// How long after a change in what boxes are told it is published.
 const BURST: Duration = Duration::from_millis(300);
 
@@ -111,7 +114,7 @@ pub enum Error {
 /// Runs a bridge until told to stop.
 pub async fn run(config: Config, clock: Arc<dyn Clock>, stop: CancellationToken) -> Result<(), Error> {
     if let Some(url) = &config.database.admin_url {
-        let migrated = kinara_store::migrate(url).await?;
+        let migrated = kinara_store::migrate::schema(url).await?;
         tracing::info!(version = migrated.version, applied = migrated.applied, "the database's schema");
     }
     let pool = kinara_store::connect(&config.database.url, "kinara-cloud-bridge", &config.database_limits())?;
@@ -200,6 +203,9 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, stop: CancellationToken)
             stop.clone(),
         ),
     );
+    if let Some(url) = config.database.admin_url.clone() {
+        tasks.spawn("the steps beside", until(stop.clone(), keep_migrated(url, metrics.clone())));
+    }
     let patient = kinara_store::Limits { connections: 1, ..config.database_limits() };
     let patient = kinara_store::connect(&config.database.url, "kinara-cloud-bridge storage", &patient)?;
     tasks.spawn("the storage", keep_stored(config.clone(), patient, metrics.clone(), stop.clone()));
@@ -332,6 +338,16 @@ async fn know_schema(pool: &Pool, stop: &CancellationToken) -> Result<(), Error>
             () = stop.cancelled() => return Ok(()),
         }
     }
+}
+
+/// Does what a migration leaves to be done beside, until it is done: for an hour, where tables are large.
+async fn keep_migrated(admin_url: String, metrics: Arc<Metrics>) {
+    while let Err(error) = kinara_store::migrate::beside(&admin_url).await {
+        Metrics::count(&metrics.housekeeping_failed_total);
+        tracing::warn!(%error, "what a migration left to be done beside is not done yet; it is tried again");
+        tokio::time::sleep(STEPS_AGAIN).await;
+    }
+    std::future::pending::<()>().await;
 }
 
 /// The clinics of gateways, for the fairness of queues.

@@ -70,7 +70,7 @@ impl Standings {
 
     async fn ask(&self, database: &Database, member: &Member) -> Result<Option<Role>, Problem> {
         let at_us = self.clock.boottime_us();
-        let role = database.stranger().await?.session_standing(member.id, member.session).await?;
+        let role = database.holder().await?.session_standing(member.id, member.session).await?;
         let role = role.as_deref().and_then(Role::parse);
         let mut said = self.lock();
         if said.len() >= MOST {

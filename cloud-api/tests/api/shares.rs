@@ -1,15 +1,16 @@
 //! One who asks for much keeps nobody else waiting.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use axum::http::Method;
 use kinara_clock::SystemClock;
 use kinara_cloud_api::{Service, routes};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::common::{Cloud, get, now, token};
+use crate::common::{Cloud, call, get, now, request, token};
 use crate::ingest::{key, post, reading, written};
 
 #[tokio::test]
@@ -123,4 +124,32 @@ async fn a_request_that_was_accepted_is_accepted_again_however_much_waits() {
     assert_eq!((again.status.as_u16(), &again.json()["receipt"]), (202, &first.json()["receipt"]));
     written(&cloud).await;
     assert_eq!(cloud.sql("SELECT count(*) FROM ts.readings"), "1");
+}
+
+#[tokio::test]
+async fn however_many_unknown_keys_are_tried_a_member_who_is_in_is_not_kept_out() {
+    let cloud = Cloud::start().await;
+    let app = cloud.app();
+    let router = routes::router(&app);
+    let member = token(&app, "viewer", "here").await;
+    // Whoever asks for a key waits for the lock.
+    let (lock, connection) =
+        tokio_postgres::connect(&cloud.admin_url(), tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    lock.batch_execute("BEGIN; LOCK TABLE api_keys IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    for n in 0..40 {
+        let router = router.clone();
+        tokio::spawn(async move {
+            let mut knock = request(Method::GET, "/ingest/00000000-0000-0000-0000-000000000000", None, None);
+            knock.headers_mut().insert("x-api-key", format!("unknown{n}").parse().unwrap());
+            call(&router, knock).await
+        });
+    }
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%api_key_lookup%'";
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while cloud.sql(waiting) != "4" {
+        assert!(Instant::now() < deadline, "nobody knocks");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(get(&router, "/api/v1/users", &member).await.status, 200);
 }

@@ -45,6 +45,30 @@ async fn a_batch_is_acknowledged_by_name_and_digest_after_its_commit() {
 }
 
 #[tokio::test]
+async fn batches_are_taken_while_a_step_beside_a_migration_waits_for_a_dump() {
+    let (world, certificates, broker) = ground(Options::new()).await;
+    world
+        .run("DROP INDEX quarantine_age; DELETE FROM kinara.online_steps WHERE name = 'quarantine_age'")
+        .await;
+    let admin_url = world.server.superuser_url("test_0");
+    let (dump, connection) = tokio_postgres::connect(&admin_url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    dump.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM quarantine")
+        .await
+        .unwrap();
+    let admin = format!("admin_url = '{admin_url}'\n");
+    let bridge = Bridge::start_with(&world, &certificates, &broker, &admin, "").await;
+    let mut gateway = Gateway::connect(&certificates, &broker, GATEWAY, &[]).await;
+    gateway.publish(Leaf::Batch, payload(GATEWAY, 0, 0..5), Some((7, 0)));
+    assert_eq!(done(&gateway.ack().await), (5, 0));
+    let steps = "SELECT count(*) FROM kinara.online_steps WHERE name = 'quarantine_age'";
+    assert_eq!(world.number(steps).await, 0);
+    dump.batch_execute("COMMIT").await.unwrap();
+    until("the step is done", async || world.number(steps).await == 1).await;
+    bridge.stop().await;
+}
+
+#[tokio::test]
 async fn with_the_database_away_batches_are_sent_back_for_later() {
     let (mut world, certificates, broker) = ground(Options::new()).await;
     let bridge = Bridge::start(&world, &certificates, &broker, "").await;

@@ -5,7 +5,7 @@
 //! stored after all. What people decided at the box comes first (`decisions`): the events beside it may be of
 //! the wearer whom it names.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use kinara_protocol::envelope::{self, Decision, ENVELOPE_VERSION, EnvelopeError, Event, EventBatch};
@@ -18,8 +18,7 @@ use crate::assign::{Assignment, Consent, Moment, Whose, all_of, may_be_erased, w
 use crate::batch::{Name, Sender, Unreadable, canonical, is_hardware_id, name};
 use crate::directory::{Directory, Hardware};
 use crate::error::Remedy;
-use crate::gaps::{self, Candidate, Findings};
-use crate::ledger;
+use crate::gaps::{self, Candidate};
 use crate::plan::{Key, NOT_BEFORE_US, Window};
 use crate::quarantine::{self, Refused};
 use crate::seqs::SeqSet;
@@ -400,8 +399,7 @@ async fn record_gaps(
     directory: &Directory,
     now: jiff::Timestamp,
 ) -> Result<(), Error> {
-    let mut heard: BTreeMap<Key, SeqSet> = BTreeMap::new();
-    let mut findings = Findings::default();
+    let mut told = Vec::new();
     for gap in &events.gaps {
         let reason = match gap.reason.as_str() {
             "quota" => "quota",
@@ -419,8 +417,7 @@ async fn record_gaps(
             continue;
         }
         let key = Key { hardware: hardware.id, epoch: gap.epoch as i64 };
-        heard.entry(key).or_default().add(&seqs);
-        findings.candidates.push(Candidate {
+        told.push(Candidate {
             key,
             reason,
             seqs,
@@ -429,16 +426,7 @@ async fn record_gaps(
             gateway: Some(events.name.gateway),
         });
     }
-    if heard.is_empty() {
-        return Ok(());
-    }
-    let mut entries = ledger::lock(tx, heard.keys().copied()).await?;
-    for (key, seqs) in heard {
-        entries.entry(key).or_default().heard.add(&seqs);
-    }
-    ledger::update(tx, &entries, now).await?;
-    findings.skipped(&entries);
-    gaps::record(tx, findings, &entries, now).await
+    if told.is_empty() { Ok(()) } else { gaps::tell(tx, told, &BTreeSet::new(), now).await }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! arrives is taken out of every gap; a number that is skipped (a later frame came, or a later boot said where its
 //! epoch ended) becomes a gap `late` at once, which later findings turn into `overflow`, `quota` or `gateway_lost`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use kinara_protocol::frame::{BootAnchor, DeviceEvent, DeviceEventKind};
@@ -13,12 +13,14 @@ use kinara_store::Transaction;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use crate::ledger::{Ended, Entry};
-use crate::plan::{Key, Plan, Taken};
+use crate::ledger::{self, Ended, Entry};
+use crate::plan::{Heard, Key, Plan, Taken};
 use crate::seqs::SeqSet;
 use crate::{Error, timestamp};
 
 pub(crate) const LATE: &str = "late";
+/// Numbers that an epoch has.
+const NUMBERS: u64 = 1 << 32;
 
 /// Numbers that are missing, and why.
 #[derive(Debug)]
@@ -135,6 +137,64 @@ impl Findings {
     }
 }
 
+/// Frames that are let go: a gap for each epoch says so.
+#[derive(Debug)]
+pub(crate) struct LetGo {
+    reason: &'static str,
+    gaps: BTreeMap<Key, Candidate>,
+    named: BTreeSet<Key>,
+}
+
+impl LetGo {
+    pub const fn new(reason: &'static str) -> Self {
+        Self { reason, gaps: BTreeMap::new(), named: BTreeSet::new() }
+    }
+
+    /// One frame, of this time. `named`: its number is a name, and no count.
+    pub fn add(&mut self, key: Key, seq: u64, (from_us, to_us): (i64, i64), named: bool) {
+        let gap = self.gaps.entry(key).or_insert_with(|| Candidate {
+            key,
+            reason: self.reason,
+            seqs: SeqSet::default(),
+            from_us: Some(from_us),
+            to_us: Some(to_us),
+            gateway: None,
+        });
+        gap.seqs.insert(seq);
+        gap.from_us = gap.from_us.min(Some(from_us));
+        gap.to_us = gap.to_us.max(Some(to_us));
+        if named {
+            self.named.insert(key);
+        }
+    }
+
+    /// Writes the gaps.
+    pub async fn tell(self, tx: &Transaction<'_>, now: Timestamp) -> Result<(), Error> {
+        tell(tx, self.gaps.into_values().collect(), &self.named, now).await
+    }
+}
+
+/// Numbers that are told of, and were not in a batch. They count as heard of, so that such a frame that comes after all is
+/// taken out of its gap, and so that a number below them which was never seen is `late`. `named`: epochs whose numbers are
+/// names.
+pub(crate) async fn tell(
+    tx: &Transaction<'_>,
+    told: Vec<Candidate>,
+    named: &BTreeSet<Key>,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let keys: BTreeSet<Key> = told.iter().map(|gap| gap.key).collect();
+    let mut entries = ledger::lock(tx, keys.into_iter()).await?;
+    for gap in &told {
+        let heard = Heard { seqs: gap.seqs.clone(), named: named.contains(&gap.key) };
+        entries.entry(gap.key).or_default().hear(&heard);
+    }
+    ledger::update(tx, &entries, now).await?;
+    let mut findings = Findings { candidates: told, ..Findings::default() };
+    findings.skipped(&entries);
+    record(tx, findings, &entries, now).await
+}
+
 // Key by key: a join was planned as a scan of all of it when statistics were of before.
 const OPEN: &str = "
     SELECT k.hardware, k.epoch, g.reason, g.seqs::text
@@ -182,7 +242,8 @@ async fn take_out(
     Ok(())
 }
 
-/// Takes what this transaction writes out of all gaps, and what it refuses out of those that are only late.
+/// Takes what this transaction writes out of all gaps, and what it refuses out of those that are only late: of an epoch
+/// whose numbers turn out to be names, everything.
 ///
 /// A frame above every number heard of before is in no gap: the common case costs nothing.
 pub(crate) async fn withdraw(
@@ -198,6 +259,10 @@ pub(crate) async fn withdraw(
             if !below.is_empty() {
                 out.insert(*key, below);
             }
+        }
+        if entry.is_newly_named() && entry.highest >= 0 {
+            // What seemed to be missing was never used.
+            accounted.insert(*key, SeqSet::range(0, NUMBERS));
         }
     }
     take_out(tx, &arrived, true, now).await?;

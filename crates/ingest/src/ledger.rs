@@ -13,7 +13,7 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use crate::order::Order;
-use crate::plan::Key;
+use crate::plan::{Heard, Key};
 use crate::seqs::SeqSet;
 use crate::{Error, timestamp};
 
@@ -34,8 +34,16 @@ pub(crate) struct Entry {
     /// The ends of what is in, in time.
     pub order: Order,
     pub ended: Option<Ended>,
-    /// What came over HTTP: its numbers are names, and no count.
+    /// Its numbers are names, and no count ([`is_name`]), as was known before.
     pub named: bool,
+    /// The same, as this transaction hears.
+    pub named_now: bool,
+}
+
+/// Whether the number of a frame that was stamped so is a name and no count: readings over HTTP are, whose ticks are UTC
+/// themselves, and nothing else. What else asks for it asks the ledger.
+pub(crate) const fn is_name(fit: &Fit) -> bool {
+    fit.ref_ticks == 0 && fit.ref_utc_us == 0
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -84,17 +92,23 @@ impl FitKey {
         let by_us = i64::try_from(by_us.checked_next_power_of_two().unwrap_or(u64::MAX)).unwrap_or(i64::MAX);
         Self { uncertainty_us: self.uncertainty_us.saturating_add(by_us), time_uncertain: true, ..self }
     }
-
-    /// Ticks that are UTC themselves: so readings over HTTP are stamped, and nothing else.
-    pub fn is_utc(&self) -> bool {
-        self.ref_ticks == 0 && self.ref_utc_us == 0
-    }
 }
 
 impl Entry {
+    /// Notes what is heard of it. Where a wearable's frames are stored, a name changes nothing: they stay counted.
+    pub fn hear(&mut self, heard: &Heard) {
+        self.heard.add(&heard.seqs);
+        self.named_now |= heard.named && self.seqs.is_empty();
+    }
+
     /// Whether a number that is not used is missing.
     pub fn is_counted(&self) -> bool {
-        !self.named && (self.fits.is_empty() || !self.fits.keys().all(FitKey::is_utc))
+        !self.named && !self.named_now
+    }
+
+    /// Whether it is known only now that its numbers are names.
+    pub fn is_newly_named(&self) -> bool {
+        self.named_now && !self.named
     }
 
     /// The highest number heard of, this transaction included.
@@ -108,7 +122,7 @@ impl Entry {
 const INSERT: &str = "
     INSERT INTO ledger (hardware, epoch) SELECT * FROM unnest($1::uuid[], $2::int8[]) ON CONFLICT DO NOTHING";
 const LOCK: &str = "
-    SELECT l.hardware, l.epoch, l.seqs::text, l.highest, l.highest_time, l.stretches
+    SELECT l.hardware, l.epoch, l.seqs::text, l.highest, l.highest_time, l.stretches, l.named
     FROM ledger l JOIN unnest($1::uuid[], $2::int8[]) k(hardware, epoch)
       ON l.hardware = k.hardware AND l.epoch = k.epoch
     ORDER BY l.hardware, l.epoch FOR UPDATE OF l";
@@ -117,9 +131,11 @@ const UPDATE: &str = "
       highest_time = CASE WHEN n.highest > l.highest THEN coalesce(n.highest_time, l.highest_time)
         ELSE l.highest_time END,
       end_seq = coalesce(n.end_seq, l.end_seq), end_ticks = coalesce(n.end_ticks, l.end_ticks),
-      next_epoch = coalesce(n.next_epoch, l.next_epoch), updated_at = $9, stretches = n.stretches
+      next_epoch = coalesce(n.next_epoch, l.next_epoch), named = l.named OR n.named, updated_at = $10,
+      stretches = n.stretches
     FROM unnest($1::uuid[], $2::int8[], $3::text[], $4::int8[], $5::timestamptz[], $6::int8[], $7::int8[], $8::int8[],
-      $10::bytea[]) n(hardware, epoch, seqs, highest, highest_time, end_seq, end_ticks, next_epoch, stretches)
+      $9::bool[], $11::bytea[])
+      n(hardware, epoch, seqs, highest, highest_time, end_seq, end_ticks, next_epoch, named, stretches)
     WHERE l.hardware = n.hardware AND l.epoch = n.epoch";
 const FRAME_TIMES: &str = "
     INSERT INTO frame_times (hardware, epoch, seqs, ref_ticks, ref_utc_us, rate_ppb, uncertainty_us, growth_ppb,
@@ -153,6 +169,7 @@ pub(crate) async fn lock(
             highest_us: row.get::<_, Option<Timestamp>>(4).map(Timestamp::as_microsecond),
             order: Order::from_bytes(row.get(5))
                 .ok_or_else(|| Error::Foreign("the stretches of an epoch in the ledger".to_owned()))?,
+            named: row.get(6),
             ..Entry::default()
         };
         entries.insert(Key { hardware: row.get(0), epoch: row.get(1) }, entry);
@@ -169,7 +186,10 @@ pub(crate) async fn update(
     let changed: Vec<(&Key, &Entry)> = entries
         .iter()
         .filter(|(_, entry)| {
-            !entry.new.is_empty() || entry.ended.is_some() || entry.highest_now() > entry.highest
+            !entry.new.is_empty()
+                || entry.ended.is_some()
+                || entry.highest_now() > entry.highest
+                || entry.is_newly_named()
         })
         .collect();
     if changed.is_empty() {
@@ -189,6 +209,7 @@ pub(crate) async fn update(
     let ended = |get: fn(&Ended) -> i64| {
         changed.iter().map(|(_, entry)| entry.ended.as_ref().map(get)).collect::<Vec<Option<i64>>>()
     };
+    let named: Vec<bool> = changed.iter().map(|(_, entry)| entry.named_now).collect();
     let stretches: Vec<Vec<u8>> = changed.iter().map(|(_, entry)| entry.order.to_bytes()).collect();
     let statement = tx.prepare_cached(UPDATE).await?;
     tx.execute(
@@ -202,6 +223,7 @@ pub(crate) async fn update(
             &ended(|ended| i64::from(ended.end_seq)),
             &ended(|ended| ended.end_ticks),
             &ended(|ended| ended.next_epoch),
+            &named,
             &now,
             &stretches,
         ],

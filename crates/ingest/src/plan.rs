@@ -8,6 +8,7 @@ use uuid::Uuid;
 use crate::assign::{Assignment, Consent, Moment, Whose, may_be_erased, whose};
 use crate::batch::{Batch, Content, DeviceBatch, Frame};
 use crate::directory::Directory;
+use crate::ledger::is_name;
 use crate::seqs::SeqSet;
 use crate::write::DAY_US;
 
@@ -153,6 +154,15 @@ pub struct Discarded {
     pub to_us: i64,
 }
 
+/// What a transaction hears of an epoch beside what it takes.
+#[derive(Debug, Default)]
+pub struct Heard {
+    /// Which numbers.
+    pub seqs: SeqSet,
+    /// One of its numbers is a name, and no count.
+    pub named: bool,
+}
+
 /// What a transaction is to do, but for what only the ledger knows.
 #[derive(Debug, Default)]
 pub struct Plan<'a> {
@@ -165,7 +175,7 @@ pub struct Plan<'a> {
     /// How many were discarded and how many expired, by batch.
     pub counts: HashMap<usize, (u64, u64)>,
     /// Every ledger row that the transaction touches, with what was heard of in it beside what is taken.
-    pub keys: BTreeMap<Key, SeqSet>,
+    pub keys: BTreeMap<Key, Heard>,
 }
 
 /// Plans the frames of a device in a batch.
@@ -179,7 +189,7 @@ pub fn plan<'a>(plan: &mut Plan<'a>, batches: &'a [Batch], directory: &'a Direct
             for frame in &device.frames {
                 match (fate(frame, device.epoch, tenant, assignments, window), key) {
                     (Fate::Write(assignment), Some(key)) => {
-                        plan.keys.entry(key).or_default();
+                        plan.hears_of(key, device, frame);
                         for other in named_epochs(frame) {
                             plan.keys.entry(Key { epoch: other.0 as i64, ..key }).or_default();
                         }
@@ -194,11 +204,12 @@ pub fn plan<'a>(plan: &mut Plan<'a>, batches: &'a [Batch], directory: &'a Direct
                         });
                     }
                     (Fate::Discard(reason), Some(key)) => {
+                        plan.hears_of(key, device, frame).seqs.insert(u64::from(frame.seq));
                         plan.discard(index, key, reason, frame);
                     }
                     (Fate::Quarantine { reason, detail, ours }, _) => {
                         if let (true, Some(key)) = (ours, key) {
-                            plan.keys.entry(key).or_default().insert(u64::from(frame.seq));
+                            plan.hears_of(key, device, frame).seqs.insert(u64::from(frame.seq));
                         }
                         plan.aside.push(Aside { batch: index, device, frame, reason, detail });
                     }
@@ -211,8 +222,14 @@ pub fn plan<'a>(plan: &mut Plan<'a>, batches: &'a [Batch], directory: &'a Direct
 }
 
 impl Plan<'_> {
+    /// A frame tells of its epoch, whatever becomes of it.
+    fn hears_of(&mut self, key: Key, device: &DeviceBatch, frame: &Frame) -> &mut Heard {
+        let heard = self.keys.entry(key).or_default();
+        heard.named |= device.fit(frame).is_some_and(is_name);
+        heard
+    }
+
     fn discard(&mut self, batch: usize, key: Key, reason: &'static str, frame: &Frame) {
-        self.keys.entry(key).or_default().insert(u64::from(frame.seq));
         let gap = self.discarded.entry((key, reason)).or_insert_with(|| Discarded {
             seqs: SeqSet::new(),
             from_us: i64::MAX,

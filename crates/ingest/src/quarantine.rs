@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::batch::{Batch, Sender, batch_of_frame, cleaned};
 use crate::events::Events;
+use crate::ledger::is_name;
 use crate::write::Outcome;
 use crate::{Error, Writer};
 
@@ -244,6 +245,11 @@ fn fit_of(row: &tokio_postgres::Row) -> Option<Fit> {
 /// A frame that was put aside, read again; `None`: it cannot be.
 pub(crate) fn batch_of(hardware_id: &str, payload: &[u8], fit: Option<serde_json::Value>) -> Option<Batch> {
     batch_of_frame(Sender::Clinic(Uuid::nil()), hardware_id, payload, read_fit(fit)).ok()
+}
+
+/// Whether the number of something refused is a name and no count, by the fit that it was kept with.
+pub(crate) fn is_named(fit: Option<serde_json::Value>) -> bool {
+    read_fit(fit).as_ref().is_some_and(is_name)
 }
 
 fn read_fit(fit: Option<serde_json::Value>) -> Option<Fit> {

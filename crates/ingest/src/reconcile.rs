@@ -66,14 +66,14 @@ const FRAMES: &str = "
       FROM gateway_delivered d JOIN gateways g ON g.id = d.gateway_id GROUP BY 1, 2, 3),
     both_of_them AS (
       SELECT hardware, epoch, coalesce(l.seqs, '{}') AS seqs, coalesce(l.highest, -1) AS highest,
-        coalesce(d.seqs, '{}') AS delivered, greatest(l.updated_at, d.told_at) AS changed_at
+        coalesce(l.named, false) AS named, coalesce(d.seqs, '{}') AS delivered,
+        greatest(l.updated_at, d.told_at) AS changed_at
       FROM ledger l FULL JOIN (SELECT hardware, epoch, range_agg(seqs) AS seqs, max(told_at) AS told_at FROM delivered
         GROUP BY 1, 2) d USING (hardware, epoch)),
     told AS (
       SELECT b.hardware, b.epoch, b.seqs + coalesce(g.seqs, '{}') + coalesce(q.seqs, '{}') AS accounted,
         -- What came over HTTP has names and no count.
-        CASE WHEN EXISTS (SELECT FROM frame_times f WHERE f.hardware = b.hardware AND f.epoch = b.epoch AND f.ref_ticks = 0
-            AND f.ref_utc_us = 0) THEN '{}'::int8multirange
+        CASE WHEN b.named THEN '{}'::int8multirange
           ELSE int8multirange(int8range(0, b.highest + 1)) - b.seqs - coalesce(g.seqs, '{}') - coalesce(q.seqs, '{}')
         END AS nowhere,
         b.seqs * coalesce(g.seqs, '{}') AS twice,

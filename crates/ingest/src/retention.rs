@@ -7,7 +7,7 @@ use kinara_store::Pool;
 use crate::write::DAY_US;
 use crate::{Error, timestamp};
 
-/// Rows that are deleted in a transaction.
+/// Rows that are deleted, or looked at, in a transaction.
 const SLICE: i32 = 10_000;
 
 /// How long each is kept, in days.
@@ -70,10 +70,8 @@ async fn slices(pool: &Pool, sql: &str, before: &[Timestamp]) -> Result<u64, Err
     values.push(&SLICE);
     let mut total = 0;
     loop {
-        let gone: i64 = client.query_one(sql, &values).await?.get(0);
-        if gone == 0 {
-            return Ok(total);
-        }
+        let gone: Option<i64> = client.query_one(sql, &values).await?.get(0);
+        let Some(gone) = gone else { return Ok(total) };
         total += gone.unsigned_abs();
     }
 }

@@ -3,7 +3,7 @@
 //! The promise: each step stands alone, is a bounded slice, and takes what it looks at in turn. One that fails, for whatever
 //! is there of one clinic, keeps no other from being done. What a gateway says of itself may be any number.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -12,10 +12,9 @@ use kinara_store::{Pool, Transaction};
 use uuid::Uuid;
 
 use crate::error::Remedy;
-use crate::gaps::{self, Candidate, Findings};
+use crate::gaps::LetGo;
 use crate::plan::Key;
-use crate::seqs::SeqSet;
-use crate::{Error, ledger, timestamp};
+use crate::{Error, quarantine, timestamp};
 
 /// When things are done.
 #[derive(Debug, Clone)]
@@ -133,8 +132,7 @@ const SLICE: i64 = 5_000;
 const EXPIRE: &str = "
     DELETE FROM quarantine q USING old WHERE q.id = old.id
     RETURNING (SELECT id FROM hardware h WHERE h.hardware_id = q.hardware_id), q.epoch, q.received_at,
-      CASE WHEN q.what = 'frame' AND q.replayed_at IS NULL AND q.reason <> 'foreign_gateway' THEN q.seq END,
-      coalesce((q.fit->>'ref_ticks')::numeric = 0 AND (q.fit->>'ref_utc_us')::numeric = 0, false)";
+      CASE WHEN q.what = 'frame' AND q.replayed_at IS NULL AND q.reason <> 'foreign_gateway' THEN q.seq END, q.fit";
 
 /// Does what is due.
 pub async fn sweep(pool: &Pool, clock: &dyn Clock, policy: &Policy) -> Result<Swept, Error> {
@@ -315,42 +313,18 @@ pub async fn fit_chunks(pool: &Pool, memory: Option<u64>) -> Result<Option<Strin
     Ok(pool.get().await?.query_one("SELECT ts.fit_chunks($1)::text", &[&memory]).await?.get(0))
 }
 
-/// Frames that leave the quarantine leave a gap `expired`. Their numbers count as heard of, so that such a frame that
-/// comes after all is taken out of its gap, and so that a number below them which was never seen is `late`.
+/// Frames that leave the quarantine leave a gap `expired`.
 async fn leave_gaps(tx: &Transaction<'_>, rows: &[tokio_postgres::Row], now: Timestamp) -> Result<(), Error> {
-    let mut named = Vec::new();
-    let mut told: BTreeMap<Key, Candidate> = BTreeMap::new();
+    let mut gone = LetGo::new("expired");
     for row in rows {
         let (Some(hardware), Some(epoch), Some(seq)) =
             (row.get::<_, Option<Uuid>>(0), row.get::<_, Option<i64>>(1), row.get::<_, Option<i64>>(3))
         else {
             continue;
         };
-        let key = Key { hardware, epoch };
-        if row.get(4) {
-            named.push(key);
-        }
-        let received_us = Some(row.get::<_, Timestamp>(2).as_microsecond());
-        let gap = told.entry(key).or_insert_with(|| Candidate {
-            key,
-            reason: "expired",
-            seqs: SeqSet::default(),
-            from_us: received_us,
-            to_us: received_us,
-            gateway: None,
-        });
-        gap.seqs.insert(seq as u64);
-        (gap.from_us, gap.to_us) = (gap.from_us.min(received_us), gap.to_us.max(received_us));
+        let received_us = row.get::<_, Timestamp>(2).as_microsecond();
+        let named = quarantine::is_named(row.get(4));
+        gone.add(Key { hardware, epoch }, seq.unsigned_abs(), (received_us, received_us), named);
     }
-    let mut entries = ledger::lock(tx, told.keys().copied()).await?;
-    for (key, gap) in &told {
-        entries.entry(*key).or_default().heard.add(&gap.seqs);
-    }
-    for key in named {
-        entries.entry(key).or_default().named = true;
-    }
-    ledger::update(tx, &entries, now).await?;
-    let mut findings = Findings { candidates: told.into_values().collect(), ..Findings::default() };
-    findings.skipped(&entries);
-    gaps::record(tx, findings, &entries, now).await
+    gone.tell(tx, now).await
 }

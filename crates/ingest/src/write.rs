@@ -27,7 +27,7 @@ use crate::device_events;
 use crate::directory::Directory;
 use crate::error::{Error, Remedy};
 use crate::gaps::{self, Findings};
-use crate::ledger::{self, Entry, FitKey, NewFrame};
+use crate::ledger::{self, Entry, FitKey, NewFrame, is_name};
 use crate::order::Stamped;
 use crate::plan::{self, Aside, Key, NOT_BEFORE_US, Plan, Taken, Window};
 use crate::quarantine::{self, Refused};
@@ -340,7 +340,7 @@ impl Writer {
             Wear::before(&tx, &plan.take)
         )?;
         for (key, heard) in &plan.keys {
-            entries.entry(*key).or_default().heard.add(heard);
+            entries.entry(*key).or_default().hear(heard);
         }
         #[cfg(feature = "sabotage")]
         if self.sabotage == Some(crate::sabotage::Sabotage::LedgerOff) {
@@ -496,7 +496,7 @@ impl Writer {
             .partition(|taken| taken.device.foreign_channels(taken.frame).all(|kind| named.contains(&kind)));
         plan.take = take;
         for Taken { batch, device, frame, key, .. } in held {
-            plan.keys.entry(key).or_default().insert(u64::from(frame.seq));
+            plan.keys.entry(key).or_default().seqs.insert(u64::from(frame.seq));
             plan.aside.push(Aside { batch, device, frame, reason: "channel", detail: "" });
         }
     }
@@ -665,7 +665,7 @@ fn in_order<'a>(taken: Taken<'a>, entry: &mut Entry) -> Taken<'a> {
     let mut key = FitKey::from(fit);
     let seq = taken.frame.seq;
     // Numbers of what comes over HTTP are names, and have no order.
-    let class = taken.frame.class.filter(|_| !taken.time_uncertain && !key.is_utc());
+    let class = taken.frame.class.filter(|_| !taken.time_uncertain && !is_name(fit));
     let contradicted = class
         .map_or(Ok(()), |class| entry.order.take(&Stamped { class, seq, ticks: taken.frame.ticks, fit }));
     if let Err(by_us) = contradicted {

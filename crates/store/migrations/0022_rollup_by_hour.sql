@@ -330,7 +330,7 @@ BEGIN
   INSERT INTO ts.inference_notes (tenant_id, user_id, hour)
     SELECT DISTINCT g.tenant_id, g.user_id, g.hour FROM gone g WHERE NOT g.days_only AND g.type IN (1, 2, 3, 5, 7)
       AND EXISTS (SELECT FROM public.device_assignments a
-        JOIN public.frame_times f ON f.hardware = a.hardware_id AND f.ref_ticks = 0 AND f.ref_utc_us = 0
+        JOIN public.ledger l ON l.hardware = a.hardware_id AND l.named
         WHERE a.tenant_id = g.tenant_id AND a.user_id = g.user_id);
   RETURN NULL;
 END $$;
@@ -471,7 +471,7 @@ BEGIN
     USING which;
 END $$;
 
--- As before, and with the hours in the statement's text.
+-- As before, and with the hours in the statement's text; the ledger says what came over HTTP (ledger.named, 0024_bounds.sql).
 CREATE OR REPLACE FUNCTION ts.take_inference_notes(tenant uuid, most int, raw_from timestamptz, margin interval, around interval)
   RETURNS TABLE (device varchar, hour timestamptz, types int2[], times timestamptz[], vals float8[],
     producers varchar[], onsets timestamptz[])
@@ -499,8 +499,7 @@ BEGIN
           array_agg(r.value ORDER BY r.time, r.type, r.idx) AS vals
         FROM ts.readings r WHERE r.tenant_id = $2 AND r.user_id = $3 AND r.type IN (1, 2, 3, 5, 7)
           AND r.time >= %2$L::timestamptz AND r.time < %3$L::timestamptz AND r.device_id = $4 AND r.quality > 0
-          AND EXISTS (SELECT FROM public.frame_times f WHERE f.hardware = $5 AND f.epoch = r.epoch
-            AND f.ref_ticks = 0 AND f.ref_utc_us = 0)) s
+          AND EXISTS (SELECT FROM public.ledger l WHERE l.hardware = $5 AND l.epoch = r.epoch AND l.named)) s
       CROSS JOIN LATERAL (
         SELECT coalesce(array_agg(k.producer ORDER BY k.time), '{}') AS producers,
           coalesce(array_agg(k.time ORDER BY k.time), '{}') AS onsets

@@ -1,12 +1,39 @@
 -- Housekeeping that one clinic, one failure or one long reader does not stop, and an end for what grows.
--- Indexes on what may be large by now are made by the steps that run beside (crates/store/src/online.rs).
+-- What would take as long as a table is large is done by the steps that run beside (crates/store/src/online.rs). Of the tables that
+-- writers lock one after another (ledger, gaps, quarantine), each of these migrations changes one alone: nobody waits in a circle.
 SET ROLE kinara_owner;
 
--- Open gaps are looked at in turn, so many a sweep.
-ALTER TABLE gaps ADD COLUMN looked_at timestamptz;
+-- How far somebody has come who goes through a table by its key, a slice at a time; no row: they are at its beginning.
+CREATE TABLE ts.walks (
+  walk text PRIMARY KEY,
+  id uuid NOT NULL,
+  epoch int8 NOT NULL DEFAULT 0
+);
+-- The next epochs of the ledger; none: this was the end, and the next time is the beginning again.
+CREATE FUNCTION ts.next_epochs(this text, most int) RETURNS TABLE (hardware uuid, epoch int8)
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  come ts.walks := (SELECT w FROM ts.walks w WHERE w.walk = this);
+  since uuid := coalesce(come.id, '00000000-0000-0000-0000-000000000000');
+BEGIN
+  RETURN QUERY
+    WITH slice AS MATERIALIZED (
+      SELECT l.hardware, l.epoch FROM public.ledger l WHERE (l.hardware, l.epoch) > (since, coalesce(come.epoch, 0))
+      ORDER BY l.hardware, l.epoch LIMIT most),
+    passed AS (
+      INSERT INTO ts.walks AS w (walk, id, epoch)
+        SELECT this, s.hardware, s.epoch FROM slice s ORDER BY s.hardware DESC, s.epoch DESC LIMIT 1
+        ON CONFLICT (walk) DO UPDATE SET id = excluded.id, epoch = excluded.epoch)
+    SELECT s.hardware, s.epoch FROM slice s;
+  IF NOT FOUND THEN
+    DELETE FROM ts.walks w WHERE w.walk = this;
+  END IF;
+END $$;
 
 -- How much is in quarantine for each clinic: noted append-only by whoever changes it, so that nobody waits, and added up
--- by the sweep. The nil id: of no clinic.
+-- by the sweep. The nil id: of no clinic. What was there before this counts from when it is `counted`.
+ALTER TABLE quarantine ADD COLUMN counted boolean NOT NULL DEFAULT false;
+ALTER TABLE quarantine ALTER COLUMN counted SET DEFAULT true;
 CREATE TABLE ts.quarantine_changes (
   tenant_id uuid NOT NULL,
   items int8 NOT NULL,
@@ -24,16 +51,36 @@ BEGIN
     SELECT coalesce(c.tenant_id, '00000000-0000-0000-0000-000000000000'),
       CASE TG_OP WHEN 'INSERT' THEN count(*) ELSE -count(*) END,
       CASE TG_OP WHEN 'INSERT' THEN sum(octet_length(c.payload)) ELSE -sum(octet_length(c.payload)) END
-    FROM changed c GROUP BY 1;
+    FROM changed c WHERE c.counted GROUP BY 1;
   RETURN NULL;
 END $$;
 CREATE TRIGGER counted_in AFTER INSERT ON quarantine REFERENCING NEW TABLE AS changed
   FOR EACH STATEMENT EXECUTE FUNCTION ts.note_quarantine();
 CREATE TRIGGER counted_out AFTER DELETE ON quarantine REFERENCING OLD TABLE AS changed
   FOR EACH STATEMENT EXECUTE FUNCTION ts.note_quarantine();
-INSERT INTO ts.quarantine_changes
-  SELECT coalesce(tenant_id, '00000000-0000-0000-0000-000000000000'), count(*), sum(octet_length(payload))
-  FROM quarantine GROUP BY 1;
+-- Counts a slice of what was there before; gives how many it looked at.
+CREATE FUNCTION ts.count_quarantine() RETURNS int8
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  nil CONSTANT uuid := '00000000-0000-0000-0000-000000000000';
+  at uuid := coalesce((SELECT w.id FROM ts.walks w WHERE w.walk = 'quarantine'), nil);
+  looked int8;
+BEGIN
+  WITH slice AS MATERIALIZED (SELECT q.id FROM public.quarantine q WHERE q.id > at ORDER BY q.id LIMIT 5000),
+  counted AS (
+    UPDATE public.quarantine q SET counted = true FROM slice s WHERE q.id = s.id AND NOT q.counted
+    RETURNING q.tenant_id, octet_length(q.payload) AS bytes),
+  noted AS (
+    INSERT INTO ts.quarantine_changes SELECT coalesce(c.tenant_id, nil), count(*), sum(c.bytes) FROM counted c GROUP BY 1),
+  passed AS (
+    INSERT INTO ts.walks (walk, id) SELECT 'quarantine', s.id FROM slice s ORDER BY s.id DESC LIMIT 1
+      ON CONFLICT (walk) DO UPDATE SET id = excluded.id)
+  SELECT count(*) INTO looked FROM slice;
+  IF looked = 0 THEN
+    DELETE FROM ts.walks w WHERE w.walk = 'quarantine';
+  END IF;
+  RETURN looked;
+END $$;
 
 -- Adds up, and gives the clinics that have more in quarantine than they may, with how much more.
 CREATE FUNCTION ts.quarantine_excess(most_items int8, most_bytes int8)
@@ -145,7 +192,7 @@ BEGIN
   RETURN gone;
 END $$;
 
--- What grows and has an end. Each call deletes a slice and gives how many rows went.
+-- What grows and has an end. Each call deletes a slice and gives how many rows went; NULL: there is nothing more.
 
 -- The audit log, after so long as an operator says; never what is younger than a year, whoever asks.
 CREATE FUNCTION forget_audit(before timestamptz, most int) RETURNS int8
@@ -154,7 +201,7 @@ CREATE FUNCTION forget_audit(before timestamptz, most int) RETURNS int8
       DELETE FROM audit_log WHERE ctid = ANY(ARRAY(
         SELECT ctid FROM audit_log WHERE at < least(before, now() - interval '365 days') ORDER BY at LIMIT most))
       RETURNING 1)
-    SELECT count(*) FROM gone $$;
+    SELECT nullif(count(*), 0) FROM gone $$;
 -- Alerts that are over: withdrawn, or acknowledged, and as old.
 CREATE FUNCTION forget_alerts(before timestamptz, most int) RETURNS int8
   LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
@@ -163,7 +210,7 @@ CREATE FUNCTION forget_alerts(before timestamptz, most int) RETURNS int8
         AND (withdrawn_at IS NOT NULL OR acknowledged_at IS NOT NULL OR kind IN ('event', 'reading'))
         ORDER BY raised_at LIMIT most))
       RETURNING 1)
-    SELECT count(*) FROM gone $$;
+    SELECT nullif(count(*), 0) FROM gone $$;
 -- Gaps: those that were withdrawn, for which nothing asks, and those in force that are older than all that is derived.
 CREATE FUNCTION forget_gaps(withdrawn_before timestamptz, before timestamptz, most int) RETURNS int8
   LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
@@ -174,20 +221,20 @@ CREATE FUNCTION forget_gaps(withdrawn_before timestamptz, before timestamptz, mo
         (SELECT g.ctid FROM gaps g WHERE g.withdrawn_at IS NULL AND g.updated_at < before
          ORDER BY g.updated_at LIMIT most)))
       RETURNING 1)
-    SELECT count(*) FROM gone $$;
--- How frames' times came about, of epochs whose readings are gone.
+    SELECT nullif(count(*), 0) FROM gone $$;
+-- How frames' times came about, of epochs whose readings are gone: so many epochs are looked at.
 CREATE FUNCTION forget_frame_times(before timestamptz, most int) RETURNS int8
   LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
-    WITH old AS MATERIALIZED (
-      SELECT l.hardware, l.epoch FROM ledger l WHERE l.updated_at < before
-        AND EXISTS (SELECT FROM frame_times f WHERE f.hardware = l.hardware AND f.epoch = l.epoch)
-      ORDER BY l.updated_at LIMIT most),
+    WITH looked AS MATERIALIZED (SELECT e.hardware, e.epoch FROM ts.next_epochs('frame times', most) e),
     gone AS (
       DELETE FROM frame_times WHERE ctid = ANY(ARRAY(
-        SELECT t.ctid FROM old o CROSS JOIN LATERAL (
-          SELECT f.ctid FROM frame_times f WHERE f.hardware = o.hardware AND f.epoch = o.epoch OFFSET 0) t))
+        SELECT f.ctid FROM looked e
+          CROSS JOIN LATERAL (
+            SELECT FROM ledger l WHERE l.hardware = e.hardware AND l.epoch = e.epoch AND l.updated_at < before OFFSET 0) old
+          CROSS JOIN LATERAL (
+            SELECT t.ctid FROM frame_times t WHERE t.hardware = e.hardware AND t.epoch = e.epoch OFFSET 0) f))
       RETURNING 1)
-    SELECT count(*) FROM gone $$;
+    SELECT CASE WHEN EXISTS (SELECT FROM looked) THEN (SELECT count(*) FROM gone) END $$;
 -- Requests that were never written: their jobs are dead, and nobody revived them for so long.
 CREATE FUNCTION forget_dead_requests(before timestamptz, most int) RETURNS int8
   LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
@@ -195,16 +242,15 @@ CREATE FUNCTION forget_dead_requests(before timestamptz, most int) RETURNS int8
       DELETE FROM ingest_requests WHERE id = ANY(ARRAY(
         SELECT id FROM ingest_requests WHERE finished_at IS NULL AND received_at < before ORDER BY received_at LIMIT most))
       RETURNING 1)
-    SELECT count(*) FROM gone $$;
+    SELECT nullif(count(*), 0) FROM gone $$;
 
 -- Frames whose time is not known stay out of everything that is derived: their readings have quality 0. From here on they are
--- written so; what was written before is put right a slice at a time.
+-- written so; what was written before is noted here (ts.note_epochs, 0024_bounds.sql) and put right a slice at a time.
 CREATE TABLE ts.unmarked (
   hardware uuid NOT NULL,
   epoch int8 NOT NULL,
   PRIMARY KEY (hardware, epoch)
 );
-INSERT INTO ts.unmarked SELECT DISTINCT hardware, epoch FROM frame_times WHERE time_uncertain;
 CREATE FUNCTION ts.mark_uncertain() RETURNS int8
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -238,12 +284,7 @@ BEGIN
   RETURN 1;
 END $$;
 
--- What comes over HTTP has names and no count: a number that its sender never used is not missing (decision 30).
-UPDATE gaps g SET withdrawn_at = now(), updated_at = now() WHERE g.reason = 'late' AND g.withdrawn_at IS NULL
-  AND EXISTS (SELECT FROM frame_times f WHERE f.hardware = g.hardware AND f.epoch = g.epoch AND f.ref_ticks = 0
-    AND f.ref_utc_us = 0);
-
-REVOKE ALL ON FUNCTION ts.note_quarantine(), ts.quarantine_excess(int8, int8), ts.expired_partitions(), ts.drop_expired(),
+REVOKE ALL ON FUNCTION ts.next_epochs(text, int), ts.count_quarantine(), ts.note_quarantine(), ts.quarantine_excess(int8, int8), ts.expired_partitions(), ts.drop_expired(),
   ts.compress_closed(int), forget_audit(timestamptz, int), forget_alerts(timestamptz, int),
   forget_gaps(timestamptz, timestamptz, int), forget_frame_times(timestamptz, int), forget_dead_requests(timestamptz, int),
   ts.mark_uncertain() FROM PUBLIC;

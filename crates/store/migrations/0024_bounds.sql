@@ -6,11 +6,34 @@ SET ROLE kinara_owner;
 ALTER TABLE channels ADD COLUMN named_by uuid REFERENCES tenants ON DELETE SET NULL;
 CREATE INDEX channels_named_by ON channels (named_by) WHERE named_by IS NOT NULL;
 
--- By identity: two frames may have the same bytes left, and are two.
-DROP INDEX quarantine_once;
-CREATE UNIQUE INDEX quarantine_once ON quarantine
-  (reason, digest, (coalesce(hardware_id, '')), (coalesce(epoch, 0)), (coalesce(seq, -1)),
-   (coalesce(tenant_id, '00000000-0000-0000-0000-000000000000'::uuid)));
+-- What comes over HTTP has names and no count: a number that its sender never used is not missing (decision 30). Whoever hears first of
+-- an epoch by such a number, stored or not, says so here. Of what was heard before, a slice at a time says it, withdraws the gaps that were none,
+-- and notes epochs whose frames' times are not known. Gives how many epochs it looked at.
+ALTER TABLE ledger ADD COLUMN named boolean NOT NULL DEFAULT false;
+CREATE FUNCTION ts.note_epochs() RETURNS int8
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  this record;
+  over_http boolean;
+  uncertain boolean;
+  looked int8 := 0;
+BEGIN
+  FOR this IN SELECT e.hardware, e.epoch FROM ts.next_epochs('epochs', 1000) e ORDER BY 1, 2 LOOP
+    looked := looked + 1;
+    SELECT bool_and(f.ref_ticks = 0 AND f.ref_utc_us = 0), bool_or(f.time_uncertain) INTO over_http, uncertain
+      FROM public.frame_times f WHERE f.hardware = this.hardware AND f.epoch = this.epoch;
+    IF over_http THEN
+      UPDATE public.ledger l SET named = true WHERE l.hardware = this.hardware AND l.epoch = this.epoch AND NOT l.named;
+      UPDATE public.gaps g SET withdrawn_at = now(), updated_at = now()
+        WHERE g.hardware = this.hardware AND g.epoch = this.epoch AND g.reason = 'late' AND g.withdrawn_at IS NULL;
+    END IF;
+    IF uncertain THEN
+      INSERT INTO ts.unmarked VALUES (this.hardware, this.epoch) ON CONFLICT DO NOTHING;
+    END IF;
+  END LOOP;
+  RETURN looked;
+END $$;
+REVOKE ALL ON FUNCTION ts.note_epochs() FROM PUBLIC;
 
 -- A request whose job is dead waits for an operator, and takes no place of its clinic's others.
 ALTER TABLE ingest_requests ADD COLUMN given_up boolean NOT NULL DEFAULT false;

@@ -94,9 +94,9 @@ BEGIN
   UPDATE public.devices SET user_id = NULL, worn = NULL WHERE tenant_id = tenant AND user_id = wearer;
   GET DIAGNOSTICS gone = ROW_COUNT;
   total := total + gone;
-  -- That something was decided stays, and by whom; about whom goes. A box that is not theirs may have named them, too.
-  UPDATE public.decisions SET user_id = NULL, detail = '{}', payload = ''
-    WHERE user_id = wearer OR position(uuid_send(wearer) IN payload) > 0;
+  -- That something was decided stays, and by whom; about whom goes. A box that is not theirs may have named them, too. Whom a
+  -- message in the log names is in its column.
+  UPDATE public.decisions SET user_id = NULL, detail = '{}', payload = '' WHERE user_id = wearer;
   GET DIAGNOSTICS gone = ROW_COUNT;
   total := total + gone;
   DELETE FROM public.quarantine WHERE what = 'decision' AND position(uuid_send(wearer) IN payload) > 0;
@@ -108,8 +108,12 @@ BEGIN
   total := total + gone;
   -- The log keeps who did what when, and about whom by their number here alone.
   UPDATE public.audit_log SET detail = jsonb_strip_nulls(jsonb_build_object('erased', true, 'user_id', detail -> 'user_id'))
-    WHERE tenant_id = tenant AND NOT detail ? 'erased' AND (target = 'user:' || wearer OR detail ->> 'user_id' = wearer::text
-      OR target IN (SELECT 'alert_rule:' || r.id FROM public.alert_rules r WHERE r.tenant_id = tenant AND r.user_id = wearer));
+    WHERE ctid = ANY(ARRAY(
+      SELECT l.ctid FROM public.audit_log l WHERE l.tenant_id = tenant AND l.detail ->> 'user_id' = wearer::text
+      UNION ALL
+      SELECT l.ctid FROM public.audit_log l WHERE l.tenant_id = tenant AND l.target = ANY(array_append(
+        ARRAY(SELECT 'alert_rule:' || r.id FROM public.alert_rules r WHERE r.tenant_id = tenant AND r.user_id = wearer), 'user:' || wearer))))
+    AND NOT detail ? 'erased';
   GET DIAGNOSTICS gone = ROW_COUNT;
   total := total + gone;
   -- At once, since one refers to the other.

@@ -1,10 +1,10 @@
 //! Bringing a database to this program's schema.
 //!
-//! The promise: [`migrate`] may be called by any number of programs at once, at every start. One at a time works
-//! (an advisory lock); each migration is applied whole or not at all, once, in order; one that was applied is never
-//! applied again or changed (its checksum is kept); a database that is newer than the program is left alone. There is
+//! The promise: [`schema`] and [`beside`] may be called by any number of programs at once, at every start. One at a time
+//! works at each (an advisory lock); each migration is applied whole or not at all, once, in order; one that was applied is
+//! never applied again or changed (its checksum is kept); a database that is newer than the program is left alone. There is
 //! no way back: a mistake is corrected by the next migration. What would hold up writers for as long as a table is large
-//! follows in steps beside (`online.rs`), each of which may be cut short and is resumed.
+//! follows in steps beside (`online.rs`), each of which may be cut short and is resumed: programs work meanwhile.
 //!
 //! Which storage a database has is decided at the migration that makes the time-series tables, and stays.
 
@@ -18,6 +18,8 @@ use crate::{Error, Pool, explain, jobs, online};
 
 /// The key of the advisory lock that migrating programs take turns by.
 const LOCK: i64 = 0x6b69_6e61_7261_0001;
+/// The same for the steps beside.
+const BESIDE: i64 = 0x6b69_6e61_7261_0002;
 /// How long one may wait for another that migrates.
 const TURN_TIMEOUT: Duration = Duration::from_mins(5);
 /// How often one looks whether it is its turn.
@@ -103,9 +105,35 @@ const STORAGE_VERSION: i32 = 5;
 /// The version this program's schema has.
 pub const SCHEMA_VERSION: i32 = MIGRATIONS[MIGRATIONS.len() - 1].version;
 
+/// Migrates the database at `admin_url`, and does what follows beside.
+pub async fn migrate(admin_url: &str) -> Result<Migrated, Error> {
+    let migrated = schema(admin_url).await?;
+    beside(admin_url).await?;
+    Ok(migrated)
+}
+
+/// Does what is left to do beside the programs: it may take as long as the tables are large, and as whoever reads them since
+/// before. Gives how many steps were done.
+pub async fn beside(admin_url: &str) -> Result<usize, Error> {
+    let (client, connection) = open(admin_url).await?;
+    let result = beside_with(&client).await;
+    drop(client);
+    connection.abort();
+    result
+}
+
+async fn beside_with(client: &Client) -> Result<usize, Error> {
+    // Nobody stands behind an index that is made concurrently: it waits for the longest dump.
+    client.batch_execute("SET client_min_messages = warning; SET lock_timeout = 0").await?;
+    take_turn(client, BESIDE).await?;
+    let result = online::run(client).await;
+    client.execute("SELECT pg_advisory_unlock($1)", &[&BESIDE]).await?;
+    result
+}
+
 /// Migrates the database at `admin_url`, whose role owns the database and may create roles (the first time), or is a
 /// superuser (where TimescaleDB's extension is to be made).
-pub async fn migrate(admin_url: &str) -> Result<Migrated, Error> {
+pub async fn schema(admin_url: &str) -> Result<Migrated, Error> {
     let (mut client, connection) = open(admin_url).await?;
     let result = with_turn(&mut client, admin_url).await;
     drop(client);
@@ -132,7 +160,7 @@ async fn with_turn(client: &mut Client, url: &str) -> Result<Migrated, Error> {
         return Err(Error::ServerTooOld(format!("{}.{}", version / 10_000, version % 10_000)));
     }
     client.batch_execute(&format!("SET lock_timeout = {}", TURN_TIMEOUT.as_millis())).await?;
-    take_turn(client).await?;
+    take_turn(client, LOCK).await?;
     let result = apply(client, url).await;
     client.execute("SELECT pg_advisory_unlock($1)", &[&LOCK]).await?;
     result
@@ -140,9 +168,9 @@ async fn with_turn(client: &mut Client, url: &str) -> Result<Migrated, Error> {
 
 /// Asked again and again: a statement that waited for the lock would be an old transaction, for which whoever makes an
 /// index concurrently waits.
-async fn take_turn(client: &Client) -> Result<(), Error> {
+async fn take_turn(client: &Client, of: i64) -> Result<(), Error> {
     let began = std::time::Instant::now();
-    while !client.query_one("SELECT pg_try_advisory_lock($1)", &[&LOCK]).await?.get::<_, bool>(0) {
+    while !client.query_one("SELECT pg_try_advisory_lock($1)", &[&of]).await?.get::<_, bool>(0) {
         if began.elapsed() > TURN_TIMEOUT {
             return Err(Error::Turn(TURN_TIMEOUT));
         }
@@ -202,6 +230,10 @@ async fn apply(client: &mut Client, url: &str) -> Result<Migrated, Error> {
         None => detect(url).await?,
     };
     let mut applied = 0;
+    if done.len() < MIGRATIONS.len() {
+        // What a former release does beside has its end first. This session's end is the end of the turn.
+        take_turn(client, BESIDE).await?;
+    }
     for migration in &MIGRATIONS[done.len()..] {
         let failed = |source| Error::Migration { name: migration.name.to_owned(), source };
         let sql = migration.sql(storage);
@@ -220,7 +252,6 @@ async fn apply(client: &mut Client, url: &str) -> Result<Migrated, Error> {
         applied += 1;
     }
     jobs::migrate(url).await?;
-    online::run(client).await?;
     Ok(Migrated { version: SCHEMA_VERSION, applied, storage })
 }
 
@@ -283,4 +314,24 @@ async fn try_timescale(client: &mut Client) -> Result<Result<(), &'static str>, 
     // Leave no extension behind that nobody uses.
     transaction.rollback().await?;
     Ok(Err("this TimescaleDB is the Apache-licensed part alone, without compression and policies"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_migration_changes_no_two_of_the_tables_that_writers_lock_one_after_another() {
+        // Those before are in databases.
+        for migration in MIGRATIONS.iter().filter(|migration| migration.version > 18) {
+            let changed = ["ledger", "gaps", "quarantine"].map(|table| {
+                migration.plain.lines().any(|line| {
+                    line.starts_with(&format!("ALTER TABLE {table} "))
+                        || (line.starts_with("CREATE ") && line.contains(&format!(" ON {table} ")))
+                })
+            });
+            let many = changed.iter().filter(|changed| **changed).count();
+            assert!(many < 2, "{}: {changed:?}", migration.name);
+        }
+    }
 }

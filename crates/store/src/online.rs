@@ -1,7 +1,7 @@
 //! Steps of a migration that run beside the programs: what would hold up writers for as long as a table is large.
 //!
-//! The promise: a step may be cut short anywhere, by anybody, and is resumed by the next [`crate::migrate()`]; one that is
-//! done is not done again. Each runs in statements of its own, never in a transaction with another: an index is made
+//! The promise: a step may be cut short anywhere, by anybody, and is resumed by the next [`crate::migrate::beside`]; one that
+//! is done is not done again. Each runs in statements of its own, never in a transaction with another: an index is made
 //! concurrently (one that was left half-made is dropped first), rows are changed a slice at a time. Writers and readers go on.
 
 use tokio_postgres::Client;
@@ -11,6 +11,8 @@ use crate::Error;
 enum What {
     /// An index: its schema, and what follows `CREATE INDEX CONCURRENTLY <the step's name>`.
     Index(&'static str, &'static str),
+    /// The same of an index that lets nothing be there twice.
+    UniqueIndex(&'static str, &'static str),
     /// A query that changes a slice of rows and gives how many of something it did; 0: nothing is left.
     Slices(&'static str),
     /// An index that another one took the place of.
@@ -27,6 +29,20 @@ const fn index(name: &'static str, schema: &'static str, on: &'static str) -> St
 }
 
 const STEPS: &[Step] = &[
+    // By identity: two frames that were put aside may have the same bytes left, and are two.
+    Step {
+        name: "quarantine_each",
+        what: What::UniqueIndex(
+            "public",
+            "ON quarantine (reason, digest, (coalesce(hardware_id, '')), (coalesce(epoch, 0)), (coalesce(seq, -1)),
+             (coalesce(tenant_id, '00000000-0000-0000-0000-000000000000'::uuid)))",
+        ),
+    },
+    Step { name: "quarantine_once", what: What::NoIndex("public") },
+    Step { name: "quarantine_counted", what: What::Slices("SELECT ts.count_quarantine()") },
+    index("ledger_named", "public", "ON ledger (hardware) WHERE named"),
+    Step { name: "epochs_noted", what: What::Slices("SELECT ts.note_epochs()") },
+    Step { name: "frame_times_of_utc", what: What::NoIndex("public") },
     index("readings_minute_bucket", "ts", "ON ts.readings_minute (bucket)"),
     index("readings_15min_bucket", "ts", "ON ts.readings_15min (bucket)"),
     index("readings_hourly_bucket", "ts", "ON ts.readings_hourly (bucket)"),
@@ -46,11 +62,19 @@ const STEPS: &[Step] = &[
     index("gaps_age", "public", "ON gaps (updated_at) WHERE withdrawn_at IS NULL"),
     index("quarantine_age", "public", "ON quarantine (received_at)"),
     index("audit_log_age", "public", "ON audit_log (at)"),
+    // Where an erased person is named.
+    index("audit_log_target", "public", "ON audit_log (tenant_id, target)"),
+    index("audit_log_wearer", "public", "ON audit_log (tenant_id, (detail ->> 'user_id'))"),
+    index("event_keys_wearer", "public", "ON event_keys (tenant_id, user_id)"),
+    index("moves_from", "public", "ON moves (from_user)"),
+    index("moves_to", "public", "ON moves (to_user)"),
+    index("decisions_wearer", "public", "ON decisions (user_id) WHERE user_id IS NOT NULL"),
+    index("quarantine_decisions", "public", "ON quarantine (received_at) WHERE what = 'decision'"),
     index("alerts_age", "public", "ON alerts (raised_at)"),
     Step { name: "uncertain_readings", what: What::Slices("SELECT ts.mark_uncertain()") },
 ];
 
-/// Does what is left to do, in order. Called with the migrations' turn; gives how many steps were done.
+/// Does what is left to do, in order. Called with the steps' turn; gives how many were done.
 pub(crate) async fn run(client: &Client) -> Result<usize, Error> {
     client
         .batch_execute(
@@ -90,19 +114,8 @@ impl Step {
     async fn run_as_owner(&self, client: &Client) -> Result<(), tokio_postgres::Error> {
         let name = self.name;
         match self.what {
-            What::Index(schema, on) => {
-                let valid = "SELECT i.indisvalid FROM pg_index i WHERE i.indexrelid = to_regclass($1)";
-                let found = client.query_opt(valid, &[&format!("{schema}.{name}")]).await?;
-                match found.map(|row| row.get::<_, bool>(0)) {
-                    Some(true) => return Ok(()),
-                    // A former attempt was cut short.
-                    Some(false) => {
-                        client.batch_execute(&format!("DROP INDEX CONCURRENTLY {schema}.{name}")).await?;
-                    }
-                    None => {}
-                }
-                client.batch_execute(&format!("CREATE INDEX CONCURRENTLY {name} {on}")).await
-            }
+            What::Index(schema, on) => make_index(client, "INDEX", schema, name, on).await,
+            What::UniqueIndex(schema, on) => make_index(client, "UNIQUE INDEX", schema, name, on).await,
             What::NoIndex(schema) => {
                 client.batch_execute(&format!("DROP INDEX CONCURRENTLY IF EXISTS {schema}.{name}")).await
             }
@@ -112,4 +125,22 @@ impl Step {
             }
         }
     }
+}
+
+async fn make_index(
+    client: &Client,
+    kind: &str,
+    schema: &str,
+    name: &str,
+    on: &str,
+) -> Result<(), tokio_postgres::Error> {
+    let valid = "SELECT i.indisvalid FROM pg_index i WHERE i.indexrelid = to_regclass($1)";
+    let found = client.query_opt(valid, &[&format!("{schema}.{name}")]).await?;
+    match found.map(|row| row.get::<_, bool>(0)) {
+        Some(true) => return Ok(()),
+        // A former attempt was cut short.
+        Some(false) => client.batch_execute(&format!("DROP INDEX CONCURRENTLY {schema}.{name}")).await?,
+        None => {}
+    }
+    client.batch_execute(&format!("CREATE {kind} CONCURRENTLY {name} {on}")).await
 }

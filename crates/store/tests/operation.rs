@@ -100,8 +100,97 @@ async fn a_step_beside_lets_a_writer_and_a_reader_go_on_and_is_resumed_when_it_w
     assert_eq!(migrate(&url).await.unwrap().applied, 0);
 }
 
-/// A day whose time is over, with a reading in it.
-async fn old_day(admin: &Client) {
+#[tokio::test]
+async fn the_schema_is_there_while_a_dump_goes_on_and_the_steps_beside_wait_for_it() {
+    let server = Postgres::temporary().unwrap();
+    let url = server.fresh_database().unwrap();
+    migrate(&url).await.unwrap();
+    let admin = client(&url).await;
+    admin
+        .batch_execute(
+            "DROP INDEX quarantine_age; DELETE FROM kinara.online_steps WHERE name = 'quarantine_age'",
+        )
+        .await
+        .unwrap();
+    let dump = client(&url).await;
+    dump.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM quarantine")
+        .await
+        .unwrap();
+    let beside = tokio::spawn({
+        let url = url.clone();
+        async move { migrate::beside(&url).await }
+    });
+    let waiting = "SELECT count(*) FROM pg_stat_progress_create_index WHERE phase LIKE 'waiting%'";
+    while number(&admin, waiting).await == 0 {
+        assert!(!beside.is_finished(), "it did not wait");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // Another program starts meanwhile.
+    let began = Instant::now();
+    assert_eq!(migrate::schema(&url).await.unwrap().applied, 0);
+    assert!(began.elapsed() < PATIENCE && !beside.is_finished());
+    dump.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(beside.await.unwrap().unwrap(), 1);
+}
+
+#[tokio::test]
+async fn what_was_there_before_the_migration_is_counted_and_named_beside() {
+    let server = Postgres::temporary().unwrap();
+    let url = server.fresh_database().unwrap();
+    migrate(&url).await.unwrap();
+    let admin = client(&url).await;
+    let hardware = "00000000-0000-0000-0000-000000000001";
+    // As the former release left it: two epochs over HTTP, and a wearable's, one time of which is not known.
+    admin
+        .batch_execute(&format!(
+            "INSERT INTO quarantine (what, reason, payload, digest, counted)
+               SELECT 'payload', 'r', '123', sha256(g::text::bytea), false FROM generate_series(1, 12000) g;
+             INSERT INTO hardware (id, hardware_id) VALUES ('{hardware}', 'kinara:0000000000000001');
+             INSERT INTO ledger (hardware, epoch, seqs, highest) SELECT '{hardware}', e, '{{[9,10)}}', 9 FROM generate_series(-1, 1) e;
+             INSERT INTO frame_times VALUES ('{hardware}', -1, '{{[9,10)}}', 0, 0, 0, 1, 0, false),
+               ('{hardware}', 0, '{{[9,10)}}', 0, 0, 0, 1, 0, false), ('{hardware}', 1, '{{[9,10)}}', 5, 0, 0, 1, 0, true);
+             INSERT INTO gaps (hardware, epoch, seqs, reason) SELECT '{hardware}', e, '{{[0,9)}}', 'late' FROM generate_series(-1, 1) e;
+             DELETE FROM kinara.online_steps WHERE name IN ('quarantine_counted', 'epochs_noted', 'uncertain_readings')"
+        ))
+        .await
+        .unwrap();
+    // Somebody writes and deletes before it is counted.
+    admin
+        .batch_execute(
+            "INSERT INTO quarantine (what, reason, payload, digest) VALUES ('payload', 'r', '12345', 'new');
+             DELETE FROM quarantine WHERE digest = sha256('7')",
+        )
+        .await
+        .unwrap();
+    assert_eq!(migrate::beside(&url).await.unwrap(), 3);
+    let size = "SELECT items FROM ts.quarantine_excess(0, 0)";
+    assert_eq!(number(&admin, size).await, 12_000);
+    let bytes = "SELECT bytes FROM ts.quarantine_excess(0, 0)";
+    assert_eq!(number(&admin, bytes).await, 11_999 * 3 + 5);
+    admin.batch_execute("DELETE FROM quarantine WHERE digest <> 'new'").await.unwrap();
+    assert_eq!(number(&admin, size).await, 1);
+    assert_eq!(number(&admin, "SELECT count(*) FROM ledger WHERE named AND epoch < 1").await, 2);
+    assert_eq!(number(&admin, "SELECT count(*) FROM ledger WHERE named").await, 2);
+    assert_eq!(number(&admin, "SELECT sum(epoch) FROM gaps WHERE withdrawn_at IS NULL").await, 1);
+}
+
+/// A day whose time is over, with a reading in it and somebody who reads it.
+struct OldDay {
+    url: String,
+    admin: Client,
+    reader: Client,
+    _server: Postgres,
+}
+
+/// `None`: the storage is another.
+async fn old_day() -> Option<OldDay> {
+    let server = Postgres::temporary().unwrap();
+    let url = server.fresh_database().unwrap();
+    migrate(&url).await.unwrap();
+    let admin = client(&url).await;
+    if number(&admin, "SELECT count(*) FROM ts.storage WHERE kind = 'timescale'").await > 0 {
+        return None;
+    }
     admin
         .batch_execute(
             "SELECT ts.ensure_partitions(now() - interval '800 days', now() - interval '800 days');
@@ -110,22 +199,16 @@ async fn old_day(admin: &Client) {
         )
         .await
         .unwrap();
+    let reader = client(&url).await;
+    reader.batch_execute("BEGIN; SELECT count(*) FROM ts.readings").await.unwrap();
+    Some(OldDay { url, admin, reader, _server: server })
 }
 
 const OLD: &str = "SELECT count(*) FROM ts.expired_partitions() WHERE base = 'readings'";
 
 #[tokio::test]
 async fn a_day_goes_without_anybodys_waiting_and_one_that_is_read_goes_later() {
-    let server = Postgres::temporary().unwrap();
-    let url = server.fresh_database().unwrap();
-    migrate(&url).await.unwrap();
-    let admin = client(&url).await;
-    if number(&admin, "SELECT count(*) FROM ts.storage WHERE kind = 'timescale'").await > 0 {
-        return;
-    }
-    old_day(&admin).await;
-    let reader = client(&url).await;
-    reader.batch_execute("BEGIN; SELECT count(*) FROM ts.readings").await.unwrap();
+    let Some(OldDay { url, admin, reader, _server }) = old_day().await else { return };
     let dropping = tokio::spawn({
         let url = url.clone();
         async move { partitions::drop_expired(&url).await.unwrap() }
@@ -155,16 +238,7 @@ async fn a_day_goes_without_anybodys_waiting_and_one_that_is_read_goes_later() {
 
 #[tokio::test]
 async fn a_day_whose_detachment_was_cut_short_is_finished_the_next_time() {
-    let server = Postgres::temporary().unwrap();
-    let url = server.fresh_database().unwrap();
-    migrate(&url).await.unwrap();
-    let admin = client(&url).await;
-    if number(&admin, "SELECT count(*) FROM ts.storage WHERE kind = 'timescale'").await > 0 {
-        return;
-    }
-    old_day(&admin).await;
-    let reader = client(&url).await;
-    reader.batch_execute("BEGIN; SELECT count(*) FROM ts.readings").await.unwrap();
+    let Some(OldDay { url, admin, reader, _server }) = old_day().await else { return };
     let dropping = tokio::spawn({
         let url = url.clone();
         async move { partitions::drop_expired(&url).await }
@@ -184,16 +258,7 @@ async fn a_day_whose_detachment_was_cut_short_is_finished_the_next_time() {
 
 #[tokio::test]
 async fn a_bridge_that_may_own_nothing_drops_a_day_that_nobody_reads_and_holds_nobody_up() {
-    let server = Postgres::temporary().unwrap();
-    let url = server.fresh_database().unwrap();
-    migrate(&url).await.unwrap();
-    let admin = client(&url).await;
-    if number(&admin, "SELECT count(*) FROM ts.storage WHERE kind = 'timescale'").await > 0 {
-        return;
-    }
-    old_day(&admin).await;
-    let reader = client(&url).await;
-    reader.batch_execute("BEGIN; SELECT count(*) FROM ts.readings").await.unwrap();
+    let Some(OldDay { admin, reader, _server, .. }) = old_day().await else { return };
     let drops = "SELECT ts.drop_expired()";
     let began = Instant::now();
     while number(&admin, drops).await > 0 {}

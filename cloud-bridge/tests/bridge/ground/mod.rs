@@ -117,10 +117,21 @@ pub struct Bridge {
 
 impl Bridge {
     pub async fn start(world: &World, certificates: &Certificates, broker: &Broker, extra: &str) -> Self {
+        Self::start_with(world, certificates, broker, "", extra).await
+    }
+
+    /// With more in its section on the database.
+    pub async fn start_with(
+        world: &World,
+        certificates: &Certificates,
+        broker: &Broker,
+        database: &str,
+        extra: &str,
+    ) -> Self {
         certificates.issue("bridge");
         let address = certificates.path("bridge.addr");
         let text = format!(
-            "[database]\nurl = '{}'\n[broker]\n{}\n[metrics]\nlisten = '127.0.0.1:0'\naddr_file = '{}'\n{extra}",
+            "[database]\nurl = '{}'\n{database}[broker]\n{}\n[metrics]\nlisten = '127.0.0.1:0'\naddr_file = '{}'\n{extra}",
             world.server.url("bridge", "bridge", "test_0"),
             certificates.section("bridge", broker.port),
             address.display(),

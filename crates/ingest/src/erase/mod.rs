@@ -8,8 +8,6 @@
 
 mod waiting;
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
 use kinara_protocol::envelope::Event;
 use kinara_protocol::frame::Epoch;
@@ -22,10 +20,9 @@ use uuid::Uuid;
 use crate::assign::{Moment, possible};
 use crate::batch::Content;
 use crate::directory::{Directory, Hardware};
-use crate::gaps::{self, Candidate, Findings};
+use crate::gaps::LetGo;
 use crate::plan::Key;
-use crate::seqs::SeqSet;
-use crate::{Error, events, ledger, quarantine};
+use crate::{Error, events, quarantine};
 
 /// Days of one wearer that are deleted in a transaction.
 const DAYS: i32 = 1;
@@ -141,6 +138,8 @@ async fn refused(pool: &Pool, tenant: Uuid, user: Uuid) -> Result<u64, Error> {
 struct Gone {
     /// The frame, where its number is believed.
     frame: Option<(Key, u64)>,
+    /// Its number is a name, and no count.
+    named: bool,
     moment: Moment,
 }
 
@@ -159,7 +158,10 @@ impl Theirs {
         let seq = row.get::<_, Option<i64>>(4).filter(|_| row.get::<_, &str>(1) == "frame" && row.get(8));
         let key = Key { hardware: hardware.id, epoch: moment.epoch.0 as i64 };
         let frame = seq.map(|seq| (key, seq.unsigned_abs()));
-        is_theirs.then(|| Self { id: row.get(0), what: Gone { frame, moment } })
+        is_theirs.then(|| Self {
+            id: row.get(0),
+            what: Gone { frame, named: quarantine::is_named(row.get(6)), moment },
+        })
     }
 }
 
@@ -205,31 +207,14 @@ fn of_frame(row: &Row) -> Option<Moment> {
 }
 
 /// Frames that are not kept leave a gap `erased`, as those do that come late.
-async fn tell(tx: &Transaction<'_>, gone: Vec<Gone>) -> Result<(), Error> {
-    let mut told: BTreeMap<Key, Candidate> = BTreeMap::new();
-    for one in gone {
+async fn tell(tx: &Transaction<'_>, told: Vec<Gone>) -> Result<(), Error> {
+    let mut gone = LetGo::new("erased");
+    for one in told {
         let Some((key, seq)) = one.frame else { continue };
-        let gap = told.entry(key).or_insert_with(|| Candidate {
-            key,
-            reason: "erased",
-            seqs: SeqSet::default(),
-            from_us: Some(one.moment.first_us),
-            to_us: Some(one.moment.last_us),
-            gateway: None,
-        });
-        gap.seqs.insert(seq);
-        gap.from_us = gap.from_us.min(Some(one.moment.first_us));
-        gap.to_us = gap.to_us.max(Some(one.moment.last_us));
+        gone.add(key, seq, (one.moment.first_us, one.moment.last_us), one.named);
     }
     let now: Timestamp = tx.query_one("SELECT now()", &[]).await?.get(0);
-    let mut entries = ledger::lock(tx, told.keys().copied()).await?;
-    for (key, gap) in &told {
-        entries.entry(*key).or_default().heard.add(&gap.seqs);
-    }
-    ledger::update(tx, &entries, now).await?;
-    let mut findings = Findings { candidates: told.into_values().collect(), ..Findings::default() };
-    findings.skipped(&entries);
-    gaps::record(tx, findings, &entries, now).await
+    gone.tell(tx, now).await
 }
 
 /// All tombstones there are: to be kept beside the backups, not only in them.

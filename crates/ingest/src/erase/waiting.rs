@@ -14,6 +14,7 @@ use super::{Gone, tell};
 use crate::assign::{Moment, possible};
 use crate::batch::{self, Content, DeviceBatch, Frame, canonical};
 use crate::directory::{Directory, Hardware};
+use crate::ledger::is_name;
 use crate::plan::Key;
 use crate::requests::UNPACKED;
 use crate::{Error, items};
@@ -118,6 +119,7 @@ impl Sought {
                     let key = Key { hardware: hardware.id, epoch: device.epoch.0 as i64 };
                     Gone {
                         frame: frame.is_named().then_some((key, u64::from(frame.seq))),
+                        named: device.fit(frame).is_some_and(is_name),
                         moment: moment(&device, frame),
                     }
                 }));

@@ -4,14 +4,10 @@ use std::time::Duration;
 
 use crate::support::*;
 use jiff::Timestamp;
-use kinara_ingest::reconcile::{Span, reconcile};
 use kinara_ingest::retention::{Retention, forget};
 use kinara_ingest::rollup::{Slice, round};
 use kinara_ingest::sweep::{Policy, sweep};
-use kinara_ingest::{Batch, batch, timestamp};
-use kinara_protocol::columns;
-use kinara_protocol::envelope::Fit;
-use kinara_protocol::frame::{Epoch, FrameRef};
+use kinara_ingest::timestamp;
 use kinara_store::{Pool, connect};
 use uuid::Uuid;
 
@@ -295,32 +291,6 @@ async fn open_gaps_are_looked_at_in_turn_however_many_there_are() {
     }
     assert_eq!(lost, 1);
     assert!(world.gaps().await.contains("gateway_lost {[3,5)}"), "{}", world.gaps().await);
-}
-
-/// Frames as they are made of readings over HTTP: their ticks are milliseconds of UTC.
-fn over_http(seqs: &[u32]) -> Batch {
-    let epoch = Epoch::new(0, 9);
-    let frames: Vec<Vec<u8>> = seqs
-        .iter()
-        .map(|seq| frame_with(epoch, *seq, (BOOT_US / 1_000).unsigned_abs() + u64::from(*seq) * 1_000, 700))
-        .collect();
-    let refs = frames.iter().map(|bytes| FrameRef::parse(bytes).unwrap());
-    let fit = Fit { ref_ticks: 0, ref_utc_us: 0, growth_ppb: 0, ..fit() };
-    let columns = stamped(columns::encode(HARDWARE, epoch, refs).unwrap(), fit);
-    batch::from_envelope(envelope_of(GATEWAY, 0, vec![columns])).unwrap()
-}
-
-#[tokio::test]
-async fn numbers_that_a_source_over_http_never_used_are_not_missing() {
-    let world = world().await;
-    world.write(&[over_http(&[0, 2, 4])]).await;
-    world.write(&[over_http(&[100])]).await;
-    assert_eq!(world.gaps().await, "none");
-    let span = Span { raw_from: timestamp(0), again_from: timestamp(0), patience: Duration::from_mins(1) };
-    assert_eq!(reconcile(&world.pool, &span).await.unwrap().frames, []);
-    // Of a wearable's they are.
-    world.write(&[batch_of(GATEWAY, &seconds(0..3)), batch_of(GATEWAY, &seconds(5..6))]).await;
-    assert_eq!(world.gaps().await, "late {[3,5)}");
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ mod erased;
 mod erasure;
 mod fairness;
 mod housekeeping;
+mod names;
 mod pipeline;
 mod requests;
 mod rollup;
