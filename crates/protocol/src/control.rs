@@ -5,6 +5,7 @@
 //! little-endian. Every message that names a seq names its epoch.
 
 use crate::frame::{Epoch, ResetReason, Seq, Ticks};
+use crate::intervals::Intervals;
 use crate::wire::{Malformed, Reader, Writer};
 
 /// The longest request or reply.
@@ -127,6 +128,11 @@ pub enum Op {
     /// has lost its copy asks for it with [`Op::ResendFrom`]. Not a part of [`Hello`]: a gateway of an earlier version
     /// refuses a Hello that is longer than its own.
     OldestHeld,
+    /// Measure by these intervals from now on, and by the reference plan's whatever is not among them. All of them are taken
+    /// or none ([`Refusal::BadField`]). The log says from when on; a reset brings the reference plan back.
+    SetIntervals(Intervals),
+    /// By which intervals do you measure? Reply: [`Outcome::Intervals`].
+    TellIntervals,
 }
 
 /// A start, for a log of resets and faults.
@@ -242,6 +248,8 @@ pub enum Outcome {
         /// The frame's seq.
         seq: Seq,
     },
+    /// To [`Op::TellIntervals`]: those that are not the reference plan's.
+    Intervals(Intervals),
 }
 
 /// Why a request was refused.
@@ -361,6 +369,11 @@ impl Request {
             Op::UpdateFinish => writer.u8(17),
             Op::WhyStarted { back } => writer.bytes(&[18, back]),
             Op::OldestHeld => writer.u8(19),
+            Op::SetIntervals(intervals) => {
+                writer.u8(20);
+                intervals.write(&mut writer);
+            }
+            Op::TellIntervals => writer.u8(21),
         }
         writer.written()
     }
@@ -400,6 +413,8 @@ impl Request {
             17 => Op::UpdateFinish,
             18 => Op::WhyStarted { back: reader.u8()? },
             19 => Op::OldestHeld,
+            20 => Op::SetIntervals(Intervals::read(&mut reader)?),
+            21 => Op::TellIntervals,
             _ => return Ok(Err(id)),
         };
         if reader.is_empty() { Ok(Ok(Self { id, op })) } else { Err(ControlError) }
@@ -440,6 +455,10 @@ impl Reply {
                 writer.u32(offset);
             }
             Outcome::OldestHeld { epoch, seq } => write_frame_op(&mut writer, 6, epoch, seq),
+            Outcome::Intervals(intervals) => {
+                writer.u8(7);
+                intervals.write(&mut writer);
+            }
             Outcome::Started(Start { reason, place }) => {
                 writer.bytes(&[5, reason.to_byte()]);
                 if let Some(place) = place {
@@ -485,6 +504,7 @@ impl Reply {
                 return Ok(Self { id, outcome: Outcome::Started(Start { reason, place }) });
             }
             6 => Outcome::OldestHeld { epoch: Epoch(reader.u64()?), seq: reader.u32()? },
+            7 => Outcome::Intervals(Intervals::read(&mut reader)?),
             _ => return Err(ControlError),
         };
         if reader.is_empty() { Ok(Self { id, outcome }) } else { Err(ControlError) }

@@ -1,6 +1,7 @@
 //! Frames that are not samples: time syncs, boots, and what happened to the wearable.
 
 use super::{Epoch, FrameError, Kind, MAX_FRAME, Seq, TICKS_END, Ticks, seal, write_header};
+use crate::channel::ChannelId;
 use crate::wire::{Malformed, Reader, Writer};
 
 /// A time sync: at `ticks` of this frame's epoch it was `utc_us`.
@@ -99,6 +100,13 @@ pub enum DeviceEventKind {
     },
     /// The log was formatted; a person accepted the loss.
     LogFormatted,
+    /// A channel is measured at this interval from now on.
+    Interval {
+        /// Which.
+        channel: ChannelId,
+        /// Milliseconds from one sample to the next.
+        every_ms: u32,
+    },
     /// A code of a later version.
     Unknown(u8),
 }
@@ -117,6 +125,7 @@ const NOT_WORN: u8 = 2;
 const BATTERY_LOW: u8 = 3;
 const OVERFLOW: u8 = 4;
 const LOG_FORMATTED: u8 = 5;
+const INTERVAL: u8 = 6;
 
 fn read_sync(reader: &mut Reader<'_>) -> Result<SyncAnchor, Malformed> {
     Ok(SyncAnchor { ticks: Ticks(reader.u48()?), utc_us: reader.i64()?, uncertainty_us: reader.u32()? })
@@ -202,6 +211,9 @@ fn read_event(reader: &mut Reader<'_>, base: Ticks) -> Result<DeviceEvent, Malfo
             last_seq: payload.u32()?,
         },
         LOG_FORMATTED => DeviceEventKind::LogFormatted,
+        INTERVAL => {
+            DeviceEventKind::Interval { channel: ChannelId(payload.u16()?), every_ms: payload.u32()? }
+        }
         other => return Ok(DeviceEvent { ticks, kind: DeviceEventKind::Unknown(other) }),
     };
     if payload.is_empty() { Ok(DeviceEvent { ticks, kind }) } else { Err(Malformed) }
@@ -259,6 +271,11 @@ pub fn encode_device_event(epoch: Epoch, seq: Seq, event: &DeviceEvent, out: &mu
             writer.u32(last_seq);
         }
         DeviceEventKind::LogFormatted => writer.bytes(&[LOG_FORMATTED, 0]),
+        DeviceEventKind::Interval { channel, every_ms } => {
+            writer.bytes(&[INTERVAL, 6]);
+            writer.u16(channel.0);
+            writer.u32(every_ms);
+        }
         DeviceEventKind::Unknown(code) => writer.bytes(&[code, 0]),
     }
     let end = writer.len();
