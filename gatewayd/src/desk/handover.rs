@@ -126,6 +126,8 @@ impl Desk {
             .map_err(DeskError::not_kept)?;
         if old_log.is_some() {
             self.wait_handed_over(hardware).await?;
+        } else if hardware.factory_id().is_some() {
+            self.tell_intervals_again(hardware).await;
         }
         Ok(user)
     }

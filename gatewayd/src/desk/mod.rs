@@ -8,6 +8,7 @@ mod cloud;
 mod erased;
 mod error;
 mod handover;
+mod intervals;
 mod new_log;
 mod parked;
 mod view;
@@ -35,6 +36,7 @@ pub use crate::decisions::Actor;
 pub use crate::radio::window::{Nearby, Why, Window};
 pub use error::DeskError;
 pub use handover::{ConsentGiven, Log, Wearer};
+pub use intervals::Setting;
 pub use view::DeviceView;
 
 /// The longest that a pairing window stays open.

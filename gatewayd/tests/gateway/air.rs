@@ -9,12 +9,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use kinara_gatewayd::radio::{Connection, Link, LinkEvent, RadioError};
+use kinara_protocol::channel::HEART_RATE;
 use kinara_protocol::control::{Hello, MAX_MESSAGE, Op, Outcome, PROTOCOL_VERSION, Refusal, Reply, Request};
 use kinara_protocol::frame::{
     BootAnchor, DeviceEvent, DeviceEventKind, Epoch, FrameRef, MAX_FRAME, PreviousBoot, ResetReason, Seq,
     SyncAnchor, Ticks, encode_boot_anchor, encode_device_event, encode_sync_anchor,
 };
 use kinara_protocol::gatt;
+use kinara_protocol::intervals::Intervals;
 use kinara_protocol::label::LabelSecret;
 use kinara_protocol::status::Status;
 use kinara_virtual_radio::{
@@ -24,7 +26,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
-use super::frames::{scalar, waveform};
+use super::frames::{scalar, scalar_every, waveform};
 
 pub const SECRET: &str = "ABCDEFGHIJKLMNOP";
 
@@ -66,6 +68,8 @@ pub struct State {
     pub claims: u64,
     /// Its firmware does not say which is the oldest frame that it holds.
     pub is_old: bool,
+    /// How it measures.
+    pub intervals: Intervals,
     /// Frames sent, doubles included.
     pub sent_in_all: usize,
     /// It starts again: the link drops.
@@ -107,6 +111,7 @@ impl Wearable {
             repeats_nonce: false,
             claims: factory_id,
             is_old: false,
+            intervals: Intervals::REFERENCE,
             sent_in_all: 0,
             resets: false,
         };
@@ -142,6 +147,7 @@ impl Wearable {
         });
         state.epoch = Epoch::new(state.epoch.log_id(), state.epoch.boot() + 1);
         state.next_seq = 0;
+        state.intervals = Intervals::REFERENCE;
         let mut out = [0; MAX_FRAME];
         let anchor = BootAnchor { reason: ResetReason::PowerOn, previous };
         let len = encode_boot_anchor(state.epoch, 0, Ticks(0), &anchor, &mut out);
@@ -157,7 +163,8 @@ impl Wearable {
     pub fn produce(&self, frames: u32) {
         let mut state = self.lock();
         for _ in 0..frames {
-            let frame = scalar(state.epoch, state.next_seq);
+            let seconds = state.intervals.of(HEART_RATE).unwrap_or(1);
+            let frame = scalar_every(seconds, state.epoch, state.next_seq);
             state.push(frame);
         }
     }
@@ -305,8 +312,27 @@ impl State {
                 let (epoch, seq) = self.log.first().map_or((self.epoch, self.next_seq), identity);
                 Outcome::OldestHeld { epoch, seq }
             }
+            Op::SetIntervals(_) | Op::TellIntervals if self.is_old => {
+                Outcome::Refused(Refusal::UnknownOperation)
+            }
+            Op::SetIntervals(intervals) => {
+                self.intervals = intervals;
+                for (channel, seconds) in intervals.iter() {
+                    let kind = DeviceEventKind::Interval { channel, every_ms: u32::from(seconds) * 1_000 };
+                    self.happens(kind);
+                }
+                Outcome::Ok
+            }
+            Op::TellIntervals => Outcome::Intervals(self.intervals),
             _ => Outcome::Ok,
         }
+    }
+
+    fn happens(&mut self, kind: DeviceEventKind) {
+        let mut out = [0; MAX_FRAME];
+        let event = DeviceEvent { ticks: self.ticks(), kind };
+        let len = encode_device_event(self.epoch, self.next_seq, &event, &mut out);
+        self.push(Bytes::copy_from_slice(&out[..len]));
     }
 
     fn name_damaged(&mut self) {
@@ -314,11 +340,7 @@ impl State {
             return;
         }
         let (epoch, seq) = identity(&self.log[self.sent]);
-        let kind = DeviceEventKind::Overflow { epoch, first_seq: seq, last_seq: seq };
-        let mut out = [0; MAX_FRAME];
-        let event = DeviceEvent { ticks: self.ticks(), kind };
-        let len = encode_device_event(self.epoch, self.next_seq, &event, &mut out);
-        self.push(Bytes::copy_from_slice(&out[..len]));
+        self.happens(DeviceEventKind::Overflow { epoch, first_seq: seq, last_seq: seq });
     }
 
     fn status(&self) -> Status {
