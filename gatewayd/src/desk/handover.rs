@@ -187,7 +187,7 @@ impl Desk {
         }
     }
 
-    fn worn_by(&self, hardware: &HardwareId) -> Option<Uuid> {
+    pub(super) fn worn_by(&self, hardware: &HardwareId) -> Option<Uuid> {
         let roster = self.roster();
         let roster = roster.borrow();
         let mut wearers = roster.wearers.iter();

@@ -10,13 +10,23 @@ use kinara_protocol::channel::ChannelId;
 use kinara_protocol::control::{Op, Outcome, Refusal};
 use kinara_protocol::intervals::{Bounds, CHANGEABLE, Intervals, NotTaken};
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::{Actor, Desk, DeskError};
 use crate::hardware::HardwareId;
 use crate::status::Measures;
 
-/// What each wearable was asked about: on which connection, and for which intervals.
-pub(super) type Asked = HashMap<HardwareId, (Instant, Intervals)>;
+/// What each wearable was asked about last.
+pub(super) type Asked = HashMap<HardwareId, About>;
+
+/// What a wearable is asked about, once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct About {
+    /// The connection.
+    since: Instant,
+    wanted: Intervals,
+    worn_by: Option<Uuid>,
+}
 
 /// A channel's interval, for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,14 +82,17 @@ impl Desk {
         Ok(self.intervals(hardware)?.1)
     }
 
-    /// Has each connected wearable measure as was set here, once on each connection.
+    /// Has each connected wearable measure as was set here, once on each connection. Who was given one in the cloud is told of
+    /// its intervals as who was given one here.
     pub(super) async fn follow_intervals(&self, asked: &mut Asked) {
         let devices = self.inner.devices.now().devices;
         asked.retain(|hardware, _| devices.contains_key(hardware));
         let set = devices.into_iter().filter_map(|(hardware, device)| Some((hardware, device.intervals?)));
         for (hardware, wanted) in set {
             let Some(since) = self.inner.links.connected_since(&hardware) else { continue };
-            if asked.get(&hardware) == Some(&(since, wanted)) {
+            let about = About { since, wanted, worn_by: self.worn_by(&hardware) };
+            let before = asked.get(&hardware).copied();
+            if before == Some(about) {
                 continue;
             }
             match self.have_measured(&hardware, wanted).await {
@@ -88,7 +101,10 @@ impl Desk {
                 Ok(false) => continue,
                 Err(error) => tracing::warn!(%hardware, %error, "it does not measure as it is to"),
             }
-            asked.insert(hardware, (since, wanted));
+            if before.is_some_and(|before| before.worn_by != about.worn_by) && about.worn_by.is_some() {
+                self.tell_intervals_again(&hardware).await;
+            }
+            asked.insert(hardware, about);
         }
     }
 

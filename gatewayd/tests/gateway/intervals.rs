@@ -5,6 +5,7 @@ use std::time::Duration;
 use kinara_gatewayd::desk::Log;
 use kinara_gatewayd::status::Measures;
 use kinara_protocol::channel::{EDA, HEART_RATE, RR_INTERVAL, SPO2};
+use kinara_protocol::envelope::{Config, RosterEntry};
 use kinara_protocol::frame::{Body, DeviceEventKind, FrameRef};
 use kinara_protocol::intervals::Intervals;
 
@@ -125,5 +126,19 @@ async fn a_new_wearers_time_begins_with_how_her_wearable_measures() {
     desk.bind(&nurse(), &hardware, named("Asha"), agreed(desk), Log::Drain).await.unwrap();
     until("it is told in her time too", || heard(&bridge).0.len() > before).await;
     assert!(heard(&bridge).0.iter().all(|said| *said == (1, 5_000)));
+
+    // And who is given it in the cloud.
+    desk.unbind(&nurse(), &hardware).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let before = heard(&bridge).0.len();
+    let bela = RosterEntry {
+        user_id: vec![7; 16],
+        display_name: "Bela".to_owned(),
+        hardware_id: hardware.to_string(),
+        ..RosterEntry::default()
+    };
+    let config = Config { version: 1, config_version: 3, roster: vec![bela], ..Config::default() };
+    desk.take_config(&config).await.unwrap();
+    until("it is told in her time too", || heard(&bridge).0.len() > before).await;
     daemon.stop().await;
 }

@@ -87,7 +87,7 @@ fn page(front: &Front, visit: &Visit, device: &DeviceView, said: &str, wrong: &s
             Ok((settings, measures)) => {
                 p { (state(words, &settings, &measures)) }
                 p { (words.device.intervals_hint) }
-                form method="post" action=(path(&device.hardware, "intervals")) {
+                form.card method="post" action=(path(&device.hardware, "intervals")) {
                     (proof(front, visit))
                     @for setting in &settings { (row(words, setting)) }
                     button type="submit" { (words.device.intervals_set) }
@@ -100,11 +100,12 @@ fn page(front: &Front, visit: &Visit, device: &DeviceView, said: &str, wrong: &s
 
 fn row(words: &Words, setting: &Setting) -> Markup {
     let (id, bounds) = (field(setting.bounds.channel), setting.bounds);
+    let hint = format!("{id}-hint");
     html! {
         label for=(id) { (name(words, bounds.channel)) }
+        p.hint id=(hint) { (fill(words.device.intervals_bounds, &[&bounds.least_s, &bounds.most_s])) }
         input id=(id) name=(id) inputmode="numeric" maxlength="4" autocomplete="off" value=[setting.seconds]
-            aria-describedby=(format!("{id}-hint"));
-        p.hint id=(format!("{id}-hint")) { (fill(words.device.intervals_bounds, &[&bounds.least_s, &bounds.most_s])) }
+            aria-describedby=(hint);
     }
 }
 
