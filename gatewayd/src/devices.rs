@@ -9,6 +9,8 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use kinara_protocol::channel::ChannelId;
+use kinara_protocol::intervals::Intervals;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -119,6 +121,8 @@ pub struct Device {
     pub worn_by: Option<Binding>,
     /// Who is to wear it from its next log on; nobody does until then.
     pub hand_over: Option<HandOver>,
+    /// How often it is to measure; none: nobody has said so here.
+    pub intervals: Option<Intervals>,
 }
 
 impl Device {
@@ -265,6 +269,9 @@ struct DeviceOnDisk {
     worn_by: Option<Binding>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hand_over: Option<HandOver>,
+    /// Seconds by channel number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    intervals: Option<BTreeMap<u16, u16>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -310,11 +317,25 @@ fn decode(bytes: &[u8]) -> Result<Contents, NotOurs> {
                 stale: bond.stale,
             }),
         };
-        let device =
-            Device { name: device.name, bonded, worn_by: device.worn_by, hand_over: device.hand_over };
+        let device = Device {
+            name: device.name,
+            bonded,
+            worn_by: device.worn_by,
+            hand_over: device.hand_over,
+            intervals: match &device.intervals {
+                None => None,
+                Some(kept) => Some(intervals(kept).ok_or_else(bad)?),
+            },
+        };
         contents.devices.insert(hardware, device);
     }
     Ok(contents)
+}
+
+/// `None`: more than a wearable takes.
+fn intervals(kept: &BTreeMap<u16, u16>) -> Option<Intervals> {
+    let mut pairs = kept.iter().map(|(channel, seconds)| (ChannelId(*channel), *seconds));
+    pairs.try_fold(Intervals::REFERENCE, |all, (channel, seconds)| all.with(channel, seconds))
 }
 
 fn encode(contents: &Contents) -> io::Result<Vec<u8>> {
@@ -325,8 +346,16 @@ fn encode(contents: &Contents) -> io::Result<Vec<u8>> {
             how: bonded.how,
             stale: bonded.stale,
         });
-        let hand_over = device.hand_over.clone();
-        let device = DeviceOnDisk { name: device.name.clone(), bond, worn_by: device.worn_by, hand_over };
+        let intervals = device
+            .intervals
+            .map(|intervals| intervals.iter().map(|(channel, seconds)| (channel.0, seconds)).collect());
+        let device = DeviceOnDisk {
+            name: device.name.clone(),
+            bond,
+            worn_by: device.worn_by,
+            hand_over: device.hand_over.clone(),
+            intervals,
+        };
         (hardware.to_string(), device)
     });
     let file = OnDisk {
@@ -359,6 +388,7 @@ mod tests {
                 device.name = "K-0007".to_owned();
                 device.bonded = Some(bonded(1));
                 device.worn_by = Some(Binding { user: id(1), consent: id(2), decision: id(3), since_us: 4 });
+                device.intervals = Intervals::REFERENCE.with(ChannelId(1), 60);
                 contents.introduced.insert(id(5));
                 contents.revoked.insert("x/y".to_owned());
             })

@@ -44,6 +44,29 @@ impl Link {
     }
 }
 
+/// Whether a wearable measures at the intervals that were set for it here.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Measures {
+    /// It has not been told yet, or nothing was set.
+    #[default]
+    Waits,
+    /// It said so at this time, UTC microseconds.
+    SoSince(i64),
+    /// It does not; why, for people.
+    Not(String),
+}
+
+impl Measures {
+    /// A word for programs.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Waits => "waits",
+            Self::SoSince(_) => "in_force",
+            Self::Not(_) => "refused",
+        }
+    }
+}
+
 /// One wearable, as this gateway sees it.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Device {
@@ -81,6 +104,8 @@ pub struct Device {
     pub left_out_why: String,
     /// The epoch whose start it was asked about.
     pub started: Option<Epoch>,
+    /// Whether it measures as was set here.
+    pub measures: Measures,
 }
 
 impl Device {

@@ -2,10 +2,11 @@
 //!
 //! A second is, of what is true of it the first in this list: `received`; `worn_off` (the wearable said it was not worn);
 //! `lost`, with the reason; `late` (somebody may still hold it); `out_of_range` (nobody heard the sensor, or it had nothing
-//! to say). A reading covers the channel's interval up to its own time.
+//! to say). A reading covers the interval that was in force, up to its own time.
 
 use axum::Json;
 use axum::extract::State;
+use kinara_ingest::intervals::{InForce, Span};
 use kinara_protocol::channel;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -14,6 +15,7 @@ use uuid::Uuid;
 use super::{known_user, period};
 use crate::App;
 use crate::access::Member;
+use crate::database::TenantTransaction;
 use crate::problem::{Problem, Query};
 use crate::times::UtcMs;
 
@@ -38,7 +40,7 @@ pub struct Run {
 /// What became of a period.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Coverage {
-    /// Seconds that one reading of this type covers.
+    /// Seconds that one reading of this type covers, at the end of the period.
     pub interval_s: i64,
     /// Of all seconds, those that were received, 0 to 1.
     pub received: f64,
@@ -87,7 +89,6 @@ pub async fn show(
     }
     let channel = channel::by_name(&query.reading_type)
         .ok_or_else(|| Problem::invalid(format!("There is no type {:?}.", query.reading_type)))?;
-    let interval = i64::from(channel.interval_s);
     let mut connection = app.database.connection().await?;
     let transaction = connection.tenant(member.tenant).await?;
     known_user(&transaction, query.user_id).await?;
@@ -141,7 +142,8 @@ pub async fn show(
     }
     let received = states.len();
     states.push(("received", None));
-    let until = to.checked_add(jiff::SignedDuration::from_secs(interval)).unwrap_or(to);
+    let in_force = in_force(&transaction, query.user_id, channel, (from, to)).await?;
+    let until = to.checked_add(in_force.longest()).unwrap_or(to);
     let seconds = transaction
         .rows(
             "SELECT DISTINCT floor(extract(epoch FROM time))::int8 FROM readings
@@ -151,11 +153,39 @@ pub async fn show(
         .await?;
     for row in &seconds {
         let at: i64 = row.try_get(0)?;
-        stretches.push(Stretch { from: at + 1 - interval, to: at + 1, state: received });
+        let covered = jiff::Timestamp::from_second(at).map_or(1, |at| seconds_of(in_force.covered(at)));
+        stretches.push(Stretch { from: at + 1 - covered, to: at + 1, state: received });
     }
     let of = paint(first, behind, &stretches);
     let share = of.iter().filter(|state| **state == received).count() as f64 / of.len().max(1) as f64;
-    Ok(Json(Coverage { interval_s: interval, received: share, runs: runs(first, &of, &states) }))
+    Ok(Json(Coverage {
+        interval_s: seconds_of(in_force.at(to)),
+        received: share,
+        runs: runs(first, &of, &states),
+    }))
+}
+
+/// The intervals of a wearer's devices in a period, and for as long after it as a reading may cover.
+async fn in_force(
+    transaction: &TenantTransaction<'_>,
+    user: Uuid,
+    channel: &channel::Channel,
+    (from, to): (jiff::Timestamp, jiff::Timestamp),
+) -> Result<InForce, Problem> {
+    const SPANS: &str = "SELECT from_time, to_time, interval_ms FROM wearer_intervals
+        WHERE user_id = $1 AND channel = $2 AND from_time < $4::timestamptz + interval '1 day'
+          AND (to_time IS NULL OR to_time > $3::timestamptz - interval '1 day')";
+    let rows = transaction.rows(SPANS, &[&user, &(channel.id.0 as i16), &from, &to]).await?;
+    let mut spans = Vec::with_capacity(rows.len());
+    for row in &rows {
+        spans.push(Span::read(row, 0)?);
+    }
+    Ok(InForce::new(channel.id, spans))
+}
+
+/// Whole seconds: what comes more often covers one.
+fn seconds_of(interval: std::time::Duration) -> i64 {
+    interval.as_secs_f64().ceil() as i64
 }
 
 fn ceiling(time: jiff::Timestamp) -> i64 {

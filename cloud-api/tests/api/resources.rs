@@ -402,3 +402,44 @@ async fn every_second_of_a_period_is_accounted_for() {
     assert_eq!((&told["received"], &told["runs"][1]["reason"]), (&json!(0.6), &json!("overflow")));
     assert!(get(&router, &ask(90_000), &token).await.is_problem(422));
 }
+
+#[tokio::test]
+async fn a_wearable_whose_interval_changed_at_noon_has_missed_nothing_before_and_after_and_in_between() {
+    let cloud = Cloud::start().await;
+    let app = cloud.app();
+    let router = routes::router(&app);
+    let token = token(&app, "viewer", "here").await;
+    // Each second for ten minutes, each two minutes for ten, and each second again.
+    let from = jiff::Timestamp::from_second(now().as_second() - 3_600).unwrap();
+    let seconds: Vec<i64> = (1..=600).chain((720..=1_200).step_by(120)).chain(1_201..1_800).collect();
+    let values: Vec<(i64, f64)> = seconds.iter().map(|second| (*second, 70.0)).collect();
+    cloud.readings(&cloud.here, 1, from, &values);
+    let at = |second: i64| from + jiff::SignedDuration::from_secs(second);
+    let coverage = async |first: i64, last: i64| {
+        let (user, from, to) = (cloud.here.wearer, at(first), at(last));
+        let path = format!("/api/v1/coverage?user_id={user}&reading_type=heart_rate&from={from}&to={to}");
+        get(&router, &path, &token).await.json()
+    };
+    let unknown = coverage(600, 1_200).await;
+    assert!(unknown["received"].as_f64().unwrap() < 0.02, "{unknown}");
+
+    cloud.sql(&format!(
+        "INSERT INTO device_intervals SELECT h.id, 1, v.at::timestamptz, v.every FROM hardware h,
+           (VALUES ('{}', 120000), ('{}', 1000)) v(at, every) WHERE hardware_id = 'kinara:0000000000000001'",
+        at(600),
+        at(1_200)
+    ));
+    for (first, last, interval_s) in [(1, 599, 1), (600, 1_199, 120), (1_201, 1_799, 1), (1, 1_799, 1)] {
+        let told = coverage(first, last).await;
+        assert_eq!(
+            (&told["received"], &told["interval_s"]),
+            (&json!(1.0), &json!(interval_s)),
+            "{first}-{last}: {told}"
+        );
+    }
+    // Half of them were not taken: what is missing is missing at the new interval too.
+    cloud.sql(&format!("DELETE FROM ts.readings WHERE time IN ('{}', '{}')", at(840), at(960)));
+    let told = coverage(600, 1_200).await;
+    assert_eq!(told["runs"].as_array().unwrap().len(), 3, "{told}");
+    assert!((told["received"].as_f64().unwrap() - 0.6).abs() < 0.01, "{told}");
+}

@@ -11,11 +11,12 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use kinara_protocol::channel::{self, ChannelId};
+use kinara_protocol::channel::ChannelId;
 use kinara_store::Pool;
 use uuid::Uuid;
 
 use crate::Error;
+use crate::intervals::{self, InForce};
 
 /// What is no farther apart is one alert: a rule and a model may put one hot flash minutes apart, and what swings about a
 /// bound is not ten alerts. The pages fold events by the same time.
@@ -47,13 +48,31 @@ impl Span {
     }
 }
 
+/// How far apart two times may be with no break between them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Apart {
+    /// Always the same.
+    By(Duration),
+    /// Minutes of readings: by the interval in force then.
+    Minutes(InForce),
+}
+
+impl Apart {
+    fn between(&self, earlier: Timestamp, later: Timestamp) -> Duration {
+        match self {
+            Self::By(apart) => *apart,
+            Self::Minutes(in_force) => in_force.minutes_apart(earlier, later),
+        }
+    }
+}
+
 /// What was looked at of one rule and wearer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Look {
     /// How long a time in `held` stands for: a minute, or nothing.
     pub lasts: Duration,
     /// How far apart two times in `held` may be with no break between them: what comes seldom is not a break.
-    pub apart: Duration,
+    pub apart: Apart,
     /// How long it has to hold without a break.
     pub least: Duration,
     /// The spans that were looked at, apart and in order.
@@ -128,9 +147,9 @@ pub fn changes(look: &Look, join: Duration) -> Vec<Change> {
 fn runs(look: &Look) -> Vec<Span> {
     let lasts = SignedDuration::try_from(look.lasts).unwrap_or(SignedDuration::MAX);
     let least = SignedDuration::try_from(look.least).unwrap_or(SignedDuration::MAX);
-    let apart = SignedDuration::try_from(look.apart).unwrap_or(SignedDuration::MAX);
+    let apart = |a, b| SignedDuration::try_from(look.apart.between(a, b)).unwrap_or(SignedDuration::MAX);
     look.held
-        .chunk_by(|a, b| b.duration_since(*a) <= apart)
+        .chunk_by(|a, b| b.duration_since(*a) <= apart(*a, *b))
         .filter_map(|run| {
             let span = Span { from: *run.first()?, to: run.last()?.saturating_add(lasts).ok()? };
             (span.to.duration_since(span.from) >= least).then_some(span)
@@ -162,9 +181,16 @@ pub async fn evaluate(pool: &Pool, tenant: Uuid, raw_from: Timestamp) -> Result<
         let put = tx.prepare_cached("SELECT ts.put_alert($1, $2, $3, $4, $5)").await?;
         let rows = tx.query(&take, &[&tenant, &NOTES, &raw_from, &JOIN.as_secs_f64()]).await?;
         let before = out;
+        let of = |row: &tokio_postgres::Row| -> (Uuid, Uuid) { (row.get("rule"), row.get("wearer")) };
+        let looks: Vec<(Uuid, Uuid)> = rows.iter().map(of).collect();
+        let spans = intervals::of_rules(&tx, tenant, &looks).await?;
         for row in &rows {
-            let (rule, wearer): (Uuid, Uuid) = (row.get("rule"), row.get("wearer"));
-            for change in changes(&look(row, types.get(&rule).copied()), JOIN) {
+            let (rule, wearer) = of(row);
+            let apart = types.get(&rule).map(|channel| {
+                let of_this = spans.iter().filter(|(of, whose, _)| (*of, *whose) == (rule, wearer));
+                Apart::Minutes(InForce::new(*channel, of_this.map(|(.., span)| *span).collect()))
+            });
+            for change in changes(&look(row, apart), JOIN) {
                 let (alert, span) = match change {
                     Change::Withdraw(id) => {
                         out.withdrawn += tx.execute(WITHDRAW, &[&id]).await?;
@@ -202,18 +228,17 @@ async fn types(client: &kinara_store::Client, tenant: Uuid) -> Result<HashMap<Uu
     Ok(rows.iter().map(|row| (row.get(0), ChannelId(row.get::<_, i16>(1) as u16))).collect())
 }
 
-/// `of`: the channel of a rule of readings.
-fn look(row: &tokio_postgres::Row, of: Option<ChannelId>) -> Look {
+/// `apart`: of a rule of readings.
+fn look(row: &tokio_postgres::Row, apart: Option<Apart>) -> Look {
     let seconds = |name: &str| Duration::from_secs_f64(row.get::<_, f64>(name).max(0.0));
     let spans = |from: &str, to: &str| -> Vec<Span> {
         let (from, to): (Vec<Timestamp>, Vec<Timestamp>) = (row.get(from), row.get(to));
         from.into_iter().zip(to).map(|(from, to)| Span { from, to }).collect()
     };
     let lasts = seconds("lasts_s");
-    let channel = of.and_then(channel::by_id);
     Look {
         lasts,
-        apart: channel.map_or(lasts, |channel| Duration::from_secs(channel.minutes_apart_s().into())),
+        apart: apart.unwrap_or(Apart::By(lasts)),
         least: seconds("least_s"),
         looked: spans("looked_from", "looked_to"),
         held: row.get("held"),
@@ -223,6 +248,8 @@ fn look(row: &tokio_postgres::Row, of: Option<ChannelId>) -> Look {
 
 #[cfg(test)]
 mod tests {
+    use kinara_protocol::channel::BATTERY;
+
     use super::*;
 
     const MINUTE: Duration = Duration::from_mins(1);
@@ -240,7 +267,7 @@ mod tests {
         let inside = |minute: &&i64| looked.iter().any(|s| s.from <= at(**minute) && at(**minute) < s.to);
         Look {
             lasts: MINUTE,
-            apart: MINUTE,
+            apart: Apart::By(MINUTE),
             least: 3 * MINUTE,
             looked: looked.to_vec(),
             held: held.iter().filter(inside).map(|minute| at(*minute)).collect(),
@@ -261,9 +288,12 @@ mod tests {
 
     #[test]
     fn what_comes_every_five_minutes_holds_without_a_break() {
-        let battery = channel::by_id(channel::BATTERY).unwrap();
-        let apart = Duration::from_secs(battery.minutes_apart_s().into());
-        let look = |held: &[i64]| Look { apart, least: 5 * MINUTE, ..look(&[span(0, 200)], held, &[]) };
+        let apart = Apart::Minutes(InForce::new(BATTERY, Vec::new()));
+        let look = |held: &[i64]| Look {
+            apart: apart.clone(),
+            least: 5 * MINUTE,
+            ..look(&[span(0, 200)], held, &[])
+        };
         // A reading falls anywhere in its minute: now and then six minutes lie between.
         assert_eq!(changes(&look(&[1, 6, 12]), JOIN), [Change::Raise(span(1, 13))]);
         assert_eq!(changes(&look(&[1]), JOIN), []);
@@ -282,7 +312,7 @@ mod tests {
     fn events_of_two_producers_within_the_time_are_one_episode() {
         let look = Look {
             lasts: Duration::ZERO,
-            apart: Duration::ZERO,
+            apart: Apart::By(Duration::ZERO),
             least: Duration::ZERO,
             looked: vec![span(0, 200)],
             held: vec![at(5), at(9), at(60)],

@@ -24,6 +24,7 @@ pub mod erase;
 mod error;
 pub mod events;
 mod gaps;
+pub mod intervals;
 pub mod items;
 mod ledger;
 mod order;

@@ -27,6 +27,7 @@ use crate::device_events;
 use crate::directory::Directory;
 use crate::error::{Error, Remedy};
 use crate::gaps::{self, Findings};
+use crate::intervals;
 use crate::ledger::{self, Entry, FitKey, NewFrame, is_name};
 use crate::order::Stamped;
 use crate::plan::{self, Aside, Key, NOT_BEFORE_US, Plan, Taken, Window};
@@ -355,6 +356,7 @@ impl Writer {
         let began = passed(Stage::Decide, began);
         wear.hear(&tx, &new).await?;
         device_events::write(&tx, &new).await?;
+        intervals::hear(&tx, &new).await?;
         let rows = self.rows(&new, &wear);
         self.copy(&tx, rows).await?;
         let began = passed(Stage::Write, began);

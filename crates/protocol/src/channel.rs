@@ -72,12 +72,16 @@ impl Channel {
         matches!(self.shape, Shape::Scalar)
     }
 
-    /// How far apart the minutes of two successive samples begin at most, seconds: a minute, or, of what comes more
-    /// seldom, its interval and a minute, since a sample falls anywhere in its minute.
+    /// [`minutes_apart_s`] at the reference plan's interval.
     pub fn minutes_apart_s(&self) -> u32 {
-        let interval = u32::from(self.interval_s);
-        if interval < 60 { 60 } else { interval.div_ceil(60) * 60 + 60 }
+        minutes_apart_s(u32::from(self.interval_s))
     }
+}
+
+/// How far apart the minutes of two successive samples begin at most, seconds, by their interval: a minute, or, of what comes
+/// more seldom, its interval and a minute, since a sample falls anywhere in its minute.
+pub fn minutes_apart_s(interval_s: u32) -> u32 {
+    if interval_s < 60 { 60 } else { interval_s.div_ceil(60).saturating_mul(60).saturating_add(60) }
 }
 
 /// Heart rate, 0.1 bpm.

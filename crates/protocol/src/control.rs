@@ -5,6 +5,7 @@
 //! little-endian. Every message that names a seq names its epoch.
 
 use crate::frame::{Epoch, ResetReason, Seq, Ticks};
+use crate::intervals::Intervals;
 use crate::wire::{Malformed, Reader, Writer};
 
 /// The longest request or reply.
@@ -132,6 +133,11 @@ pub enum Op {
     /// in flash: [`Outcome::Boundary`]. One question, because a frame may close between two. Not a longer reply to
     /// [`Op::CloseFrame`]: a gateway of an earlier version refuses that.
     HandOver,
+    /// Measure by these intervals from now on, and by the reference plan's whatever is not among them. All of them are taken
+    /// or none ([`Refusal::BadField`]). The log says from when on; a reset brings the reference plan back.
+    SetIntervals(Intervals),
+    /// By which intervals do you measure? Reply: [`Outcome::Intervals`].
+    TellIntervals,
 }
 
 /// A start, for a log of resets and faults.
@@ -254,6 +260,8 @@ pub enum Outcome {
         /// The seq of its next frame.
         next_seq: Seq,
     },
+    /// To [`Op::TellIntervals`]: those that are not the reference plan's.
+    Intervals(Intervals),
 }
 
 /// Why a request was refused.
@@ -374,6 +382,11 @@ impl Request {
             Op::WhyStarted { back } => writer.bytes(&[18, back]),
             Op::OldestHeld => writer.u8(19),
             Op::HandOver => writer.u8(20),
+            Op::SetIntervals(intervals) => {
+                writer.u8(21);
+                intervals.write(&mut writer);
+            }
+            Op::TellIntervals => writer.u8(22),
         }
         writer.written()
     }
@@ -414,6 +427,8 @@ impl Request {
             18 => Op::WhyStarted { back: reader.u8()? },
             19 => Op::OldestHeld,
             20 => Op::HandOver,
+            21 => Op::SetIntervals(Intervals::read(&mut reader)?),
+            22 => Op::TellIntervals,
             _ => return Ok(Err(id)),
         };
         if reader.is_empty() { Ok(Ok(Self { id, op })) } else { Err(ControlError) }
@@ -455,6 +470,10 @@ impl Reply {
             }
             Outcome::OldestHeld { epoch, seq } => write_frame_op(&mut writer, 6, epoch, seq),
             Outcome::Boundary { epoch, next_seq } => write_frame_op(&mut writer, 7, epoch, next_seq),
+            Outcome::Intervals(intervals) => {
+                writer.u8(8);
+                intervals.write(&mut writer);
+            }
             Outcome::Started(Start { reason, place }) => {
                 writer.bytes(&[5, reason.to_byte()]);
                 if let Some(place) = place {
@@ -501,6 +520,7 @@ impl Reply {
             }
             6 => Outcome::OldestHeld { epoch: Epoch(reader.u64()?), seq: reader.u32()? },
             7 => Outcome::Boundary { epoch: Epoch(reader.u64()?), next_seq: reader.u32()? },
+            8 => Outcome::Intervals(Intervals::read(&mut reader)?),
             _ => return Err(ControlError),
         };
         if reader.is_empty() { Ok(Self { id, outcome }) } else { Err(ControlError) }

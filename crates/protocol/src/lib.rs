@@ -7,6 +7,7 @@
 //! - [`frame`]: frame codec v1, the unit of storage and acknowledgement.
 //! - [`advert`]: what a wearable advertises, and how it offers to pair.
 //! - [`gatt`], [`control`], [`status`]: what goes over the Bluetooth link beside frames.
+//! - [`intervals`]: how often channels are measured, where a gateway may say so.
 //! - [`image`]: a firmware image's header, and what is signed of a model package. [`vitals`]: values as the standard services have them.
 //!
 //! With `pairing`, still `no_std`:
@@ -28,6 +29,7 @@ pub mod event;
 pub mod frame;
 pub mod gatt;
 pub mod image;
+pub mod intervals;
 pub mod status;
 pub mod vitals;
 mod wire;

@@ -2,12 +2,19 @@
 #![allow(clippy::unwrap_used)]
 
 use kinara_protocol::advert::{AdvertisingData, MAX_OFFER, Offer};
+use kinara_protocol::channel::{EDA, HEART_RATE};
 use kinara_protocol::control::{
     Chunk, ControlError, Hello, MAX_MESSAGE, Op, Outcome, Refusal, Reply, Request, UPDATE_CHUNK,
 };
 use kinara_protocol::frame::{Epoch, Ticks};
+use kinara_protocol::intervals::Intervals;
 
 const EPOCH: Epoch = Epoch::new(0xdead_beef, 7);
+
+/// Of heart rate a minute, of EDA ten seconds.
+fn intervals() -> Intervals {
+    Intervals::REFERENCE.with(EDA, 10).unwrap().with(HEART_RATE, 60).unwrap()
+}
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
@@ -39,6 +46,9 @@ fn requests_are_on_the_wire_as_published() {
         (Op::UpdateFinish, "070011"),
         (Op::OldestHeld, "070013"),
         (Op::HandOver, "070014"),
+        (Op::SetIntervals(Intervals::REFERENCE), "070015"),
+        (Op::SetIntervals(intervals()), "07001501003c0005000a00"),
+        (Op::TellIntervals, "070016"),
     ] {
         let request = Request { id: 7, op };
         let mut out = [0; MAX_MESSAGE];
@@ -68,6 +78,16 @@ fn bytes_of_an_image_are_on_the_wire_as_published() {
 }
 
 #[test]
+fn intervals_out_of_order_twice_or_too_many_are_no_request() {
+    let of = |pairs: &[[u8; 4]]| [&[7, 0, 20], pairs.concat().as_slice()].concat();
+    assert!(Request::decode(&of(&[[1, 0, 60, 0], [5, 0, 10, 0]])).is_ok());
+    let many: Vec<[u8; 4]> = (1..=9).map(|channel| [channel, 0, 60, 0]).collect();
+    for bad in [&[[5, 0, 10, 0], [1, 0, 60, 0]][..], &[[1, 0, 60, 0], [1, 0, 60, 0]], &many] {
+        assert_eq!(Request::decode(&of(bad)), Err(ControlError));
+    }
+}
+
+#[test]
 fn replies_are_on_the_wire_as_published() {
     let hello = Hello {
         protocol: 1,
@@ -89,6 +109,7 @@ fn replies_are_on_the_wire_as_published() {
         (Outcome::Refused(Refusal::NotNewer), "07000106"),
         (Outcome::Refused(Refusal::BadImage), "07000107"),
         (Outcome::UpdateAt(552), "07000428020000"),
+        (Outcome::Intervals(intervals()), "07000801003c0005000a00"),
         (Outcome::OldestHeld { epoch: EPOCH, seq: 3 }, "07000607000000efbeadde03000000"),
         (Outcome::Boundary { epoch: EPOCH, next_seq: 44 }, "07000707000000efbeadde2c000000"),
         (

@@ -191,6 +191,9 @@ fn the_golden_vectors_of_version_1_are_what_this_codec_writes_and_reads() {
     };
     let len = encode_device_event(EPOCH, 44, &event, &mut out);
     golden.push(("device_event", out[..len].to_vec()));
+    let kind = DeviceEventKind::Interval { channel: HEART_RATE, every_ms: 60_000 };
+    let len = encode_device_event(EPOCH, 45, &DeviceEvent { ticks: Ticks(60_000), kind }, &mut out);
+    golden.push(("interval_event", out[..len].to_vec()));
 
     for (name, bytes) in golden {
         let path = format!("{}/golden/v1/{name}.hex", env!("CARGO_MANIFEST_DIR"));
@@ -211,6 +214,9 @@ fn the_golden_vectors_of_version_1_are_what_this_codec_writes_and_reads() {
             ("boot_anchor", Body::BootAnchor(decoded)) => assert_eq!(decoded, boot),
             ("device_event", Body::DeviceEvents(events)) => {
                 assert_eq!(events.iter().collect::<Vec<_>>(), [event]);
+            }
+            ("interval_event", Body::DeviceEvents(events)) => {
+                assert_eq!(events.iter().collect::<Vec<_>>(), [DeviceEvent { ticks: Ticks(60_000), kind }]);
             }
             (name, body) => panic!("{name} decoded as {body:?}"),
         }

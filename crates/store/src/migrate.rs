@@ -96,6 +96,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(25, "0025_erased_whole"),
     migration!(26, "0026_told_to_its_clinic"),
     migration!(27, "0027_replays_in_turn"),
+    migration!(28, "0028_intervals"),
     migration!(29, "0029_order"),
 ];
 

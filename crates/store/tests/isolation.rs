@@ -81,6 +81,7 @@ async fn furnish(admin: &tokio_postgres::Client) {
                VALUES ('{tenant}', 'event', '{tenant}', 't', 'info', now(), now());
              INSERT INTO gateway_delivered VALUES ('{tenant}', '{tenant}', 1, '{{[0,1)}}', now());
              INSERT INTO wear VALUES ('{tenant}', 1, now(), true);
+             INSERT INTO device_intervals VALUES ('{tenant}', 1, now(), 60000);
              INSERT INTO ledger (hardware, epoch) VALUES ('{tenant}', 1);
              INSERT INTO frame_times VALUES ('{tenant}', 1, '{{[0,1)}}', 0, 0, 0, 0, 0, false);
              INSERT INTO event_keys VALUES ('{tenant}', 'k', 'p', 1, 1, '{tenant}', '{tenant}', '{tenant}', now());

@@ -6,6 +6,7 @@ use kinara_protocol::frame::{
     DeviceEvent, DeviceEventKind, Epoch, MAX_FRAME, ResetReason, Sensor, Seq, Ticks,
 };
 use kinara_protocol::gatt::Characteristic;
+use kinara_protocol::intervals::Intervals;
 use kinara_protocol::status::Status;
 use kinara_protocol::vitals::Vitals;
 
@@ -14,7 +15,7 @@ use crate::delivery::{Delivery, Next};
 use crate::flash::Flash;
 use crate::framing::{FrameAge, Framing, SampleClass};
 use crate::log::{Log, Witness};
-use crate::plan::Plan;
+use crate::plan::{Plan, Thinning};
 use crate::presence::News;
 use crate::queue::Queue;
 use crate::ring::{Identity, RingError};
@@ -106,6 +107,7 @@ pub struct App<F> {
     pub(crate) next_log_id: u32,
     frame_age: FrameAge,
     framing: Framing,
+    thinning: Thinning,
     linked: bool,
     status: StatusNotice,
     replies: Queue<Reply, MAX_REPLIES>,
@@ -160,6 +162,7 @@ impl<F: Flash> App<F> {
             next_log_id,
             frame_age: settings.frame_age,
             framing: Framing::new(),
+            thinning: Thinning::default(),
             linked: false,
             status: StatusNotice::default(),
             replies: Queue::new(),
@@ -206,7 +209,8 @@ impl<F: Flash> App<F> {
         self.log.oldest()
     }
 
-    /// Takes one sample. Samples come in the order of their ticks.
+    /// Takes one sample. Samples come in the order of their ticks. Of a channel that was given a longer interval than the
+    /// sensor's, the first one in each interval is kept.
     pub fn sample(
         &mut self,
         channel: ChannelId,
@@ -214,7 +218,8 @@ impl<F: Flash> App<F> {
         values: &[i32],
         witness: &mut impl Witness,
     ) -> Result<(), RingError<F::Error>> {
-        if self.framing.push(self.log.epoch(), channel, ticks, values).is_err() {
+        let taken = self.thinning.takes(&self.plan, channel, ticks);
+        if taken && self.framing.push(self.log.epoch(), channel, ticks, values).is_err() {
             self.log.close(&mut self.framing, SampleClass::of(channel), witness)?;
             let pushed = self.framing.push(self.log.epoch(), channel, ticks, values);
             debug_assert!(pushed.is_ok(), "an empty frame takes any sample of one to four values");
@@ -280,6 +285,30 @@ impl<F: Flash> App<F> {
             News::Answers => DeviceEventKind::SensorAnswers(sensor),
         };
         self.log.event(DeviceEvent { ticks, kind }, witness)
+    }
+
+    /// Measures by these intervals from now on. What was measured before is in frames before; then the log says, of each
+    /// channel that is or was not the reference plan's, its interval from now on: also when it is none other, for
+    /// somebody who asks again may not have what was said before.
+    pub(crate) fn set_intervals(
+        &mut self,
+        intervals: Intervals,
+        now: Ticks,
+        witness: &mut impl Witness,
+    ) -> Result<Outcome, RingError<F::Error>> {
+        if intervals.check().is_err() {
+            return Ok(Outcome::Refused(Refusal::BadField));
+        }
+        self.close_frames(witness)?;
+        let before = core::mem::replace(&mut self.plan.intervals, intervals);
+        self.thinning = Thinning::default();
+        let plan = self.plan;
+        let told = |channel| before.of(channel).is_some() || intervals.of(channel).is_some();
+        for entry in plan.regular().filter(|entry| told(entry.channel)) {
+            let kind = DeviceEventKind::Interval { channel: entry.channel, every_ms: entry.every_ms };
+            self.log.event(DeviceEvent { ticks: now, kind }, witness)?;
+        }
+        Ok(Outcome::Ok)
     }
 
     /// Does what is due: call it a few times a second.

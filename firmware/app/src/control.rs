@@ -95,6 +95,8 @@ impl<F: Flash> App<F> {
                 self.plan.acceleration = acceleration;
                 Outcome::Ok
             }
+            Op::SetIntervals(intervals) => self.set_intervals(intervals, now, witness)?,
+            Op::TellIntervals => Outcome::Intervals(self.plan.intervals),
             Op::Admit { lives_s, .. } if !(1..=MAX_ADMISSION_S).contains(&lives_s) => {
                 Outcome::Refused(Refusal::BadField)
             }

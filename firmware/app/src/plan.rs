@@ -5,6 +5,7 @@ use kinara_protocol::channel::{
     SKIN_TEMPERATURE, SPO2,
 };
 use kinara_protocol::frame::Ticks;
+use kinara_protocol::intervals::{CHANGEABLE, Intervals};
 
 /// A channel that is measured at a fixed interval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,23 +34,32 @@ pub const REFERENCE: [Regular; 7] = [
 /// The waveforms there are; both are off in the reference plan.
 pub const WAVEFORMS: [Regular; 2] = [every(PPG, 40), every(ACCELERATION, 40)];
 
-/// What is measured: always the reference plan, and the waveforms that were asked for.
+/// What is measured: always the reference plan's channels, and the waveforms that were asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Plan {
     /// Photoplethysmogram at 25 Hz.
     pub ppg: bool,
     /// Acceleration at 25 Hz.
     pub acceleration: bool,
+    /// The intervals that are not the reference plan's.
+    pub intervals: Intervals,
 }
 
 impl Plan {
+    /// The reference plan.
+    pub const REFERENCE: Self = Self { ppg: false, acceleration: false, intervals: Intervals::REFERENCE };
+
     /// The channels of fixed interval.
     pub fn regular(&self) -> impl Iterator<Item = Regular> + Clone + use<> {
-        let Self { ppg, acceleration } = *self;
+        let Self { ppg, acceleration, intervals } = *self;
+        let scalars = REFERENCE.into_iter().map(move |entry| match intervals.of(entry.channel) {
+            Some(seconds) => every(entry.channel, u32::from(seconds) * 1_000),
+            None => entry,
+        });
         let waveforms = WAVEFORMS.into_iter().filter(move |entry| {
             (entry.channel == PPG && ppg) || (entry.channel == ACCELERATION && acceleration)
         });
-        REFERENCE.into_iter().chain(waveforms)
+        scalars.chain(waveforms)
     }
 
     /// Calls `take` for each sample that falls into `from..until`, in the order of time. A sample falls on each
@@ -64,6 +74,23 @@ impl Plan {
             }
             at = next + 1;
         }
+    }
+}
+
+/// Lets one sample through in each interval of a channel that was given another one. A board's sensors may give more.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Thinning {
+    /// The last interval that a sample was taken in, counted from the boot; by the place in [`CHANGEABLE`].
+    taken: [Option<u64>; CHANGEABLE.len()],
+}
+
+impl Thinning {
+    /// Whether this sample is the first one of its interval.
+    pub fn takes(&mut self, plan: &Plan, channel: ChannelId, ticks: Ticks) -> bool {
+        let place = CHANGEABLE.iter().position(|bounds| bounds.channel == channel);
+        let Some((place, seconds)) = place.zip(plan.intervals.of(channel)) else { return true };
+        let interval = Some(ticks.0 / (u64::from(seconds) * 1_000));
+        core::mem::replace(&mut self.taken[place], interval) != interval
     }
 }
 
@@ -86,12 +113,34 @@ mod tests {
         assert_eq!(counts[usize::from(BATTERY.0)], 1);
     }
 
+    #[test]
+    fn a_channel_with_another_interval_is_due_then_and_the_others_as_before() {
+        let intervals = Intervals::REFERENCE.with(HEART_RATE, 60).unwrap().with(EDA, 10).unwrap();
+        let plan = Plan { intervals, ..Plan::default() };
+        let mut counts = [0u32; 16];
+        plan.for_each_due(Ticks(0), Ticks(300_000), |channel, _| counts[usize::from(channel.0)] += 1);
+        let of = |channel: ChannelId| counts[usize::from(channel.0)];
+        assert_eq!((of(HEART_RATE), of(EDA), of(SKIN_TEMPERATURE), of(BATTERY)), (5, 30, 300, 1));
+    }
+
+    #[test]
+    fn of_what_a_sensor_gives_one_sample_in_each_interval_is_taken() {
+        let plan = Plan { intervals: Intervals::REFERENCE.with(HEART_RATE, 60).unwrap(), ..Plan::default() };
+        let mut thinning = Thinning::default();
+        // Once a second, a third of a second late, and after five minutes.
+        let mut times = (0..180).map(|second| second * 1_000 + 333).chain([300_000]);
+        let taken: Vec<u64> =
+            times.by_ref().filter(|ticks| thinning.takes(&plan, HEART_RATE, Ticks(*ticks))).collect();
+        assert_eq!(taken, [333, 60_333, 120_333, 300_000]);
+        assert!((0..9).all(|second| thinning.takes(&plan, EDA, Ticks(second * 250))));
+    }
+
     proptest! {
         #[test]
         fn however_time_is_cut_into_steps_the_samples_are_the_same(
             steps in proptest::collection::vec(1u64..5_000, 1..40), ppg: bool, acceleration: bool,
         ) {
-            let plan = Plan { ppg, acceleration };
+            let plan = Plan { ppg, acceleration, ..Plan::default() };
             let end = steps.iter().sum();
             let mut whole = Vec::new();
             plan.for_each_due(Ticks(0), Ticks(end), |channel, ticks| whole.push((channel, ticks)));

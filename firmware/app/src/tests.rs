@@ -5,7 +5,7 @@ use std::string::ToString;
 use std::vec;
 use std::vec::Vec;
 
-use kinara_protocol::channel::{BATTERY, EDA, HEART_RATE, PPG, RR_INTERVAL};
+use kinara_protocol::channel::{BATTERY, ChannelId, EDA, HEART_RATE, PPG, RR_INTERVAL};
 use kinara_protocol::control::{
     MAX_ADMISSION_S, MAX_MESSAGE, Op, Outcome, Place, Refusal, Reply, Request, Start,
 };
@@ -13,6 +13,7 @@ use kinara_protocol::frame::{
     Body, DeviceEventKind, FrameRef, Kind, MAX_FRAME, ResetReason, SyncAnchor, Ticks,
 };
 use kinara_protocol::gatt::Characteristic;
+use kinara_protocol::intervals::Intervals;
 use kinara_protocol::status::Status;
 use proptest::prelude::*;
 
@@ -24,7 +25,7 @@ use crate::testing::RamFlash;
 
 const SETTINGS: Settings = Settings {
     identity: DeviceIdentity { factory_id: 0x5eed, firmware: [0, 1, 0] },
-    plan: Plan { ppg: false, acceleration: false },
+    plan: Plan::REFERENCE,
     frame_age: FrameAge { live_ms: 1_000, stored_ms: 60_000 },
 };
 
@@ -341,6 +342,66 @@ fn every_request_gets_its_reply() {
     assert!(sent(&mut app, 0).is_empty(), "what is no request has no reply");
     assert_eq!(ask(&mut app, Op::Format, 0), Outcome::Ok);
     assert_eq!(app.take_effect(), Some(Effect::Reset));
+}
+
+/// What the log says of intervals: channel and milliseconds, in its order; and the ticks of a channel's samples.
+fn intervals_and_samples(frames: &[Vec<u8>], of: ChannelId) -> (Vec<(ChannelId, u32)>, Vec<u64>) {
+    let (mut said, mut ticks) = (Vec::new(), Vec::new());
+    for frame in frames {
+        match FrameRef::parse(frame).unwrap().body().unwrap() {
+            Body::DeviceEvents(events) => said.extend(events.iter().filter_map(|event| match event.kind {
+                DeviceEventKind::Interval { channel, every_ms } => Some((channel, every_ms)),
+                _ => None,
+            })),
+            Body::Samples(samples) => {
+                let blocks = samples.blocks().filter(|block| block.channel() == of);
+                ticks.extend(
+                    blocks.flat_map(|block| block.samples().map(|sample| sample.ticks.0).collect::<Vec<_>>()),
+                );
+            }
+            _ => {}
+        }
+    }
+    (said, ticks)
+}
+
+#[test]
+fn another_interval_is_kept_from_then_on_and_the_log_says_so() {
+    let mut app = fresh();
+    app.connected();
+    let minute = Intervals::REFERENCE.with(HEART_RATE, 60).unwrap();
+    for second in 0..400 {
+        match second {
+            100 => assert_eq!(ask(&mut app, Op::SetIntervals(minute), second * 1_000), Outcome::Ok),
+            320 => {
+                assert_eq!(ask(&mut app, Op::TellIntervals, second * 1_000), Outcome::Intervals(minute));
+                let reference = Op::SetIntervals(Intervals::REFERENCE);
+                assert_eq!(ask(&mut app, reference, second * 1_000), Outcome::Ok);
+            }
+            _ => {}
+        }
+        app.sample(HEART_RATE, Ticks(second * 1_000), &[700], &mut ()).unwrap();
+    }
+    app.close_frames(&mut ()).unwrap();
+    let (said, ticks) = intervals_and_samples(&drain(&mut app), HEART_RATE);
+    assert_eq!(said, [(HEART_RATE, 60_000), (HEART_RATE, 1_000)]);
+    let seconds: Vec<u64> = (0..=100).chain([120, 180, 240, 300]).chain(320..400).collect();
+    assert_eq!(ticks, seconds.iter().map(|second| second * 1_000).collect::<Vec<_>>());
+}
+
+#[test]
+fn intervals_that_cannot_be_are_refused_as_a_whole_and_a_reset_brings_the_reference_plan_back() {
+    let mut app = fresh();
+    app.connected();
+    let good = Intervals::REFERENCE.with(EDA, 10).unwrap();
+    assert_eq!(ask(&mut app, Op::SetIntervals(good), 1), Outcome::Ok);
+    let next = app.next_seq();
+    for bad in [good.with(HEART_RATE, 301), good.with(RR_INTERVAL, 10), good.with(PPG, 1)] {
+        let refused = Outcome::Refused(Refusal::BadField);
+        assert_eq!(ask(&mut app, Op::SetIntervals(bad.unwrap()), 2), refused);
+    }
+    assert_eq!((app.plan().intervals, app.next_seq()), (good, next));
+    assert_eq!(boot(app.into_flash()).plan(), Plan::REFERENCE);
 }
 
 #[test]

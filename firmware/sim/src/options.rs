@@ -143,7 +143,7 @@ impl PlanName {
     /// The plan of this name.
     pub fn plan(self) -> Plan {
         let waveforms = self == Self::Waveforms;
-        Plan { ppg: waveforms, acceleration: waveforms }
+        Plan { ppg: waveforms, acceleration: waveforms, ..Plan::REFERENCE }
     }
 }
 

@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn the_same_seed_gives_the_same_samples_and_they_come_in_the_order_of_time() {
         let cuts: Vec<u64> = (0..=1_200).map(|step| step * 250).collect();
-        let plan = Plan { ppg: true, acceleration: true };
+        let plan = Plan { ppg: true, acceleration: true, ..Plan::REFERENCE };
         let samples = produced(11, plan, &cuts);
         assert_eq!(samples, produced(11, plan, &cuts));
         assert_ne!(samples, produced(12, plan, &cuts));

@@ -6,6 +6,7 @@ use tokio::time::timeout;
 use zbus::zvariant::OwnedValue;
 
 use crate::local::bus::error::{PREFIX, snake};
+use crate::local::bus::plan::{Interval, Plan};
 use crate::local::bus::wire;
 
 /// How long the bus and the daemon may take over anything but a pairing.
@@ -59,6 +60,10 @@ pub trait Gateway {
     fn forget(&self, hardware: &str) -> zbus::Result<()>;
     /// See the interface.
     fn identify(&self, hardware: &str) -> zbus::Result<()>;
+    /// See the interface.
+    fn plan(&self, hardware: &str) -> zbus::Result<Plan>;
+    /// See the interface.
+    fn set_plan(&self, hardware: &str, intervals: &[Interval]) -> zbus::Result<Plan>;
     /// See the interface.
     fn clock(&self) -> zbus::Result<wire::Clock>;
     /// See the interface.

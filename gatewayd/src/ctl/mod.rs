@@ -10,6 +10,7 @@ mod doctor;
 mod logs;
 mod pair;
 mod parked;
+mod plan;
 mod show;
 
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use clap::{Args, Parser, Subcommand};
 use serde_json::json;
 
 use client::{ANSWER, CtlError, PAIRING, gateway};
+use plan::Plan;
 
 /// Talks to kinara-gatewayd on this box.
 #[derive(Debug, Parser)]
@@ -69,6 +71,8 @@ enum Command {
         /// `kinara:<16 hex digits>` or `bt:<address>`.
         hardware: String,
     },
+    /// How often a wearable measures: without a channel, how it is set.
+    Plan(Plan),
     /// What time it is, who says so, and what this box was sure of last.
     Clock {
         #[command(subcommand)]
@@ -280,6 +284,10 @@ async fn act(arguments: Arguments) -> Result<ExitCode, CtlError> {
                 "It shows itself for some seconds.".to_owned()
             });
         }
+        Command::Plan(wanted) => {
+            let plan = plan::plan(&gateway(ANSWER).await?, &wanted).await?;
+            show::result(json, &plan, plan::text);
+        }
         Command::Clock { act } => {
             let gateway = gateway(ANSWER).await?;
             if act.is_some() {
@@ -341,6 +349,11 @@ mod tests {
             Arguments::try_parse_from(["kinaractl", "pair", "K-1", "--code", "A", "--just-works"]).is_err()
         );
         assert!(Arguments::try_parse_from(["kinaractl", "clock"]).is_ok());
+        assert!(Arguments::try_parse_from(["kinaractl", "plan", "kinara:0", "--channel", "eda"]).is_err());
+        assert!(
+            Arguments::try_parse_from(["kinaractl", "plan", "kinara:0", "--reference", "--seconds", "9"])
+                .is_err()
+        );
         assert!(Arguments::try_parse_from(["kinaractl", "clock", "reset"]).is_ok());
         assert!(Arguments::try_parse_from(["kinaractl", "logs", "-n", "1000000"]).is_err());
     }

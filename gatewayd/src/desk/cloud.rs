@@ -72,10 +72,11 @@ impl Desk {
             .map_err(DeskError::not_kept)
     }
 
-    /// Carries out what the cloud's configuration asks, as wearables come within reach, until `cancel`.
+    /// Carries out what the cloud's configuration and people here ask, as wearables come within reach, until `cancel`.
     pub async fn run(self, cancel: CancellationToken) {
         let mut tick = tokio::time::interval(LOOK);
         let mut stepped_back = std::collections::HashMap::new();
+        let mut asked = super::intervals::Asked::new();
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return,
@@ -91,6 +92,7 @@ impl Desk {
                 self.revoke(&revocation).await;
             }
             self.finish_hand_overs().await;
+            self.follow_intervals(&mut asked).await;
         }
     }
 

@@ -1,5 +1,7 @@
 //! Why the desk did not do it: for people a sentence with an advice, for programs a word.
 
+use kinara_protocol::channel;
+use kinara_protocol::intervals::{CHANGEABLE, NotTaken};
 use uuid::Uuid;
 
 use crate::hardware::HardwareId;
@@ -59,6 +61,19 @@ pub enum DeskError {
         "It is recorded. {0} is away: when it comes back it begins a new log, and that is the new wearer's. Bring it near."
     )]
     HandOverPending(HardwareId),
+    /// An interval that cannot be.
+    #[error("{}", interval_text(.0))]
+    Interval(#[from] NotTaken),
+    /// A sensor of another maker.
+    #[error(
+        "{0} is a sensor of another maker. How often it measures is its own; only Kinara wearables can be set."
+    )]
+    MeasuresItself(HardwareId),
+    /// It does not know the question.
+    #[error(
+        "It is kept, but the software of {0} is too old to be set. Update it; then it measures so at its next connection."
+    )]
+    OldFirmware(HardwareId),
     /// The wearable said no.
     #[error("The wearable did not do it: {0}. Try again; if it stays, restart the wearable.")]
     Wearable(String),
@@ -88,10 +103,40 @@ impl DeskError {
             Self::NotDrained { .. } => "not_drained",
             Self::NotConnected(_) => "not_connected",
             Self::HandOverPending(_) => "hand_over_pending",
+            Self::Interval(_) => "bad_interval",
+            Self::MeasuresItself(_) => "measures_itself",
+            Self::OldFirmware(_) => "old_firmware",
             Self::Wearable(_) => "wearable",
             Self::NotKept(_) => "not_kept",
             Self::Stopped => "stopped",
         }
+    }
+}
+
+/// The channels that can be set, with their bounds.
+fn settable_text() -> String {
+    let one = |bounds: &kinara_protocol::intervals::Bounds| {
+        let name = channel::by_id(bounds.channel).map_or("?", |channel| channel.name);
+        format!("{name} ({} to {} s)", bounds.least_s, bounds.most_s)
+    };
+    CHANGEABLE.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+fn interval_text(why: &NotTaken) -> String {
+    let name = |id: channel::ChannelId| match channel::by_id(id) {
+        Some(channel) => channel.name.to_owned(),
+        None => format!("channel {}", id.0),
+    };
+    match why {
+        NotTaken::Channel(id) => {
+            format!("How often {} comes cannot be changed. These can: {}.", name(*id), settable_text())
+        }
+        NotTaken::Seconds(bounds) => format!(
+            "The interval of {} is {} to {} seconds.",
+            name(bounds.channel),
+            bounds.least_s,
+            bounds.most_s
+        ),
     }
 }
 

@@ -129,6 +129,8 @@ impl Desk {
         drop(changing);
         if old_log.is_some() {
             self.wait_handed_over(hardware).await?;
+        } else if hardware.factory_id().is_some() {
+            self.tell_intervals_again(hardware).await;
         }
         Ok(user)
     }
@@ -190,7 +192,7 @@ impl Desk {
         }
     }
 
-    fn worn_by(&self, hardware: &HardwareId) -> Option<Uuid> {
+    pub(super) fn worn_by(&self, hardware: &HardwareId) -> Option<Uuid> {
         let roster = self.roster();
         let roster = roster.borrow();
         let mut wearers = roster.wearers.iter();

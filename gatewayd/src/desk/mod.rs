@@ -8,6 +8,7 @@ mod cloud;
 mod error;
 mod given_up;
 mod handover;
+mod intervals;
 mod new_log;
 mod parked;
 mod view;
@@ -36,6 +37,7 @@ pub use crate::decisions::Actor;
 pub use crate::radio::window::{Nearby, Why, Window};
 pub use error::DeskError;
 pub use handover::{ConsentGiven, Log, Wearer};
+pub use intervals::Setting;
 pub use view::DeviceView;
 
 /// The longest that a pairing window stays open.

@@ -41,8 +41,8 @@ pub struct Held {
 struct Entry {
     held: Held,
     orders: mpsc::Sender<Order>,
-    /// It has said who it is and takes orders.
-    greeted: bool,
+    /// Since when it has said who it is and takes orders.
+    greeted: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -87,7 +87,7 @@ impl Links {
         let cancel = parent.child_token();
         let held =
             Held { hardware: hardware.clone(), adapter: adapter.clone(), since: now, cancel: cancel.clone() };
-        inner.entries.insert(hardware.clone(), Entry { held, orders: sender, greeted: false });
+        inner.entries.insert(hardware.clone(), Entry { held, orders: sender, greeted: None });
         Some(Claim { links: self.clone(), hardware: hardware.clone(), orders, cancel })
     }
 
@@ -108,14 +108,23 @@ impl Links {
 
     /// Whether it is connected and takes orders.
     pub fn is_connected(&self, hardware: &HardwareId) -> bool {
-        self.lock().entries.get(hardware).is_some_and(|entry| entry.greeted)
+        self.connected_since(hardware).is_some()
+    }
+
+    /// Since when it is connected and takes orders: another connection has another time.
+    pub fn connected_since(&self, hardware: &HardwareId) -> Option<Instant> {
+        self.lock().entries.get(hardware)?.greeted
     }
 
     /// Asks a connected wearable.
     pub async fn ask(&self, hardware: &HardwareId, op: Op, limit: Duration) -> Result<Outcome, RadioError> {
         let gone = || RadioError::Gone("it is not connected".to_owned());
-        let orders =
-            self.lock().entries.get(hardware).filter(|entry| entry.greeted).map(|e| e.orders.clone());
+        let orders = self
+            .lock()
+            .entries
+            .get(hardware)
+            .filter(|entry| entry.greeted.is_some())
+            .map(|e| e.orders.clone());
         let orders = orders.ok_or_else(gone)?;
         let (reply, answer) = oneshot::channel();
         let asked = async {
@@ -148,7 +157,7 @@ impl Claim {
     /// It is connected and has said who it is: orders are taken from now on.
     pub fn greeted(&self) {
         if let Some(entry) = self.links.lock().entries.get_mut(&self.hardware) {
-            entry.greeted = true;
+            entry.greeted = Some(Instant::now());
         }
     }
 }

@@ -9,12 +9,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use kinara_gatewayd::radio::{Connection, Link, LinkEvent, RadioError};
+use kinara_protocol::channel::HEART_RATE;
 use kinara_protocol::control::{Hello, MAX_MESSAGE, Op, Outcome, PROTOCOL_VERSION, Refusal, Reply, Request};
 use kinara_protocol::frame::{
     BootAnchor, DeviceEvent, DeviceEventKind, Epoch, FrameRef, MAX_FRAME, PreviousBoot, ResetReason, Seq,
     SyncAnchor, Ticks, encode_boot_anchor, encode_device_event, encode_sync_anchor,
 };
 use kinara_protocol::gatt;
+use kinara_protocol::intervals::Intervals;
 use kinara_protocol::label::LabelSecret;
 use kinara_protocol::status::Status;
 use kinara_virtual_radio::{
@@ -24,7 +26,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
-use super::frames::{scalar, waveform};
+use super::frames::{scalar, scalar_every, waveform};
 
 pub const SECRET: &str = "ABCDEFGHIJKLMNOP";
 
@@ -70,6 +72,8 @@ pub struct State {
     pub is_old: bool,
     /// Another frame closes right after it was asked for a boundary.
     pub closes_at_once: bool,
+    /// How it measures.
+    pub intervals: Intervals,
     /// Frames sent, doubles included.
     pub sent_in_all: usize,
     /// It starts again: the link drops.
@@ -113,6 +117,7 @@ impl Wearable {
             claims: factory_id,
             is_old: false,
             closes_at_once: false,
+            intervals: Intervals::REFERENCE,
             sent_in_all: 0,
             resets: false,
         };
@@ -148,6 +153,7 @@ impl Wearable {
         });
         state.epoch = Epoch::new(state.epoch.log_id(), state.epoch.boot() + 1);
         state.next_seq = 0;
+        state.intervals = Intervals::REFERENCE;
         let mut out = [0; MAX_FRAME];
         let anchor = BootAnchor { reason: ResetReason::PowerOn, previous };
         let len = encode_boot_anchor(state.epoch, 0, Ticks(0), &anchor, &mut out);
@@ -228,7 +234,8 @@ impl Wearable {
 impl State {
     fn produce(&mut self, frames: u32) {
         for _ in 0..frames {
-            let frame = scalar(self.epoch, self.next_seq);
+            let seconds = self.intervals.of(HEART_RATE).unwrap_or(1);
+            let frame = scalar_every(seconds, self.epoch, self.next_seq);
             self.push(frame);
         }
     }
@@ -322,8 +329,27 @@ impl State {
                 let (epoch, seq) = self.log.first().map_or((self.epoch, self.next_seq), identity);
                 Outcome::OldestHeld { epoch, seq }
             }
+            Op::SetIntervals(_) | Op::TellIntervals if self.is_old => {
+                Outcome::Refused(Refusal::UnknownOperation)
+            }
+            Op::SetIntervals(intervals) => {
+                self.intervals = intervals;
+                for (channel, seconds) in intervals.iter() {
+                    let kind = DeviceEventKind::Interval { channel, every_ms: u32::from(seconds) * 1_000 };
+                    self.happens(kind);
+                }
+                Outcome::Ok
+            }
+            Op::TellIntervals => Outcome::Intervals(self.intervals),
             _ => Outcome::Ok,
         }
+    }
+
+    fn happens(&mut self, kind: DeviceEventKind) {
+        let mut out = [0; MAX_FRAME];
+        let event = DeviceEvent { ticks: self.ticks(), kind };
+        let len = encode_device_event(self.epoch, self.next_seq, &event, &mut out);
+        self.push(Bytes::copy_from_slice(&out[..len]));
     }
 
     fn name_damaged(&mut self) {
@@ -331,11 +357,7 @@ impl State {
             return;
         }
         let (epoch, seq) = identity(&self.log[self.sent]);
-        let kind = DeviceEventKind::Overflow { epoch, first_seq: seq, last_seq: seq };
-        let mut out = [0; MAX_FRAME];
-        let event = DeviceEvent { ticks: self.ticks(), kind };
-        let len = encode_device_event(self.epoch, self.next_seq, &event, &mut out);
-        self.push(Bytes::copy_from_slice(&out[..len]));
+        self.happens(DeviceEventKind::Overflow { epoch, first_seq: seq, last_seq: seq });
     }
 
     fn status(&self) -> Status {

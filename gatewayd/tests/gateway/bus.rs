@@ -266,6 +266,17 @@ async fn a_wearable_is_paired_shown_and_forgotten_from_a_shell() {
         assert!(shown.contains(hardware) && shown.contains("77 %"), "{shown}");
         assert_eq!(exit(&bus.kinaractl(&["identify", hardware]).output().unwrap()), 0);
 
+        let set = ["plan", hardware, "--channel", "eda", "--seconds", "10", "--json"];
+        let set = json(&bus.kinaractl(&set).output().unwrap());
+        assert_eq!(set["state"], "in_force");
+        let shown = String::from_utf8(bus.kinaractl(&["plan", hardware]).output().unwrap().stdout).unwrap();
+        assert!(shown.contains("eda") && shown.contains("10 s"), "{shown}");
+        let fast = ["plan", hardware, "--channel", "spo2", "--seconds", "1", "--json"];
+        let fast = bus.kinaractl(&fast).output().unwrap();
+        assert_eq!((exit(&fast), json(&fast)["error"]["code"].as_str()), (1, Some("bad_interval")));
+        let back = json(&bus.kinaractl(&["plan", hardware, "--reference", "--json"]).output().unwrap());
+        assert!(back["channels"].as_array().unwrap().iter().all(|channel| channel["seconds"].is_null()));
+
         // Nobody has sent consent texts to this box.
         let bind = ["bind", hardware, "--new", "Asha", "--consent", "3", "--asked-by", "Ravi", "--json"];
         let bound = bus.kinaractl(&bind).output().unwrap();

@@ -25,7 +25,7 @@ use super::line::{Daemon, all_there, until};
 const MINUTE: Duration = Duration::from_mins(1);
 const WRONG: &str = "BBBBBBBBBBBBBBBB";
 
-fn nurse() -> Actor {
+pub fn nurse() -> Actor {
     Actor::Staff { name: "Meera".to_owned(), member: Some(Uuid::from_u128(5)) }
 }
 
@@ -42,13 +42,13 @@ async fn nearby(desk: &Desk) -> String {
     nearby[0].key.clone()
 }
 
-async fn pair(desk: &Desk) -> HardwareId {
+pub async fn pair(desk: &Desk) -> HardwareId {
     desk.open_window(&nurse(), MINUTE).unwrap();
     let key = nearby(desk).await;
     desk.pair(&nurse(), &key, label(SECRET)).await.unwrap()
 }
 
-fn agreed(desk: &Desk) -> ConsentGiven {
+pub fn agreed(desk: &Desk) -> ConsentGiven {
     let text = desk.roster().borrow().consent_texts[0].clone();
     ConsentGiven {
         text_sha256: text.sha256(),
@@ -58,7 +58,7 @@ fn agreed(desk: &Desk) -> ConsentGiven {
     }
 }
 
-fn named(name: &str) -> Wearer {
+pub fn named(name: &str) -> Wearer {
     Wearer::Provisional { display_name: name.to_owned() }
 }
 

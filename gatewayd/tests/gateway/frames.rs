@@ -23,10 +23,22 @@ pub const GATEWAY: GatewayId = GatewayId(Uuid::from_u128(0x0198_c0de_0000_7000_8
 
 /// A frame of ten samples, a second apart, whose values tell its seq.
 pub fn frame_of(kind: FrameKind, channel: ChannelId, epoch: Epoch, seq: Seq, value: i32) -> Bytes {
+    frame_every(1, kind, channel, epoch, seq, value)
+}
+
+/// The same, with a sample every so many seconds.
+pub fn frame_every(
+    seconds: u16,
+    kind: FrameKind,
+    channel: ChannelId,
+    epoch: Epoch,
+    seq: Seq,
+    value: i32,
+) -> Bytes {
     let start = u64::from(seq) * 10_000;
     let mut builder = FrameBuilder::new();
     builder.begin(kind, epoch, Ticks(start));
-    for index in 0..10 {
+    for index in (0..10).step_by(usize::from(seconds)) {
         let sample = value.wrapping_add(index as i32 * 7 % 5);
         builder.push(channel, Ticks(start + index * 1_000), &[sample]).unwrap();
     }
@@ -36,7 +48,11 @@ pub fn frame_of(kind: FrameKind, channel: ChannelId, epoch: Epoch, seq: Seq, val
 }
 
 pub fn scalar(epoch: Epoch, seq: Seq) -> Bytes {
-    frame_of(FrameKind::Scalar, HEART_RATE, epoch, seq, 600 + seq as i32 % 90)
+    scalar_every(1, epoch, seq)
+}
+
+pub fn scalar_every(seconds: u16, epoch: Epoch, seq: Seq) -> Bytes {
+    frame_every(seconds, FrameKind::Scalar, HEART_RATE, epoch, seq, 600 + seq as i32 % 90)
 }
 
 pub fn waveform(epoch: Epoch, seq: Seq) -> Bytes {

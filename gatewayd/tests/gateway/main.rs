@@ -16,6 +16,7 @@ mod desk;
 mod events;
 mod frames;
 mod full_disk;
+mod intervals;
 mod line;
 mod mends;
 mod package;

@@ -4,7 +4,7 @@ use crate::support::*;
 use kinara_ingest::alerts::{Evaluated, evaluate};
 use kinara_ingest::rollup::{Slice, roll_up};
 use kinara_ingest::{Name, Outcome, events, timestamp};
-use kinara_protocol::channel::BATTERY;
+use kinara_protocol::channel::{BATTERY, HEART_RATE};
 use kinara_protocol::envelope::{self, ENVELOPE_VERSION, Event, EventBatch};
 use kinara_protocol::frame::DeviceEventKind;
 use uuid::Uuid;
@@ -280,4 +280,36 @@ async fn a_wearables_word_that_its_battery_is_low_is_an_event_once_and_raises_th
     assert_eq!(world.text(event).await, format!("1 {USER} 9"));
     assert_eq!(look(&world).await.raised, 1);
     assert_eq!(alerts(&world).await, "first charge it 10-10");
+}
+
+/// What the wearable says of its heart rate's interval, at this minute.
+async fn says_every(world: &World, minute: u32, every_ms: u32) {
+    let kind = DeviceEventKind::Interval { channel: HEART_RATE, every_ms };
+    let said = device_event(EPOCH, minute, u64::from(minute) * 60_000, kind);
+    for gateway in [GATEWAY, SECOND_GATEWAY] {
+        world.write(&[batch_of(gateway, std::slice::from_ref(&said))]).await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_break_is_known_by_the_interval_that_was_in_force_then() {
+    let world = world().await;
+    fast(&world).await;
+    // By the registry's interval a minute without a reading is a break: every other minute is never three without one.
+    minutes(&world, [(1, 1300), (3, 1300), (5, 1300), (7, 1300)]).await;
+    assert_eq!(look(&world).await, Evaluated::default());
+
+    says_every(&world, 20, 120_000).await;
+    minutes(&world, [(21, 1300), (23, 1300), (25, 1300), (27, 700)]).await;
+    assert_eq!(look(&world).await.raised, 1);
+    assert_eq!(alerts(&world).await, "first fast 21-26");
+
+    // Back at the registry's, a break is one again.
+    says_every(&world, 40, 1_000).await;
+    minutes(&world, [(42, 1300), (44, 1300), (46, 1300)]).await;
+    assert_eq!(look(&world).await, Evaluated::default());
+    assert_eq!(alerts(&world).await, "first fast 21-26");
+    let said =
+        "SELECT string_agg(channel || ' ' || interval_ms, ', ' ORDER BY from_time) FROM device_intervals";
+    assert_eq!(world.text(said).await, "1 120000, 1 1000", "once, whoever brings it");
 }

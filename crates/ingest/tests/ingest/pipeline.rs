@@ -3,10 +3,11 @@
 use crate::support::*;
 use kinara_ingest::quarantine::Which;
 use kinara_ingest::{Counts, Limits, Outcome, Writer, batch, quarantine};
-use kinara_protocol::channel::{ACCELERATION, ChannelId, HEART_RATE};
+use kinara_protocol::channel::{ACCELERATION, ChannelId, EDA, HEART_RATE, SPO2};
 use kinara_protocol::envelope::Fit;
 use kinara_protocol::frame::{
-    DeviceEvent, DeviceEventKind, Epoch, FrameBuilder, Kind, MAX_FRAME, Ticks, encode_device_event,
+    BootAnchor, DeviceEvent, DeviceEventKind, Epoch, FrameBuilder, Kind, MAX_FRAME, ResetReason, Ticks,
+    encode_boot_anchor, encode_device_event,
 };
 use kinara_test_postgres::{Options, Postgres};
 use uuid::Uuid;
@@ -558,4 +559,31 @@ async fn what_is_measured_off_the_skin_has_no_quality_whichever_batch_said_so() 
         "3 4 5"
     );
     assert_eq!(world.number("SELECT count(*) FROM ts.readings WHERE quality = 1").await, 4 * 5 + 1);
+}
+
+#[tokio::test]
+async fn an_interval_that_a_wearable_told_of_holds_until_its_next_word_or_its_next_boot() {
+    let world = world().await;
+    let said = |seq: u32, channel: ChannelId, every_ms: u32| {
+        let kind = DeviceEventKind::Interval { channel, every_ms };
+        device_event(EPOCH, seq, u64::from(seq) * 1_000, kind)
+    };
+    let next = Epoch(EPOCH.0 + 1);
+    world.write(&[batch_of(GATEWAY, &[said(10, HEART_RATE, 60_000), said(11, EDA, 10_000)])]).await;
+    // A number of milliseconds that none has, and a channel that means all of them, are not believed.
+    world.write(&[batch_of(GATEWAY, &[said(12, SPO2, 0), said(13, ChannelId(0), 5_000)])]).await;
+    world.write(&[batch_of(GATEWAY, &[said(20, HEART_RATE, 5_000)])]).await;
+    // A boot half a minute after.
+    let mut out = [0; MAX_FRAME];
+    let anchor = BootAnchor { reason: ResetReason::PowerOn, previous: None };
+    let len = encode_boot_anchor(next, 0, Ticks(30_000), &anchor, &mut out);
+    world.write(&[batch_of(GATEWAY, &[out[..len].to_vec()])]).await;
+    let second = |column: &str| format!("(extract(epoch FROM {column})::int8 - {})", BOOT_US / 1_000_000);
+    let spans = format!(
+        "SELECT string_agg(channel || ' ' || interval_ms || ' ' || {} || '-' || {}, ', ' ORDER BY channel, from_time)
+         FROM device_interval_spans",
+        second("from_time"),
+        second("to_time")
+    );
+    assert_eq!(world.text(&spans).await, "1 60000 10-20, 1 5000 20-30, 5 10000 11-30");
 }

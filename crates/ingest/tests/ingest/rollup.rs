@@ -248,6 +248,34 @@ async fn a_day_tells_its_quietest_quarter_and_the_minutes_that_the_wearable_was_
 }
 
 #[tokio::test]
+async fn a_day_measured_each_two_minutes_tells_as_many_worn_minutes_and_its_quietest_quarter() {
+    let world = open().await;
+    // An hour: heart rates of 60 to 89.
+    world
+        .run(&format!(
+            "SELECT ts.ensure_partitions(to_timestamp({0}), to_timestamp({0} + 86400));
+             INSERT INTO ts.readings (time, tenant_id, user_id, device_id, type, idx, epoch, seq, value)
+               SELECT to_timestamp({0} + n * 120), '{TENANT}', '{USER}', '{DEVICE}', 1, 0, 1, n, 60 + n FROM generate_series(0, 29) n;
+             INSERT INTO ts.stale VALUES ('{TENANT}', '{USER}', 1, to_timestamp({0}))",
+            (NOW_US - 6 * HOUR_US) / 1_000_000
+        ))
+        .await;
+    rolled(&world).await;
+    world.run(&format!("SET kinara.tenant = '{TENANT}'")).await;
+    let day =
+        "SELECT worn_minutes || ' ' || coalesce(round(resting_heart_rate)::text, 'none') FROM wearer_days";
+    assert_eq!(world.text(day).await, "30 none", "by the registry's interval most of it is missing");
+    world
+        .run(&format!(
+            "INSERT INTO device_intervals SELECT a.hardware_id, 1, to_timestamp({}), 120000
+             FROM device_assignments a WHERE a.device_id = '{DEVICE}' LIMIT 1",
+            (NOW_US - 7 * HOUR_US) / 1_000_000
+        ))
+        .await;
+    assert_eq!(world.text(day).await, "60 64");
+}
+
+#[tokio::test]
 async fn frames_whose_time_is_not_known_are_in_no_aggregate() {
     let world = open().await;
     let uncertain = |from_us: i64, known: bool| {

@@ -1,6 +1,7 @@
 //! Frames that are not samples: time syncs, boots, and what happened to the wearable.
 
 use super::{Epoch, FrameError, Kind, MAX_FRAME, Seq, TICKS_END, Ticks, seal, write_header};
+use crate::channel::ChannelId;
 use crate::wire::{Malformed, Reader, Writer};
 
 /// A time sync: at `ticks` of this frame's epoch it was `utc_us`.
@@ -103,6 +104,13 @@ pub enum DeviceEventKind {
     SensorSilent(Sensor),
     /// It answers again.
     SensorAnswers(Sensor),
+    /// A channel is measured at this interval from now on.
+    Interval {
+        /// Which.
+        channel: ChannelId,
+        /// Milliseconds from one sample to the next.
+        every_ms: u32,
+    },
     /// A code of a later version.
     Unknown(u8),
 }
@@ -136,6 +144,7 @@ const OVERFLOW: u8 = 4;
 const LOG_FORMATTED: u8 = 5;
 const SENSOR_SILENT: u8 = 6;
 const SENSOR_ANSWERS: u8 = 7;
+const INTERVAL: u8 = 8;
 
 fn read_sync(reader: &mut Reader<'_>) -> Result<SyncAnchor, Malformed> {
     Ok(SyncAnchor { ticks: Ticks(reader.u48()?), utc_us: reader.i64()?, uncertainty_us: reader.u32()? })
@@ -223,6 +232,9 @@ fn read_event(reader: &mut Reader<'_>, base: Ticks) -> Result<DeviceEvent, Malfo
         LOG_FORMATTED => DeviceEventKind::LogFormatted,
         SENSOR_SILENT => DeviceEventKind::SensorSilent(Sensor(payload.u8()?)),
         SENSOR_ANSWERS => DeviceEventKind::SensorAnswers(Sensor(payload.u8()?)),
+        INTERVAL => {
+            DeviceEventKind::Interval { channel: ChannelId(payload.u16()?), every_ms: payload.u32()? }
+        }
         other => return Ok(DeviceEvent { ticks, kind: DeviceEventKind::Unknown(other) }),
     };
     if payload.is_empty() { Ok(DeviceEvent { ticks, kind }) } else { Err(Malformed) }
@@ -282,6 +294,11 @@ pub fn encode_device_event(epoch: Epoch, seq: Seq, event: &DeviceEvent, out: &mu
         DeviceEventKind::LogFormatted => writer.bytes(&[LOG_FORMATTED, 0]),
         DeviceEventKind::SensorSilent(Sensor(code)) => writer.bytes(&[SENSOR_SILENT, 1, code]),
         DeviceEventKind::SensorAnswers(Sensor(code)) => writer.bytes(&[SENSOR_ANSWERS, 1, code]),
+        DeviceEventKind::Interval { channel, every_ms } => {
+            writer.bytes(&[INTERVAL, 6]);
+            writer.u16(channel.0);
+            writer.u32(every_ms);
+        }
         DeviceEventKind::Unknown(code) => writer.bytes(&[code, 0]),
     }
     let end = writer.len();

@@ -50,6 +50,8 @@ pub(super) enum Action {
     Forget,
     /// Have it show itself.
     Identify,
+    /// Set how often it measures.
+    SetIntervals,
     /// Add somebody to the staff.
     AddStaff,
     /// Take somebody off.

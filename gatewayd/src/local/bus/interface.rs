@@ -14,6 +14,7 @@ use zbus::{Connection, interface};
 
 use super::account;
 use super::error::BusError;
+use super::plan::{Interval, Plan};
 use super::{Timekeeping, wire};
 use crate::desk::{Actor, Code, ConsentGiven, Desk, Log, Wearer};
 use crate::hardware::HardwareId;
@@ -24,6 +25,8 @@ use crate::store::{Name, StoreError};
 const MOST_CALLS: usize = 16;
 /// The longest text that any argument may be, bytes.
 const LONGEST: usize = 1_024;
+/// Intervals in one call.
+const MOST_INTERVALS: usize = 64;
 /// A loop that has not turned for this long is told of.
 const SILENT: Duration = Duration::from_secs(30);
 
@@ -219,6 +222,32 @@ impl Gateway {
         let hardware = device(hardware)?;
         let by = actor(connection, &header).await?;
         Ok(self.desk.identify(&by, &hardware).await?)
+    }
+
+    /// How often a wearable is to measure, and whether it does.
+    fn plan(&self, hardware: &str) -> Result<Plan, BusError> {
+        let hardware = device(hardware)?;
+        Ok(Plan::of(&hardware, self.desk.intervals(&hardware)?))
+    }
+
+    /// Sets the intervals of some of its channels, 0 seconds for the reference plan's. A wearable that is away is told when it
+    /// is back.
+    async fn set_plan(
+        &self,
+        hardware: &str,
+        intervals: Vec<Interval>,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<Plan, BusError> {
+        let _call = self.admit()?;
+        let hardware = device(hardware)?;
+        if intervals.len() > MOST_INTERVALS {
+            return Err(BusError::argument(format!("Set {MOST_INTERVALS} intervals at most.")));
+        }
+        let changes = intervals.iter().map(Interval::read).collect::<Result<Vec<_>, _>>()?;
+        let by = actor(connection, &header).await?;
+        self.desk.set_intervals(&by, &hardware, &changes).await?;
+        Ok(Plan::of(&hardware, self.desk.intervals(&hardware)?))
     }
 
     /// What time it is, who says so, and what this box was sure of last.

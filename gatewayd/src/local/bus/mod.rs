@@ -8,6 +8,7 @@
 mod account;
 pub mod error;
 mod interface;
+pub mod plan;
 pub mod wire;
 
 use std::sync::Arc;

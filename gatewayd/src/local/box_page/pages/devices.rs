@@ -225,6 +225,9 @@ fn device_page(front: &Front, visit: &Visit, device: &DeviceView, said: &str, wr
             } @else {
                 (go(&format!("/wearer/{of}"), words.device.give, words.device.give_hint))
             }
+            @if of.factory_id().is_some() && device.bonded {
+                (go(&path(of, "intervals"), words.device.intervals, words.device.intervals_why))
+            }
             (go(&path(of, "forget"), words.device.forget, words.device.forget_hint))
         }
     })

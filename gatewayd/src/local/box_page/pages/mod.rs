@@ -2,6 +2,7 @@
 
 mod devices;
 mod door;
+mod intervals;
 pub(super) mod layout;
 mod live;
 pub(super) mod pairing;
@@ -33,6 +34,7 @@ pub(super) fn router(front: Arc<Front>) -> Router {
         .route("/device/{of}/take", get(devices::ask_take).post(devices::take))
         .route("/device/{of}/withdraw", get(devices::ask_withdraw).post(devices::withdraw))
         .route("/device/{of}/forget", get(devices::ask_forget).post(devices::forget))
+        .route("/device/{of}/intervals", get(intervals::show).post(intervals::set))
         .route("/pair", get(pairing::show))
         .route("/pair/open", post(pairing::open))
         .route("/pair/close", post(pairing::close))

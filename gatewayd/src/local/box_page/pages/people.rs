@@ -233,6 +233,7 @@ fn action(words: &Words, action: Action) -> &'static str {
         Action::Withdraw => door.did_withdraw,
         Action::Forget => door.did_forget,
         Action::Identify => door.did_identify,
+        Action::SetIntervals => door.did_set_intervals,
         Action::AddStaff => door.did_add_staff,
         Action::RemoveStaff => door.did_remove_staff,
         Action::ChangePin => door.did_change_pin,

@@ -57,6 +57,18 @@ Device {
     forget: "Forget this wearable" / "इस यंत्र को भुलाएँ";
     forget_hint: "The box no longer takes its readings. It has to be paired again." / "बॉक्स इसके माप नहीं लेगा। इसे फिर से जोड़ना होगा।";
     forgotten: "The box has forgotten {}." / "बॉक्स ने {} को भुला दिया।";
+    intervals: "How often it measures" / "कितनी बार मापे";
+    intervals_why: "Less often makes its battery and its memory last longer." / "कम बार मापने से बैटरी और स्मृति ज़्यादा चलती है।";
+    intervals_hint: "Seconds from one reading to the next. An empty field: as usual." / "एक माप से अगले माप तक सेकंड। खाली छोड़ें: सामान्य की तरह।";
+    intervals_bounds: "{} to {} seconds" / "{} से {} सेकंड";
+    intervals_set: "Set it" / "लागू करें";
+    intervals_kept: "It is kept. The wearable does so as soon as it is connected." / "सहेज लिया गया। यंत्र जुड़ते ही ऐसा करेगा।";
+    intervals_number: "Type whole seconds, or leave the field empty." / "पूरे सेकंड लिखें, या खाली छोड़ें।";
+    intervals_reference: "It measures as usual." / "यह सामान्य रूप से मापता है।";
+    intervals_wait: "It has not been told yet. Bring it near the box." / "इसे अभी बताया नहीं गया है। इसे बॉक्स के पास लाएँ।";
+    intervals_in_force: "It measures so." / "यह ऐसे ही माप रहा है।";
+    intervals_refused: "It does not measure so: {}" / "यह ऐसे नहीं मापता: {}";
+    ambient_temperature: "Temperature around" / "आसपास का तापमान";
     live: "Live signal" / "लाइव सिग्नल";
     confirm_title: "Are you sure?" / "क्या आप निश्चित हैं?";
     confirm_forget: "Yes, forget it" / "हाँ, भुलाएँ";

@@ -68,6 +68,7 @@ Door {
     did_withdraw: "Consent withdrawn" / "सहमति वापस ली गई";
     did_forget: "Forget" / "यंत्र भुलाया";
     did_identify: "Make it blink" / "चमकाया";
+    did_set_intervals: "Set how often it measures" / "माप का अंतराल बदला";
     did_add_staff: "Add to the staff" / "कर्मचारी जोड़ा";
     did_remove_staff: "Remove from the staff" / "कर्मचारी हटाया";
     did_change_pin: "Change the PIN" / "PIN बदला";

@@ -1,6 +1,9 @@
 //! Why something did not work, and what to do about it. The desk says it in English for programs; here it is
 //! said for people, in their language.
 
+use kinara_protocol::channel::{self, ChannelId};
+use kinara_protocol::intervals::{CHANGEABLE, NotTaken};
+
 use super::{Language, fill};
 use crate::desk::{DeskError, Why};
 
@@ -84,6 +87,13 @@ pub(in crate::local::box_page) fn refused(language: Language, error: &DeskError)
             "यह दर्ज हो गया है। यंत्र दूर है: लौटने पर वह नई शुरुआत करेगा, और तब से वह नए पहनने वाले का होगा। उसे पास लाएँ।"
                 .to_owned()
         }
+        DeskError::Interval(why) => interval(why),
+        DeskError::MeasuresItself(_) => {
+            "यह किसी और निर्माता का सेंसर है। इसके माप का अंतराल यहाँ से नहीं बदलता।".to_owned()
+        }
+        DeskError::OldFirmware(_) => {
+            "सहेज लिया गया, पर यंत्र का सॉफ़्टवेयर पुराना है। उसे अपडेट करें; फिर जुड़ते ही वह ऐसे मापेगा।".to_owned()
+        }
         DeskError::Wearable(detail) => {
             fill("यंत्र ने ऐसा नहीं किया: {}। फिर कोशिश करें; न हो तो यंत्र को दोबारा चालू करें।", &[detail])
         }
@@ -91,5 +101,20 @@ pub(in crate::local::box_page) fn refused(language: Language, error: &DeskError)
             fill("बॉक्स इसे सहेज नहीं सका: {}। `kinaractl doctor` से उसकी डिस्क जाँचें।", &[detail])
         }
         DeskError::Stopped => "बॉक्स बंद हो रहा है। एक मिनट बाद फिर कोशिश करें।".to_owned(),
+    }
+}
+
+fn interval(why: &NotTaken) -> String {
+    let name = |id: ChannelId| channel::by_id(id).map_or("?", |known| known.name);
+    match why {
+        NotTaken::Channel(id) => {
+            let these: Vec<&str> = CHANGEABLE.iter().map(|bounds| name(bounds.channel)).collect();
+            fill("{} का अंतराल नहीं बदला जा सकता। ये बदले जा सकते हैं: {}।", &[&name(*id), &these.join(", ")])
+        }
+        NotTaken::Seconds(bounds) => {
+            let values: [&dyn std::fmt::Display; 3] =
+                [&name(bounds.channel), &bounds.least_s, &bounds.most_s];
+            fill("{} का अंतराल {} से {} सेकंड तक हो सकता है।", &values)
+        }
     }
 }

@@ -1,0 +1,175 @@
+//! How often a device measured: the interval in force at a time, the registry's where nothing else was said.
+//!
+//! The promise: what a wearable's log says of its intervals is recorded in the transaction that takes the frame, once, at the
+//! frame's own time; a boot ends it. Whoever counts readings asks for the interval by device and time.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kinara_protocol::channel::{self, ChannelId};
+use kinara_protocol::frame::DeviceEventKind;
+use kinara_store::Transaction;
+use uuid::Uuid;
+
+use crate::batch::Content;
+use crate::plan::Taken;
+use crate::{Error, timestamp};
+
+/// In place of a channel's number, of a boot: all of them.
+const ALL: i16 = 0;
+/// The longest interval that is believed: a day.
+const LONGEST_MS: u32 = 86_400_000;
+
+const INSERT: &str = "
+    INSERT INTO device_intervals (hardware, channel, from_time, interval_ms)
+    SELECT * FROM unnest($1::uuid[], $2::int2[], $3::timestamptz[], $4::int4[]) ON CONFLICT DO NOTHING";
+
+/// Records what the frames that are written now say.
+pub(crate) async fn hear(tx: &Transaction<'_>, new: &[Taken<'_>]) -> Result<(), Error> {
+    let (mut hardware, mut channels, mut times, mut intervals) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for taken in new {
+        for (channel, interval_ms) in said(&taken.frame.content) {
+            hardware.push(taken.key.hardware);
+            channels.push(channel);
+            // The frame's time is its event's.
+            times.push(timestamp(taken.frame.first_us));
+            intervals.push(interval_ms);
+        }
+    }
+    if hardware.is_empty() {
+        return Ok(());
+    }
+    let statement = tx.prepare_cached(INSERT).await?;
+    tx.execute(&statement, &[&hardware, &channels, &times, &intervals]).await?;
+    Ok(())
+}
+
+fn said(content: &Content) -> Vec<(i16, i32)> {
+    match content {
+        Content::Boot(_) => vec![(ALL, 0)],
+        Content::Events(events) => events
+            .iter()
+            .filter_map(|event| match event.kind {
+                DeviceEventKind::Interval { channel, every_ms: every_ms @ 1..=LONGEST_MS } => {
+                    let channel = i16::try_from(channel.0).ok().filter(|channel| *channel != ALL)?;
+                    Some((channel, i32::try_from(every_ms).ok()?))
+                }
+                _ => None,
+            })
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// A time in which a channel had an interval of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// From here on.
+    pub from: Timestamp,
+    /// Up to here; none: until now.
+    pub to: Option<Timestamp>,
+    /// The interval.
+    pub interval: Duration,
+}
+
+impl Span {
+    /// Of a row: from, to, milliseconds.
+    pub fn read(row: &tokio_postgres::Row, first: usize) -> Result<Self, tokio_postgres::Error> {
+        let interval_ms: i32 = row.try_get(first + 2)?;
+        let interval = Duration::from_millis(interval_ms.unsigned_abs().into());
+        Ok(Self { from: row.try_get(first)?, to: row.try_get(first + 1)?, interval })
+    }
+
+    fn holds(&self, at: Timestamp) -> bool {
+        self.from <= at && self.to.is_none_or(|to| at < to)
+    }
+}
+
+/// The intervals of one channel of one wearer's devices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InForce {
+    usual: Duration,
+    spans: Vec<Span>,
+}
+
+impl InForce {
+    /// The registry's interval of a channel (a second, of one that it does not know), and when it was another one.
+    pub fn new(channel: ChannelId, spans: Vec<Span>) -> Self {
+        let usual = channel::by_id(channel).map_or(1, |known| known.interval_s);
+        Self { usual: Duration::from_secs(usual.into()), spans }
+    }
+
+    /// The interval in force at a time: the longest, of devices that measured side by side.
+    pub fn at(&self, at: Timestamp) -> Duration {
+        let of_spans = self.spans.iter().filter(|span| span.holds(at)).map(|span| span.interval);
+        of_spans.max().unwrap_or(self.usual)
+    }
+
+    /// The longest of all, the registry's among them.
+    pub fn longest(&self) -> Duration {
+        self.spans.iter().map(|span| span.interval).chain([self.usual]).max().unwrap_or(self.usual)
+    }
+
+    /// How long a reading of this time stands for: the interval then; that of before, where it changed since the reading
+    /// before may have been taken. The last one at a longer interval is as long ago as that.
+    pub fn covered(&self, at: Timestamp) -> Duration {
+        let interval = self.at(at);
+        let before = at.checked_sub(interval + Duration::from_secs(1)).unwrap_or(at);
+        interval.max(self.at(before))
+    }
+
+    /// How far apart the minutes of two successive readings begin at most, the later of which is of this time.
+    pub fn minutes_apart(&self, earlier: Timestamp, later: Timestamp) -> Duration {
+        let interval = self.at(earlier).max(self.at(later));
+        let seconds = u32::try_from(interval.as_secs_f64().ceil() as u64).unwrap_or(u32::MAX);
+        Duration::from_secs(channel::minutes_apart_s(seconds).into())
+    }
+}
+
+/// The intervals of the channel of each rule that was looked at, by rule and wearer.
+pub(crate) async fn of_rules(
+    tx: &Transaction<'_>,
+    tenant: Uuid,
+    looks: &[(Uuid, Uuid)],
+) -> Result<Vec<(Uuid, Uuid, Span)>, Error> {
+    const SPANS: &str = "
+        SELECT r.id, a.user_id, greatest(a.valid_from, s.from_time), least(a.valid_to, s.to_time), s.interval_ms
+        FROM (SELECT DISTINCT * FROM unnest($2::uuid[], $3::uuid[])) l(rule, wearer)
+        JOIN alert_rules r ON r.id = l.rule AND r.tenant_id = $1
+        JOIN device_assignments a ON a.tenant_id = $1 AND a.user_id = l.wearer
+        JOIN device_interval_spans s ON s.hardware = a.hardware_id AND s.channel = r.type
+          AND (a.valid_to IS NULL OR s.from_time < a.valid_to) AND (s.to_time IS NULL OR s.to_time > a.valid_from)";
+    let (rules, wearers): (Vec<Uuid>, Vec<Uuid>) = looks.iter().copied().unzip();
+    let statement = tx.prepare_cached(SPANS).await?;
+    let rows = tx.query(&statement, &[&tenant, &rules, &wearers]).await?;
+    rows.iter().map(|row| Ok((row.get(0), row.get(1), Span::read(row, 2)?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kinara_protocol::channel::HEART_RATE;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_780_000_000 + second).unwrap()
+    }
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn an_interval_holds_from_when_it_was_said_to_the_next_word_and_the_registrys_around_it() {
+        let span = Span { from: at(1_000), to: Some(at(2_000)), interval: seconds(120) };
+        let force = InForce::new(HEART_RATE, vec![span]);
+        let told: Vec<u64> = [999, 1_000, 1_999, 2_000].map(|second| force.at(at(second)).as_secs()).to_vec();
+        assert_eq!(told, [1, 120, 120, 1]);
+        assert_eq!(force.longest(), seconds(120));
+        // The first one of each second after it: the one before was up to two minutes ago.
+        assert_eq!(force.covered(at(2_000)), seconds(120));
+        assert_eq!(force.covered(at(2_005)), seconds(1));
+        assert_eq!(force.minutes_apart(at(1_990), at(2_001)), seconds(180));
+        assert_eq!(force.minutes_apart(at(2_001), at(2_002)), seconds(60));
+    }
+}
