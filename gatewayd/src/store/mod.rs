@@ -257,8 +257,14 @@ pub enum Haste {
 }
 
 enum Job {
+    /// Of what is in memory only: done whether the database is open or not.
+    Tell(Box<dyn FnOnce(&mut Engine) + Send>),
     Read(Read),
-    Write { haste: Haste, frames: usize, write: Write },
+    Write {
+        haste: Haste,
+        frames: usize,
+        write: Write,
+    },
     Stop(oneshot::Sender<()>),
 }
 
@@ -352,9 +358,10 @@ impl Store {
         .await
     }
 
-    /// Whether the bridge can be reached: batches are sealed only then.
+    /// Whether the bridge can be reached: batches are sealed only then. A store that cannot be opened yet remembers it;
+    /// an error means that there is none any more.
     pub async fn set_online(&self, online: bool) -> Result<(), StoreError> {
-        self.read(move |engine| engine.set_online(online)).await
+        self.tell(move |engine| engine.set_online(online)).await
     }
 
     /// The oldest sealed batches (or event batches) that wait for the bridge and are not in `except`, up to `count`
@@ -461,12 +468,7 @@ impl Store {
     /// Batches that are sealed from now on hold no more frame bytes than this: what the line carries well.
     pub fn pack_at_most(&self, bytes: u64) {
         // Where the queue is full a batch is as big as before; the next word comes soon.
-        let _ = self.jobs.try_send(Job::Read(Box::new(move |engine| {
-            if let Ok(engine) = engine {
-                engine.pack_at_most = bytes;
-            }
-            None
-        })));
+        let _ = self.jobs.try_send(Job::Tell(Box::new(move |engine| engine.pack_at_most = bytes)));
     }
 
     /// Wakes when something new waits in the outbox.
@@ -481,6 +483,17 @@ impl Store {
             // An error means that it had stopped already.
             let _ = stopped.await;
         }
+    }
+
+    async fn tell(&self, tell: impl FnOnce(&mut Engine) + Send + 'static) -> Result<(), StoreError> {
+        let (reply, heard) = oneshot::channel();
+        let job = Job::Tell(Box::new(move |engine| {
+            tell(engine);
+            // The teller may have gone.
+            let _ = reply.send(());
+        }));
+        self.jobs.send(job).await.map_err(|_| StoreError::Stopped)?;
+        heard.await.map_err(|_| StoreError::Stopped)
     }
 
     async fn read<T: Send + 'static>(

@@ -101,6 +101,7 @@ impl Thread {
             let until = self.deadline.map_or(tick, |deadline| deadline.min(tick));
             let job = tokio::time::timeout_at(until, queue.recv()).await;
             match job {
+                Ok(Some(Job::Tell(tell))) => tell(&mut self.engine),
                 Ok(Some(Job::Read(read))) => self.read(read),
                 Ok(Some(Job::Write { haste, frames, write })) => self.write(haste, frames, write),
                 Ok(Some(Job::Stop(done))) => {

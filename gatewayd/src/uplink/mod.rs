@@ -162,6 +162,7 @@ pub async fn run(context: Context, cancel: CancellationToken) {
                 Err(error)
             }
         };
+        // A store that cannot be opened hears this as well: only one that has ended says no.
         if let Err(error) = context.store.set_online(false).await {
             tracing::error!(%error, "the store has gone");
             return;

@@ -22,14 +22,28 @@ fn hardware() -> HardwareId {
 }
 
 /// A file system in memory; gone with this.
-struct SmallDisk(PathBuf);
+pub struct SmallDisk(PathBuf);
 
 impl SmallDisk {
     /// `None` where mounting is not allowed.
-    fn mount(at: &Path) -> Option<Self> {
+    pub fn mount(at: &Path) -> Option<Self> {
         let done =
             Command::new("mount").args(["-t", "tmpfs", "-o", "size=24m,mode=700", "tmpfs"]).arg(at).output();
         done.is_ok_and(|output| output.status.success()).then(|| Self(at.to_owned()))
+    }
+
+    /// Whether anything can be written, from now on.
+    pub fn writable(&self, writable: bool) {
+        let how = if writable { "remount,rw" } else { "remount,ro" };
+        assert!(Command::new("mount").args(["-o", how]).arg(&self.0).status().unwrap().success());
+    }
+
+    /// Somebody else takes all of the room but this, bytes.
+    pub fn fill_but(&self, left: u64) {
+        let mut file = std::fs::File::create(self.0.join("others")).unwrap();
+        while rustix::fs::statvfs(&self.0).unwrap().f_bavail * 4096 > left {
+            std::io::Write::write_all(&mut file, &[7; 4096]).unwrap();
+        }
     }
 }
 
