@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,8 +19,9 @@ use super::outbox::Kind;
 use super::piece;
 use super::quota::Extent;
 use super::ranges::SeqSet;
+use super::rescue::Rescue;
 use super::stage::Staged;
-use super::{Settings, StoreError, salvage, schema, thread, wanted};
+use super::{Settings, StoreError, schema, thread, wanted};
 use crate::align::source::Known;
 use crate::align::timeline::Timeline;
 use crate::hardware::HardwareId;
@@ -61,7 +62,7 @@ pub struct Engine {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) board: Board,
     pub(super) db: Connection,
-    path: PathBuf,
+    pub(super) path: PathBuf,
     _lock: File,
     boot_id: String,
     pub(super) devices: HashMap<HardwareId, Device>,
@@ -98,6 +99,11 @@ pub struct Engine {
     pub(super) urgent: bool,
     /// Whether what is in memory agrees with the tables; not while there is no database to read.
     pub(super) is_open: bool,
+    /// How often in a row a damaged database could not be replaced.
+    pub(super) rescues_failed: u32,
+    /// Whether rows of a database that was set aside may still have to come back, and those that are coming.
+    pub(super) left_aside: bool,
+    pub(super) rescue: Option<Rescue>,
 }
 
 impl Engine {
@@ -143,11 +149,14 @@ impl Engine {
             wants: false,
             urgent: false,
             is_open: false,
+            rescues_failed: 0,
+            left_aside: false,
+            rescue: None,
         })
     }
 
-    /// Opens the database and begins a run. What SQLite itself cannot read is set aside, and what can be read of it is
-    /// brought over into a new one; so is a database that fails twice in a way that no full or failing disk explains.
+    /// Opens the database and begins a run. What SQLite itself cannot read is set aside, and what can be read of it comes
+    /// over into a new one; so is a database that fails twice in a way that no full or failing disk explains.
     pub(super) fn reopen(&mut self) -> Result<(), StoreError> {
         self.is_open = false;
         self.in_transaction = false;
@@ -181,30 +190,6 @@ impl Engine {
             self.db.execute_batch(wanted::EVERYTHING)?;
         }
         self.begin_run()
-    }
-
-    /// Makes a new database of what can be read of the damaged one, which is then set aside. The new one comes into its
-    /// place when it is whole.
-    fn replace(&mut self, error: &StoreError, new: &Path) -> Result<(), StoreError> {
-        // SQLite lets go of the files first.
-        self.db = Connection::open_in_memory()?;
-        schema::remove(new)?;
-        let now = self.clock.utc_us();
-        let aside = schema::aside_name(&self.path, now / 1_000_000);
-        let name = aside.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let mut db = schema::open(new, 0)?;
-        let outcome = salvage::salvage(&mut db, &self.path, (&name, &error.to_string()), now)?;
-        db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")?;
-        db.close().map_err(|(_, error)| error)?;
-        schema::set_aside(&self.path, &aside)?;
-        std::fs::rename(new, &self.path)?;
-        File::open(&self.settings.dir)?.sync_all()?;
-        tracing::error!(
-            %error, aside = %aside.display(), brought = outcome.brought, lost = outcome.lost,
-            "the database is damaged and was set aside; what could be read was brought over into a new one. Keep the \
-             file for support"
-        );
-        Ok(())
     }
 
     /// A new buffer for this run, and what the tables hold.
@@ -403,9 +388,7 @@ impl Engine {
             changed
         });
         let text = trouble.map(|why| {
-            format!(
-                "The box cannot keep readings now ({why}); wearables keep theirs. It tries again each second."
-            )
+            format!("The box cannot keep readings now ({why}); wearables keep theirs. It goes on trying.")
         });
         self.board.alert("store", text);
     }

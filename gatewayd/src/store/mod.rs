@@ -5,7 +5,7 @@
 //! out in. A frame is stored once, however often it comes; a frame with a known identity and other content is put
 //! aside and never takes the place of the first. Waveforms give way when the disk fills; scalars and events that
 //! were acknowledged to a wearable never do. A row that cannot be read is set aside alone; a database that SQLite
-//! itself cannot read is set aside whole, and what can be read of it is brought over into a new one, because a gateway
+//! itself cannot read is set aside whole, and what can be read of it comes over into a new one, because a gateway
 //! that waits for a person loses more than it holds. A disk that cannot be written is tried again each second, and seen.
 //!
 //! SQLite lives on a thread of its own. Work comes in over a bounded queue and joins a transaction, which commits
@@ -30,6 +30,7 @@ mod piece;
 mod prune;
 mod quota;
 mod ranges;
+mod rescue;
 mod salvage;
 mod schema;
 mod seal;

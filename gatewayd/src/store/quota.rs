@@ -42,6 +42,7 @@ impl Engine {
         if *self.admission.borrow() >= Admission::NoWaveforms {
             self.drop_waveforms()?;
         }
+        self.bring_back(slow)?;
         if slow {
             self.tell()?;
             self.note_alive_alone()?;
@@ -54,15 +55,8 @@ impl Engine {
 
     /// Sees how full it is, and sets what is admitted.
     pub(super) fn measure(&mut self) -> Result<(), StoreError> {
-        let pages: i64 = self.db.pragma_query_value(None, "page_count", |row| row.get(0))?;
-        let free: i64 = self.db.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
-        self.figures.used_bytes = (pages - free) as u64 * 4096;
-        self.figures.free_bytes = free as u64 * 4096;
+        self.see_room()?;
         if self.figures.ticks.is_multiple_of(SLOW_EVERY) {
-            match rustix::fs::statvfs(&self.settings.dir) {
-                Ok(stat) => self.figures.disk_free = stat.f_bavail * stat.f_frsize,
-                Err(error) => tracing::debug!(%error, "the disk does not say how full it is"),
-            }
             self.keep_reserve();
         }
         let used = self.figures.used_bytes;
@@ -83,6 +77,19 @@ impl Engine {
             Admission::Everything
         };
         self.admit_only(admission);
+        Ok(())
+    }
+
+    /// Sees how full database and disk are.
+    pub(super) fn see_room(&mut self) -> Result<(), StoreError> {
+        let pages: i64 = self.db.pragma_query_value(None, "page_count", |row| row.get(0))?;
+        let free: i64 = self.db.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
+        self.figures.used_bytes = (pages - free) as u64 * 4096;
+        self.figures.free_bytes = free as u64 * 4096;
+        match rustix::fs::statvfs(&self.settings.dir) {
+            Ok(stat) => self.figures.disk_free = stat.f_bavail * stat.f_frsize,
+            Err(error) => tracing::debug!(%error, "the disk does not say how full it is"),
+        }
         Ok(())
     }
 
@@ -140,7 +147,7 @@ impl Engine {
     }
 
     /// Where the next rows can go. The file of a database never shrinks: what was full is emptied within it.
-    fn room(&self) -> u64 {
+    pub(super) fn room(&self) -> u64 {
         self.figures.disk_free + self.figures.free_bytes
     }
 
@@ -258,8 +265,8 @@ impl Engine {
         }
         if let Some((file, why)) = self.file_set_aside()? {
             return Ok(Some(format!(
-                "The database was damaged ({why}) and was set aside as {file}; what could be read was brought over. \
-                 Readings may be lost. Check the disk, and tell support."
+                "The database was damaged ({why}) and was set aside as {file}; what can be read comes over. Readings \
+                 may be lost. Check the disk, and tell support."
             )));
         }
         Ok(Some(format!(
@@ -293,7 +300,10 @@ impl Engine {
             [EVENT_KEYS],
         )?;
         self.prune_damaged()?;
-        self.prune_epochs()?;
+        // Of an epoch of which nothing is here more may come back.
+        if !self.left_aside {
+            self.prune_epochs()?;
+        }
         self.db.execute(
             "DELETE FROM quarantine WHERE (SELECT count(*) FROM quarantine) > ?1
              AND received_us < (SELECT received_us FROM quarantine ORDER BY received_us DESC LIMIT 1 OFFSET ?1)",

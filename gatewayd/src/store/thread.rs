@@ -19,6 +19,8 @@ pub type Finish = Box<dyn FnOnce(Result<(), Arc<str>>) + Send>;
 const TICK: Duration = Duration::from_millis(200);
 /// How often a store that cannot keep anything tries again.
 const TRY_EVERY: Duration = Duration::from_secs(1);
+/// A rescue that fails each time is tried again after this, doubled so often at most: it writes each time.
+const RESCUES_DOUBLED: u32 = 5;
 /// So long it may fail before the watchdog hears of it.
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -236,7 +238,8 @@ impl Thread {
     /// Sealing, packing, quotas, figures.
     fn look_after(&mut self) {
         if let Some(failing) = &mut self.failing {
-            if failing.tried.elapsed() < TRY_EVERY {
+            let doubled = self.engine.rescues_failed.min(RESCUES_DOUBLED);
+            if failing.tried.elapsed() < TRY_EVERY * (1 << doubled) {
                 return;
             }
             failing.tried = Instant::now();

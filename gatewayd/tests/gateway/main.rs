@@ -21,6 +21,7 @@ mod mends;
 #[path = "../../../tests/clinic/src/proxy.rs"]
 #[allow(dead_code, reason = "the oracle uses more of it")]
 mod proxy;
+mod rescue;
 mod sensor;
 mod session;
 mod store;
