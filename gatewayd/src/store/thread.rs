@@ -229,6 +229,10 @@ impl Thread {
 
     /// Says that nothing can be kept, until something can.
     fn is_failing(&mut self, error: &StoreError) {
+        // Also where it was full before anything could be opened: the reserve is what there is to begin with.
+        if self.engine.is_disk_full(error) {
+            self.engine.disk_is_full();
+        }
         let (now, why) = (Instant::now(), Arc::from(error.to_string()));
         let since = self.failing.as_ref().map_or(now, |failing| failing.since);
         self.failing = Some(Failing { since, tried: now, why: Arc::clone(&why) });

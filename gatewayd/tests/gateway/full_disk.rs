@@ -138,3 +138,30 @@ async fn on_a_disk_without_a_free_block_events_are_taken_and_nothing_acknowledge
     delivered(&store, &again).await;
     store.stop().await;
 }
+
+#[tokio::test]
+async fn on_a_disk_that_is_full_before_the_start_the_reserve_is_given_up_and_events_are_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(dir.path()) else {
+        eprintln!("SKIPPED: a file system cannot be mounted here (needs root)");
+        return;
+    };
+    let settings = Settings { reserve: 4 << 20, ..settings(&disk.0.join("data")) };
+    let store = open(settings.clone());
+    synchronise(&store, &hardware(), EPOCH).await;
+    let taken = put(&store, 0..200).await;
+    store.stop().await;
+    assert!(disk.0.join("data/reserve").exists());
+    disk.fill_but(0);
+    let store = open(settings);
+    let start = Instant::now();
+    while store.put_event(event(&hardware(), EPOCH, 10_000)).await.is_err() {
+        assert!(start.elapsed() < Duration::from_secs(20), "no event is taken");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(!disk.0.join("data/reserve").exists());
+    store.clock_is(Some(known())).await.unwrap();
+    store.set_online(true).await.unwrap();
+    delivered(&store, &taken).await;
+    store.stop().await;
+}
