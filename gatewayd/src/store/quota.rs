@@ -11,6 +11,7 @@ use super::damage::{Damage, blob, cell, count};
 use super::engine::Engine;
 use super::ranges::SeqSet;
 use super::{Fullness, StoreError, piece};
+use crate::align::fit::MOST_ANCHORS;
 use crate::status::{Admission, Buffer};
 
 /// How often figures are told and the disk is asked, in ticks of the store.
@@ -19,8 +20,6 @@ const SLOW_EVERY: u64 = 5;
 const PRUNE_EVERY: u64 = 3_000;
 /// With less than this free, an I/O error of a write is taken for a full disk.
 const CLOSE_TO_NOTHING: u64 = 1 << 20;
-/// Anchors kept for each epoch.
-const ANCHORS: usize = 512;
 /// Waveform rows dropped at once.
 const DROP_ROWS: i64 = 8;
 /// Copies in quarantine, at most.
@@ -316,17 +315,13 @@ impl Engine {
                     SELECT device, epoch, ticks,
                            row_number() OVER (PARTITION BY device, epoch ORDER BY ticks DESC) AS place
                     FROM anchors) WHERE place > ?1)",
-            [ANCHORS as i64],
+            [MOST_ANCHORS as i64],
         )?;
         self.db.execute(
             "DELETE FROM sealed_lines WHERE (device, epoch) NOT IN (SELECT device, epoch FROM epochs)",
             [],
         )?;
-        self.commit()?;
-        for device in self.devices.values_mut() {
-            device.timeline.forget_old_anchors(ANCHORS);
-        }
-        Ok(())
+        self.commit()
     }
 }
 
