@@ -348,7 +348,7 @@ impl Engine {
             }
         }
         self.is_open = false;
-        if !error.is_corrupt() && self.reload().is_ok() {
+        if !error.is_corrupt() && self.reload().and_then(|()| self.resolve_again()).is_ok() {
             self.is_open = true;
             return Ok(());
         }
@@ -364,7 +364,7 @@ impl Engine {
         self.resolve_again()
     }
 
-    /// After a database was opened again under way: the clock was told before.
+    /// After a database was opened again under way, or a transaction was undone: the clock was told before.
     pub(super) fn resolve_again(&mut self) -> Result<(), StoreError> {
         let Some(known) = self.known else { return Ok(()) };
         self.begin()?;
