@@ -309,6 +309,21 @@ async fn a_database_that_is_gone_is_asked_for_when_there_were_bonds_and_only_onc
     store.stop().await;
 }
 
+#[tokio::test]
+async fn who_was_asked_after_one_loss_is_asked_again_after_the_next() {
+    let dir = filled(3).await;
+    for _ in 0..2 {
+        let page = pages(dir.path(), "epochs")[0];
+        scribble(dir.path(), page);
+        let (store, _) = opened(dir.path());
+        assert!(store.wanted(hardware()).await.unwrap().everything);
+        store.no_longer_wanted(hardware(), (EPOCH, 5)).await.unwrap();
+        assert!(!store.wanted(hardware()).await.unwrap().everything);
+        fill(&store, 3..4).await;
+        store.stop().await;
+    }
+}
+
 /// The folder in which nothing can be made, as on a file system that was remounted: and undone with this.
 struct Frozen<'a>(&'a Path);
 
