@@ -1,6 +1,6 @@
 //! The state behind the store's thread: the database, and what of it is kept in memory.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use super::damage::{Damage, broken_row};
 use super::figures::Figures;
-use super::outbox::Kind;
+use super::outbox::{Kind, Name};
 use super::piece;
 use super::quota::Extent;
 use super::ranges::SeqSet;
@@ -78,6 +78,8 @@ pub struct Engine {
     pub(super) next_ordinal: i64,
     pub(super) known: Option<Known>,
     pub(super) online: bool,
+    /// Sealed batches that this connection's broker does not take.
+    pub(super) left_out: HashSet<Name>,
     /// Frame bytes in a batch, as the line carries them.
     pub(super) pack_at_most: u64,
     pub(super) figures: Figures,
@@ -134,6 +136,7 @@ impl Engine {
             next_ordinal: 0,
             known: None,
             online: false,
+            left_out: HashSet::new(),
             pack_at_most: u64::MAX,
             figures: Figures::default(),
             admission: watch::channel(Admission::Everything).0,
@@ -410,6 +413,24 @@ impl Engine {
 
     pub(super) fn set_online(&mut self, online: bool) {
         self.online = online;
+        // The next broker may take them.
+        self.left_out.clear();
+    }
+
+    /// Once told, it need not be told again on this connection.
+    pub(super) fn leave_out(&mut self, name: Name) {
+        self.left_out.insert(name);
+    }
+
+    /// Whether so many batches wait for the bridge that no more are sealed; of those that the broker does not take there
+    /// may be any number.
+    pub(super) fn is_far_ahead(&self, kind: Kind) -> bool {
+        let waiting = match kind {
+            Kind::Batch => self.figures.batches,
+            Kind::Event => self.figures.event_batches,
+        };
+        let left_out = self.left_out.iter().filter(|name| name.kind == kind).count() as u64;
+        waiting >= self.settings.seal_ahead + left_out
     }
 
     pub(super) fn received(&self, hardware: &HardwareId, epoch: Epoch) -> SeqSet {

@@ -164,7 +164,7 @@ impl Engine {
 
     /// Seals the events and gaps that have a time, or have waited for one long enough, in the running transaction.
     pub(super) fn seal_events(&mut self) -> Result<(), StoreError> {
-        if !self.online || self.known.is_none() || self.figures.event_batches >= self.settings.seal_ahead {
+        if !self.online || self.known.is_none() || self.is_far_ahead(Kind::Event) {
             return Ok(());
         }
         let mut select = self.db.prepare_cached(

@@ -365,6 +365,11 @@ impl Store {
         self.tell(move |engine| engine.set_online(online)).await
     }
 
+    /// The broker does not take this batch for its size: while this connection lasts others are sealed in its stead.
+    pub async fn leave_out(&self, name: Name) -> Result<(), StoreError> {
+        self.tell(move |engine| engine.leave_out(name)).await
+    }
+
     /// The oldest sealed batches (or event batches) that wait for the bridge and are not in `except`, up to `count`
     /// and `bytes`, but at least one.
     pub async fn waiting(

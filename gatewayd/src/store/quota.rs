@@ -9,6 +9,7 @@ use rusqlite::Row;
 
 use super::damage::{Damage, blob, cell, count};
 use super::engine::Engine;
+use super::outbox::Kind;
 use super::ranges::SeqSet;
 use super::{Fullness, StoreError, piece};
 use crate::align::fit::MOST_ANCHORS;
@@ -35,7 +36,7 @@ impl Engine {
         self.measure()?;
         self.seal_events()?;
         self.seal_due()?;
-        if !self.online || self.figures.batches >= self.settings.seal_ahead {
+        if !self.online || self.is_far_ahead(Kind::Batch) {
             self.pack()?;
         }
         if *self.admission.borrow() >= Admission::NoWaveforms {
