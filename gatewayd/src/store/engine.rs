@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use kinara_clock::Clock;
 use kinara_protocol::frame::Epoch;
-use rusqlite::types::ValueRef;
+use rusqlite::types::{FromSql, ValueRef};
 use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::watch;
 
@@ -208,7 +208,7 @@ impl Engine {
         self.set_meta("buffer", self.buffer as i64)?;
         self.set_meta("previous_buffer", self.previous as i64)?;
         self.set_meta("store_id", self.store_id as i64)?;
-        if self.text("boot_id")?.as_deref() != Some(&self.boot_id) {
+        if self.noted::<String>("boot_id")?.as_deref() != Some(&self.boot_id) {
             self.carry_waiting_over()?;
         }
         self.commit()?;
@@ -461,12 +461,11 @@ impl Engine {
     }
 
     pub(super) fn meta(&self, key: &str) -> Result<Option<i64>, StoreError> {
-        let mut select = self.db.prepare_cached("SELECT value FROM meta WHERE key = ?1")?;
-        // A value of another type is set aside when the database is next opened.
-        Ok(select.query_row([key], |row| Ok(row.get(0).ok())).optional()?.flatten())
+        self.noted(key)
     }
 
-    fn text(&self, key: &str) -> Result<Option<String>, StoreError> {
+    /// A value of another type is none; it is set aside when the database is next opened.
+    fn noted<T: FromSql>(&self, key: &str) -> Result<Option<T>, StoreError> {
         let mut select = self.db.prepare_cached("SELECT value FROM meta WHERE key = ?1")?;
         Ok(select.query_row([key], |row| Ok(row.get(0).ok())).optional()?.flatten())
     }
