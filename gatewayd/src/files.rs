@@ -1,7 +1,8 @@
 //! Small files that are kept whole: the box's devices, people, keys.
 //!
 //! The promise: what is written here is on disk on return, beside a copy of its own. A file that cannot be read, as one of
-//! zero bytes after a power cut, is set aside, its last good copy takes its place, and a person is told.
+//! zero bytes after a power cut, is set aside, its last good copy takes its place, and a person is told. It does as well
+//! where the file is not there at all: who wants it gone deletes both.
 
 use std::fmt::Display;
 use std::fs::{File, OpenOptions};
@@ -61,11 +62,12 @@ fn copy_of(path: &Path) -> PathBuf {
     path.with_extension(GOOD)
 }
 
-/// Reads a file; `None` when there is none, or no good copy of one that cannot be read.
+/// Reads a file, or its copy where there is no good one; `None` when there is neither.
 pub fn read<T, E: Display>(path: &Path, parse: impl Fn(&[u8]) -> Result<T, E>) -> io::Result<Option<T>> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        // It may have been set aside, and the power cut before its copy was in its place.
+        Err(error) if error.kind() == ErrorKind::NotFound => return last_good(path, parse),
         Err(error) => return Err(error),
     };
     // A file of no bytes says nothing, even in a form in which nothing is something.
@@ -76,7 +78,8 @@ pub fn read<T, E: Display>(path: &Path, parse: impl Fn(&[u8]) -> Result<T, E>) -
     };
     match parsed {
         Ok(value) => {
-            if !copy_of(path).exists() {
+            // The copy may be older than the file, or broken itself.
+            if !std::fs::read(copy_of(path)).is_ok_and(|copy| copy == bytes) {
                 keep_copy(path, &bytes);
             }
             Ok(Some(value))
@@ -91,8 +94,10 @@ pub fn read<T, E: Display>(path: &Path, parse: impl Fn(&[u8]) -> Result<T, E>) -
 fn last_good<T, E: Display>(path: &Path, parse: impl Fn(&[u8]) -> Result<T, E>) -> io::Result<Option<T>> {
     let Ok(bytes) = std::fs::read(copy_of(path)) else { return Ok(None) };
     let Some(value) = parse(&bytes).ok().filter(|_| !bytes.is_empty()) else { return Ok(None) };
-    replace(path, &bytes)?;
     tracing::warn!(file = %path.display(), "its last good copy is used");
+    if let Err(error) = replace(path, &bytes) {
+        tracing::warn!(%error, file = %path.display(), "the copy stays where it is");
+    }
     Ok(Some(value))
 }
 
@@ -160,5 +165,43 @@ mod tests {
         // A pipe cannot be forced to disk; that is not what is asked.
         drop(writing.await.unwrap());
         assert!(other.is_ok(), "the one thread that runs tasks waited for the card");
+    }
+
+    fn text(bytes: &[u8]) -> Result<String, std::string::FromUtf8Error> {
+        String::from_utf8(bytes.to_vec())
+    }
+
+    #[test]
+    fn a_power_cut_between_setting_a_file_aside_and_using_its_copy_costs_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("people.json");
+        write_through(&path, b"everybody").unwrap();
+        std::fs::write(&path, [0xff]).unwrap();
+        set_aside(&path, &"torn").unwrap();
+        // The power is cut here.
+        assert_eq!(read(&path, text).unwrap().as_deref(), Some("everybody"));
+        assert_eq!(std::fs::read(&path).unwrap(), b"everybody");
+    }
+
+    #[test]
+    fn who_deletes_a_file_and_its_copy_is_rid_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("staff.json");
+        write_through(&path, b"PINs that nobody remembers").unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::remove_file(dir.path().join("staff.good")).unwrap();
+        assert_eq!(read(&path, text).unwrap(), None);
+    }
+
+    #[test]
+    fn a_copy_that_is_older_than_its_file_is_renewed_when_the_file_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("devices.json");
+        write_through(&path, b"before").unwrap();
+        // As when the copy could not be written.
+        std::fs::write(&path, b"after").unwrap();
+        assert_eq!(read(&path, text).unwrap().as_deref(), Some("after"));
+        std::fs::write(&path, []).unwrap();
+        assert_eq!(read(&path, text).unwrap().as_deref(), Some("after"));
     }
 }

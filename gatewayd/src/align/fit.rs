@@ -18,6 +18,10 @@ pub const INSIDE_PPB: u32 = 5_000;
 pub const OUTSIDE_PPB: u32 = 45_000;
 /// What no crystal does: two anchors that ask for more contradict each other.
 const IMPOSSIBLE_PPB: i128 = 100_000;
+/// So many anchors of an epoch are kept, the newest. A log may hold any number of them.
+pub const MOST_ANCHORS: usize = 512;
+/// Whether an anchor agrees is looked up in so many before it: what more of them contradict is not believed.
+const LOOKED_BACK: usize = 64;
 /// A slope is used for extrapolation when its own error is below this.
 const WORTHWHILE_PPB: i128 = 10_000;
 
@@ -75,7 +79,8 @@ pub fn believable(anchors: &[Anchor]) -> Believed {
         return Believed { anchors: possible, doubtful: false };
     }
     let mut kept = longest_chain(&possible);
-    let others: Vec<Anchor> = possible.iter().filter(|anchor| !kept.contains(anchor)).copied().collect();
+    let is_kept = |anchor: &Anchor| kept.binary_search_by_key(&anchor.ticks, |kept| kept.ticks).is_ok();
+    let others: Vec<Anchor> = possible.iter().filter(|anchor| !is_kept(anchor)).copied().collect();
     let widest = others.iter().map(|other| distance_us(&kept, other)).max().unwrap_or(0);
     // Each anchor by which they are outvoted halves what they may be right by.
     let votes = (kept.len() - others.len().min(kept.len())).min(63);
@@ -90,7 +95,8 @@ pub fn believable(anchors: &[Anchor]) -> Believed {
 fn longest_chain(anchors: &[Anchor]) -> Vec<Anchor> {
     let mut chains: Vec<(usize, Option<usize>)> = Vec::with_capacity(anchors.len());
     for (at, anchor) in anchors.iter().enumerate() {
-        let before = (0..at).filter(|&earlier| anchors[earlier].agrees_with(anchor));
+        let before =
+            (at.saturating_sub(LOOKED_BACK)..at).filter(|&earlier| anchors[earlier].agrees_with(anchor));
         let best = before.max_by_key(|&earlier| (chains[earlier].0, earlier));
         chains.push((best.map_or(1, |earlier| chains[earlier].0 + 1), best));
     }
@@ -106,7 +112,9 @@ fn longest_chain(anchors: &[Anchor]) -> Vec<Anchor> {
 
 /// How far an anchor is from where the nearest one that is believed has it.
 fn distance_us(kept: &[Anchor], other: &Anchor) -> u64 {
-    let nearest = kept.iter().min_by_key(|anchor| anchor.ticks.abs_diff(other.ticks));
+    let behind = kept.partition_point(|anchor| anchor.ticks < other.ticks);
+    let beside = behind.saturating_sub(1)..kept.len().min(behind + 1);
+    let nearest = kept[beside].iter().min_by_key(|anchor| anchor.ticks.abs_diff(other.ticks));
     nearest.map_or(0, |anchor| u64::try_from(anchor.lead_us(other).0.unsigned_abs()).unwrap_or(u64::MAX))
 }
 

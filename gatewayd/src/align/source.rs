@@ -251,16 +251,19 @@ impl Judge {
         let (who, what) = (name(word.source), shown(word.utc_us));
         if word.utc_us > self.floor.ceiling_us(boot_us) {
             format!(
-                "The time is not known: {who} says that it is {what}, more than a year after {}, the last time that                  this box was sure of. It is believed when a second source says the same.",
+                "The time is not known: {who} says that it is {what}, more than a year after {}, the last time that \
+                 this box was sure of. It is believed when a second source says the same.",
                 shown(floor_us),
             )
         } else if word.utc_us < BUILD_DATE_US {
             format!(
-                "The box's clock is behind: {who} says that it is {what}, before this program was made. Give the box a                  network with NTP.",
+                "The box's clock is behind: {who} says that it is {what}, before this program was made. Give the box a \
+                 network with NTP.",
             )
         } else {
             format!(
-                "The time is not known: {who} says that it is {what}, but this box was sure once that it is after {}.                  The cloud puts this right when it is reached; if it is not: kinaractl clock reset",
+                "The time is not known: {who} says that it is {what}, but this box was sure once that it is after {}. \
+                 The cloud puts this right when it is reached; if it is not: kinaractl clock reset",
                 shown(floor_us),
             )
         }
@@ -497,7 +500,8 @@ fn alert(verdict: &Verdict, machine_us: i64, unknown_us: Option<i64>, patience_u
     let unknown_us = unknown_us?;
     if machine_us < BUILD_DATE_US && unknown_us > BEHIND_US {
         return Some(format!(
-            "The box's clock is behind: it shows {}, and nobody tells the time; readings wait without one. Give the box a              network with NTP, or a way to the cloud.",
+            "The box's clock is behind: it shows {}, and nobody tells the time; readings wait without one. Give the box a \
+             network with NTP, or a way to the cloud.",
             shown(machine_us),
         ));
     }

@@ -1,26 +1,27 @@
 //! The state behind the store's thread: the database, and what of it is kept in memory.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kinara_clock::Clock;
 use kinara_protocol::frame::Epoch;
-use rusqlite::types::ValueRef;
+use rusqlite::types::{FromSql, ValueRef};
 use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::watch;
 
 use super::damage::{Damage, broken_row};
 use super::figures::Figures;
-use super::outbox::Kind;
+use super::outbox::{Kind, Name};
 use super::piece;
 use super::quota::Extent;
 use super::ranges::SeqSet;
+use super::rescue::Rescue;
 use super::stage::Staged;
-use super::{Settings, StoreError, salvage, schema, thread, wanted};
+use super::{Settings, StoreError, schema, thread, wanted};
 use crate::align::source::Known;
 use crate::align::timeline::Timeline;
 use crate::hardware::HardwareId;
@@ -61,7 +62,7 @@ pub struct Engine {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) board: Board,
     pub(super) db: Connection,
-    path: PathBuf,
+    pub(super) path: PathBuf,
     _lock: File,
     boot_id: String,
     pub(super) devices: HashMap<HardwareId, Device>,
@@ -77,6 +78,8 @@ pub struct Engine {
     pub(super) next_ordinal: i64,
     pub(super) known: Option<Known>,
     pub(super) online: bool,
+    /// Sealed batches that this connection's broker does not take.
+    pub(super) left_out: HashSet<Name>,
     /// Frame bytes in a batch, as the line carries them.
     pub(super) pack_at_most: u64,
     pub(super) figures: Figures,
@@ -98,6 +101,11 @@ pub struct Engine {
     pub(super) urgent: bool,
     /// Whether what is in memory agrees with the tables; not while there is no database to read.
     pub(super) is_open: bool,
+    /// How often in a row a damaged database could not be replaced.
+    pub(super) rescues_failed: u32,
+    /// Whether rows of a database that was set aside may still have to come back, and those that are coming.
+    pub(super) left_aside: bool,
+    pub(super) rescue: Option<Rescue>,
 }
 
 impl Engine {
@@ -128,6 +136,7 @@ impl Engine {
             next_ordinal: 0,
             known: None,
             online: false,
+            left_out: HashSet::new(),
             pack_at_most: u64::MAX,
             figures: Figures::default(),
             admission: watch::channel(Admission::Everything).0,
@@ -143,11 +152,14 @@ impl Engine {
             wants: false,
             urgent: false,
             is_open: false,
+            rescues_failed: 0,
+            left_aside: false,
+            rescue: None,
         })
     }
 
-    /// Opens the database and begins a run. What SQLite itself cannot read is set aside, and what can be read of it is
-    /// brought over into a new one; so is a database that fails twice in a way that no full or failing disk explains.
+    /// Opens the database and begins a run. What SQLite itself cannot read is set aside, and what can be read of it comes
+    /// over into a new one; so is a database that fails twice in a way that no full or failing disk explains.
     pub(super) fn reopen(&mut self) -> Result<(), StoreError> {
         self.is_open = false;
         self.in_transaction = false;
@@ -183,30 +195,6 @@ impl Engine {
         self.begin_run()
     }
 
-    /// Makes a new database of what can be read of the damaged one, which is then set aside. The new one comes into its
-    /// place when it is whole.
-    fn replace(&mut self, error: &StoreError, new: &Path) -> Result<(), StoreError> {
-        // SQLite lets go of the files first.
-        self.db = Connection::open_in_memory()?;
-        schema::remove(new)?;
-        let now = self.clock.utc_us();
-        let aside = schema::aside_name(&self.path, now / 1_000_000);
-        let name = aside.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let mut db = schema::open(new, 0)?;
-        let outcome = salvage::salvage(&mut db, &self.path, (&name, &error.to_string()), now)?;
-        db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")?;
-        db.close().map_err(|(_, error)| error)?;
-        schema::set_aside(&self.path, &aside)?;
-        std::fs::rename(new, &self.path)?;
-        File::open(&self.settings.dir)?.sync_all()?;
-        tracing::error!(
-            %error, aside = %aside.display(), brought = outcome.brought, lost = outcome.lost,
-            "the database is damaged and was set aside; what could be read was brought over into a new one. Keep the \
-             file for support"
-        );
-        Ok(())
-    }
-
     /// A new buffer for this run, and what the tables hold.
     fn begin_run(&mut self) -> Result<(), StoreError> {
         self.begin()?;
@@ -220,7 +208,7 @@ impl Engine {
         self.set_meta("buffer", self.buffer as i64)?;
         self.set_meta("previous_buffer", self.previous as i64)?;
         self.set_meta("store_id", self.store_id as i64)?;
-        if self.text("boot_id")?.as_deref() != Some(&self.boot_id) {
+        if self.noted::<String>("boot_id")?.as_deref() != Some(&self.boot_id) {
             self.carry_waiting_over()?;
         }
         self.commit()?;
@@ -363,7 +351,7 @@ impl Engine {
             }
         }
         self.is_open = false;
-        if !error.is_corrupt() && self.reload().is_ok() {
+        if !error.is_corrupt() && self.reload().and_then(|()| self.resolve_again()).is_ok() {
             self.is_open = true;
             return Ok(());
         }
@@ -379,7 +367,7 @@ impl Engine {
         self.resolve_again()
     }
 
-    /// After a database was opened again under way: the clock was told before.
+    /// After a database was opened again under way, or a transaction was undone: the clock was told before.
     pub(super) fn resolve_again(&mut self) -> Result<(), StoreError> {
         let Some(known) = self.known else { return Ok(()) };
         self.begin()?;
@@ -403,9 +391,7 @@ impl Engine {
             changed
         });
         let text = trouble.map(|why| {
-            format!(
-                "The box cannot keep readings now ({why}); wearables keep theirs. It tries again each second."
-            )
+            format!("The box cannot keep readings now ({why}); wearables keep theirs. It goes on trying.")
         });
         self.board.alert("store", text);
     }
@@ -427,6 +413,24 @@ impl Engine {
 
     pub(super) fn set_online(&mut self, online: bool) {
         self.online = online;
+        // The next broker may take them.
+        self.left_out.clear();
+    }
+
+    /// Once told, it need not be told again on this connection.
+    pub(super) fn leave_out(&mut self, name: Name) {
+        self.left_out.insert(name);
+    }
+
+    /// Whether so many batches wait for the bridge that no more are sealed; of those that the broker does not take there
+    /// may be any number.
+    pub(super) fn is_far_ahead(&self, kind: Kind) -> bool {
+        let waiting = match kind {
+            Kind::Batch => self.figures.batches,
+            Kind::Event => self.figures.event_batches,
+        };
+        let left_out = self.left_out.iter().filter(|name| name.kind == kind).count() as u64;
+        waiting >= self.settings.seal_ahead + left_out
     }
 
     pub(super) fn received(&self, hardware: &HardwareId, epoch: Epoch) -> SeqSet {
@@ -457,12 +461,11 @@ impl Engine {
     }
 
     pub(super) fn meta(&self, key: &str) -> Result<Option<i64>, StoreError> {
-        let mut select = self.db.prepare_cached("SELECT value FROM meta WHERE key = ?1")?;
-        // A value of another type is set aside when the database is next opened.
-        Ok(select.query_row([key], |row| Ok(row.get(0).ok())).optional()?.flatten())
+        self.noted(key)
     }
 
-    fn text(&self, key: &str) -> Result<Option<String>, StoreError> {
+    /// A value of another type is none; it is set aside when the database is next opened.
+    fn noted<T: FromSql>(&self, key: &str) -> Result<Option<T>, StoreError> {
         let mut select = self.db.prepare_cached("SELECT value FROM meta WHERE key = ?1")?;
         Ok(select.query_row([key], |row| Ok(row.get(0).ok())).optional()?.flatten())
     }

@@ -80,7 +80,10 @@ impl Engine {
         lost: &Extent,
         reason: &'static str,
     ) -> Result<(), StoreError> {
-        let Some(&(first, _)) = lost.seqs.ranges().first() else { return Ok(()) };
+        let (Some((first, _)), Some((_, last))) = (lost.seqs.ranges().first(), lost.seqs.ranges().last())
+        else {
+            return Ok(());
+        };
         self.urgent = true;
         let key = (hardware.clone(), epoch, reason);
         if let Some((id, mut extent)) = self.open_gaps.remove(&key)
@@ -99,7 +102,9 @@ impl Engine {
                 return Ok(());
             }
         }
-        let name = format!("gap/{hardware}/{epoch:016x}/{first}/{reason}");
+        // A later loss may begin at the same frame and hold others: it is another gap.
+        let count = lost.seqs.len();
+        let name = format!("gap/{hardware}/{epoch:016x}/{first}-{last}-{count}/{reason}");
         let inserted = self
             .db
             .prepare_cached(
@@ -159,7 +164,7 @@ impl Engine {
 
     /// Seals the events and gaps that have a time, or have waited for one long enough, in the running transaction.
     pub(super) fn seal_events(&mut self) -> Result<(), StoreError> {
-        if !self.online || self.known.is_none() || self.figures.event_batches >= self.settings.seal_ahead {
+        if !self.online || self.known.is_none() || self.is_far_ahead(Kind::Event) {
             return Ok(());
         }
         let mut select = self.db.prepare_cached(

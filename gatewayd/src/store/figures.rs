@@ -78,11 +78,15 @@ impl Engine {
     /// Counts from the tables, and sets aside what cannot be counted, in the running transaction.
     pub(super) fn recount(&mut self) -> Result<(), StoreError> {
         self.write_staged()?;
-        let (pieces, batches) = self.count_all()?;
-        if pieces.is_empty() && batches.is_empty() {
-            return Ok(());
-        }
-        // Each of them counts again.
+        let broken = self.count_all()?;
+        self.set_uncounted_aside(broken)
+    }
+
+    /// Sets aside what could not be counted, in the running transaction. Each of them counts again.
+    pub(super) fn set_uncounted_aside(
+        &mut self,
+        (pieces, batches): (Broken, Broken),
+    ) -> Result<(), StoreError> {
         self.set_pieces_aside(pieces)?;
         for (rowid, damage) in batches {
             self.set_batch_aside(rowid, &damage)?;
@@ -105,15 +109,25 @@ impl Engine {
             damaged: self.count_rows("damaged")?,
             ..Figures::default()
         };
-        Ok((self.count_pieces()?, self.count_batches()?))
+        self.next_ordinal = 1;
+        self.count_behind((i64::MIN, i64::MIN))
     }
 
-    fn count_pieces(&mut self) -> Result<Broken, StoreError> {
+    /// Counts the rows of frames and of batches behind these.
+    pub(super) fn count_behind(
+        &mut self,
+        (piece, batch): (i64, i64),
+    ) -> Result<(Broken, Broken), StoreError> {
+        Ok((self.count_pieces(piece)?, self.count_batches(batch)?))
+    }
+
+    fn count_pieces(&mut self, behind: i64) -> Result<Broken, StoreError> {
         let mut broken = Vec::new();
         let mut select = self.db.prepare(
-            "SELECT id, device, epoch, class, form, frames, bytes, received_boot_us, received_us FROM pieces",
+            "SELECT id, device, epoch, class, form, frames, bytes, received_boot_us, received_us FROM pieces
+             WHERE id > ?1",
         )?;
-        let mut rows = select.query([])?;
+        let mut rows = select.query([behind])?;
         while let Some(row) = rows.next()? {
             match counted(row) {
                 Ok((key, form, group)) => {
@@ -132,12 +146,12 @@ impl Engine {
         Ok(broken)
     }
 
-    fn count_batches(&mut self) -> Result<Broken, StoreError> {
+    fn count_batches(&mut self, behind: i64) -> Result<Broken, StoreError> {
         let mut broken = Vec::new();
-        self.next_ordinal = 1;
-        let mut select =
-            self.db.prepare("SELECT rowid, kind, state, ordinal, held, buffer, sequence FROM batches")?;
-        let mut rows = select.query([])?;
+        let mut select = self.db.prepare(
+            "SELECT rowid, kind, state, ordinal, held, buffer, sequence FROM batches WHERE rowid > ?1",
+        )?;
+        let mut rows = select.query([behind])?;
         while let Some(row) = rows.next()? {
             match counted_batch(row) {
                 Ok((kind, state, ordinal, held)) => {

@@ -23,6 +23,7 @@ impl Engine {
         self.dirty.clear();
         self.events_looked_at = 0;
         self.open_gaps.clear();
+        self.see_what_is_aside()?;
         let mut broken = Vec::new();
         self.read_devices(&mut broken)?;
         let mut devices = std::mem::take(&mut self.devices);

@@ -5,7 +5,7 @@
 //! out in. A frame is stored once, however often it comes; a frame with a known identity and other content is put
 //! aside and never takes the place of the first. Waveforms give way when the disk fills; scalars and events that
 //! were acknowledged to a wearable never do. A row that cannot be read is set aside alone; a database that SQLite
-//! itself cannot read is set aside whole, and what can be read of it is brought over into a new one, because a gateway
+//! itself cannot read is set aside whole, and what can be read of it comes over into a new one, because a gateway
 //! that waits for a person loses more than it holds. A disk that cannot be written is tried again each second, and seen.
 //!
 //! SQLite lives on a thread of its own. Work comes in over a bounded queue and joins a transaction, which commits
@@ -30,6 +30,7 @@ mod piece;
 mod prune;
 mod quota;
 mod ranges;
+mod rescue;
 mod salvage;
 mod schema;
 mod seal;
@@ -257,8 +258,14 @@ pub enum Haste {
 }
 
 enum Job {
+    /// Of what is in memory only: done whether the database is open or not.
+    Tell(Box<dyn FnOnce(&mut Engine) + Send>),
     Read(Read),
-    Write { haste: Haste, frames: usize, write: Write },
+    Write {
+        haste: Haste,
+        frames: usize,
+        write: Write,
+    },
     Stop(oneshot::Sender<()>),
 }
 
@@ -352,9 +359,15 @@ impl Store {
         .await
     }
 
-    /// Whether the bridge can be reached: batches are sealed only then.
+    /// Whether the bridge can be reached: batches are sealed only then. A store that cannot be opened yet remembers it;
+    /// an error means that there is none any more.
     pub async fn set_online(&self, online: bool) -> Result<(), StoreError> {
-        self.read(move |engine| engine.set_online(online)).await
+        self.tell(move |engine| engine.set_online(online)).await
+    }
+
+    /// The broker does not take this batch for its size: while this connection lasts others are sealed in its stead.
+    pub async fn leave_out(&self, name: Name) -> Result<(), StoreError> {
+        self.tell(move |engine| engine.leave_out(name)).await
     }
 
     /// The oldest sealed batches (or event batches) that wait for the bridge and are not in `except`, up to `count`
@@ -461,12 +474,7 @@ impl Store {
     /// Batches that are sealed from now on hold no more frame bytes than this: what the line carries well.
     pub fn pack_at_most(&self, bytes: u64) {
         // Where the queue is full a batch is as big as before; the next word comes soon.
-        let _ = self.jobs.try_send(Job::Read(Box::new(move |engine| {
-            if let Ok(engine) = engine {
-                engine.pack_at_most = bytes;
-            }
-            None
-        })));
+        let _ = self.jobs.try_send(Job::Tell(Box::new(move |engine| engine.pack_at_most = bytes)));
     }
 
     /// Wakes when something new waits in the outbox.
@@ -481,6 +489,17 @@ impl Store {
             // An error means that it had stopped already.
             let _ = stopped.await;
         }
+    }
+
+    async fn tell(&self, tell: impl FnOnce(&mut Engine) + Send + 'static) -> Result<(), StoreError> {
+        let (reply, heard) = oneshot::channel();
+        let job = Job::Tell(Box::new(move |engine| {
+            tell(engine);
+            // The teller may have gone.
+            let _ = reply.send(());
+        }));
+        self.jobs.send(job).await.map_err(|_| StoreError::Stopped)?;
+        heard.await.map_err(|_| StoreError::Stopped)
     }
 
     async fn read<T: Send + 'static>(

@@ -152,6 +152,7 @@ impl Engine {
 
     pub(super) fn acknowledged(&mut self, name: Name, sha256: &[u8; 32]) -> Result<bool, StoreError> {
         let Some(held) = self.held_by(name, sha256)? else { return Ok(false) };
+        self.left_out.remove(&name);
         let key = params![name.kind.number(), name.buffer as i64, name.sequence as i64];
         self.db
             .prepare_cached("DELETE FROM batches WHERE kind = ?1 AND buffer = ?2 AND sequence = ?3")?
@@ -188,6 +189,7 @@ impl Engine {
             )?
             .execute(params![name.kind.number(), name.buffer as i64, name.sequence as i64, reason])?;
         if parked == 1 {
+            self.left_out.remove(&name);
             self.figures.parked += 1;
             match name.kind {
                 Kind::Batch => self.figures.batches = self.figures.batches.saturating_sub(1),

@@ -10,8 +10,10 @@ use rusqlite::Row;
 use super::damage::{Damage, blob, cell, count};
 use super::engine::Engine;
 use super::figures::Figures;
+use super::outbox::Kind;
 use super::ranges::SeqSet;
 use super::{Fullness, Settings, StoreError, piece};
+use crate::align::fit::MOST_ANCHORS;
 use crate::status::{Admission, Buffer};
 
 /// How often figures are told and the disk is asked, in ticks of the store.
@@ -20,8 +22,6 @@ const SLOW_EVERY: u64 = 5;
 const PRUNE_EVERY: u64 = 3_000;
 /// With less than this free, an I/O error of a write is taken for a full disk.
 const CLOSE_TO_NOTHING: u64 = 1 << 20;
-/// Anchors kept for each epoch.
-const ANCHORS: usize = 512;
 /// Waveform rows dropped at once.
 const DROP_ROWS: i64 = 8;
 /// Copies in quarantine, at most.
@@ -37,12 +37,13 @@ impl Engine {
         self.measure()?;
         self.seal_events()?;
         self.seal_due()?;
-        if !self.online || self.figures.batches >= self.settings.seal_ahead {
+        if !self.online || self.is_far_ahead(Kind::Batch) {
             self.pack()?;
         }
         if *self.admission.borrow() >= Admission::NoWaveforms {
             self.drop_waveforms()?;
         }
+        self.bring_back(slow)?;
         if slow {
             self.tell()?;
             self.note_alive_alone()?;
@@ -55,19 +56,25 @@ impl Engine {
 
     /// Sees how full it is, and sets what is admitted.
     pub(super) fn measure(&mut self) -> Result<(), StoreError> {
-        let pages: i64 = self.db.pragma_query_value(None, "page_count", |row| row.get(0))?;
-        let free: i64 = self.db.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
-        self.figures.used_bytes = (pages - free) as u64 * 4096;
-        self.figures.free_bytes = free as u64 * 4096;
+        self.see_room()?;
         if self.figures.ticks.is_multiple_of(SLOW_EVERY) {
-            match rustix::fs::statvfs(&self.settings.dir) {
-                Ok(stat) => self.figures.disk_free = stat.f_bavail * stat.f_frsize,
-                Err(error) => tracing::debug!(%error, "the disk does not say how full it is"),
-            }
             self.keep_reserve();
         }
         let before = *self.admission.borrow();
         self.admit_only(admission(before, &self.figures, &self.settings));
+        Ok(())
+    }
+
+    /// Sees how full database and disk are.
+    pub(super) fn see_room(&mut self) -> Result<(), StoreError> {
+        let pages: i64 = self.db.pragma_query_value(None, "page_count", |row| row.get(0))?;
+        let free: i64 = self.db.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
+        self.figures.used_bytes = (pages - free) as u64 * 4096;
+        self.figures.free_bytes = free as u64 * 4096;
+        match rustix::fs::statvfs(&self.settings.dir) {
+            Ok(stat) => self.figures.disk_free = stat.f_bavail * stat.f_frsize,
+            Err(error) => tracing::debug!(%error, "the disk does not say how full it is"),
+        }
         Ok(())
     }
 
@@ -238,8 +245,8 @@ impl Engine {
         }
         if let Some((file, why)) = self.file_set_aside()? {
             return Ok(Some(format!(
-                "The database was damaged ({why}) and was set aside as {file}; what could be read was brought over. \
-                 Readings may be lost. Check the disk, and tell support."
+                "The database was damaged ({why}) and was set aside as {file}; what can be read comes over. Readings \
+                 may be lost. Check the disk, and tell support."
             )));
         }
         Ok(Some(format!(
@@ -273,7 +280,10 @@ impl Engine {
             [EVENT_KEYS],
         )?;
         self.prune_damaged()?;
-        self.prune_epochs()?;
+        // Of an epoch of which nothing is here more may come back.
+        if !self.left_aside {
+            self.prune_epochs()?;
+        }
         self.db.execute(
             "DELETE FROM quarantine WHERE (SELECT count(*) FROM quarantine) > ?1
              AND received_us < (SELECT received_us FROM quarantine ORDER BY received_us DESC LIMIT 1 OFFSET ?1)",
@@ -286,17 +296,13 @@ impl Engine {
                     SELECT device, epoch, ticks,
                            row_number() OVER (PARTITION BY device, epoch ORDER BY ticks DESC) AS place
                     FROM anchors) WHERE place > ?1)",
-            [ANCHORS as i64],
+            [MOST_ANCHORS as i64],
         )?;
         self.db.execute(
             "DELETE FROM sealed_lines WHERE (device, epoch) NOT IN (SELECT device, epoch FROM epochs)",
             [],
         )?;
-        self.commit()?;
-        for device in self.devices.values_mut() {
-            device.timeline.forget_old_anchors(ANCHORS);
-        }
-        Ok(())
+        self.commit()
     }
 }
 

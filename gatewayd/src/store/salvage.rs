@@ -1,25 +1,23 @@
 //! Rows carried over one by one: from the tables of an earlier version, and from a database that was set aside.
 //!
 //! The promise: a row that SQLite still gives out and that fits its new table is brought over, wherever it lies among
-//! others that are not. What lay in a row that is gone is told by the indexes, which lie on other pages: its frames are
-//! noted in the table `lost`, and become gaps when the store is next read.
+//! others that are not. Of a database that was set aside the notes come first, here; what takes room and time comes
+//! while the new one is at work, see the module `rescue`.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use rusqlite::types::Value;
-use rusqlite::{Connection, ErrorCode, OpenFlags, Statement, params, params_from_iter};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Row, Statement, params, params_from_iter};
 
 use super::damage::WHOLE;
 use super::held::Held;
 use super::schema::TABLES;
 use super::wanted::EVERYTHING;
-use super::{StoreError, piece};
+use super::{StoreError, rescue};
 
 /// Rows brought over in one transaction.
-const CHUNK: usize = 64;
-/// Frames of the smallest kind that fit into one row: how far a row of an earlier version may reach.
-const MOST_FRAMES: i64 = (piece::MAX_BYTES / 24) as i64;
+pub(super) const CHUNK: usize = 64;
 
 /// What came of it.
 #[derive(Debug, Default)]
@@ -51,27 +49,30 @@ pub fn carry_over(db: &mut Connection) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Brings over what can be read in a damaged database, and notes what cannot, and how and why it is set aside.
+/// Brings over the notes that can be read in a damaged database, and notes what of it is still to come, and how and why
+/// it is set aside.
 pub fn salvage(
     db: &mut Connection,
     damaged: &Path,
     (aside, why): (&str, &str),
     now_us: i64,
-) -> Result<Outcome, StoreError> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let mut total = Outcome::default();
-    match Connection::open_with_flags(damaged, flags) {
+) -> Result<(), StoreError> {
+    match source(damaged) {
         Ok(source) => {
             for table in TABLES {
                 for name in [format!("old_{table}"), (*table).to_owned()] {
+                    if rescue::LARGE.contains(table) {
+                        rescue::note_left(db, &source, &name, table, aside)?;
+                        continue;
+                    }
                     let outcome = bring_if_there(db, &source, &name, table)?;
                     if outcome.lost > 0 && matches!(*table, "epochs" | "devices") {
                         db.execute_batch(EVERYTHING)?;
                     }
-                    total.add(outcome);
                 }
             }
         }
+        Err(error) if error.is_outside() => return Err(error),
         Err(error) => {
             tracing::warn!(%error, "the database set aside cannot be opened; nothing is brought over");
         }
@@ -82,7 +83,13 @@ pub fn salvage(
         "INSERT INTO damaged (origin, identity, why, found_us) VALUES (?1, ?2, ?3, ?4)",
         params![WHOLE, aside, why, now_us],
     )?;
-    Ok(total)
+    Ok(())
+}
+
+/// A database to read from; its journal may have to be played back.
+pub(super) fn source(path: &Path) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    Ok(Connection::open_with_flags(path, flags)?)
 }
 
 /// Of a table that gives out nothing the others are brought over all the same; an error of the new database ends it,
@@ -107,26 +114,23 @@ fn bring_if_there(
     }
 }
 
-fn exists(db: &Connection, table: &str) -> Result<bool, StoreError> {
+pub(super) fn exists(db: &Connection, table: &str) -> Result<bool, StoreError> {
     let mut select =
         db.prepare("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1").map_err(unreadable)?;
     select.exists([table]).map_err(unreadable)
 }
 
-#[allow(clippy::needless_pass_by_value, reason = "as map_err gives it")]
+/// That a disk has no room for the journal says nothing about the table.
 fn unreadable(error: rusqlite::Error) -> StoreError {
-    StoreError::Unreadable(error.to_string())
-}
-
-impl Outcome {
-    fn add(&mut self, other: Self) {
-        self.brought += other.brought;
-        self.lost += other.lost;
+    match StoreError::from(error) {
+        error if error.is_outside() => error,
+        error => StoreError::Unreadable(error.to_string()),
     }
 }
 
 /// One table on its way.
-struct Bringing<'a> {
+#[derive(Debug)]
+pub(super) struct Bringing<'a> {
     /// In the new database.
     table: &'a str,
     /// What both have, in the order of the values of a row.
@@ -134,7 +138,7 @@ struct Bringing<'a> {
     insert: String,
     /// The store's number of each wearable, for batches whose frames have to be looked up.
     numbers: BTreeMap<String, i64>,
-    outcome: Outcome,
+    pub outcome: Outcome,
     /// Row ids that are here now.
     here: HashSet<i64>,
 }
@@ -154,14 +158,13 @@ fn bring(
     if with_rowid {
         bringing.by_rowid(db, source, from)?;
         bringing.by_index(db, source, from)?;
-        bringing.note_missing(db, source, from)?;
     } else {
         bringing.by_key(db, source, from)?;
     }
     Ok(bringing.outcome)
 }
 
-fn columns_of(db: &Connection, table: &str) -> Result<Vec<String>, StoreError> {
+pub(super) fn columns_of(db: &Connection, table: &str) -> Result<Vec<String>, StoreError> {
     let mut select = db.prepare("SELECT name FROM pragma_table_info(?1)").map_err(unreadable)?;
     names(&mut select, table)
 }
@@ -172,7 +175,7 @@ fn names(select: &mut Statement<'_>, table: &str) -> Result<Vec<String>, StoreEr
 }
 
 impl<'a> Bringing<'a> {
-    fn new(
+    pub fn new(
         db: &Connection,
         table: &'a str,
         columns: Vec<String>,
@@ -297,7 +300,12 @@ impl<'a> Bringing<'a> {
     }
 
     /// Puts a row into its table, or, where it does not fit, among the damaged ones.
-    fn insert(&mut self, db: &Connection, id: Option<i64>, mut row: Vec<Value>) -> Result<(), StoreError> {
+    pub fn insert(
+        &mut self,
+        db: &Connection,
+        id: Option<i64>,
+        mut row: Vec<Value>,
+    ) -> Result<(), StoreError> {
         if self.columns.len() == row.len() && self.insert.contains("held") && !self.has("held") {
             row.push(Value::Blob(self.look_up(&row).to_bytes()));
         }
@@ -310,8 +318,10 @@ impl<'a> Bringing<'a> {
             Err(rusqlite::Error::SqliteFailure(error, why))
                 if error.code == ErrorCode::ConstraintViolation =>
             {
-                // Seen from the other end already.
-                if id.is_none() && error.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_PRIMARYKEY {
+                use rusqlite::ffi::{SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_UNIQUE};
+                // Seen from the other end already, or found and told again since.
+                let seen = id.is_none() && error.extended_code == SQLITE_CONSTRAINT_PRIMARYKEY;
+                if seen || self.table == "events" && error.extended_code == SQLITE_CONSTRAINT_UNIQUE {
                     return Ok(());
                 }
                 self.outcome.lost += 1;
@@ -321,6 +331,10 @@ impl<'a> Bringing<'a> {
             Err(error) => return Err(error.into()),
         }
         Ok(())
+    }
+
+    pub fn is_here(&self, id: i64) -> bool {
+        self.here.contains(&id)
     }
 
     fn has(&self, column: &str) -> bool {
@@ -386,66 +400,54 @@ impl<'a> Bringing<'a> {
             };
             lost.extend(held.lines());
         }
-        for (device, epoch, first, last) in lost {
-            db.execute(
-                "INSERT INTO lost (device, epoch, first_seq, last_seq) VALUES (?1, ?2, ?3, ?4)",
-                params![device, epoch, first, last],
-            )?;
+        for line in lost {
+            note_lost(db, line)?;
         }
         Ok(())
     }
+}
 
-    /// Notes the frames of rows that an index knows and that are not here now.
-    fn note_missing(
-        &mut self,
-        db: &mut Connection,
-        source: Option<&Connection>,
-        from: &str,
-    ) -> Result<(), StoreError> {
-        if source.is_none() {
-            // Rows of an earlier version that do not fit: their frames are known by their cells only.
-            return Ok(());
-        }
-        let source = source.unwrap_or(&*db);
-        let missing = match self.table {
-            "pieces" => missing_pieces(source, from, &self.here),
-            "batches" => missing_batches(source, from, &self.here),
-            _ => return Ok(()),
-        };
-        let transaction = db.transaction()?;
-        for (id, device, epoch, first, last) in missing {
-            if self.here.insert(id) {
-                self.outcome.lost += 1;
-            }
-            transaction.execute(
-                "INSERT INTO lost (device, epoch, first_seq, last_seq) VALUES (?1, ?2, ?3, ?4)",
-                params![device, epoch, first, last],
-            )?;
-        }
-        Ok(transaction.commit()?)
-    }
+/// Notes frames that lay in a row that is gone, until they have their gap.
+pub(super) fn note_lost(
+    db: &Connection,
+    (device, epoch, first, last): (i64, i64, i64, i64),
+) -> Result<(), StoreError> {
+    db.prepare_cached("INSERT INTO lost (device, epoch, first_seq, last_seq) VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![device, epoch, first, last])?;
+    Ok(())
 }
 
 /// Rows that a statement gives for a number, up to the first error; and whether there was none.
-fn read_rows(db: &Connection, sql: &str, from: i64) -> (Vec<Vec<Value>>, bool) {
+pub(super) fn read_rows(db: &Connection, sql: &str, from: i64) -> (Vec<Vec<Value>>, bool) {
     let mut out = Vec::new();
-    let mut read = || {
-        let mut select = db.prepare_cached(sql)?;
-        let width = select.column_count();
-        let mut rows = select.query([from])?;
-        while let Some(row) = rows.next()? {
-            out.push((0..width).map(|at| row.get(at)).collect::<Result<Vec<Value>, _>>()?);
-        }
-        Ok::<_, rusqlite::Error>(())
-    };
-    let whole = read()
-        .map_err(|error| tracing::warn!(%error, sql, "what cannot be read here is stepped over"))
-        .is_ok();
+    let whole = each_row(db, sql, from, |row| {
+        let width = row.as_ref().column_count();
+        out.push((0..width).map(|at| row.get(at)).collect::<Result<Vec<Value>, _>>()?);
+        Ok(())
+    });
     (out, whole)
 }
 
+/// Takes them one by one.
+pub(super) fn each_row(
+    db: &Connection,
+    sql: &str,
+    from: i64,
+    mut take: impl FnMut(&Row<'_>) -> rusqlite::Result<()>,
+) -> bool {
+    let mut read = || {
+        let mut select = db.prepare_cached(sql)?;
+        let mut rows = select.query([from])?;
+        while let Some(row) = rows.next()? {
+            take(row)?;
+        }
+        Ok::<_, rusqlite::Error>(())
+    };
+    read().map_err(|error| tracing::warn!(%error, sql, "what cannot be read here is stepped over")).is_ok()
+}
+
 /// The row id after which reading goes on when what follows `last` cannot be read; `None` at the end of the table.
-fn step_over(db: &Connection, table: &str, last: i64) -> Option<i64> {
+pub(super) fn step_over(db: &Connection, table: &str, last: i64) -> Option<i64> {
     let sql = format!("SELECT rowid FROM {table} WHERE rowid >= ?1 ORDER BY rowid LIMIT 1");
     let probe = |from: i64| {
         let mut select = db.prepare_cached(&sql).ok()?;
@@ -474,57 +476,4 @@ fn step_over(db: &Connection, table: &str, last: i64) -> Option<i64> {
         if probe(middle).is_some() { good = middle } else { bad = middle }
     }
     Some(good - 1)
-}
-
-type Missing = Vec<(i64, i64, i64, i64, i64)>;
-
-/// Id, wearable, epoch and numbers of the rows of frames that only the index knows.
-fn missing_pieces(source: &Connection, from: &str, here: &HashSet<i64>) -> Missing {
-    let read = |last_seq: &str| {
-        let mut missing = Vec::new();
-        for order in ["ASC", "DESC"] {
-            let sql = format!(
-                "SELECT id, device, epoch, first_seq, {last_seq} FROM {from} INDEXED BY pieces_by_identity
-                 WHERE ?1 IS NOT NULL ORDER BY device {order}, epoch {order}, first_seq {order}"
-            );
-            let (rows, whole) = read_rows(source, &sql, 0);
-            let numbers = rows.into_iter().filter_map(|row| {
-                let number = |at: usize| {
-                    if let Some(Value::Integer(number)) = row.get(at) { Some(*number) } else { None }
-                };
-                Some((number(0)?, number(1)?, number(2)?, number(3)?, number(4)?))
-            });
-            missing.extend(numbers.filter(|row| !here.contains(&row.0)));
-            if whole {
-                break;
-            }
-        }
-        missing
-    };
-    if covers_last_seq(source) { read("last_seq") } else { read(&format!("first_seq + {MOST_FRAMES}")) }
-}
-
-/// Whether the index says where a row ends; that of the first versions did not.
-fn covers_last_seq(source: &Connection) -> bool {
-    let sql = "SELECT count(*) FROM pragma_index_info('pieces_by_identity') WHERE name = 'last_seq'";
-    source.query_row(sql, [], |row| row.get::<_, i64>(0)).is_ok_and(|columns| columns > 0)
-}
-
-/// The same of the batches that only the index knows.
-fn missing_batches(source: &Connection, from: &str, here: &HashSet<i64>) -> Missing {
-    let sql = format!(
-        "SELECT rowid, held FROM {from} INDEXED BY batches_in_order WHERE ?1 IS NOT NULL ORDER BY kind, state, ordinal"
-    );
-    let (rows, _) = read_rows(source, &sql, 0);
-    let mut missing = Vec::new();
-    for row in rows {
-        let (Some(Value::Integer(id)), Some(Value::Blob(held))) = (row.first(), row.get(1)) else { continue };
-        if here.contains(id) {
-            continue;
-        }
-        let lines = Held::from_bytes(held).unwrap_or_default().lines();
-        missing
-            .extend(lines.into_iter().map(|(device, epoch, first, last)| (*id, device, epoch, first, last)));
-    }
-    missing
 }

@@ -53,7 +53,7 @@ impl Engine {
         // What is due in a moment goes with the commit that is being made.
         let after = self.settings.seal_after.saturating_sub(NEARLY.min(self.settings.seal_after / 10));
         let age = (after.as_secs_f64() * self.clock.rate() * 1e6) as i64;
-        while self.figures.batches < self.settings.seal_ahead {
+        while !self.is_far_ahead(Kind::Batch) {
             let ready = self.ready();
             let waiting: u64 = ready.iter().map(|ready| ready.bytes).sum();
             let oldest = ready.first().map(|ready| ready.oldest_boot_us);

@@ -19,6 +19,8 @@ pub type Finish = Box<dyn FnOnce(Result<(), Arc<str>>) + Send>;
 const TICK: Duration = Duration::from_millis(200);
 /// How often a store that cannot keep anything tries again.
 const TRY_EVERY: Duration = Duration::from_secs(1);
+/// A rescue that fails each time is tried again after this, doubled so often at most: it writes each time.
+const RESCUES_DOUBLED: u32 = 5;
 /// So long it may fail before the watchdog hears of it.
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -101,6 +103,7 @@ impl Thread {
             let until = self.deadline.map_or(tick, |deadline| deadline.min(tick));
             let job = tokio::time::timeout_at(until, queue.recv()).await;
             match job {
+                Ok(Some(Job::Tell(tell))) => tell(&mut self.engine),
                 Ok(Some(Job::Read(read))) => self.read(read),
                 Ok(Some(Job::Write { haste, frames, write })) => self.write(haste, frames, write),
                 Ok(Some(Job::Stop(done))) => {
@@ -226,6 +229,10 @@ impl Thread {
 
     /// Says that nothing can be kept, until something can.
     fn is_failing(&mut self, error: &StoreError) {
+        // Also where it was full before anything could be opened: the reserve is what there is to begin with.
+        if self.engine.is_disk_full(error) {
+            self.engine.disk_is_full();
+        }
         let (now, why) = (Instant::now(), Arc::from(error.to_string()));
         let since = self.failing.as_ref().map_or(now, |failing| failing.since);
         self.failing = Some(Failing { since, tried: now, why: Arc::clone(&why) });
@@ -235,7 +242,8 @@ impl Thread {
     /// Sealing, packing, quotas, figures.
     fn look_after(&mut self) {
         if let Some(failing) = &mut self.failing {
-            if failing.tried.elapsed() < TRY_EVERY {
+            let doubled = self.engine.rescues_failed.min(RESCUES_DOUBLED);
+            if failing.tried.elapsed() < TRY_EVERY * (1 << doubled) {
                 return;
             }
             failing.tried = Instant::now();

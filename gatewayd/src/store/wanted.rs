@@ -14,9 +14,9 @@ use super::engine::Engine;
 use super::ranges::SeqSet;
 use crate::hardware::HardwareId;
 
-/// Notes that this box does not know any more what it had.
-pub(super) const EVERYTHING: &str =
-    "INSERT INTO meta (key, value) VALUES ('knows_nothing', 1) ON CONFLICT DO UPDATE SET value = 1";
+/// Notes that this box does not know any more what it had. Who was asked before is asked again: it was another loss.
+pub(super) const EVERYTHING: &str = "DELETE FROM meta WHERE key GLOB 'asked *';
+    INSERT INTO meta (key, value) VALUES ('knows_nothing', 1) ON CONFLICT DO UPDATE SET value = 1";
 
 /// What is wanted of a wearable.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

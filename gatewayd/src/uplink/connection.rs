@@ -214,13 +214,13 @@ impl<'a> Connection<'a> {
                 continue;
             }
             for sealed in self.context.store.waiting(kind, self.window.names(), count, bytes).await? {
-                self.send(sealed);
+                self.send(sealed).await?;
             }
         }
         Ok(())
     }
 
-    fn send(&mut self, sealed: Sealed) {
+    async fn send(&mut self, sealed: Sealed) -> Result<(), UplinkError> {
         let name = sealed.name;
         let bytes = sealed.payload.len();
         let mut properties = messages::properties(&self.context.settings.gateway.to_string(), &name);
@@ -232,17 +232,18 @@ impl<'a> Connection<'a> {
             Kind::Batch => Item::Batch(name, publish),
         };
         if !self.line.publish(item) {
-            self.leave_out(name, bytes);
+            self.leave_out(name, bytes).await?;
         } else if self.window.published(name, sealed.sha256, bytes, Instant::now()) {
             self.context.board.update(|snapshot| {
                 snapshot.uplink.republished += 1;
                 true
             });
         }
+        Ok(())
     }
 
     /// A batch is larger than what the broker takes: it stays here, and the rest goes on.
-    fn leave_out(&mut self, name: Name, bytes: usize) {
+    async fn leave_out(&mut self, name: Name, bytes: usize) -> Result<(), UplinkError> {
         let most = self.line.limits().packet;
         tracing::error!(
             ?name,
@@ -259,6 +260,7 @@ impl<'a> Connection<'a> {
                 self.window.left_out()
             )),
         );
+        Ok(self.context.store.leave_out(name).await?)
     }
 
     fn message(

@@ -141,10 +141,11 @@ pub async fn run(context: Context, cancel: CancellationToken) {
     let pulse = context.board.vitals().pulse("uplink");
     let mut failures = 0u32;
     let mut pace = Pace::new(context.settings.full_bytes, context.settings.seal_bytes);
+    let mut attempts = Attempts::default();
     while !cancel.is_cancelled() {
         let began = Instant::now();
         let mut tried = Duration::ZERO;
-        let ended = match open(&context, &mut pace, &pulse, &cancel).await {
+        let ended = match open(&context, &mut pace, &mut attempts, &pulse, &cancel).await {
             Ok(Some(connection)) => {
                 failures = 0;
                 context.board.alert(CERTIFICATE_ALERT, None);
@@ -162,6 +163,7 @@ pub async fn run(context: Context, cancel: CancellationToken) {
                 Err(error)
             }
         };
+        // A store that cannot be opened hears this as well: only one that has ended says no.
         if let Err(error) = context.store.set_online(false).await {
             tracing::error!(%error, "the store has gone");
             return;
@@ -189,16 +191,42 @@ pub async fn run(context: Context, cancel: CancellationToken) {
 async fn open<'a>(
     context: &'a Context,
     pace: &'a mut Pace,
+    attempts: &mut Attempts,
     pulse: &Pulse,
     cancel: &CancellationToken,
 ) -> Result<Option<Connection<'a>>, UplinkError> {
+    let attempt = attempts.next(Connection::open(context, pace), async {
+        network::changed().await;
+        tokio::time::sleep(after_change()).await;
+    });
     tokio::select! {
-        opened = Connection::open(context, pace) => opened.map(Some),
+        opened = attempt => opened.transpose(),
         never = beat(pulse) => match never {},
         () = cancel.cancelled() => Ok(None),
-        () = network::changed() => {
-            tokio::time::sleep(after_change()).await;
-            Ok(None)
+    }
+}
+
+/// Attempts to connect, of two in a row at most one is cut short: on a slow line beside an interface that comes and goes
+/// there would never be a connection otherwise.
+#[derive(Debug, Default)]
+struct Attempts {
+    cut_short: bool,
+}
+
+impl Attempts {
+    /// What comes of the next one; nothing when the network changed.
+    async fn next<T>(
+        &mut self,
+        attempt: impl Future<Output = T>,
+        changed: impl Future<Output = ()>,
+    ) -> Option<T> {
+        let to_the_end = std::mem::take(&mut self.cut_short);
+        tokio::select! {
+            outcome = attempt => Some(outcome),
+            () = changed, if !to_the_end => {
+                self.cut_short = true;
+                None
+            }
         }
     }
 }
@@ -321,6 +349,21 @@ mod tests {
         }
         assert!((0..50).any(|_| pause(&settings, 400, true) > Duration::from_secs(30)));
         assert!(pause(&settings, 0, false) <= Duration::from_secs(2));
+    }
+
+    #[tokio::test]
+    async fn an_interface_that_comes_and_goes_keeps_a_slow_line_from_connecting_only_once() {
+        let mut attempts = Attempts::default();
+        let mut made = Vec::new();
+        for _ in 0..4 {
+            let attempt = tokio::time::sleep(Duration::from_millis(60));
+            let changed = tokio::time::sleep(Duration::from_millis(10));
+            made.push(attempts.next(attempt, changed).await.is_some());
+        }
+        assert_eq!(made, [false, true, false, true]);
+        // What was cut short elsewhere does not count for the next change.
+        let quick = attempts.next(std::future::ready(()), std::future::pending()).await;
+        assert!(quick.is_some() && !attempts.cut_short);
     }
 
     #[test]

@@ -117,3 +117,19 @@ async fn a_box_that_is_rebooted_often_does_not_keep_frames_and_events_waiting_fo
     }
     assert_eq!(ready, [(0, 0), (1, 1), (0, 1)]);
 }
+
+#[tokio::test]
+async fn a_later_loss_that_begins_at_the_same_frame_and_is_larger_is_told_as_well() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = online(settings(dir.path())).await;
+    synchronise(&store, &hardware(), EPOCH).await;
+    for (next, told_ranges) in [(8, [5, 3]), (12, [5, 7])] {
+        store.give_up(hardware(), EPOCH, (5, next), Some(9_000)).await.unwrap();
+        let (_, gaps) = told(&store, 1).await;
+        assert_eq!(gaps[0].seq_ranges, told_ranges);
+    }
+    // The same once more is no news.
+    store.give_up(hardware(), EPOCH, (5, 12), Some(9_000)).await.unwrap();
+    assert!(sent(&store, Duration::from_millis(800)).await.1.is_empty());
+    store.stop().await;
+}

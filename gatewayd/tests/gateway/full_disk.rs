@@ -22,14 +22,28 @@ fn hardware() -> HardwareId {
 }
 
 /// A file system in memory; gone with this.
-struct SmallDisk(PathBuf);
+pub struct SmallDisk(PathBuf);
 
 impl SmallDisk {
     /// `None` where mounting is not allowed.
-    fn mount(at: &Path) -> Option<Self> {
+    pub fn mount(at: &Path) -> Option<Self> {
         let done =
             Command::new("mount").args(["-t", "tmpfs", "-o", "size=24m,mode=700", "tmpfs"]).arg(at).output();
         done.is_ok_and(|output| output.status.success()).then(|| Self(at.to_owned()))
+    }
+
+    /// Whether anything can be written, from now on.
+    pub fn writable(&self, writable: bool) {
+        let how = if writable { "remount,rw" } else { "remount,ro" };
+        assert!(Command::new("mount").args(["-o", how]).arg(&self.0).status().unwrap().success());
+    }
+
+    /// Somebody else takes all of the room but this, bytes.
+    pub fn fill_but(&self, left: u64) {
+        let mut file = std::fs::File::create(self.0.join("others")).unwrap();
+        while rustix::fs::statvfs(&self.0).unwrap().f_bavail * 4096 > left {
+            std::io::Write::write_all(&mut file, &[7; 4096]).unwrap();
+        }
     }
 }
 
@@ -122,5 +136,32 @@ async fn on_a_disk_without_a_free_block_events_are_taken_and_nothing_acknowledge
     let again = put(&store, next..next + 100).await;
     assert_eq!(again.len(), 100);
     delivered(&store, &again).await;
+    store.stop().await;
+}
+
+#[tokio::test]
+async fn on_a_disk_that_is_full_before_the_start_the_reserve_is_given_up_and_events_are_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(dir.path()) else {
+        eprintln!("SKIPPED: a file system cannot be mounted here (needs root)");
+        return;
+    };
+    let settings = Settings { reserve: 4 << 20, ..settings(&disk.0.join("data")) };
+    let store = open(settings.clone());
+    synchronise(&store, &hardware(), EPOCH).await;
+    let taken = put(&store, 0..200).await;
+    store.stop().await;
+    assert!(disk.0.join("data/reserve").exists());
+    disk.fill_but(0);
+    let store = open(settings);
+    let start = Instant::now();
+    while store.put_event(event(&hardware(), EPOCH, 10_000)).await.is_err() {
+        assert!(start.elapsed() < Duration::from_secs(20), "no event is taken");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(!disk.0.join("data/reserve").exists());
+    store.clock_is(Some(known())).await.unwrap();
+    store.set_online(true).await.unwrap();
+    delivered(&store, &taken).await;
     store.stop().await;
 }

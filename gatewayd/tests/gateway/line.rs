@@ -18,6 +18,7 @@ use super::air::{SECRET, Wearable, air};
 use super::bridge::{Bridge, Mood};
 use super::broker::Broker;
 use super::frames::GATEWAY;
+use super::full_disk::SmallDisk;
 
 pub struct Daemon {
     stop: CancellationToken,
@@ -221,5 +222,35 @@ async fn only_the_bridges_own_word_for_the_very_payload_deletes_a_batch() {
         now.buffer.parked == 1 && now.alerts.contains_key("parked")
     })
     .await;
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_box_whose_card_cannot_be_written_at_its_start_stays_up_says_so_and_heals_when_it_can() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    let Some(card) = SmallDisk::mount(&data) else {
+        eprintln!("SKIPPED: a file system cannot be mounted here (needs root)");
+        return;
+    };
+    let broker = Broker::start(dir.path());
+    let bridge = Bridge::start(broker.port);
+    let wearable = Wearable::start(&air(dir.path()), 0xa1, 20);
+    let small = "[store]\nreserve_mib = 1\n";
+    let daemon = Daemon::start(dir.path(), broker.port, &[0xa1], small).await;
+    until("the first part is through", || all_there(&bridge, &wearable)).await;
+    daemon.stop().await;
+    card.writable(false);
+    let daemon = Daemon::start(dir.path(), broker.port, &[0xa1], small).await;
+    wearable.produce(20);
+    until("somebody is told", || daemon.board.now().alerts.contains_key("store")).await;
+    // Several attempts of store and uplink.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(!daemon.task.is_finished(), "the daemon has ended");
+    assert!(!daemon.board.now().buffer.trouble.is_empty());
+    card.writable(true);
+    until("it heals", || daemon.board.now().buffer.trouble.is_empty()).await;
+    until("the rest is through", || all_there(&bridge, &wearable) && wearable.is_drained()).await;
     daemon.stop().await;
 }

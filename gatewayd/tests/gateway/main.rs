@@ -23,6 +23,7 @@ mod package;
 #[path = "../../../tests/clinic/src/proxy.rs"]
 #[allow(dead_code, reason = "the oracle uses more of it")]
 mod proxy;
+mod rescue;
 mod sensor;
 mod session;
 mod store;

@@ -22,11 +22,11 @@ const EPOCH: Epoch = Epoch::new(7, 1);
 const ROW: u32 = 10;
 const WAIT: Duration = Duration::from_millis(1_500);
 
-fn hardware() -> HardwareId {
+pub fn hardware() -> HardwareId {
     HardwareId::kinara(0xa1)
 }
 
-async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
+pub async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
     while !done().await {
         assert!(start.elapsed() < Duration::from_mins(1), "{what}");
@@ -73,7 +73,7 @@ pub fn damage_cells(dir: &Path, sql: &str) {
 }
 
 /// The pages of a table that hold rows.
-fn pages(dir: &Path, table: &str) -> Vec<u64> {
+pub fn pages(dir: &Path, table: &str) -> Vec<u64> {
     let db = connect(dir);
     let sql = "SELECT pageno FROM dbstat WHERE name = ?1 AND pagetype = 'leaf' ORDER BY path";
     let mut select = db.prepare(sql).unwrap();
@@ -81,18 +81,27 @@ fn pages(dir: &Path, table: &str) -> Vec<u64> {
     pages.map(|page| page.unwrap() as u64).collect()
 }
 
-fn scribble(dir: &Path, page: u64) {
+pub fn scribble(dir: &Path, page: u64) {
     let file = std::fs::OpenOptions::new().write(true).open(database(&settings(dir))).unwrap();
     file.write_all_at(&[0xa5; 4096], (page - 1) * 4096).unwrap();
 }
 
-fn opened(dir: &Path) -> (Store, Board) {
+pub fn opened(dir: &Path) -> (Store, Board) {
     let board = board();
     (Store::open(settings(dir), Arc::new(SystemClock), board.clone()).unwrap(), board)
 }
 
+/// All rows of what was set aside that can be read are here again.
+pub async fn all_back(dir: &Path) {
+    until("rows of what was set aside do not come back", async || {
+        let left = "SELECT count(*) FROM meta WHERE key GLOB 'left *'";
+        connect(dir).query_row(left, [], |row| row.get::<_, i64>(0)).unwrap() == 0
+    })
+    .await;
+}
+
 /// Everything that is here, and everything that is told as lost by this gateway. Together they are `0..frames`.
-async fn all_accounted_for(store: &Store, frames: u32) -> (Vec<u32>, Vec<u32>) {
+pub async fn all_accounted_for(store: &Store, frames: u32) -> (Vec<u32>, Vec<u32>) {
     let here: Vec<u32> = drain(store).await.into_keys().map(|(_, _, seq)| seq).collect();
     store.set_online(true).await.unwrap();
     let mut lost = Vec::new();
@@ -225,6 +234,7 @@ async fn a_damaged_page_costs_its_rows_and_all_others_are_brought_over() {
         let page = pages(dir.path(), "pieces")[which];
         scribble(dir.path(), page);
         let (store, board) = opened(dir.path());
+        all_back(dir.path()).await;
         let (here, lost) = all_accounted_for(&store, rows * ROW).await;
         assert!(!lost.is_empty() && lost.len() < 200, "page {which} of {count} cost {} frames", lost.len());
         assert!(here.len() > 2_800);
@@ -250,6 +260,7 @@ async fn a_damaged_page_of_any_table_costs_no_frame_that_lies_elsewhere() {
         // What was here is not known any more: it is asked for again.
         assert_eq!(store.wanted(hardware()).await.unwrap().everything, table == "epochs", "{table}");
         fill(&store, 100..110).await;
+        all_back(dir.path()).await;
         assert_eq!(drain(&store).await.len(), 1_100, "{table}");
         store.stop().await;
     }
@@ -296,6 +307,21 @@ async fn a_database_that_is_gone_is_asked_for_when_there_were_bonds_and_only_onc
     store.no_longer_wanted(hardware(), (EPOCH, 5)).await.unwrap();
     assert!(!store.wanted(hardware()).await.unwrap().everything);
     store.stop().await;
+}
+
+#[tokio::test]
+async fn who_was_asked_after_one_loss_is_asked_again_after_the_next() {
+    let dir = filled(3).await;
+    for _ in 0..2 {
+        let page = pages(dir.path(), "epochs")[0];
+        scribble(dir.path(), page);
+        let (store, _) = opened(dir.path());
+        assert!(store.wanted(hardware()).await.unwrap().everything);
+        store.no_longer_wanted(hardware(), (EPOCH, 5)).await.unwrap();
+        assert!(!store.wanted(hardware()).await.unwrap().everything);
+        fill(&store, 3..4).await;
+        store.stop().await;
+    }
 }
 
 /// The folder in which nothing can be made, as on a file system that was remounted: and undone with this.
@@ -353,6 +379,7 @@ async fn a_recovery_that_fails_is_seen_and_tried_again_until_it_works() {
     assert!(!board.now().alerts.contains_key("store"));
     let fates = store.append(hardware(), vec![scalar(EPOCH, 50_000)]).await.unwrap();
     assert_eq!(fates[0].outcome, Outcome::Stored);
+    all_back(dir.path()).await;
     let left = drain(&store).await.len();
     assert!((10_000..40_000).contains(&left), "{left} frames of 40000");
     store.stop().await;

@@ -273,3 +273,47 @@ async fn two_daemons_do_not_share_a_folder() {
     assert!(matches!(second.err(), Some(StoreError::Taken(_))));
     store.stop().await;
 }
+
+#[tokio::test]
+async fn syncs_that_waited_for_the_clock_have_their_time_though_the_transaction_that_gave_it_to_them_failed()
+{
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(settings(dir.path()));
+    synchronise(&store, &hardware(), EPOCH).await;
+    let decision = || vec![(uuid::Uuid::from_u128(7), vec![1])];
+    store.put_decisions(decision()).await.unwrap();
+    // They share a transaction, and the second of them cannot be.
+    let (told, twice) = tokio::join!(store.clock_is(Some(known())), store.put_decisions(decision()));
+    assert!(told.is_err() && twice.is_err());
+    store.clock_is(Some(known())).await.unwrap();
+    let fates = store.append(hardware(), vec![scalar(EPOCH, 0)]).await.unwrap();
+    assert!(fates[0].fit.is_some_and(|fit| !fit.time_uncertain), "{fates:?}");
+    store.stop().await;
+}
+
+#[tokio::test]
+async fn batches_that_the_broker_does_not_take_do_not_keep_others_from_being_sealed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(Settings { seal_ahead: 2, ..settings(dir.path()) });
+    synchronise(&store, &hardware(), EPOCH).await;
+    store.clock_is(Some(known())).await.unwrap();
+    store.set_online(true).await.unwrap();
+    let mut left_out = Vec::new();
+    for seq in 0..5 {
+        put(&store, vec![scalar(EPOCH, seq)]).await;
+        let start = std::time::Instant::now();
+        let sealed = loop {
+            let sealed = store.waiting(Kind::Batch, left_out.clone(), 16, 1 << 20).await.unwrap();
+            if !sealed.is_empty() {
+                break sealed;
+            }
+            assert!(start.elapsed() < Duration::from_secs(10), "batch {seq} is not sealed");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        for sealed in sealed {
+            store.leave_out(sealed.name).await.unwrap();
+            left_out.push(sealed.name);
+        }
+    }
+    store.stop().await;
+}

@@ -1,0 +1,95 @@
+//! A large database that is damaged: its rows come back while its successor is at work.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kinara_clock::SystemClock;
+use kinara_gatewayd::store::{Kind, Outcome, Settings, Store, database};
+use kinara_protocol::envelope::{self, Batch, EventBatch};
+use kinara_protocol::frame::{Epoch, Kind as FrameKind};
+
+use super::frames::{board, frames_in, known, noise, open, scalar, seqs_of, settings, synchronise};
+use super::full_disk::SmallDisk;
+use super::mends::{all_accounted_for, all_back, hardware, opened, pages, scribble, until};
+
+const EPOCH: Epoch = Epoch::new(7, 1);
+
+/// A folder with a store of many rows that no compression makes small.
+async fn large(dir: &Path, frames: u32) {
+    let store = open(settings(dir));
+    store.set_online(true).await.unwrap();
+    synchronise(&store, &hardware(), EPOCH).await;
+    for first in (0..frames).step_by(100) {
+        let frames = (first..first + 100).map(|seq| noise(FrameKind::Scalar, EPOCH, seq)).collect();
+        store.append(hardware(), frames).await.unwrap();
+    }
+    store.stop().await;
+}
+
+#[tokio::test]
+async fn a_large_database_that_is_damaged_comes_back_while_readings_are_taken_and_goes_on_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    large(dir.path(), 40_000).await;
+    let pages = pages(dir.path(), "pieces");
+    scribble(dir.path(), pages[pages.len() / 2]);
+    // A box that is killed under way goes on where it was.
+    let (store, board) = opened(dir.path());
+    assert!(board.now().buffer.trouble.is_empty());
+    let fates = store.append(hardware(), vec![scalar(EPOCH, 40_000)]).await.unwrap();
+    assert_eq!(fates[0].outcome, Outcome::Stored);
+    until("nothing comes back", async || board.now().buffer.frames > 1_000).await;
+    store.stop().await;
+    let (store, board) = opened(dir.path());
+    let mut silent = Vec::new();
+    until("the rest does not come back", async || {
+        silent.extend(board.vitals().silent_for(Duration::from_secs(5)));
+        board.now().buffer.frames > 39_000
+    })
+    .await;
+    assert!(silent.is_empty(), "{silent:?}");
+    all_back(dir.path()).await;
+    let (_, lost) = all_accounted_for(&store, 40_001).await;
+    assert!(!lost.is_empty() && lost.len() < 1_000, "{} frames are lost", lost.len());
+    store.stop().await;
+}
+
+#[tokio::test]
+async fn a_damaged_database_for_which_there_is_no_room_beside_comes_back_as_the_cloud_takes_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(dir.path()) else {
+        eprintln!("SKIPPED: a file system cannot be mounted here (needs root)");
+        return;
+    };
+    let frames = 60_000;
+    large(dir.path(), frames).await;
+    let size = std::fs::metadata(database(&settings(dir.path()))).unwrap().len();
+    let pages = pages(dir.path(), "pieces");
+    scribble(dir.path(), pages[pages.len() / 2]);
+    disk.fill_but(10 << 20);
+    assert!(size > 8 << 20, "it is too small to tell: {size}");
+    let board = board();
+    let settings = Settings { reserve: 4 << 20, ..settings(dir.path()) };
+    let store = Store::open(settings, Arc::new(SystemClock), board.clone()).unwrap();
+    store.clock_is(Some(known())).await.unwrap();
+    store.set_online(true).await.unwrap();
+    let (mut here, mut lost) = (BTreeSet::new(), BTreeSet::new());
+    until("not everything is here or told as lost", async || {
+        for sealed in store.waiting(Kind::Batch, Vec::new(), 100, usize::MAX).await.unwrap_or_default() {
+            let batch: Batch = envelope::open(&sealed.payload).unwrap();
+            here.extend(frames_in(&batch).into_iter().map(|((_, _, seq), _)| seq));
+            let _ = store.acknowledged(sealed.name, sealed.sha256).await;
+        }
+        for sealed in store.waiting(Kind::Event, Vec::new(), 100, usize::MAX).await.unwrap_or_default() {
+            let batch: EventBatch = envelope::open(&sealed.payload).unwrap();
+            lost.extend(batch.gaps.iter().flat_map(seqs_of));
+            let _ = store.acknowledged(sealed.name, sealed.sha256).await;
+        }
+        here.union(&lost).count() == frames as usize
+    })
+    .await;
+    assert!(lost.len() < 1_000, "{} frames are lost", lost.len());
+    assert!(board.now().buffer.trouble.is_empty());
+    store.stop().await;
+}
