@@ -107,6 +107,12 @@ witnesses! {
     OneConnection = "all of it came on one connection",
     /// The way to the broker is long.
     AnswerTookLong = "greetings took as long as the way is, and nobody lost patience",
+    /// The line takes packets and does not bring them.
+    PacketsLost = "packets of the connection to the broker were lost on their way, both ways",
+    /// And still carries.
+    AcknowledgedMeanwhile = "batches were acknowledged over a line that was as bad all the time",
+    /// The box did not lose patience with it.
+    FewConnections = "no more than three connections were made for all of it",
     /// A broker takes connections and says nothing.
     SilenceMet = "a gateway with readings found nobody behind connections that were taken",
     /// A line dies without a word while it is used.
