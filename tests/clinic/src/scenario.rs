@@ -106,6 +106,13 @@ pub const ALL: &[Scenario] = &[
         cloud::kill_gateway,
     ),
     scenario(
+        "kill-waiting",
+        Group::Edge,
+        "kill -9 of gatewayd while frames wait in its memory for their commit",
+        &[Witness::KilledInWait],
+        gateways::kill_waiting,
+    ),
+    scenario(
         "kill-bridge",
         Group::Cloud,
         "kill -9 of the bridge at random moments",
