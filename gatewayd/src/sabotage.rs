@@ -10,6 +10,10 @@ pub enum Kind {
     LoseFrame,
     /// Frames are acknowledged before the commit, which comes two seconds later.
     AckBeforeCommit,
+    /// Frames that wait for their commit, because the wearable still has them, are acknowledged at once.
+    AckInWait,
+    /// What was lost here is not asked for again.
+    NeverAskAgain,
     /// Fits are a second off.
     ShiftClock,
     /// A loop stops turning, and keeps its thread: see [`stall`].
@@ -24,6 +28,8 @@ pub fn is(kind: Kind) -> bool {
         let chosen = match std::env::var("KINARA_SABOTAGE").ok()?.as_str() {
             "lose-frame" => Kind::LoseFrame,
             "ack-before-commit" => Kind::AckBeforeCommit,
+            "ack-in-wait" => Kind::AckInWait,
+            "never-ask-again" => Kind::NeverAskAgain,
             "shift-clock" => Kind::ShiftClock,
             "stall-main" => Kind::StallMain,
             _ => return None,

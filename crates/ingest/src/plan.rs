@@ -92,6 +92,10 @@ pub(crate) fn fate<'a>(
         Whose::Straddles => return aside("straddle"),
         Whose::Contradicts => return aside("order"),
     };
+    #[cfg(feature = "sabotage")]
+    if crate::sabotage::takes(assignment, sender_tenant) {
+        return Fate::Write(assignment);
+    }
     if assignment.tenant != sender_tenant {
         return aside("foreign_gateway");
     }

@@ -1,8 +1,12 @@
 //! Planted faults, by which the conservation oracle proves that it would see real ones. Compiled into test builds only.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use uuid::Uuid;
+
+use crate::assign::Assignment;
+use crate::batch::Sample;
 
 /// How long `ack-before-commit` holds a commit back.
 pub const DELAY: Duration = Duration::from_secs(2);
@@ -20,6 +24,16 @@ pub enum Sabotage {
     LedgerOff,
     /// Every 20th frame goes to another wearer.
     SwapWearer,
+    /// A frame's values change places among their times.
+    ReverseFrame,
+    /// A boundary that is told late moves nothing.
+    MoveNothing,
+    /// What is stored of somebody who is erased stays.
+    EraseNothing,
+    /// What comes late of somebody who was erased is taken.
+    TakeErased,
+    /// What another clinic's gateway brings is taken.
+    TakeForeign,
 }
 
 impl Sabotage {
@@ -30,9 +44,35 @@ impl Sabotage {
             "ack-before-commit" => Some(Self::AckBeforeCommit),
             "ledger-off" => Some(Self::LedgerOff),
             "swap-wearer" => Some(Self::SwapWearer),
+            "reverse-frame" => Some(Self::ReverseFrame),
+            "move-nothing" => Some(Self::MoveNothing),
+            "erase-nothing" => Some(Self::EraseNothing),
+            "take-erased" => Some(Self::TakeErased),
+            "take-foreign" => Some(Self::TakeForeign),
             _ => None,
         }
     }
+}
+
+/// Whether this fault is planted.
+pub fn is(fault: Sabotage) -> bool {
+    static PLANTED: LazyLock<Option<Sabotage>> = LazyLock::new(Sabotage::from_env);
+    *PLANTED == Some(fault)
+}
+
+/// Whether a frame is taken that must not be.
+pub(crate) fn takes(assignment: &Assignment, sender_tenant: Uuid) -> bool {
+    assignment.erased && is(Sabotage::TakeErased)
+        || assignment.tenant != sender_tenant && is(Sabotage::TakeForeign)
+}
+
+/// A frame's samples; where that is planted, their values are in reverse.
+pub(crate) fn reversed(samples: &[Sample], sabotage: Option<Sabotage>) -> Vec<Sample> {
+    let mut out = samples.to_vec();
+    if sabotage == Some(Sabotage::ReverseFrame) {
+        out.iter_mut().zip(samples.iter().rev()).for_each(|(one, other)| one.value = other.value);
+    }
+    out
 }
 
 /// Picks the frames to swap.

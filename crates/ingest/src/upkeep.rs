@@ -294,6 +294,10 @@ async fn moves(pool: &Pool, now: Timestamp, bounds: &Bounds, done: &mut Done) ->
 
 /// Rows that moved; -1: none, and there are days that were not looked through.
 async fn move_slice(pool: &Pool, id: Uuid, days: i32) -> Result<i64, Error> {
+    #[cfg(feature = "sabotage")]
+    if crate::sabotage::is(crate::sabotage::Sabotage::MoveNothing) {
+        return Ok(0);
+    }
     let client = pool.get().await?;
     Ok(client.query_one("SELECT ts.move($1, $2)", &[&id, &days]).await?.get(0))
 }

@@ -532,7 +532,12 @@ impl Writer {
             }
             let said = wear.said(taken.key);
             // Nobody knows when it was: it stays out of everything that is derived.
-            for sample in &taken.device.samples[frame.samples.start as usize..frame.samples.end as usize] {
+            let samples = &taken.device.samples[frame.samples.start as usize..frame.samples.end as usize];
+            #[cfg(feature = "sabotage")]
+            let reversed = crate::sabotage::reversed(samples, self.sabotage);
+            #[cfg(feature = "sabotage")]
+            let samples = reversed.as_slice();
+            for sample in samples {
                 let quality = if taken.time_uncertain { 0.0 } else { wear::quality(said, sample) };
                 readings.reading(row, sample.utc_us, sample.kind, sample.index, sample.value, quality);
             }

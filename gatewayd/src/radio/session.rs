@@ -28,6 +28,7 @@ use crate::align::source::Known;
 use crate::hardware::HardwareId;
 use crate::live::Newest;
 use crate::pipeline::{ChannelSamples, Fit, FrameSink, StoredFrame};
+use crate::sabotage;
 use crate::status::{Admission, Board, Link as LinkState};
 use crate::store::{Appended, Haste, Outcome as Fate, OwnSync, Store, StoreError};
 
@@ -479,6 +480,9 @@ impl Session<'_> {
 
     /// What was lost here and is still on the wearable comes first.
     async fn ask_for_what_was_lost(&mut self) -> Result<(), RadioError> {
+        if sabotage::is(sabotage::Kind::NeverAskAgain) {
+            return Ok(());
+        }
         let (store, oldest) = (&self.context.store, self.hello.oldest);
         let begun = refetch::begin(store, &self.hardware, &mut self.requests, oldest).await?;
         if let Some((refetch, cursor)) = begun {

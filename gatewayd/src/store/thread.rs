@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::engine::Engine;
 use super::{Haste, Job, Settings, StoreError, schema};
+use crate::sabotage::{self, Kind};
 use crate::status::{Admission, Board};
 use crate::vitals::Pulse;
 
@@ -159,7 +160,7 @@ impl Thread {
                 if haste == Haste::Prompt {
                     self.waiting_frames = self.waiting_frames.saturating_add(frames);
                 }
-                if haste == Haste::Told || crate::sabotage::is(crate::sabotage::Kind::AckBeforeCommit) {
+                if haste == Haste::Told || is_told_too_soon(haste) {
                     finish(Ok(()));
                 } else {
                     self.finishes.push(finish);
@@ -274,8 +275,13 @@ impl Thread {
     }
 }
 
+/// Only where that is planted.
+fn is_told_too_soon(haste: Haste) -> bool {
+    sabotage::is(Kind::AckBeforeCommit) || haste == Haste::MayWait && sabotage::is(Kind::AckInWait)
+}
+
 fn commit_delay(settings: &Settings, haste: Haste) -> Duration {
-    if crate::sabotage::is(crate::sabotage::Kind::AckBeforeCommit) {
+    if sabotage::is(Kind::AckBeforeCommit) {
         return Duration::from_secs(2);
     }
     match haste {

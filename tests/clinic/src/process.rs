@@ -53,6 +53,8 @@ pub struct Launch {
     pub log: PathBuf,
     /// The user it runs as, when that is not the caller.
     pub user: Option<User>,
+    /// The network it runs in, when that is not the caller's: a [`Network`](crate::network::Network)'s path.
+    pub network: Option<PathBuf>,
     /// How to tell that it is up.
     pub ready: Ready,
     /// How long it may take to come up.
@@ -72,6 +74,7 @@ impl Launch {
             dir: None,
             log: log.into(),
             user: None,
+            network: None,
             ready: Ready::AtOnce,
             start_timeout: Duration::from_secs(20),
             stop_signal: Signal::TERM,
@@ -112,7 +115,11 @@ impl Launch {
             command.args([format!("--reuid={}", user.uid), format!("--regid={}", user.gid)]);
             command.arg("--clear-groups");
         }
-        command.arg("--").arg(&self.program).args(&self.args);
+        command.arg("--");
+        if let Some(network) = &self.network {
+            command.arg("nsenter").arg(format!("--net={}", network.display())).arg("--");
+        }
+        command.arg(&self.program).args(&self.args);
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         if let Some(dir) = &self.dir {
             command.current_dir(dir);

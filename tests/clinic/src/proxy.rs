@@ -5,7 +5,7 @@
 #![allow(clippy::disallowed_methods, reason = "the threads that sleep are the proxy's own")]
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -58,7 +58,11 @@ impl Proxy {
         socket.set_recv_buffer_size(BUFFER)?;
         socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
         socket.listen(16)?;
-        let listener: std::net::TcpListener = socket.into();
+        Self::on(socket.into(), target)
+    }
+
+    /// A fast line from where this listens to this port of 127.0.0.1, in the network of the thread that calls.
+    pub fn on(listener: TcpListener, target: u16) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let port = listener.local_addr()?.port();
         let shared = Arc::new(Shared {
@@ -77,7 +81,7 @@ impl Proxy {
         Ok(Self { port, shared })
     }
 
-    /// Where it listens on 127.0.0.1.
+    /// The port where it listens.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -126,7 +130,7 @@ impl Proxy {
     }
 }
 
-fn accept(listener: &std::net::TcpListener, shared: &Arc<Shared>) {
+fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     while !shared.ended.load(Ordering::Relaxed) {
         let Ok((near, _)) = listener.accept() else {
             thread::sleep(LOOK);

@@ -18,6 +18,7 @@ mod gateways;
 mod handover;
 mod lines;
 pub mod mqtt;
+mod packet_lines;
 mod people;
 mod postbox;
 mod reboots;
@@ -103,6 +104,13 @@ pub const ALL: &[Scenario] = &[
         "kill -9 of gatewayd at random moments",
         &[Witness::GatewayKilledHolding],
         cloud::kill_gateway,
+    ),
+    scenario(
+        "kill-waiting",
+        Group::Edge,
+        "kill -9 of gatewayd while frames wait in its memory for their commit",
+        &[Witness::KilledInWait],
+        gateways::kill_waiting,
     ),
     scenario(
         "kill-bridge",
@@ -299,6 +307,20 @@ pub const ALL: &[Scenario] = &[
         "a backlog over a line on which every answer takes 8 s",
         &[Witness::AnswerTookLong, Witness::OneConnection],
         lines::far,
+    ),
+    scenario(
+        "lossy-uplink",
+        Group::Lines,
+        "a backlog over a line that loses every fifth packet",
+        &[Witness::PacketsLost, Witness::AcknowledgedMeanwhile, Witness::FewConnections],
+        packet_lines::lossy,
+    ),
+    scenario(
+        "late-uplink",
+        Group::Lines,
+        "a backlog over a line on which each packet is 4 s under way, each way",
+        &[Witness::AnswerTookLong, Witness::AcknowledgedMeanwhile, Witness::OneConnection],
+        packet_lines::late,
     ),
     scenario(
         "silent-broker",

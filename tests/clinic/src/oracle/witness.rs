@@ -39,6 +39,8 @@ witnesses! {
     BacklogHeld = "a wearable held a backlog before its gateway came",
     /// A gateway dies with frames, batches or events on its disk that the cloud has not acknowledged.
     GatewayKilledHolding = "a gateway was killed while it held what the cloud had not acknowledged",
+    /// A gateway dies with frames in its memory alone: the wearable still has them.
+    KilledInWait = "a gateway was killed while frames that it had received waited for their commit",
     /// A bridge dies between a batch's publication and its acknowledgement.
     BridgeKilledInFlight = "a bridge was killed while a batch was on its way",
     /// The same of the broker.
@@ -107,6 +109,12 @@ witnesses! {
     OneConnection = "all of it came on one connection",
     /// The way to the broker is long.
     AnswerTookLong = "greetings took as long as the way is, and nobody lost patience",
+    /// The line takes packets and does not bring them.
+    PacketsLost = "packets of the connection to the broker were lost on their way",
+    /// And still carries.
+    AcknowledgedMeanwhile = "batches were acknowledged over a line that was as bad all the time",
+    /// The box did not lose patience with it.
+    FewConnections = "no more than three connections were made for all of it",
     /// A broker takes connections and says nothing.
     SilenceMet = "a gateway with readings found nobody behind connections that were taken",
     /// A line dies without a word while it is used.

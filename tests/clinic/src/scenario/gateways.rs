@@ -1,6 +1,8 @@
 //! Gateways that run full, lose their database, or do not know what time it is, or find
 //! half a certificate.
 
+use std::time::{Duration, Instant};
+
 use rustix::process::Signal;
 
 use super::Stage;
@@ -33,6 +35,67 @@ pub fn full_disk(stage: &mut Stage) -> Result<()> {
         gateway.process().spawn()
     });
     Ok(())
+}
+
+/// When a link has stood long enough for its frames' commit to wait, and how long one may wait for frames that do.
+const SETTLED_S: f64 = 16.0;
+const FOR_FRAMES: Duration = Duration::from_secs(15);
+const SEVERAL: f64 = 2.0;
+/// An acknowledgement is no longer on its way.
+const ON_ITS_WAY: Duration = Duration::from_millis(500);
+
+/// A gateway dies while frames of a wearable that has caught up are in its memory alone. Nothing of them is on its disk, and
+/// nothing is excused: the wearable brings them again.
+pub fn kill_waiting(stage: &mut Stage) -> Result<()> {
+    // As by default: what is sealed takes along what waits.
+    let gateway = stage.gateway(0, "waiting", "[uplink]\nseal_after_s = 5\n")?;
+    let wearable = stage.wearable(0, &[gateway], &[])?;
+    stage.start_gateway_at(0.4, gateway);
+    let mut at = 0.4;
+    for _ in 0..2 {
+        at += SETTLED_S + stage.moment(0.0, 3.0);
+        stage.at(at, "kill -9 of the gateway while frames wait", move |stage| {
+            let mut waiting = Waiting { gateway, wearable, none_at: None, since: None };
+            stage.await_sight_for(FOR_FRAMES, Witness::KilledInWait, &mut |stage| waiting.is_seen(stage));
+            stage.clinic.gateways[gateway].process().kill();
+            stage.clinic.gateways[gateway].process().spawn()
+        });
+    }
+    stage.at(at + 4.0, "it is back", |_| Ok(()));
+    Ok(())
+}
+
+/// Looks for frames of a linked wearable that a gateway has received and not acknowledged, by both their words.
+struct Waiting {
+    gateway: usize,
+    wearable: usize,
+    /// Frames received, and frames acknowledged, when none waited: from there it is counted.
+    none_at: Option<(f64, f64)>,
+    /// Since when several wait.
+    since: Option<Instant>,
+}
+
+impl Waiting {
+    /// Whether several wait, for longer than an acknowledgement is on its way.
+    fn is_seen(&mut self, stage: &Stage) -> bool {
+        // In this order: what comes between the two looks makes it fewer.
+        let received = stage.received(self.gateway, self.wearable);
+        let status = stage.clinic.wearables[self.wearable].status().unwrap_or_default();
+        let (Some(kept), Some(next)) = (status["unacknowledged"].as_f64(), status["next_seq"].as_f64())
+        else {
+            return false;
+        };
+        let acknowledged = next - kept;
+        if kept == 0.0 && status["linked"].is_string() {
+            self.none_at = Some((stage.received(self.gateway, self.wearable), acknowledged));
+        }
+        let (before, told) = self.none_at.unwrap_or((received, acknowledged));
+        if (received - before) - (acknowledged - told) < SEVERAL {
+            self.since = None;
+            return false;
+        }
+        self.since.get_or_insert_with(Instant::now).elapsed() > ON_ITS_WAY
+    }
 }
 
 /// Stalls the bridges: what they were sent they will write and acknowledge later.

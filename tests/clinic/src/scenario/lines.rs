@@ -23,7 +23,8 @@ const DRAIN: u64 = 12 * 1024;
 /// How long a line that fell silent may pass for one that lives, with a `silence_s` of 4.
 const NOTICED: f64 = 40.0;
 /// As the daemon is by default: with the stage's haste a slow line would look like one that loses.
-const PACE: &str = "keep_alive_s = 60\nack_timeout_s = 30\nack_timeout_max_s = 600\nstate_every_s = 15\n";
+pub(super) const PACE: &str =
+    "keep_alive_s = 60\nack_timeout_s = 30\nack_timeout_max_s = 600\nstate_every_s = 15\n";
 
 /// A gateway behind a line of its own, which is not there yet, with a wearable that has some hours in its flash.
 fn behind(stage: &mut Stage, name: &str, uplink: &str, prefill: &str) -> Result<usize> {
@@ -38,12 +39,12 @@ fn behind(stage: &mut Stage, name: &str, uplink: &str, prefill: &str) -> Result<
 }
 
 impl Stage {
-    /// The line of a gateway that [`behind`] has put there.
-    fn line(&self, gateway: usize) -> &Proxy {
+    /// The line of a gateway that was put behind one.
+    pub(super) fn line(&self, gateway: usize) -> &Proxy {
         self.lines.get(&gateway).expect("the scenario has put it behind a line")
     }
 
-    fn is_connected(&self, gateway: usize) -> bool {
+    pub(super) fn is_connected(&self, gateway: usize) -> bool {
         number(&self.gateway_metrics(gateway), "kinara_gateway_uplink_connected") == Some(1.0)
     }
 
@@ -111,7 +112,8 @@ pub fn far(stage: &mut Stage) -> Result<()> {
     Ok(())
 }
 
-fn one_connection(stage: &mut Stage, gateway: usize) {
+/// One that stands for all of a scenario.
+pub(super) fn one_connection(stage: &mut Stage, gateway: usize) {
     stage.afterwards("it was one connection, and the broker heard of no end", move |stage| {
         if stage.line(gateway).connections() == 1 {
             stage.saw(Witness::OneConnection);

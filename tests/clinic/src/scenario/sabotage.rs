@@ -3,7 +3,7 @@
 //! The smallest clinic that must catch each one: a verdict without findings of the right kind means that the oracle is
 //! blind there, and that is the failure.
 
-use super::{Patience, Stage, deliveries};
+use super::{Patience, Stage, attack, deliveries, gateways, people, store_damage};
 use crate::Result;
 use crate::clinic::Options;
 use crate::oracle::verdict::{Kind, Verdict};
@@ -18,7 +18,7 @@ pub struct Sabotage {
     agenda: fn(&mut Stage) -> Result<()>,
 }
 
-/// All six.
+/// All there are.
 pub const ALL: &[Sabotage] = &[
     Sabotage { name: "lose-frame", finds: Kind::Lost, agenda: plain },
     Sabotage { name: "double-batch", finds: Kind::Double, agenda: plain },
@@ -26,6 +26,13 @@ pub const ALL: &[Sabotage] = &[
     Sabotage { name: "ledger-off", finds: Kind::Double, agenda: again },
     Sabotage { name: "swap-wearer", finds: Kind::WrongWearer, agenda: plain },
     Sabotage { name: "shift-clock", finds: Kind::WrongTime, agenda: plain },
+    Sabotage { name: "reverse-frame", finds: Kind::WrongValue, agenda: plain },
+    Sabotage { name: "ack-in-wait", finds: Kind::Lost, agenda: gateways::kill_waiting },
+    Sabotage { name: "never-ask-again", finds: Kind::Lost, agenda: store_damage::page },
+    Sabotage { name: "move-nothing", finds: Kind::WrongWearer, agenda: people::late_assignment },
+    Sabotage { name: "erase-nothing", finds: Kind::NotErased, agenda: people::erasure },
+    Sabotage { name: "take-erased", finds: Kind::NotErased, agenda: people::erasure },
+    Sabotage { name: "take-foreign", finds: Kind::Invented, agenda: attack::hostile_clinic },
 ];
 
 /// Finds one by name.

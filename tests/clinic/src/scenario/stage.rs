@@ -18,6 +18,7 @@ use crate::oracle::evidence::{self, Allowance, Boundary};
 use crate::oracle::log::WearableLog;
 use crate::oracle::verdict::{Kind, Verdict};
 use crate::oracle::witness::{self, Witness, Witnessed};
+use crate::packets::PacketLine;
 use crate::process::pause;
 use crate::proxy::Proxy;
 use crate::wearable::Air;
@@ -82,6 +83,8 @@ pub struct Stage {
     pub postbox: Option<Postbox>,
     /// Lines of gateways that do not reach the broker directly.
     pub lines: BTreeMap<usize, Proxy>,
+    /// What is between such a gateway and its line's end, where packets are lost.
+    pub packets: BTreeMap<usize, PacketLine>,
     /// What is being done to the clinic, while it is.
     pub attack: Option<Attack>,
     /// File systems of gateways.
@@ -136,6 +139,7 @@ impl Stage {
             rng: StdRng::seed_from_u64(seed),
             postbox: None,
             lines: BTreeMap::new(),
+            packets: BTreeMap::new(),
             attack: None,
             disks: Vec::new(),
             runtime,
