@@ -62,7 +62,7 @@ pub enum DeskError {
     )]
     HandOverPending(HardwareId),
     /// An interval that cannot be.
-    #[error("{}", interval_text(.0))]
+    #[error("{}", interval_text(*.0))]
     Interval(#[from] NotTaken),
     /// A sensor of another maker.
     #[error(
@@ -122,14 +122,14 @@ fn settable_text() -> String {
     CHANGEABLE.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
-fn interval_text(why: &NotTaken) -> String {
+fn interval_text(why: NotTaken) -> String {
     let name = |id: channel::ChannelId| match channel::by_id(id) {
         Some(channel) => channel.name.to_owned(),
         None => format!("channel {}", id.0),
     };
     match why {
         NotTaken::Channel(id) => {
-            format!("How often {} comes cannot be changed. These can: {}.", name(*id), settable_text())
+            format!("How often {} comes cannot be changed. These can: {}.", name(id), settable_text())
         }
         NotTaken::Seconds(bounds) => format!(
             "The interval of {} is {} to {} seconds.",

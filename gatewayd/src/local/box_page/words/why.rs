@@ -87,7 +87,7 @@ pub(in crate::local::box_page) fn refused(language: Language, error: &DeskError)
             "यह दर्ज हो गया है। यंत्र दूर है: लौटने पर वह नई शुरुआत करेगा, और तब से वह नए पहनने वाले का होगा। उसे पास लाएँ।"
                 .to_owned()
         }
-        DeskError::Interval(why) => interval(why),
+        DeskError::Interval(why) => interval(*why),
         DeskError::MeasuresItself(_) => {
             "यह किसी और निर्माता का सेंसर है। इसके माप का अंतराल यहाँ से नहीं बदलता।".to_owned()
         }
@@ -104,12 +104,12 @@ pub(in crate::local::box_page) fn refused(language: Language, error: &DeskError)
     }
 }
 
-fn interval(why: &NotTaken) -> String {
+fn interval(why: NotTaken) -> String {
     let name = |id: ChannelId| channel::by_id(id).map_or("?", |known| known.name);
     match why {
         NotTaken::Channel(id) => {
             let these: Vec<&str> = CHANGEABLE.iter().map(|bounds| name(bounds.channel)).collect();
-            fill("{} का अंतराल नहीं बदला जा सकता। ये बदले जा सकते हैं: {}।", &[&name(*id), &these.join(", ")])
+            fill("{} का अंतराल नहीं बदला जा सकता। ये बदले जा सकते हैं: {}।", &[&name(id), &these.join(", ")])
         }
         NotTaken::Seconds(bounds) => {
             let values: [&dyn std::fmt::Display; 3] =
