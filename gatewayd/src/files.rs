@@ -67,7 +67,7 @@ pub fn read<T, E: Display>(path: &Path, parse: impl Fn(&[u8]) -> Result<T, E>) -
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         // It may have been set aside, and the power cut before its copy was in its place.
-        Err(error) if error.kind() == ErrorKind::NotFound => return last_good(path, parse),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(last_good(path, parse)),
         Err(error) => return Err(error),
     };
     // A file of no bytes says nothing, even in a form in which nothing is something.
@@ -86,19 +86,19 @@ pub fn read<T, E: Display>(path: &Path, parse: impl Fn(&[u8]) -> Result<T, E>) -
         }
         Err(error) => {
             set_aside(path, &error)?;
-            last_good(path, parse)
+            Ok(last_good(path, parse))
         }
     }
 }
 
-fn last_good<T, E: Display>(path: &Path, parse: impl Fn(&[u8]) -> Result<T, E>) -> io::Result<Option<T>> {
-    let Ok(bytes) = std::fs::read(copy_of(path)) else { return Ok(None) };
-    let Some(value) = parse(&bytes).ok().filter(|_| !bytes.is_empty()) else { return Ok(None) };
+fn last_good<T, E: Display>(path: &Path, parse: impl Fn(&[u8]) -> Result<T, E>) -> Option<T> {
+    let bytes = std::fs::read(copy_of(path)).ok()?;
+    let value = parse(&bytes).ok().filter(|_| !bytes.is_empty())?;
     tracing::warn!(file = %path.display(), "its last good copy is used");
     if let Err(error) = replace(path, &bytes) {
         tracing::warn!(%error, file = %path.display(), "the copy stays where it is");
     }
-    Ok(Some(value))
+    Some(value)
 }
 
 /// Moves a file that cannot be read out of the way.

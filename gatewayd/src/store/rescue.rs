@@ -138,7 +138,7 @@ impl Engine {
             self.see_room()?;
             let much = self.has_much_room();
             let little = self.figures.unsealed_bytes < LITTLE && self.figures.batches < FEW;
-            if !much && !(each_second && little) {
+            if !(much || each_second && little) {
                 return Ok(());
             }
             self.bring_some_back()?;
