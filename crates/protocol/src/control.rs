@@ -134,7 +134,7 @@ pub enum Op {
     /// [`Op::CloseFrame`]: a gateway of an earlier version refuses that.
     HandOver,
     /// Measure by these intervals from now on, and by the reference plan's whatever is not among them. All of them are taken
-    /// or none ([`Refusal::BadField`]). The log says from when on; a reset brings the reference plan back.
+    /// or none ([`Refusal::BadField`]; [`Refusal::UnknownOperation`] where one is of a channel that firmware cannot set). The log says from when on; a reset brings the reference plan back.
     SetIntervals(Intervals),
     /// By which intervals do you measure? Reply: [`Outcome::Intervals`].
     TellIntervals,
@@ -427,7 +427,10 @@ impl Request {
             18 => Op::WhyStarted { back: reader.u8()? },
             19 => Op::OldestHeld,
             20 => Op::HandOver,
-            21 => Op::SetIntervals(Intervals::read(&mut reader)?),
+            21 => match Intervals::read(&mut reader)? {
+                Some(intervals) => Op::SetIntervals(intervals),
+                None => return Ok(Err(id)),
+            },
             22 => Op::TellIntervals,
             _ => return Ok(Err(id)),
         };
@@ -520,7 +523,7 @@ impl Reply {
             }
             6 => Outcome::OldestHeld { epoch: Epoch(reader.u64()?), seq: reader.u32()? },
             7 => Outcome::Boundary { epoch: Epoch(reader.u64()?), next_seq: reader.u32()? },
-            8 => Outcome::Intervals(Intervals::read(&mut reader)?),
+            8 => Outcome::Intervals(Intervals::read(&mut reader)?.ok_or(ControlError)?),
             _ => return Err(ControlError),
         };
         if reader.is_empty() { Ok(Self { id, outcome }) } else { Err(ControlError) }

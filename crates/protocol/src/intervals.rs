@@ -31,9 +31,6 @@ pub const CHANGEABLE: [Bounds; 6] = [
     bounds(BATTERY, 10),
 ];
 
-/// Intervals that one message carries at most: room for channels of later versions.
-pub const MOST: usize = 8;
-
 /// Why an interval is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "std", derive(thiserror::Error))]
@@ -46,61 +43,50 @@ pub enum NotTaken {
     Seconds(Bounds),
 }
 
-/// Intervals by channel, in the order of their numbers. As they came: [`check`](Self::check) says whether they can be.
+/// Intervals by channel. As they came: [`check`](Self::check) says whether they can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Intervals {
-    pairs: [(u16, u16); MOST],
-    count: u8,
+    /// By the place in [`CHANGEABLE`]; 0 is the reference plan's.
+    seconds: [u16; CHANGEABLE.len()],
+}
+
+/// Where a channel stands in [`CHANGEABLE`].
+fn place(channel: ChannelId) -> Option<usize> {
+    CHANGEABLE.iter().position(|bounds| bounds.channel == channel)
 }
 
 impl Intervals {
     /// The reference plan's.
-    pub const REFERENCE: Self = Self { pairs: [(0, 0); MOST], count: 0 };
+    pub const REFERENCE: Self = Self { seconds: [0; CHANGEABLE.len()] };
 
-    /// These, and another one; `None` where there is no room for it.
+    /// These, and another one; `None` where the channel's interval cannot be changed. 0 seconds is the reference plan's.
     #[must_use]
     pub fn with(mut self, channel: ChannelId, seconds: u16) -> Option<Self> {
-        let count = usize::from(self.count);
-        let place = self.pairs[..count].partition_point(|pair| pair.0 < channel.0);
-        if self.of(channel).is_none() {
-            if count == MOST {
-                return None;
-            }
-            self.pairs.copy_within(place..count, place + 1);
-            self.count += 1;
-        }
-        self.pairs[place] = (channel.0, seconds);
+        *self.seconds.get_mut(place(channel)?)? = seconds;
         Some(self)
     }
 
     /// These, without that of a channel.
     #[must_use]
-    pub fn without(mut self, channel: ChannelId) -> Self {
-        let count = usize::from(self.count);
-        if let Some(place) = self.pairs[..count].iter().position(|pair| pair.0 == channel.0) {
-            self.pairs.copy_within(place + 1..count, place);
-            self.count -= 1;
-            self.pairs[count - 1] = (0, 0);
-        }
-        self
+    pub fn without(self, channel: ChannelId) -> Self {
+        self.with(channel, 0).unwrap_or(self)
     }
 
     /// A channel's interval in seconds, where it is not the reference plan's.
     pub fn of(&self, channel: ChannelId) -> Option<u16> {
-        self.iter().find(|pair| pair.0 == channel).map(|pair| pair.1)
+        self.seconds.get(place(channel)?).copied().filter(|seconds| *seconds != 0)
     }
 
-    /// All of them.
+    /// All of them, in the order of their numbers.
     pub fn iter(&self) -> impl Iterator<Item = (ChannelId, u16)> + '_ {
-        self.pairs[..usize::from(self.count)].iter().map(|pair| (ChannelId(pair.0), pair.1))
+        let all = CHANGEABLE.iter().zip(self.seconds);
+        all.filter(|(_, seconds)| *seconds != 0).map(|(bounds, seconds)| (bounds.channel, seconds))
     }
 
     /// Whether a wearable can measure so.
     pub fn check(&self) -> Result<(), NotTaken> {
-        for (channel, seconds) in self.iter() {
-            let bounds = CHANGEABLE.iter().find(|bounds| bounds.channel == channel);
-            let bounds = bounds.ok_or(NotTaken::Channel(channel))?;
-            if !(bounds.least_s..=bounds.most_s).contains(&seconds) {
+        for (bounds, seconds) in CHANGEABLE.iter().zip(self.seconds) {
+            if seconds != 0 && !(bounds.least_s..=bounds.most_s).contains(&seconds) {
                 return Err(NotTaken::Seconds(*bounds));
             }
         }
@@ -114,16 +100,17 @@ impl Intervals {
         }
     }
 
-    /// All that is left of a message.
-    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
-        let mut out = Self::REFERENCE;
+    /// All that is left of a message. `None`: a channel whose interval cannot be changed, by this version.
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Option<Self>, Malformed> {
+        let (mut out, mut last) = (Some(Self::REFERENCE), 0);
         while !reader.is_empty() {
-            let (channel, seconds) = (ChannelId(reader.u16()?), reader.u16()?);
+            let (channel, seconds) = (reader.u16()?, reader.u16()?);
             // One content has one encoding.
-            if out.iter().last().is_some_and(|(last, _)| last >= channel) {
+            if channel <= last || seconds == 0 {
                 return Err(Malformed);
             }
-            out = out.with(channel, seconds).ok_or(Malformed)?;
+            last = channel;
+            out = out.and_then(|all| all.with(ChannelId(channel), seconds));
         }
         Ok(out)
     }
@@ -147,10 +134,9 @@ mod tests {
     #[test]
     fn what_a_wearable_cannot_measure_so_is_refused_with_its_bounds() {
         let one = |channel, seconds| Intervals::REFERENCE.with(channel, seconds).unwrap().check();
+        assert_eq!(Intervals::REFERENCE.with(RR_INTERVAL, 10), None);
         assert_eq!(one(HEART_RATE, 300), Ok(()));
-        assert_eq!(one(RR_INTERVAL, 10), Err(NotTaken::Channel(RR_INTERVAL)));
         assert_eq!(one(SPO2, 9), Err(NotTaken::Seconds(bounds(SPO2, 10))));
-        assert_eq!(one(EDA, 0), Err(NotTaken::Seconds(bounds(EDA, 1))));
         assert_eq!(one(EDA, 301), Err(NotTaken::Seconds(bounds(EDA, 1))));
     }
 
@@ -160,6 +146,5 @@ mod tests {
             let channel = by_id(bounds.channel).unwrap();
             assert!((bounds.least_s..=bounds.most_s).contains(&channel.interval_s), "{}", channel.name);
         }
-        assert!(CHANGEABLE.len() <= MOST);
     }
 }

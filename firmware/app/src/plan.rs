@@ -80,8 +80,8 @@ impl Plan {
 /// Lets one sample through in each interval of a channel that was given another one. A board's sensors may give more.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Thinning {
-    /// The last interval that a sample was taken in, counted from the boot; by the place in [`CHANGEABLE`].
-    taken: [Option<u64>; CHANGEABLE.len()],
+    /// The last interval that a sample was taken in, counted from 1 at the boot; by the place in [`CHANGEABLE`].
+    taken: [u32; CHANGEABLE.len()],
 }
 
 impl Thinning {
@@ -89,7 +89,7 @@ impl Thinning {
     pub fn takes(&mut self, plan: &Plan, channel: ChannelId, ticks: Ticks) -> bool {
         let place = CHANGEABLE.iter().position(|bounds| bounds.channel == channel);
         let Some((place, seconds)) = place.zip(plan.intervals.of(channel)) else { return true };
-        let interval = Some(ticks.0 / (u64::from(seconds) * 1_000));
+        let interval = (ticks.0 / (u64::from(seconds) * 1_000)) as u32 + 1;
         core::mem::replace(&mut self.taken[place], interval) != interval
     }
 }

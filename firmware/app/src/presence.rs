@@ -4,10 +4,10 @@
 use kinara_protocol::frame::Ticks;
 
 /// A sensor that is silent for so long is told of; a single answer that was lost is not.
-const TOLD_AFTER_MS: u64 = 10_000;
+const TOLD_AFTER_MS: u32 = 10_000;
 /// One that has answered for so long is well again. One that comes and goes is neither told of at each turn nor set up
 /// at each turn.
-const WELL_AFTER_MS: u64 = 10_000;
+const WELL_AFTER_MS: u32 = 10_000;
 /// Between two tries.
 const FIRST_PAUSE_MS: u64 = 1_000;
 /// How often it doubles: up to a minute.
@@ -26,10 +26,10 @@ pub enum News {
 #[derive(Debug)]
 pub struct Presence {
     is_set_up: bool,
-    /// The first silence since it was well.
-    trouble_since: Option<Ticks>,
-    /// The first answer since it was silent.
-    answers_since: Option<Ticks>,
+    /// The first silence since it was well. Half of the ticks is enough for seconds, and memory is short.
+    trouble_since: Option<u32>,
+    /// The first answer since it was silent, likewise.
+    answers_since: Option<u32>,
     try_at: Ticks,
     /// How often the pause between two tries has doubled.
     doubled: u8,
@@ -66,8 +66,8 @@ impl Presence {
     }
 
     fn has_answered(&mut self, now: Ticks) -> Option<News> {
-        let since = *self.answers_since.get_or_insert(now);
-        if now.0.saturating_sub(since.0) < WELL_AFTER_MS {
+        let since = *self.answers_since.get_or_insert(now.0 as u32);
+        if (now.0 as u32).wrapping_sub(since) < WELL_AFTER_MS {
             return None;
         }
         self.trouble_since = None;
@@ -79,8 +79,8 @@ impl Presence {
         self.answers_since = None;
         self.try_at = Ticks(now.0 + (FIRST_PAUSE_MS << self.doubled));
         self.doubled = (self.doubled + 1).min(DOUBLED);
-        let since = *self.trouble_since.get_or_insert(now);
-        let tells = !self.told_silent && now.0.saturating_sub(since.0) >= TOLD_AFTER_MS;
+        let since = *self.trouble_since.get_or_insert(now.0 as u32);
+        let tells = !self.told_silent && (now.0 as u32).wrapping_sub(since) >= TOLD_AFTER_MS;
         self.told_silent |= tells;
         tells.then_some(News::Silent)
     }

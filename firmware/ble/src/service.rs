@@ -95,7 +95,10 @@ impl<'d> Server<'d> {
         use CharacteristicProp::{Indicate, Notify, Read, Write};
         let mut table = Table::new();
         // Before an attribute of ours can be read, a stranger has been turned away; the name is what a window shows.
-        GapConfig::default(cut(nameplate.name)).build(&mut table).expect("the name is cut to what fits");
+        // Not `expect`: that brings what prints an error into the image, and nobody reads it there.
+        let Ok(()) = GapConfig::default(cut(nameplate.name)).build(&mut table) else {
+            panic!("the name is cut to what fits")
+        };
         let mut kinara = table.add_service(Service::new(gatt::SERVICE));
         let uuid = gatt::Characteristic::uuid;
         let stream = guarded(kinara.add_characteristic(

@@ -38,8 +38,10 @@ pub fn start_layer(
     static SESSIONS: StaticCell<mpsl::SessionMem<1>> = StaticCell::new();
     static LAYER: StaticCell<MultiprotocolServiceLayer<'static>> = StaticCell::new();
     let sessions = SESSIONS.init(mpsl::SessionMem::new());
-    let layer = MultiprotocolServiceLayer::with_timeslots(parts, Irqs, CLOCK, sessions)
-        .expect("the clock is one that the chip has");
+    // Not `expect`, here and below: that brings what prints an error into the image, and nobody reads it there.
+    let Ok(layer) = MultiprotocolServiceLayer::with_timeslots(parts, Irqs, CLOCK, sessions) else {
+        panic!("the clock is one that the chip has")
+    };
     let layer = &*LAYER.init(layer);
     spawner.spawn(service(layer).expect("spawned once"));
     layer
@@ -52,8 +54,10 @@ pub fn start(
     layer: &'static MultiprotocolServiceLayer<'static>,
 ) -> SoftdeviceController<'static> {
     static MEMORY_OF: StaticCell<sdc::Mem<MEMORY>> = StaticCell::new();
-    let controller = build(parts, rng, layer, MEMORY_OF.init(sdc::Mem::new()));
-    controller.expect("what is asked for fits into its memory")
+    let Ok(controller) = build(parts, rng, layer, MEMORY_OF.init(sdc::Mem::new())) else {
+        panic!("what is asked for fits into its memory")
+    };
+    controller
 }
 
 fn build(
