@@ -180,7 +180,7 @@ async fn in_force(
     for row in &rows {
         spans.push(Span::read(row, 0)?);
     }
-    Ok(InForce::new(channel.id, spans))
+    Ok(InForce::new(channel.id, &spans))
 }
 
 /// Whole seconds: what comes more often covers one.

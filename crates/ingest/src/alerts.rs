@@ -187,8 +187,8 @@ pub async fn evaluate(pool: &Pool, tenant: Uuid, raw_from: Timestamp) -> Result<
         for row in &rows {
             let (rule, wearer) = of(row);
             let apart = types.get(&rule).map(|channel| {
-                let of_this = spans.iter().filter(|(of, whose, _)| (*of, *whose) == (rule, wearer));
-                Apart::Minutes(InForce::new(*channel, of_this.map(|(.., span)| *span).collect()))
+                let of_this = spans.get(&(rule, wearer)).map_or(&[][..], Vec::as_slice);
+                Apart::Minutes(InForce::new(*channel, of_this))
             });
             for change in changes(&look(row, apart), JOIN) {
                 let (alert, span) = match change {
@@ -288,7 +288,7 @@ mod tests {
 
     #[test]
     fn what_comes_every_five_minutes_holds_without_a_break() {
-        let apart = Apart::Minutes(InForce::new(BATTERY, Vec::new()));
+        let apart = Apart::Minutes(InForce::new(BATTERY, &[]));
         let look = |held: &[i64]| Look {
             apart: apart.clone(),
             least: 5 * MINUTE,

@@ -3,6 +3,7 @@
 //! The promise: what a wearable's log says of its intervals is recorded in the transaction that takes the frame, once, at the
 //! frame's own time; a boot ends it. Whoever counts readings asks for the interval by device and time.
 
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -80,35 +81,68 @@ impl Span {
         let interval = Duration::from_millis(interval_ms.unsigned_abs().into());
         Ok(Self { from: row.try_get(first)?, to: row.try_get(first + 1)?, interval })
     }
+}
 
-    fn holds(&self, at: Timestamp) -> bool {
-        self.from <= at && self.to.is_none_or(|to| at < to)
+/// What holds from when on. Whoever looks up many times looks among these, however many spans there are.
+fn steps(spans: &[Span]) -> Vec<(Timestamp, Option<Duration>)> {
+    let begin = spans.iter().filter(|span| span.to.is_none_or(|to| span.from < to));
+    let mut edges: Vec<(Timestamp, bool, Duration)> =
+        begin.clone().map(|span| (span.from, true, span.interval)).collect();
+    edges.extend(begin.filter_map(|span| Some((span.to?, false, span.interval))));
+    edges.sort_unstable();
+    let mut open: BTreeMap<Duration, usize> = BTreeMap::new();
+    let mut out: Vec<(Timestamp, Option<Duration>)> = Vec::with_capacity(edges.len());
+    for (at, begins, interval) in edges {
+        let count = open.entry(interval).or_default();
+        // An end may stand before the beginning of the span behind it, never before its own.
+        if begins {
+            *count += 1;
+        } else {
+            *count -= 1;
+        }
+        if *count == 0 {
+            open.remove(&interval);
+        }
+        let longest = open.last_key_value().map(|(interval, _)| *interval);
+        match out.last_mut() {
+            Some(last) if last.0 == at => last.1 = longest,
+            _ => out.push((at, longest)),
+        }
     }
+    out
 }
 
 /// The intervals of one channel of one wearer's devices.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InForce {
     usual: Duration,
-    spans: Vec<Span>,
+    /// From each time on, until the next one's: the longest interval of devices that measured side by side, where one had an
+    /// interval of its own. In the order of time.
+    steps: Vec<(Timestamp, Option<Duration>)>,
 }
 
 impl InForce {
     /// The registry's interval of a channel (a second, of one that it does not know), and when it was another one.
-    pub fn new(channel: ChannelId, spans: Vec<Span>) -> Self {
+    pub fn new(channel: ChannelId, spans: &[Span]) -> Self {
         let usual = channel::by_id(channel).map_or(1, |known| known.interval_s);
-        Self { usual: Duration::from_secs(usual.into()), spans }
+        Self { usual: Duration::from_secs(usual.into()), steps: steps(&spans) }
     }
 
     /// The interval in force at a time: the longest, of devices that measured side by side.
     pub fn at(&self, at: Timestamp) -> Duration {
-        let of_spans = self.spans.iter().filter(|span| span.holds(at)).map(|span| span.interval);
-        of_spans.max().unwrap_or(self.usual)
+        let behind = self.steps.partition_point(|(from, _)| *from <= at);
+        let step = behind.checked_sub(1).and_then(|place| self.steps.get(place));
+        step.and_then(|(_, interval)| *interval).unwrap_or(self.usual)
     }
 
     /// The longest of all, the registry's among them.
     pub fn longest(&self) -> Duration {
-        self.spans.iter().map(|span| span.interval).chain([self.usual]).max().unwrap_or(self.usual)
+        self.steps
+            .iter()
+            .filter_map(|(_, interval)| *interval)
+            .chain([self.usual])
+            .max()
+            .unwrap_or(self.usual)
     }
 
     /// How long a reading of this time stands for: the interval then; that of before, where it changed since the reading
@@ -132,7 +166,7 @@ pub(crate) async fn of_rules(
     tx: &Transaction<'_>,
     tenant: Uuid,
     looks: &[(Uuid, Uuid)],
-) -> Result<Vec<(Uuid, Uuid, Span)>, Error> {
+) -> Result<HashMap<(Uuid, Uuid), Vec<Span>>, Error> {
     const SPANS: &str = "
         SELECT r.id, a.user_id, greatest(a.valid_from, s.from_time), least(a.valid_to, s.to_time), s.interval_ms
         FROM (SELECT DISTINCT * FROM unnest($2::uuid[], $3::uuid[])) l(rule, wearer)
@@ -143,7 +177,11 @@ pub(crate) async fn of_rules(
     let (rules, wearers): (Vec<Uuid>, Vec<Uuid>) = looks.iter().copied().unzip();
     let statement = tx.prepare_cached(SPANS).await?;
     let rows = tx.query(&statement, &[&tenant, &rules, &wearers]).await?;
-    rows.iter().map(|row| Ok((row.get(0), row.get(1), Span::read(row, 2)?))).collect()
+    let mut out: HashMap<(Uuid, Uuid), Vec<Span>> = HashMap::new();
+    for row in &rows {
+        out.entry((row.get(0), row.get(1))).or_default().push(Span::read(row, 2)?);
+    }
+    Ok(out)
 }
 
 #[cfg(test)]
@@ -162,7 +200,7 @@ mod tests {
     #[test]
     fn an_interval_holds_from_when_it_was_said_to_the_next_word_and_the_registrys_around_it() {
         let span = Span { from: at(1_000), to: Some(at(2_000)), interval: seconds(120) };
-        let force = InForce::new(HEART_RATE, vec![span]);
+        let force = InForce::new(HEART_RATE, &[span]);
         let told: Vec<u64> = [999, 1_000, 1_999, 2_000].map(|second| force.at(at(second)).as_secs()).to_vec();
         assert_eq!(told, [1, 120, 120, 1]);
         assert_eq!(force.longest(), seconds(120));
@@ -171,5 +209,20 @@ mod tests {
         assert_eq!(force.covered(at(2_005)), seconds(1));
         assert_eq!(force.minutes_apart(at(1_990), at(2_001)), seconds(180));
         assert_eq!(force.minutes_apart(at(2_001), at(2_002)), seconds(60));
+    }
+
+    #[test]
+    fn of_devices_side_by_side_the_longest_interval_is_in_force_and_a_million_changes_are_looked_up_at_once()
+    {
+        let span =
+            |from, to, interval| Span { from: at(from), to: Some(at(to)), interval: seconds(interval) };
+        let force = InForce::new(HEART_RATE, &[span(10, 40, 60), span(20, 30, 300), span(30, 50, 60)]);
+        let told = [9, 10, 20, 29, 30, 39, 40, 49, 50].map(|second| force.at(at(second)).as_secs());
+        assert_eq!(told, [1, 60, 300, 300, 60, 60, 60, 60, 1]);
+        let many: Vec<Span> =
+            (0..1_000_000).map(|second| span(second, second + 1, 2 + second as u64 % 2)).collect();
+        let (force, began) = (InForce::new(HEART_RATE, &many), std::time::Instant::now());
+        assert!((0..86_400).all(|second| force.at(at(second)).as_secs() == 2 + second as u64 % 2));
+        assert!(began.elapsed() < seconds(5), "a day's look-ups took {:?}", began.elapsed());
     }
 }

@@ -129,10 +129,13 @@ fn expire_old() -> String {
 
 /// Quarantined things that expire in a transaction.
 const SLICE: i64 = 5_000;
+/// A frame's number is told unless the device has been other clinics' alone: who never had it says nothing about it.
 const EXPIRE: &str = "
     DELETE FROM quarantine q USING old WHERE q.id = old.id
     RETURNING (SELECT id FROM hardware h WHERE h.hardware_id = q.hardware_id), q.epoch, q.received_at,
-      CASE WHEN q.what = 'frame' AND q.replayed_at IS NULL AND q.reason <> 'foreign_gateway' THEN q.seq END, q.fit";
+      CASE WHEN q.what = 'frame' AND q.replayed_at IS NULL AND q.reason <> 'foreign_gateway'
+        AND (SELECT bool_or(a.tenant_id = q.tenant_id) IS NOT FALSE FROM device_assignments a
+          JOIN hardware h ON h.id = a.hardware_id WHERE h.hardware_id = q.hardware_id) THEN q.seq END, q.fit";
 
 /// Does what is due.
 pub async fn sweep(pool: &Pool, clock: &dyn Clock, policy: &Policy) -> Result<Swept, Error> {

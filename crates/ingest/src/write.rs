@@ -750,7 +750,8 @@ async fn put_aside(
 /// Keeps the lowest frame stored for each assignment whose beginning is known only as a time.
 async fn name_first_frames(tx: &Transaction<'_>, new: &[Taken<'_>]) -> Result<(), Error> {
     let mut firsts: BTreeMap<Uuid, (Epoch, u32)> = BTreeMap::new();
-    for taken in new.iter().filter(|taken| taken.assignment.from.frame.is_none()) {
+    // A frame whose time contradicts its neighbours does not say where a time lies among the frames.
+    for taken in new.iter().filter(|taken| !taken.time_uncertain && taken.assignment.from.frame.is_none()) {
         // One that may have been taken before the boundary says nothing.
         let uncertainty = i64::try_from(taken.frame.uncertainty_us).unwrap_or(i64::MAX);
         if taken.frame.first_us < taken.assignment.from.time_us.saturating_add(uncertainty) {

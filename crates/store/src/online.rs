@@ -29,6 +29,8 @@ const fn index(name: &'static str, schema: &'static str, on: &'static str) -> St
 }
 
 const STEPS: &[Step] = &[
+    // First: what looks at readings over HTTP knows them by it.
+    Step { name: "epochs_noted", what: What::Slices("SELECT ts.note_epochs()") },
     // By identity: two frames that were put aside may have the same bytes left, and are two.
     Step {
         name: "quarantine_each",
@@ -41,7 +43,6 @@ const STEPS: &[Step] = &[
     Step { name: "quarantine_once", what: What::NoIndex("public") },
     Step { name: "quarantine_counted", what: What::Slices("SELECT ts.count_quarantine()") },
     index("ledger_named", "public", "ON ledger (hardware) WHERE named"),
-    Step { name: "epochs_noted", what: What::Slices("SELECT ts.note_epochs()") },
     Step { name: "frame_times_of_utc", what: What::NoIndex("public") },
     index("readings_minute_bucket", "ts", "ON ts.readings_minute (bucket)"),
     index("readings_15min_bucket", "ts", "ON ts.readings_15min (bucket)"),

@@ -67,11 +67,15 @@ impl Presence {
 
     fn has_answered(&mut self, now: Ticks) -> Option<News> {
         let since = *self.answers_since.get_or_insert(now.0 as u32);
-        if (now.0 as u32).wrapping_sub(since) < WELL_AFTER_MS {
+        let answers_ms = (now.0 as u32).wrapping_sub(since);
+        // One that misses an answer now and then is asked again soon.
+        if answers_ms >= FIRST_PAUSE_MS as u32 {
+            self.doubled = 0;
+        }
+        if answers_ms < WELL_AFTER_MS {
             return None;
         }
         self.trouble_since = None;
-        self.doubled = 0;
         core::mem::take(&mut self.told_silent).then_some(News::Answers)
     }
 

@@ -59,6 +59,8 @@ const FACTORY_RESET: Duration = Duration::from_secs(10);
 const BOUNCE: Duration = Duration::from_millis(30);
 /// The watchdog is fed so often, if all loops have turned.
 const HEARTBEAT: Duration = Duration::from_secs(2);
+/// What blocks a wearable is its sensors' bus, so after the watchdog measuring waits longer each time, at most so long.
+const BUS_PAUSE: Duration = Duration::from_secs(10);
 
 /// What of the board the application reaches.
 struct Panel {
@@ -152,7 +154,8 @@ pub async fn run(board: Board, spawner: Spawner) {
     let radio = air(unit, pairing, controls, controller, RESOURCES.init(Resources::new()));
     spawner.spawn(radio.expect("spawned once"));
     // What blocks a wearable is its sensors' bus: meanwhile it can be reached.
-    let waits = if reason == ResetReason::Watchdog { pause } else { Duration::MIN };
+    // Not for long: if something else does, measuring is all that is left.
+    let waits = if reason == ResetReason::Watchdog { pause.min(BUS_PAUSE) } else { Duration::MIN };
     let sensors = Sensors::new(BUS.init(RefCell::new(i2c)), converter, ranges);
     spawner.spawn(measure(unit, sensors, waits).expect("spawned once"));
     spawner.spawn(step(unit, controls).expect("spawned once"));

@@ -135,7 +135,8 @@ impl Engine {
             "SELECT form, body, id FROM pieces WHERE device = ?1 AND epoch = ?2 AND first_seq <= ?3 AND last_seq >= ?3",
         )?;
         let mut rows = select.query(params![device, epoch as i64, seq])?;
-        let mut found = Held::Sealed;
+        // What is in no row here may still be in the file set aside, and nobody knows yet whether it can be read there.
+        let mut found = if self.left_aside { Held::Damaged } else { Held::Sealed };
         let (mut seen, mut broken) = (Vec::new(), Vec::new());
         while let Some(row) = rows.next()? {
             let bytes = cell(row, 0).and_then(|form| piece::decode(form, blob(row, 1)?));

@@ -314,7 +314,7 @@ impl Engine {
         }
         drop(rows);
         drop(select);
-        for (device, epoch, first, last) in lost {
+        for (device, epoch, first, last) in joined(lost) {
             self.range_is_lost(device, epoch as u64, (first, last))?;
         }
         self.db.execute("DELETE FROM lost", [])?;
@@ -359,4 +359,21 @@ fn short(value: &Value) -> String {
         Value::Text(text) => text.chars().take(60).collect(),
         Value::Blob(bytes) => format!("{} bytes", bytes.len()),
     }
+}
+
+/// Ranges of frames that touch, as one: what a range costs to look at is what is stored around it.
+fn joined(mut lost: Vec<(i64, i64, i64, i64)>) -> Vec<(i64, i64, i64, i64)> {
+    lost.sort_unstable();
+    let mut out: Vec<(i64, i64, i64, i64)> = Vec::new();
+    for (device, epoch, first, last) in lost {
+        match out.last_mut() {
+            Some(before)
+                if (before.0, before.1) == (device, epoch) && first <= before.3.saturating_add(1) =>
+            {
+                before.3 = before.3.max(last);
+            }
+            _ => out.push((device, epoch, first, last)),
+        }
+    }
+    out
 }

@@ -105,6 +105,8 @@ pub struct Engine {
     pub(super) rescues_failed: u32,
     /// Whether rows of a database that was set aside may still have to come back, and those that are coming.
     pub(super) left_aside: bool,
+    /// It could not be opened: until then it is left alone.
+    pub(super) aside_rests_until: Option<tokio::time::Instant>,
     pub(super) rescue: Option<Rescue>,
 }
 
@@ -154,6 +156,7 @@ impl Engine {
             is_open: false,
             rescues_failed: 0,
             left_aside: false,
+            aside_rests_until: None,
             rescue: None,
         })
     }
@@ -283,7 +286,11 @@ impl Engine {
     /// The in-memory state of a wearable, made on first sight.
     pub(super) fn device(&mut self, hardware: &HardwareId) -> Result<&mut Device, StoreError> {
         if !self.devices.contains_key(hardware) {
-            self.db.execute("INSERT INTO devices (hardware) VALUES (?1)", [hardware.as_str()])?;
+            self.db.execute(
+                "INSERT INTO devices (id, hardware) SELECT 1 + max(coalesce(max(id), 0),
+                   coalesce((SELECT value FROM meta WHERE key = 'devices_behind'), 0)), ?1 FROM devices",
+                [hardware.as_str()],
+            )?;
             let id = self.db.last_insert_rowid();
             self.hardware.insert(id, hardware.clone());
             self.devices.insert(hardware.clone(), Device { id, ..Device::default() });

@@ -39,7 +39,10 @@ impl Engine {
             self.begin_epoch_anew(&hardware, epoch)?;
         }
         self.recount()?;
-        self.tell_lost()?;
+        // Before that more may come, of which it is not lost.
+        if self.next_left()?.is_none() {
+            self.tell_lost()?;
+        }
         self.unseal_orphans()?;
         self.commit()
     }

@@ -25,6 +25,8 @@ use crate::status::Admission;
 /// The tables that take room. Batches come before the events that are in them.
 pub(super) const LARGE: [&str; 3] = ["batches", "events", "pieces"];
 
+/// How long a file that cannot be opened, though it is there, is left alone.
+const ASIDE_PAUSE: Duration = Duration::from_secs(60);
 /// What it costs a turn of the store's thread.
 const SLICE: Duration = Duration::from_millis(100);
 /// Of batches, which are large, so many come at once.
@@ -42,11 +44,21 @@ const LEFT: &str = "left";
 /// Wearable, epoch, and first and last number of frames.
 type Line = (i64, i64, i64, i64);
 
+/// Wearables that are new here get numbers behind all that may stand in rows that are still to come, also of wearables
+/// whose own row is gone: a number is given once.
+const NUMBERS_BEHIND: &str = "
+    INSERT OR REPLACE INTO meta (key, value) SELECT 'devices_behind', ?1 + max(
+      coalesce((SELECT value FROM meta WHERE key = 'devices_behind'), 0),
+      coalesce((SELECT max(id) FROM devices), 0), coalesce((SELECT max(device) FROM epochs), 0))";
+/// More than there will ever be wearables at a box.
+const NUMBERS_APART: i64 = 1_000_000;
+
 /// A database with the notes of a damaged one.
 fn make_successor(new: &Path, damaged: &Path, aside: (&str, &str), now_us: i64) -> Result<(), StoreError> {
     schema::remove(new)?;
     let mut db = schema::open(new, 0)?;
     salvage::salvage(&mut db, damaged, aside, now_us)?;
+    db.execute(NUMBERS_BEHIND, [NUMBERS_APART])?;
     db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")?;
     Ok(db.close().map_err(|(_, error)| error)?)
 }
@@ -123,7 +135,7 @@ impl Engine {
         Ok(())
     }
 
-    fn next_left(&self) -> Result<Option<(String, i64)>, StoreError> {
+    pub(super) fn next_left(&self) -> Result<Option<(String, i64)>, StoreError> {
         let mut select =
             self.db.prepare_cached("SELECT key, value FROM meta WHERE key GLOB ?1 ORDER BY key LIMIT 1")?;
         let first = select.query_row([format!("{LEFT} *")], |row| Ok((row.get(0)?, row.get(1)?)));
@@ -134,7 +146,10 @@ impl Engine {
     /// where there is little room, a few each second.
     pub(super) fn bring_back(&mut self, each_second: bool) -> Result<(), StoreError> {
         let began = Instant::now();
-        while self.left_aside && began.elapsed() < SLICE {
+        while self.left_aside
+            && self.aside_rests_until.is_none_or(|until| until <= began)
+            && began.elapsed() < SLICE
+        {
             self.see_room()?;
             let much = self.has_much_room();
             let little = self.figures.unsealed_bytes < LITTLE && self.figures.batches < FEW;
@@ -172,7 +187,6 @@ impl Engine {
         let broken = self.count_behind(behind)?;
         self.set_uncounted_aside(broken)?;
         self.figures.damaged = self.count_rows("damaged")?;
-        self.tell_lost()?;
         (self.outbox_grew, self.events_looked_at) = (true, 0);
         if more {
             self.rescue = Some(rescue);
@@ -211,13 +225,20 @@ impl Engine {
                 self.commit()?;
                 Ok(None)
             }
-            Err(error) => Err(error),
+            // What goes on here does not depend on that file: it is looked at again later.
+            Err(error) => {
+                tracing::warn!(what = note, %error, "it cannot be brought over yet; tried again");
+                self.aside_rests_until = Some(Instant::now() + ASIDE_PAUSE);
+                Ok(None)
+            }
         }
     }
 
+    /// With the last of them it is known what did not come: rows lie between each other, so that none says before what is
+    /// in no other one.
     fn nothing_left(&mut self, note: &str) -> Result<(), StoreError> {
         self.db.execute("DELETE FROM meta WHERE key = ?1", [note])?;
-        Ok(())
+        if self.next_left()?.is_none() { self.tell_lost() } else { Ok(()) }
     }
 
     fn open_left(&self, note: &str, last: i64) -> Result<Rescue, StoreError> {
@@ -229,10 +250,10 @@ impl Engine {
             return Err(StoreError::Unreadable("a note that says nothing".to_owned()));
         };
         let path = self.settings.dir.join(aside);
-        if !path.exists() {
+        if !path.try_exists()? {
             return Err(StoreError::Unreadable("the file has been taken away".to_owned()));
         }
-        let source = source(&path).map_err(|error| StoreError::Unreadable(error.to_string()))?;
+        let source = source(&path)?;
         let into = columns_of(&self.db, table)?;
         let mut columns = columns_of(&source, from)?;
         // Rows that have come meanwhile may have its number.

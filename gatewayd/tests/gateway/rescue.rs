@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kinara_clock::SystemClock;
+use kinara_gatewayd::hardware::HardwareId;
 use kinara_gatewayd::store::{Kind, Outcome, Settings, Store, database};
 use kinara_protocol::envelope::{self, Batch, EventBatch};
 use kinara_protocol::frame::{Epoch, Kind as FrameKind};
@@ -91,5 +92,56 @@ async fn a_damaged_database_for_which_there_is_no_room_beside_comes_back_as_the_
     .await;
     assert!(lost.len() < 1_000, "{} frames are lost", lost.len());
     assert!(board.now().buffer.trouble.is_empty());
+    store.stop().await;
+}
+
+#[tokio::test]
+async fn a_wearable_that_is_new_gets_no_number_of_one_whose_rows_are_still_to_come() {
+    let dir = tempfile::tempdir().unwrap();
+    large(dir.path(), 2_000).await;
+    // The row of the wearable and what would find it.
+    for table in ["devices", "sqlite_autoindex_devices_1"] {
+        for page in pages(dir.path(), table) {
+            scribble(dir.path(), page);
+        }
+    }
+    let (store, _) = opened(dir.path());
+    store.clock_is(Some(known())).await.unwrap();
+    let other = HardwareId::kinara(0xb2);
+    let later = Epoch::new(9, 1);
+    synchronise(&store, &other, later).await;
+    let fates = store.append(other.clone(), vec![scalar(later, 0)]).await.unwrap();
+    assert_eq!(fates[0].outcome, Outcome::Stored);
+    store.set_online(true).await.unwrap();
+    all_back(dir.path()).await;
+    let mut named = BTreeSet::new();
+    until("its frame is not sealed", async || {
+        for sealed in store.waiting(Kind::Batch, Vec::new(), 100, usize::MAX).await.unwrap() {
+            let batch: Batch = envelope::open(&sealed.payload).unwrap();
+            named.extend(frames_in(&batch).into_iter().map(|((hardware, epoch, _), _)| (hardware, epoch)));
+            store.acknowledged(sealed.name, sealed.sha256).await.unwrap();
+        }
+        named.contains(&(other.to_string(), later.0))
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(!named.contains(&(other.to_string(), EPOCH.0)), "{named:?}");
+    store.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_wearable_offers_again_is_stored_again_while_nobody_knows_whether_it_can_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    large(dir.path(), 40_000).await;
+    let pages = pages(dir.path(), "pieces");
+    scribble(dir.path(), pages[pages.len() / 2]);
+    let (store, _) = opened(dir.path());
+    // Its row comes last, and is not here yet.
+    let again = noise(FrameKind::Scalar, EPOCH, 39_999);
+    let fates = store.append(hardware(), vec![again.clone()]).await.unwrap();
+    assert_eq!(fates[0].outcome, Outcome::Stored);
+    all_back(dir.path()).await;
+    let fates = store.append(hardware(), vec![again]).await.unwrap();
+    assert_eq!(fates[0].outcome, Outcome::Duplicate);
     store.stop().await;
 }

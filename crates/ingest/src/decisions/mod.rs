@@ -156,6 +156,8 @@ impl Writer {
         loop {
             match self.decide_once(gateway, decision, again, None).await {
                 Err(error) if error.remedy() != Remedy::Again => return Err(error),
+                // One that is in the quarantine already waits there, under the reason that it has.
+                Err(error) if again && (left <= 1 || error.is_timeout()) => return Err(error),
                 Err(error) if left <= 1 || error.is_timeout() => {
                     // The batch behind it, its gateway and a writer would wait for it.
                     let refusal = Refusal::new(reason::BUSY, format!("it is tried again: {error}"));

@@ -118,7 +118,8 @@ impl Sought {
                 rest.gone.extend(theirs.iter().map(|frame| {
                     let key = Key { hardware: hardware.id, epoch: device.epoch.0 as i64 };
                     Gone {
-                        frame: frame.is_named().then_some((key, u64::from(frame.seq))),
+                        // A damaged frame's number may be any.
+                        frame: (is_known(frame) && frame.is_named()).then_some((key, u64::from(frame.seq))),
                         named: device.fit(frame).is_some_and(is_name),
                         moment: moment(&device, frame),
                     }
@@ -132,12 +133,15 @@ impl Sought {
     }
 
     fn may_be_theirs(&self, hardware: &Hardware, device: &DeviceBatch, frame: &Frame) -> bool {
-        let is_known =
-            frame.fit.is_some() && !matches!(frame.content, Content::Refused("damaged" | "no_time", _));
         let possible = || possible(&hardware.assignments, &moment(device, frame));
-        !is_known
+        !is_known(frame)
             || possible().iter().any(|one| one.erased && (one.tenant, one.user) == (self.tenant, self.user))
     }
+}
+
+/// Whether a frame's name and time can be believed.
+fn is_known(frame: &Frame) -> bool {
+    frame.fit.is_some() && !matches!(frame.content, Content::Refused("damaged" | "no_time", _))
 }
 
 fn moment(device: &DeviceBatch, frame: &Frame) -> Moment {
