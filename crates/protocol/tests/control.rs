@@ -78,13 +78,14 @@ fn bytes_of_an_image_are_on_the_wire_as_published() {
 }
 
 #[test]
-fn intervals_out_of_order_twice_or_too_many_are_no_request() {
-    let of = |pairs: &[[u8; 4]]| [&[7, 0, 20], pairs.concat().as_slice()].concat();
-    assert!(Request::decode(&of(&[[1, 0, 60, 0], [5, 0, 10, 0]])).is_ok());
-    let many: Vec<[u8; 4]> = (1..=9).map(|channel| [channel, 0, 60, 0]).collect();
-    for bad in [&[[5, 0, 10, 0], [1, 0, 60, 0]][..], &[[1, 0, 60, 0], [1, 0, 60, 0]], &many] {
-        assert_eq!(Request::decode(&of(bad)), Err(ControlError));
+fn intervals_out_of_order_or_twice_are_no_request_and_those_of_another_channel_an_unknown_one() {
+    let of = |pairs: &[[u8; 4]]| [&[7, 0, 21], pairs.concat().as_slice()].concat();
+    assert!(Request::decode(&of(&[[1, 0, 60, 0], [5, 0, 10, 0]])).unwrap().is_ok());
+    for bad in [[[5, 0, 10, 0], [1, 0, 60, 0]], [[1, 0, 60, 0], [1, 0, 60, 0]], [[1, 0, 60, 0], [5, 0, 0, 0]]] {
+        assert_eq!(Request::decode(&of(&bad)), Err(ControlError));
     }
+    // Beats have no other interval.
+    assert_eq!(Request::decode(&of(&[[1, 0, 60, 0], [2, 0, 10, 0]])), Ok(Err(7)));
 }
 
 #[test]
