@@ -125,7 +125,7 @@ impl InForce {
     /// The registry's interval of a channel (a second, of one that it does not know), and when it was another one.
     pub fn new(channel: ChannelId, spans: &[Span]) -> Self {
         let usual = channel::by_id(channel).map_or(1, |known| known.interval_s);
-        Self { usual: Duration::from_secs(usual.into()), steps: steps(&spans) }
+        Self { usual: Duration::from_secs(usual.into()), steps: steps(spans) }
     }
 
     /// The interval in force at a time: the longest, of devices that measured side by side.

@@ -26,7 +26,7 @@ use crate::status::Admission;
 pub(super) const LARGE: [&str; 3] = ["batches", "events", "pieces"];
 
 /// How long a file that cannot be opened, though it is there, is left alone.
-const ASIDE_PAUSE: Duration = Duration::from_secs(60);
+const ASIDE_PAUSE: Duration = Duration::from_mins(1);
 /// What it costs a turn of the store's thread.
 const SLICE: Duration = Duration::from_millis(100);
 /// Of batches, which are large, so many come at once.
