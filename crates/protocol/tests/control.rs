@@ -81,7 +81,8 @@ fn bytes_of_an_image_are_on_the_wire_as_published() {
 fn intervals_out_of_order_or_twice_are_no_request_and_those_of_another_channel_an_unknown_one() {
     let of = |pairs: &[[u8; 4]]| [&[7, 0, 21], pairs.concat().as_slice()].concat();
     assert!(Request::decode(&of(&[[1, 0, 60, 0], [5, 0, 10, 0]])).unwrap().is_ok());
-    for bad in [[[5, 0, 10, 0], [1, 0, 60, 0]], [[1, 0, 60, 0], [1, 0, 60, 0]], [[1, 0, 60, 0], [5, 0, 0, 0]]] {
+    for bad in [[[5, 0, 10, 0], [1, 0, 60, 0]], [[1, 0, 60, 0], [1, 0, 60, 0]], [[1, 0, 60, 0], [5, 0, 0, 0]]]
+    {
         assert_eq!(Request::decode(&of(&bad)), Err(ControlError));
     }
     // Beats have no other interval.
