@@ -49,13 +49,23 @@ impl Engine {
         Ok(())
     }
 
-    /// Our clock became known, changed, or is not known any more.
-    pub(super) fn clock_is(&mut self, known: Option<Known>) -> Result<(), StoreError> {
-        let before = std::mem::replace(&mut self.known, known);
-        let Some(now) = known else { return Ok(()) };
-        let steady =
-            before.is_some_and(|before| (before.utc_minus_boot_us - now.utc_minus_boot_us).abs() <= JUMP_US);
-        if steady { Ok(()) } else { self.resolve(&now) }
+    /// Takes what our clock is where nothing has to be written for it: it goes on as before, or is not known any more.
+    /// False when it became known or jumped; then [`clock_is`](Self::clock_is) has to follow.
+    pub(super) fn clock_goes_on(&mut self, known: Option<Known>) -> bool {
+        let goes_on = known.is_none_or(|now| {
+            self.known
+                .is_some_and(|before| (before.utc_minus_boot_us - now.utc_minus_boot_us).abs() <= JUMP_US)
+        });
+        if goes_on {
+            self.known = known;
+        }
+        goes_on
+    }
+
+    /// Our clock became known, or changed.
+    pub(super) fn clock_is(&mut self, known: Known) -> Result<(), StoreError> {
+        self.known = Some(known);
+        self.resolve(&known)
     }
 
     /// Gives UTC to the syncs of this boot that wait for it, and judges the others by what our clock is now: it may have

@@ -324,9 +324,16 @@ impl Store {
         .await
     }
 
-    /// Tells what the clock is, or that it is not known.
+    /// Tells what the clock is, or that it is not known. It is told every few seconds: one that goes on as it did costs no
+    /// commit, which would take along all that may wait for one.
     pub async fn clock_is(&self, known: Option<Known>) -> Result<(), StoreError> {
-        self.write(Haste::Prompt, 0, move |engine| engine.clock_is(known)).await
+        let goes_on = self.read(move |engine| engine.clock_goes_on(known)).await?;
+        match known {
+            Some(known) if !goes_on => {
+                self.write(Haste::Prompt, 0, move |engine| engine.clock_is(known)).await
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Puts an event into the outbox; false when it was there (or sent) already.

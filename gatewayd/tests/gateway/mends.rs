@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kinara_clock::SystemClock;
+use kinara_gatewayd::align::source::Known;
 use kinara_gatewayd::hardware::HardwareId;
 use kinara_gatewayd::status::{Admission, Board};
 use kinara_gatewayd::store::{Haste, Kind, Outcome, Settings, Store, database};
@@ -531,6 +532,36 @@ async fn frames_that_their_wearable_keeps_wait_together_and_what_has_no_second_c
     assert!(store.put_event(super::frames::event(&hardware(), EPOCH, 10_000)).await.unwrap());
     waits.await.unwrap().unwrap();
     assert!(began.elapsed() < Duration::from_millis(2_500), "{:?}", began.elapsed());
+    store.stop().await;
+}
+
+#[tokio::test]
+async fn a_clock_that_goes_on_as_it_did_commits_nothing_of_what_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(Settings { wearable_commit: Duration::from_secs(3), ..settings(dir.path()) });
+    let clock = known();
+    store.clock_is(Some(clock)).await.unwrap();
+    let waits = {
+        let store = store.clone();
+        tokio::spawn(
+            async move { store.append_with(Haste::MayWait, hardware(), vec![scalar(EPOCH, 0)]).await },
+        )
+    };
+    let rows = || -> i64 {
+        connect(dir.path()).query_row("SELECT count(*) FROM pieces", [], |row| row.get(0)).unwrap()
+    };
+    for turn in 0..8 {
+        store.clock_is(Some(Known { uncertainty_us: 1_000 + turn, ..clock })).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(150)).await;
+    }
+    assert_eq!(rows(), 0, "it was committed with the clock");
+    // A jump is of weight: what it changes is on disk with the answer, and what waits goes along.
+    store
+        .clock_is(Some(Known { utc_minus_boot_us: clock.utc_minus_boot_us + 1_000_000, ..clock }))
+        .await
+        .unwrap();
+    assert_eq!(rows(), 1);
+    waits.await.unwrap().unwrap();
     store.stop().await;
 }
 

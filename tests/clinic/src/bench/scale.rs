@@ -12,7 +12,9 @@ use bytes::Bytes;
 use kinara_clock::SystemClock;
 use kinara_ingest::stages::Stage;
 use kinara_ingest::{Batch, Limits, Outcome, Writer};
+use kinara_protocol::columns;
 use kinara_protocol::envelope;
+use kinara_protocol::frame::{self, CRC_LEN, Epoch, FrameRef, MAX_FRAME};
 use uuid::Uuid;
 
 use super::ingest::Prepared;
@@ -25,6 +27,8 @@ const ROUNDS: usize = 3;
 const READINGS: usize = 20_000;
 /// The table that a large one is compared with.
 const SMALL: i64 = 1_000_000;
+/// Where a frame's number lies in it: behind version, kind, length and epoch.
+const SEQ: usize = 12;
 const ROLE: &str = "bench_writer";
 
 /// How much more a reading costs: (from a thousand gateways, in a table of `rows`).
@@ -51,7 +55,7 @@ pub async fn costs(clinic: &Clinic, sealed: &[Vec<Prepared>], rows: i64) -> Resu
     for _ in 0..ROUNDS {
         for (payloads, rates) in [(&one, &mut of_one), (&many, &mut of_many)] {
             super::ingest::empty(clinic)?;
-            rates.push(write(&writer, payloads).await?);
+            rates.push(write(&writer, payloads).await.map_err(|error| refused(clinic, error))?);
         }
     }
     let (of_one, of_many) = (median(of_one), median(of_many));
@@ -69,6 +73,15 @@ pub async fn costs(clinic: &Clinic, sealed: &[Vec<Prepared>], rows: i64) -> Resu
     Ok((of_one / of_many, small / large))
 }
 
+/// What a batch was refused for, as the database has it.
+fn refused(clinic: &Clinic, error: ClinicError) -> ClinicError {
+    let reasons = clinic.database.sql("SELECT DISTINCT reason, left(detail, 200) FROM quarantine LIMIT 5");
+    ClinicError::Answer {
+        who: "the writer".to_owned(),
+        what: format!("{error}; {}", reasons.unwrap_or_default()),
+    }
+}
+
 fn gateway(number: usize) -> Uuid {
     Uuid::from_u128(0xbe_0000_0000 + number as u128)
 }
@@ -79,7 +92,7 @@ fn register(clinic: &Clinic) -> Result<()> {
     clinic.database.sql(&format!(
         "INSERT INTO gateways (id, tenant_id, name) SELECT v.id, t.id, v.id::text
            FROM (VALUES {}) v(id), (SELECT id FROM tenants LIMIT 1) t;
-         CREATE TEMP TABLE own AS SELECT gen_random_uuid() AS id, gen_random_uuid() AS device, h.hardware_id || '-' || g AS name
+         CREATE TEMP TABLE own AS SELECT gen_random_uuid() AS id, gen_random_uuid() AS device, left(h.hardware_id, -12) || lpad(to_hex(g + 1), 8, '0') || right(h.hardware_id, 4) AS name
            FROM hardware h, generate_series(0, {MANY} - 1) g
            WHERE (('x' || right(h.hardware_id, 4))::bit(16)::int - 48640) / 10 = g % 20;
          INSERT INTO hardware (id, hardware_id) SELECT id, name FROM own;
@@ -112,13 +125,47 @@ fn given_to(batch: &Prepared, gateway: Uuid, copy: Option<(usize, &mut Bases)>) 
             let first =
                 if device.other_frames.is_empty() { device.seq_ranges.first().copied() } else { Some(0) };
             let base = *bases.entry((copy, device.hardware_id.clone())).or_insert(first.unwrap_or(0));
-            if let Some(start) = device.seq_ranges.first_mut() {
-                *start -= base;
-            }
-            device.hardware_id = format!("{}-{copy}", device.hardware_id);
+            let renumbered = renumbered(device, copied(&device.hardware_id, copy), base);
+            *device = renumbered.map_err(|error| ClinicError::Answer {
+                who: "the bench's own frames".to_owned(),
+                what: error,
+            })?;
         }
     }
     Ok(Bytes::from(envelope::seal(&opened)))
+}
+
+/// The same frames with numbers that count from `base`, each with a CRC of its own, as another wearable's.
+fn renumbered(
+    device: &envelope::DeviceFrames,
+    hardware: String,
+    base: u32,
+) -> std::result::Result<envelope::DeviceFrames, String> {
+    let decoded = columns::decode(device).map_err(|error| error.to_string())?;
+    let mut frames: Vec<Vec<u8>> = device.other_frames.clone();
+    for frame in decoded.frames() {
+        let mut buffer = [0; MAX_FRAME];
+        let len = decoded.rebuild(frame, &mut buffer).map_err(|error| error.to_string())?;
+        frames.push(buffer[..len].to_vec());
+    }
+    for bytes in &mut frames {
+        let header = FrameRef::parse(bytes).map_err(|error| error.to_string())?.header();
+        bytes[SEQ..SEQ + 4].copy_from_slice(&header.seq.saturating_sub(base).to_le_bytes());
+        let body = bytes.len() - CRC_LEN;
+        let crc = frame::checksum(&bytes[..body]);
+        bytes[body..].copy_from_slice(&crc.to_le_bytes());
+    }
+    let mut parsed: Vec<FrameRef<'_>> =
+        frames.iter().filter_map(|bytes| FrameRef::parse(bytes).ok()).collect();
+    parsed.sort_by_key(|frame| frame.header().seq);
+    let made = columns::encode(&hardware, Epoch(device.epoch), parsed).map_err(|error| error.to_string())?;
+    Ok(envelope::DeviceFrames { fits: device.fits.clone(), fit_of: device.fit_of.clone(), ..made })
+}
+
+/// A wearable's id with a copy's number in it; as [`register`] has it.
+fn copied(hardware: &str, copy: usize) -> String {
+    let (maker, number) = hardware.split_at(hardware.len().saturating_sub(12));
+    format!("{maker}{:08x}{}", copy + 1, &number[number.len().saturating_sub(4)..])
 }
 
 /// Readings a second.
