@@ -3,7 +3,8 @@
 //! The promise: a batch is answered `done` only after the commit that holds it. With the database away nothing is held
 //! on to: everything is sent back with a time to come again.
 //!
-//! Payloads are read on threads of their own, each within a time: what takes a second to unpack holds up nobody else. A
+//! Payloads are read on threads of their own, each within a time: what takes a second to unpack holds up nobody else. Small
+//! batches are read some at once, for on a busy machine each change of threads waits for a processor. A
 //! batch of more than one transaction's worth, or of more than some decisions (each is a transaction of its own), is written in
 //! pieces, and between two of them whoever else waits has a turn; it is answered after its last piece, and what was written of
 //! one that is not finished is known when it comes again.
@@ -19,6 +20,7 @@ use kinara_ingest::stages::{Passage, Stage};
 use kinara_ingest::{Batch, Counts, Outcome, Unreadable, Writer};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::answer::{self, Addressee, Answer};
 use crate::config::Limits;
@@ -54,6 +56,10 @@ pub struct Workplace {
 /// Transactions' worth of large batches that one writer has in hand: more than one batch, and not many.
 const IN_HAND: usize = 20;
 
+/// Batches that are read at once, and payload bytes after which no more are added to them.
+const TOGETHER: usize = 16;
+const TOGETHER_BYTES: usize = 64 * 1024;
+
 /// Decisions in a turn.
 const DECISIONS: usize = 16;
 
@@ -71,6 +77,28 @@ enum Piece {
     Events(Events),
 }
 
+/// What a writer has taken out of the queue and not finished.
+#[derive(Default)]
+struct Hand {
+    large: VecDeque<Large>,
+    /// Not read yet: the time to gather was over.
+    unread: VecDeque<Item>,
+}
+
+impl Hand {
+    fn is_of(&self, gateway: &Uuid) -> bool {
+        self.large.iter().any(|one| one.to.name.gateway == *gateway)
+            || self.unread.iter().any(|item| item.gateway == *gateway)
+    }
+}
+
+/// A payload that was read, or why not; `None`: the reader panicked, which is the payload's doing.
+struct Read {
+    item: Item,
+    way: Option<Way>,
+    batch: Option<Result<Batch, Unreadable>>,
+}
+
 struct Group {
     batches: Vec<Batch>,
     to: Vec<Addressee>,
@@ -84,38 +112,42 @@ impl Workplace {
     pub async fn work(self, stop: CancellationToken) {
         let _hold = self.queue.hold(self.id);
         let mut failures = 0u32;
-        let mut large: VecDeque<Large> = VecDeque::new();
+        let mut hand = Hand::default();
         while !stop.is_cancelled() {
-            let mut next = self.queue.pop(self.id);
-            if next.is_none() && large.is_empty() {
+            let mut next = self.next_of(&mut hand);
+            if next.is_none() && hand.large.is_empty() {
                 next = tokio::select! {
                     item = self.queue.next(self.id) => Some(item),
                     () = stop.cancelled() => return,
                 };
             }
-            self.take_group(next, &mut large, &mut failures).await;
-            if let Some(mut one) = large.pop_front()
+            self.take_group(next, &mut hand, &mut failures).await;
+            if let Some(mut one) = hand.large.pop_front()
                 && self.write_piece(&mut one, &mut failures).await
             {
-                large.push_back(one);
+                hand.large.push_back(one);
             }
-            self.queue.release(self.id, |gateway| large.iter().any(|one| one.to.name.gateway == *gateway));
+            self.queue.release(self.id, |gateway| hand.is_of(gateway));
         }
     }
 
+    fn next_of(&self, hand: &mut Hand) -> Option<Item> {
+        hand.unread.pop_front().or_else(|| self.queue.pop(self.id))
+    }
+
     /// Gathers what waits, as much as one transaction may hold, and writes it.
-    async fn take_group(&self, first: Option<Item>, large: &mut VecDeque<Large>, failures: &mut u32) {
+    async fn take_group(&self, first: Option<Item>, hand: &mut Hand, failures: &mut u32) {
         let mut group = Group { batches: Vec::new(), to: Vec::new(), ways: Vec::new(), readings: 0 };
         let until = Instant::now() + Duration::from_millis(self.limits.gather_ms);
         let mut next = first;
         while let Some(item) = next {
             if item.event {
-                self.take_events(item, large, failures).await;
+                self.take_events(item, &mut hand.large, failures).await;
             } else {
-                self.gather(item, &mut group, large).await;
+                self.gather(item, until, &mut group, hand).await;
             }
             let full = group.readings >= self.limits.readings_per_transaction;
-            next = if full || Instant::now() >= until { None } else { self.queue.pop(self.id) };
+            next = if full || Instant::now() >= until { None } else { self.next_of(hand) };
         }
         if !group.batches.is_empty() {
             self.write(group, failures).await;
@@ -138,14 +170,53 @@ impl Workplace {
         }
     }
 
-    async fn gather(&self, item: Item, group: &mut Group, large: &mut VecDeque<Large>) {
-        let began = std::time::Instant::now();
-        let mut way = self.tracer.taken(&item, began);
-        let payload = item.payload.clone();
-        let until = began + Duration::from_secs(self.limits.decode_s);
-        let decoded = off_thread(move || kinara_ingest::decode_until(&payload, until)).await;
-        self.writer.stages.passed(Stage::Decode, began);
-        let batch = match decoded {
+    /// Reads a batch, and small ones behind it along with it, as long as there is time.
+    async fn gather(&self, first: Item, until: Instant, group: &mut Group, hand: &mut Hand) {
+        let mut bytes = first.payload.len();
+        let mut items = VecDeque::from([first]);
+        while items.len() < TOGETHER && bytes < TOGETHER_BYTES {
+            match self.next_of(hand) {
+                Some(item) if item.event => {
+                    hand.unread.push_front(item);
+                    break;
+                }
+                Some(item) => {
+                    bytes += item.payload.len();
+                    items.push_back(item);
+                }
+                None => break,
+            }
+        }
+        let workplace = self.clone();
+        // Without an answer they come again.
+        let Some((read, left)) = off_thread(move || workplace.read_some(items, until)).await else { return };
+        for one in left.into_iter().rev() {
+            hand.unread.push_front(one);
+        }
+        for one in read {
+            self.gathered(one, group, &mut hand.large);
+        }
+    }
+
+    /// Reads one, and the others until the time is over; gives also what is left.
+    fn read_some(&self, mut items: VecDeque<Item>, until: Instant) -> (Vec<Read>, VecDeque<Item>) {
+        let mut read = Vec::with_capacity(items.len());
+        while read.is_empty() || Instant::now() < until {
+            let Some(item) = items.pop_front() else { break };
+            let began = std::time::Instant::now();
+            let way = self.tracer.taken(&item, began);
+            let limit = began + Duration::from_secs(self.limits.decode_s);
+            let decode = || kinara_ingest::decode_until(&item.payload, limit);
+            let batch = std::panic::catch_unwind(std::panic::AssertUnwindSafe(decode)).ok();
+            self.writer.stages.passed(Stage::Decode, began);
+            read.push(Read { item, way, batch });
+        }
+        (read, items)
+    }
+
+    fn gathered(&self, read: Read, group: &mut Group, large: &mut VecDeque<Large>) {
+        let Read { item, mut way, batch } = read;
+        let batch = match batch {
             Some(Ok(batch)) if batch.name.gateway == item.gateway => batch,
             Some(Ok(_)) => {
                 return self.refuse(&item, way.as_ref(), "the batch names another gateway".to_owned());
