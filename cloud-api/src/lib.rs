@@ -27,6 +27,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use kinara_clock::Clock;
+use kinara_store::Work;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -159,7 +160,11 @@ pub struct Service {
 
 impl Service {
     /// Starts to listen and to follow the broker and the database. A database or broker that is down now is waited for.
-    pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
+    pub fn start(config: Config, clock: Arc<dyn Clock>) -> Work<'static, Result<Self, StartError>> {
+        Box::pin(Self::start_all(config, clock))
+    }
+
+    async fn start_all(config: Config, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
         let app = App::new(config, clock)?;
         let config = &app.config;
         let broker = config.broker.as_ref().map(live::broker::Broker::new).transpose()?;

@@ -41,7 +41,7 @@ use kinara_ingest::{Limits, Name, Writer};
 use kinara_ingest::{enrich, requests, rollup, timestamp};
 use kinara_protocol::envelope::{self, Live, PROPERTY_BUFFER, PROPERTY_GATEWAY, PROPERTY_SEQUENCE, State};
 use kinara_protocol::topic::{self, Leaf};
-use kinara_store::Pool;
+use kinara_store::{Pool, Work};
 use kinara_traces::Traces;
 use rumqttc::v5::mqttbytes::v5::Publish;
 use tokio::net::TcpListener;
@@ -111,8 +111,16 @@ pub enum Error {
     Ended(String),
 }
 
-/// Runs a bridge until told to stop.
-pub async fn run(config: Config, clock: Arc<dyn Clock>, stop: CancellationToken) -> Result<(), Error> {
+/// Runs a bridge until told to stop. Boxed so that all of it is compiled here, and not again in each program that runs one.
+pub fn run(
+    config: Config,
+    clock: Arc<dyn Clock>,
+    stop: CancellationToken,
+) -> Work<'static, Result<(), Error>> {
+    Box::pin(run_all(config, clock, stop))
+}
+
+async fn run_all(config: Config, clock: Arc<dyn Clock>, stop: CancellationToken) -> Result<(), Error> {
     if let Some(url) = &config.database.admin_url {
         let migrated = kinara_store::migrate::schema(url).await?;
         tracing::info!(version = migrated.version, applied = migrated.applied, "the database's schema");

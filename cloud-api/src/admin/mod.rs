@@ -13,6 +13,7 @@ use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use kinara_protocol::entry;
 use kinara_protocol::hardware::HardwareId;
+use kinara_store::Work;
 use serde_json::{Value, json};
 use tokio_postgres::{Client, Transaction};
 use uuid::Uuid;
@@ -293,7 +294,11 @@ impl std::str::FromStr for Frame {
 }
 
 /// Runs a command and gives the line of JSON to print.
-pub async fn run(admin: &Admin) -> Result<Value, AdminError> {
+pub fn run(admin: &Admin) -> Work<'_, Result<Value, AdminError>> {
+    Box::pin(run_one(admin))
+}
+
+async fn run_one(admin: &Admin) -> Result<Value, AdminError> {
     let mut target = kinara_store::Target::of(&admin.admin_url, "kinara-cloud-api admin")?;
     target.config().connect_timeout(std::time::Duration::from_secs(10));
     let (mut client, connection) = target.connect().await?;

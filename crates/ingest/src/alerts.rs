@@ -15,8 +15,8 @@ use kinara_protocol::channel::ChannelId;
 use kinara_store::Pool;
 use uuid::Uuid;
 
-use crate::Error;
 use crate::intervals::{self, InForce};
+use crate::{Error, Work};
 
 /// What is no farther apart is one alert: a rule and a model may put one hot flash minutes apart, and what swings about a
 /// bound is not ten alerts. The pages fold events by the same time.
@@ -171,7 +171,11 @@ pub struct Evaluated {
 const WITHDRAW: &str = "UPDATE alerts SET withdrawn_at = clock_timestamp() WHERE id = $1";
 
 /// Looks at all that was noted of a clinic. Readings from before `raw_from` are kept no more and say nothing.
-pub async fn evaluate(pool: &Pool, tenant: Uuid, raw_from: Timestamp) -> Result<Evaluated, Error> {
+pub fn evaluate(pool: &Pool, tenant: Uuid, raw_from: Timestamp) -> Work<'_, Result<Evaluated, Error>> {
+    Box::pin(evaluate_all(pool, tenant, raw_from))
+}
+
+async fn evaluate_all(pool: &Pool, tenant: Uuid, raw_from: Timestamp) -> Result<Evaluated, Error> {
     let mut client = pool.get().await?;
     let mut out = Evaluated::default();
     let types = types(&client, tenant).await?;

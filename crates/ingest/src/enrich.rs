@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::error::Remedy;
 use crate::rollup::Slice;
-use crate::{Error, timestamp};
+use crate::{Error, Work, timestamp};
 
 const WINDOW_US: i64 = 300_000_000;
 
@@ -28,7 +28,11 @@ struct Hour {
 
 /// Computes what is stale, some slices of it, and gives how many windows there are of it. A slice that does not come to its
 /// end in time is halved; which hours are in it is drawn by lot, so that those of one wearer keep no others from being done.
-pub async fn enrich(pool: &Pool, now: Timestamp, slice: &Slice) -> Result<u64, Error> {
+pub fn enrich<'a>(pool: &'a Pool, now: Timestamp, slice: &'a Slice) -> Work<'a, Result<u64, Error>> {
+    Box::pin(some_slices(pool, now, slice))
+}
+
+async fn some_slices(pool: &Pool, now: Timestamp, slice: &Slice) -> Result<u64, Error> {
     let raw_from = slice.raw_from(now);
     let mut hours = slice.hours;
     let mut total = 0;

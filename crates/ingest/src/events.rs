@@ -23,7 +23,7 @@ use crate::plan::{Key, NOT_BEFORE_US, Window};
 use crate::quarantine::{self, Refused};
 use crate::seqs::SeqSet;
 use crate::write::{Counts, Outcome, Writer};
-use crate::{Error, timestamp};
+use crate::{Error, Work, timestamp};
 
 /// A decoded event batch.
 #[derive(Debug)]
@@ -182,7 +182,11 @@ pub(crate) const NOTIFY: &str = "SELECT pg_notify('kinara_event', $1)";
 
 impl Writer {
     /// Writes an event batch. An error means that nothing was written and that the database is not there.
-    pub async fn write_events(&self, events: &Events) -> Result<Outcome, Error> {
+    pub fn write_events<'a>(&'a self, events: &'a Events) -> Work<'a, Result<Outcome, Error>> {
+        Box::pin(self.write_all_events(events))
+    }
+
+    async fn write_all_events(&self, events: &Events) -> Result<Outcome, Error> {
         let mut total = Counts::default();
         if let Some(outcome) =
             self.write_decisions(events.name.gateway, &events.decisions, &mut total).await?

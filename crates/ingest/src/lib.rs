@@ -48,6 +48,7 @@ mod write;
 
 pub use batch::{Batch, Name, Sender, Unreadable, decode, decode_until, is_hardware_id};
 pub use error::{Error, Remedy};
+pub use kinara_store::Work;
 pub use write::{Counts, Limits, Outcome, Writer};
 
 /// Microseconds since 1970 as a timestamp; a nonsensical number becomes the nearest that can be told.

@@ -16,7 +16,7 @@ use crate::batch::{Batch, Sender, batch_of_frame, cleaned};
 use crate::events::Events;
 use crate::ledger::is_name;
 use crate::write::Outcome;
-use crate::{Error, Writer};
+use crate::{Error, Work, Writer};
 
 /// Something refused.
 #[derive(Debug)]
@@ -177,7 +177,16 @@ const WAITING: &str = "
     ORDER BY id LIMIT $4";
 
 /// Sends quarantined frames and events through the ordinary write again.
-pub async fn replay(
+pub fn replay<'a>(
+    writer: &'a Writer,
+    pool: &'a Pool,
+    clock: &'a dyn Clock,
+    which: Which<'a>,
+) -> Work<'a, Result<Replayed, Error>> {
+    Box::pin(replay_all(writer, pool, clock, which))
+}
+
+async fn replay_all(
     writer: &Writer,
     pool: &Pool,
     clock: &dyn Clock,

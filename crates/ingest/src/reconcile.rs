@@ -18,7 +18,7 @@ use kinara_protocol::frame::Epoch;
 use kinara_store::Pool;
 use uuid::Uuid;
 
-use crate::Error;
+use crate::{Error, Work};
 
 /// Epochs with a difference that are told.
 const TOLD: i64 = 1000;
@@ -112,7 +112,11 @@ pub struct Span {
 }
 
 /// Compares the epochs and the days of a span.
-pub async fn reconcile(pool: &Pool, span: &Span) -> Result<Found, Error> {
+pub fn reconcile<'a>(pool: &'a Pool, span: &'a Span) -> Work<'a, Result<Found, Error>> {
+    Box::pin(compare(pool, span))
+}
+
+async fn compare(pool: &Pool, span: &Span) -> Result<Found, Error> {
     let mut client = pool.get().await?;
     let mut out = Found::default();
     let timeout = format!("SET LOCAL statement_timeout = {}", span.patience.as_millis());

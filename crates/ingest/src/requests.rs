@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::batch::{self, Batch};
 use crate::write::{Counts, Outcome, Writer};
-use crate::{Error, items, timestamp};
+use crate::{Error, Work, items, timestamp};
 
 /// The largest request, unpacked: what the API takes is smaller.
 pub(crate) const UNPACKED: usize = 64 * 1024 * 1024;
@@ -70,7 +70,16 @@ struct Aside {
 }
 
 /// Writes a request; nothing where that is done already.
-pub async fn take(writer: &Writer, pool: &Pool, clock: &dyn Clock, id: Uuid) -> Result<Counts, RequestError> {
+pub fn take<'a>(
+    writer: &'a Writer,
+    pool: &'a Pool,
+    clock: &'a dyn Clock,
+    id: Uuid,
+) -> Work<'a, Result<Counts, RequestError>> {
+    Box::pin(take_one(writer, pool, clock, id))
+}
+
+async fn take_one(writer: &Writer, pool: &Pool, clock: &dyn Clock, id: Uuid) -> Result<Counts, RequestError> {
     let client = pool.get().await?;
     let row = client
         .query_opt(

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use kinara_store::Pool;
 
 use crate::write::DAY_US;
-use crate::{Error, timestamp};
+use crate::{Error, Work, timestamp};
 
 /// Rows that are deleted, or looked at, in a transaction.
 const SLICE: i32 = 10_000;
@@ -38,7 +38,11 @@ impl Default for Retention {
 }
 
 /// Deletes what is older, slice by slice; gives how many rows went, and how many kinds could not be done.
-pub async fn forget(pool: &Pool, now: Timestamp, keep: &Retention) -> (u64, u64) {
+pub fn forget<'a>(pool: &'a Pool, now: Timestamp, keep: &'a Retention) -> Work<'a, (u64, u64)> {
+    Box::pin(forget_all(pool, now, keep))
+}
+
+async fn forget_all(pool: &Pool, now: Timestamp, keep: &Retention) -> (u64, u64) {
     let ago = |days: i64| timestamp(now.as_microsecond() - days * DAY_US);
     let derived = ago(keep.derived_days);
     let kinds: [(&str, &str, Vec<Timestamp>); 5] = [

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::error::Remedy;
 use crate::plan::Taken;
 use crate::write::DAY_US;
-use crate::{Error, Limits, timestamp};
+use crate::{Error, Limits, Work, timestamp};
 
 const HOUR_US: i64 = 3_600_000_000;
 
@@ -133,7 +133,11 @@ pub async fn roll_up(pool: &Pool, now: Timestamp, slice: &Slice) -> Result<u64, 
 
 /// Recomputes what is stale, some slices of each clinic in turn, and does what belongs to it. One step that fails keeps no
 /// other from being done. What another bridge recomputes is left to it.
-pub async fn round(pool: &Pool, now: Timestamp, slice: &Slice) -> Result<Round, Error> {
+pub fn round<'a>(pool: &'a Pool, now: Timestamp, slice: &'a Slice) -> Work<'a, Result<Round, Error>> {
+    Box::pin(one_round(pool, now, slice))
+}
+
+async fn one_round(pool: &Pool, now: Timestamp, slice: &Slice) -> Result<Round, Error> {
     let mut out = Round::default();
     match unknown_zones(pool).await {
         Ok(zones) => out.unknown_zones = zones,

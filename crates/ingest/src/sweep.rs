@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::error::Remedy;
 use crate::gaps::LetGo;
 use crate::plan::Key;
-use crate::{Error, quarantine, timestamp};
+use crate::{Error, Work, quarantine, timestamp};
 
 /// When things are done.
 #[derive(Debug, Clone)]
@@ -138,7 +138,11 @@ const EXPIRE: &str = "
           JOIN hardware h ON h.id = a.hardware_id WHERE h.hardware_id = q.hardware_id) THEN q.seq END, q.fit";
 
 /// Does what is due.
-pub async fn sweep(pool: &Pool, clock: &dyn Clock, policy: &Policy) -> Result<Swept, Error> {
+pub fn sweep<'a>(pool: &'a Pool, clock: &'a dyn Clock, policy: &'a Policy) -> Work<'a, Result<Swept, Error>> {
+    Box::pin(all_steps(pool, clock, policy))
+}
+
+async fn all_steps(pool: &Pool, clock: &dyn Clock, policy: &Policy) -> Result<Swept, Error> {
     let now_us = clock.utc_us();
     let now = timestamp(now_us);
     let ago = |duration: Duration| timestamp(now_us - duration.as_micros() as i64);

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::decisions::{MAY_PASS, Verdict};
 use crate::quarantine::{self, Which};
-use crate::{Error, Writer, timestamp};
+use crate::{Error, Work, Writer, timestamp};
 
 /// How much is done at once.
 #[derive(Debug, Clone)]
@@ -58,7 +58,16 @@ pub struct Done {
 const FOR_WANT_OF_ONE: [&str; 5] = ["no_assignment", "unsure", "straddle", "foreign_gateway", "order"];
 
 /// Does a slice of what is due. Each step stands alone: one that fails is told at the end, and stops none behind it.
-pub async fn keep(writer: &Writer, pool: &Pool, clock: &dyn Clock, bounds: &Bounds) -> Result<Done, Error> {
+pub fn keep<'a>(
+    writer: &'a Writer,
+    pool: &'a Pool,
+    clock: &'a dyn Clock,
+    bounds: &'a Bounds,
+) -> Work<'a, Result<Done, Error>> {
+    Box::pin(all_steps(writer, pool, clock, bounds))
+}
+
+async fn all_steps(writer: &Writer, pool: &Pool, clock: &dyn Clock, bounds: &Bounds) -> Result<Done, Error> {
     let now = timestamp(clock.utc_us());
     let mut done = Done::default();
     let steps = [

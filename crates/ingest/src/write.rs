@@ -20,6 +20,7 @@ use kinara_protocol::frame::Epoch;
 use kinara_store::{Pool, Transaction};
 use uuid::Uuid;
 
+use crate::Work;
 use crate::assign::order_of_names;
 use crate::batch::{Batch, Content, Frame, Wave};
 use crate::copy::{ReadingTemplate, Rows, pg_time};
@@ -192,11 +193,15 @@ impl Writer {
     }
 
     /// [`Writer::write`], noting when the transaction passed its stages.
-    pub async fn write_watched(
-        &self,
-        batches: &[Batch],
-        passage: &mut Passage,
-    ) -> Result<Vec<Outcome>, Error> {
+    pub fn write_watched<'a>(
+        &'a self,
+        batches: &'a [Batch],
+        passage: &'a mut Passage,
+    ) -> Work<'a, Result<Vec<Outcome>, Error>> {
+        Box::pin(self.write_all(batches, passage))
+    }
+
+    async fn write_all(&self, batches: &[Batch], passage: &mut Passage) -> Result<Vec<Outcome>, Error> {
         let error = match self.tries(batches, passage).await {
             Ok(outcomes) => return Ok(outcomes),
             Err(error) if error.last_remedy() == Remedy::Later => return Err(error),

@@ -22,6 +22,11 @@ pub use pool::{Limits, Link, Target, connect};
 pub use tenant::with_tenant;
 
 use std::fmt::Write as _;
+use std::pin::Pin;
+
+/// What large entries return, here and in the crates above. They are boxed so that their work is compiled once, in their own
+/// crate: that of an `async fn` is compiled again in each program, and each test, that waits for it.
+pub type Work<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// What can go wrong between a program and its database.
 #[derive(Debug, thiserror::Error)]

@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use tokio_postgres::Client;
 
 use crate::pool::Target;
-use crate::{Error, Pool, explain, jobs, online};
+use crate::{Error, Pool, Work, explain, jobs, online};
 
 /// The key of the advisory lock that migrating programs take turns by.
 const LOCK: i64 = 0x6b69_6e61_7261_0001;
@@ -107,20 +107,24 @@ const STORAGE_VERSION: i32 = 5;
 pub const SCHEMA_VERSION: i32 = MIGRATIONS[MIGRATIONS.len() - 1].version;
 
 /// Migrates the database at `admin_url`, and does what follows beside.
-pub async fn migrate(admin_url: &str) -> Result<Migrated, Error> {
-    let migrated = schema(admin_url).await?;
-    beside(admin_url).await?;
-    Ok(migrated)
+pub fn migrate(admin_url: &str) -> Work<'_, Result<Migrated, Error>> {
+    Box::pin(async move {
+        let migrated = schema(admin_url).await?;
+        beside(admin_url).await?;
+        Ok(migrated)
+    })
 }
 
 /// Does what is left to do beside the programs: it may take as long as the tables are large, and as whoever reads them since
 /// before. Gives how many steps were done.
-pub async fn beside(admin_url: &str) -> Result<usize, Error> {
-    let (client, connection) = open(admin_url).await?;
-    let result = beside_with(&client).await;
-    drop(client);
-    connection.abort();
-    result
+pub fn beside(admin_url: &str) -> Work<'_, Result<usize, Error>> {
+    Box::pin(async move {
+        let (client, connection) = open(admin_url).await?;
+        let result = beside_with(&client).await;
+        drop(client);
+        connection.abort();
+        result
+    })
 }
 
 async fn beside_with(client: &Client) -> Result<usize, Error> {
@@ -134,12 +138,14 @@ async fn beside_with(client: &Client) -> Result<usize, Error> {
 
 /// Migrates the database at `admin_url`, whose role owns the database and may create roles (the first time), or is a
 /// superuser (where TimescaleDB's extension is to be made).
-pub async fn schema(admin_url: &str) -> Result<Migrated, Error> {
-    let (mut client, connection) = open(admin_url).await?;
-    let result = with_turn(&mut client, admin_url).await;
-    drop(client);
-    connection.abort();
-    result
+pub fn schema(admin_url: &str) -> Work<'_, Result<Migrated, Error>> {
+    Box::pin(async move {
+        let (mut client, connection) = open(admin_url).await?;
+        let result = with_turn(&mut client, admin_url).await;
+        drop(client);
+        connection.abort();
+        result
+    })
 }
 
 async fn open(url: &str) -> Result<(Client, tokio::task::JoinHandle<()>), Error> {

@@ -22,7 +22,7 @@ use crate::batch::Content;
 use crate::directory::{Directory, Hardware};
 use crate::gaps::LetGo;
 use crate::plan::Key;
-use crate::{Error, events, quarantine};
+use crate::{Error, Work, events, quarantine};
 
 /// Days of one wearer that are deleted in a transaction.
 const DAYS: i32 = 1;
@@ -54,7 +54,11 @@ pub struct Tombstone {
 }
 
 /// Deletes what there is of a wearer who has a tombstone; gives how many rows that were.
-pub async fn erase(pool: &Pool, tenant: Uuid, user: Uuid) -> Result<u64, Error> {
+pub fn erase(pool: &Pool, tenant: Uuid, user: Uuid) -> Work<'_, Result<u64, Error>> {
+    Box::pin(erase_one(pool, tenant, user))
+}
+
+async fn erase_one(pool: &Pool, tenant: Uuid, user: Uuid) -> Result<u64, Error> {
     give_others_theirs(pool, tenant, user).await?;
     let mut total = refused(pool, tenant, user).await?;
     total += waiting::take_out(pool, tenant, user).await?;
