@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 #[tokio::test]
 async fn a_batch_is_acknowledged_by_name_and_digest_after_its_commit() {
-    let (world, certificates, broker) = ground(Options::new()).await;
+    let (world, certificates, broker) = ground(Options::fast()).await;
     let bridge = Bridge::start(&world, &certificates, &broker, "").await;
     let mut gateway = Gateway::connect(&certificates, &broker, GATEWAY, &[]).await;
     let first = payload(GATEWAY, 3, 0..5);
@@ -46,7 +46,7 @@ async fn a_batch_is_acknowledged_by_name_and_digest_after_its_commit() {
 
 #[tokio::test]
 async fn batches_are_taken_while_a_step_beside_a_migration_waits_for_a_dump() {
-    let (world, certificates, broker) = ground(Options::new()).await;
+    let (world, certificates, broker) = ground(Options::fast()).await;
     world
         .run("DROP INDEX quarantine_age; DELETE FROM kinara.online_steps WHERE name = 'quarantine_age'")
         .await;
@@ -70,6 +70,7 @@ async fn batches_are_taken_while_a_step_beside_a_migration_waits_for_a_dump() {
 
 #[tokio::test]
 async fn with_the_database_away_batches_are_sent_back_for_later() {
+    // A durable server: this one crashes.
     let (mut world, certificates, broker) = ground(Options::new()).await;
     let bridge = Bridge::start(&world, &certificates, &broker, "").await;
     let mut gateway = Gateway::connect(&certificates, &broker, GATEWAY, &[]).await;
@@ -86,7 +87,7 @@ async fn with_the_database_away_batches_are_sent_back_for_later() {
 
 #[tokio::test]
 async fn a_gateway_learns_the_time_and_what_it_should_be_and_its_state_is_kept() {
-    let (world, certificates, broker) = ground(Options::new()).await;
+    let (world, certificates, broker) = ground(Options::fast()).await;
     let bridge = Bridge::start(&world, &certificates, &broker, "[jobs]\nconfig_s = 1\n").await;
     let mut gateway = Gateway::connect(&certificates, &broker, GATEWAY, &[]).await;
     let config = gateway.next(&topic::of(GatewayId(GATEWAY), Leaf::Config)).await;
@@ -161,7 +162,7 @@ async fn a_gateway_learns_the_time_and_what_it_should_be_and_its_state_is_kept()
 
 #[tokio::test]
 async fn live_values_reach_their_own_clinic_and_no_other() {
-    let (world, certificates, broker) = ground(Options::new()).await;
+    let (world, certificates, broker) = ground(Options::fast()).await;
     let bridge = Bridge::start(&world, &certificates, &broker, "[limits]\nlive_cache_s = 0\n").await;
     let topics = [topic::tenant_live(TENANT), topic::tenant_live(OTHER_TENANT)];
     let mut gateway = Gateway::connect(&certificates, &broker, GATEWAY, &topics).await;
@@ -201,7 +202,7 @@ async fn live_values_reach_their_own_clinic_and_no_other() {
 
 #[tokio::test]
 async fn a_box_is_told_all_of_its_clinic_at_once_and_a_version_is_a_content() {
-    let (world, certificates, broker) = ground(Options::new()).await;
+    let (world, certificates, broker) = ground(Options::fast()).await;
     let often = "[jobs]\nconfig_s = 1\n";
     let bridge = Bridge::start(&world, &certificates, &broker, often).await;
     let mut gateway = Gateway::connect(&certificates, &broker, GATEWAY, &[]).await;
@@ -276,7 +277,7 @@ async fn a_box_is_told_all_of_its_clinic_at_once_and_a_version_is_a_content() {
 async fn decisions_are_taken_over_the_broker_once_the_box_has_said_its_key() {
     use kinara_protocol::envelope::{Actor, Decision, EventBatch, WearerAdded, decision::What};
     use ring::signature::{Ed25519KeyPair, KeyPair as _};
-    let (world, certificates, broker) = ground(Options::new()).await;
+    let (world, certificates, broker) = ground(Options::fast()).await;
     let bridge = Bridge::start(&world, &certificates, &broker, "[jobs]\nupkeep_s = 1\n").await;
     let mut gateway = Gateway::connect(&certificates, &broker, GATEWAY, &[]).await;
     let key = Ed25519KeyPair::from_seed_unchecked(&[5; 32]).unwrap();
@@ -332,7 +333,7 @@ async fn decisions_are_taken_over_the_broker_once_the_box_has_said_its_key() {
 /// The text of `/metrics`.
 #[tokio::test]
 async fn the_nights_work_is_done_by_the_schedule_and_a_night_that_was_slept_through_is_made_up_for() {
-    let (world, certificates, broker) = ground(Options::new()).await;
+    let (world, certificates, broker) = ground(Options::fast()).await;
     world.write(&[batch_of(GATEWAY, &seconds(0..60))]).await;
     world
         .run(
@@ -354,6 +355,7 @@ async fn the_nights_work_is_done_by_the_schedule_and_a_night_that_was_slept_thro
 
 #[tokio::test]
 async fn what_came_over_http_is_written_by_a_job_and_a_job_that_cannot_be_done_waits_for_an_operator() {
+    // A durable server: this one crashes.
     let (mut world, certificates, broker) = ground(Options::new()).await;
     let bridge = Bridge::start(&world, &certificates, &broker, "[jobs]\npoll_s = 1\nsweep_s = 1\n").await;
     let now_ms = NOW_US / 1_000;

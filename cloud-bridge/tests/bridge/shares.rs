@@ -29,7 +29,7 @@ fn figure(figures: &str, name: &str) -> u64 {
 
 #[tokio::test]
 async fn a_state_that_nobody_can_read_is_emptied_at_the_broker_and_the_others_are_kept() {
-    let (world, certificates, broker) = ground(Options::new()).await;
+    let (world, certificates, broker) = ground(Options::fast()).await;
     let state = topic::of(GatewayId(GATEWAY), Leaf::State);
     let mut gateway = Gateway::connect(&certificates, &broker, GATEWAY, &[]).await;
     // Before there is a bridge: the broker keeps it for every bridge to come.
@@ -59,7 +59,7 @@ async fn a_state_that_nobody_can_read_is_emptied_at_the_broker_and_the_others_ar
 
 #[tokio::test]
 async fn live_messages_with_ids_of_megabytes_are_refused_and_the_gateways_own_values_still_shown() {
-    let (world, certificates, broker) = ground(Options::new()).await;
+    let (world, certificates, broker) = ground(Options::fast()).await;
     let bridge = Bridge::start(&world, &certificates, &broker, "").await;
     let topics = [topic::tenant_live(TENANT)];
     let mut gateway = Gateway::connect(&certificates, &broker, GATEWAY, &topics).await;
@@ -78,7 +78,7 @@ async fn live_messages_with_ids_of_megabytes_are_refused_and_the_gateways_own_va
 
 #[tokio::test]
 async fn a_large_batch_is_written_in_pieces_and_answered_once_and_others_are_answered_meanwhile() {
-    let (world, certificates, broker) = ground(Options::new()).await;
+    let (world, certificates, broker) = ground(Options::fast()).await;
     let limits = "[limits]\nwriters = 1\nreadings_per_transaction = 500\n";
     let bridge = Bridge::start(&world, &certificates, &broker, limits).await;
     let mut gateway = Gateway::connect(&certificates, &broker, GATEWAY, &[]).await;
@@ -101,7 +101,7 @@ async fn a_large_batch_is_written_in_pieces_and_answered_once_and_others_are_ans
 #[tokio::test]
 async fn many_decisions_are_taken_in_turns_and_answered_once_and_others_are_answered_meanwhile() {
     use kinara_protocol::envelope::{Decision, EventBatch};
-    let (world, certificates, broker) = ground(Options::new()).await;
+    let (world, certificates, broker) = ground(Options::fast()).await;
     let bridge = Bridge::start(&world, &certificates, &broker, "[limits]\nwriters = 1\n").await;
     // Whatever is put aside takes a while.
     world
@@ -135,7 +135,7 @@ async fn many_decisions_are_taken_in_turns_and_answered_once_and_others_are_answ
 
 #[tokio::test]
 async fn what_a_hostile_gateway_sends_is_answered_and_a_neighbours_batch_beside_it_is_written() {
-    let (world, certificates, broker) = ground(Options::new()).await;
+    let (world, certificates, broker) = ground(Options::fast()).await;
     let bridge = Bridge::start(&world, &certificates, &broker, "").await;
     let mut hostile = Gateway::connect(&certificates, &broker, FOREIGN_GATEWAY, &[]).await;
     let mut gateway = Gateway::connect(&certificates, &broker, GATEWAY, &[]).await;
@@ -178,7 +178,7 @@ async fn what_a_hostile_gateway_sends_is_answered_and_a_neighbours_batch_beside_
 
 #[tokio::test]
 async fn a_job_whose_bridge_died_of_it_was_an_attempt_and_is_dead_after_its_last() {
-    let (world, certificates, broker) = ground(Options::new()).await;
+    let (world, certificates, broker) = ground(Options::fast()).await;
     let now_ms = NOW_US / 1_000;
     let item =
         format!(r#"[{{"source":"{HARDWARE}","epoch":9,"seq":1,"time":{now_ms},"type":"eda","value":2}}]"#);
@@ -205,7 +205,7 @@ async fn a_job_whose_bridge_died_of_it_was_an_attempt_and_is_dead_after_its_last
 
 #[tokio::test]
 async fn a_clinic_that_asks_one_thing_is_not_behind_the_hundredth_of_others() {
-    let (world, certificates, broker) = ground(Options::new()).await;
+    let (world, certificates, broker) = ground(Options::fast()).await;
     let third = Uuid::from_u128(0x3);
     world.run(&format!("INSERT INTO tenants (id, name, slug) VALUES ('{third}', 'Three', 'three')")).await;
     let insert = |tenant: Uuid| {

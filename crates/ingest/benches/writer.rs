@@ -12,7 +12,7 @@ use futures_util::SinkExt as _;
 use kinara_ingest::copy::{ReadingTemplate, Rows};
 use kinara_ingest::{Batch, batch};
 use kinara_protocol::envelope;
-use kinara_test_postgres::{Options, Postgres};
+use kinara_test_postgres::Options;
 use support::*;
 
 const GATEWAYS: u32 = 20;
@@ -62,7 +62,7 @@ async fn main() {
         .setting("shared_buffers", "1GB")
         .setting("max_wal_size", "8GB")
         .setting("checkpoint_timeout", "30min");
-    let world = world_on(Postgres::temporary_with(options).unwrap()).await;
+    let world = world_on(options).await;
     world
         .run(&format!(
             "INSERT INTO hardware (id, hardware_id)

@@ -106,6 +106,19 @@ const STORAGE_VERSION: i32 = 5;
 /// The version this program's schema has.
 pub const SCHEMA_VERSION: i32 = MIGRATIONS[MIGRATIONS.len() - 1].version;
 
+/// What all that [`migrate`] does follows from, as one word: databases that were empty and had the same done to them on the
+/// same day are alike.
+pub fn digest() -> String {
+    let mut sha256 = Sha256::new();
+    for migration in MIGRATIONS {
+        for text in [migration.name, migration.plain, migration.timescale] {
+            sha256.update(checksum(text));
+        }
+    }
+    sha256.update(online::described());
+    hex::encode(sha256.finalize())
+}
+
 /// Migrates the database at `admin_url`, and does what follows beside.
 pub fn migrate(admin_url: &str) -> Work<'_, Result<Migrated, Error>> {
     Box::pin(async move {

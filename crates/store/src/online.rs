@@ -8,6 +8,7 @@ use tokio_postgres::Client;
 
 use crate::Error;
 
+#[derive(Debug)]
 enum What {
     /// An index: its schema, and what follows `CREATE INDEX CONCURRENTLY <the step's name>`.
     Index(&'static str, &'static str),
@@ -19,6 +20,7 @@ enum What {
     NoIndex(&'static str),
 }
 
+#[derive(Debug)]
 struct Step {
     name: &'static str,
     what: What,
@@ -74,6 +76,11 @@ const STEPS: &[Step] = &[
     index("alerts_age", "public", "ON alerts (raised_at)"),
     Step { name: "uncertain_readings", what: What::Slices("SELECT ts.mark_uncertain()") },
 ];
+
+/// All steps, in words.
+pub(crate) fn described() -> String {
+    format!("{STEPS:?}")
+}
 
 /// Does what is left to do, in order. Called with the steps' turn; gives how many were done.
 pub(crate) async fn run(client: &Client) -> Result<usize, Error> {

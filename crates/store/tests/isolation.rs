@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use kinara_store::{Limits, Pool, connect, migrate, with_tenant};
-use kinara_test_postgres::Postgres;
+use kinara_test_postgres::{Options, PREPARED, Postgres};
 use tokio_postgres::NoTls;
 use uuid::Uuid;
 
@@ -18,9 +18,9 @@ struct World {
 }
 
 async fn world() -> World {
-    let server = Postgres::temporary().unwrap();
-    let url = server.fresh_database().unwrap();
-    migrate(&url).await.unwrap();
+    let migrated = async |url: String| migrate(&url).await.map(drop);
+    let server = Postgres::prepared(Options::fast(), &migrate::digest(), migrated).await.unwrap();
+    let url = server.superuser_url(PREPARED);
     let (admin, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
     tokio::spawn(connection);
     admin
@@ -30,7 +30,7 @@ async fn world() -> World {
         )
         .await
         .unwrap();
-    let pool = |role: &str| connect(&server.url(role, role, "test_0"), "test", &Limits::default()).unwrap();
+    let pool = |role: &str| connect(&server.url(role, role, PREPARED), "test", &Limits::default()).unwrap();
     let (app, ingest) = (pool("api"), pool("bridge"));
     World { server, admin, app, ingest }
 }

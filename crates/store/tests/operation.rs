@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use kinara_store::{Error, Limits, connect, migrate, partitions};
-use kinara_test_postgres::Postgres;
+use kinara_test_postgres::{Options, PREPARED, Postgres};
 use tokio_postgres::{Client, NoTls};
 
 /// Rows of the table that a step is about; the long test takes ten million.
@@ -184,9 +184,9 @@ struct OldDay {
 
 /// `None`: the storage is another.
 async fn old_day() -> Option<OldDay> {
-    let server = Postgres::temporary().unwrap();
-    let url = server.fresh_database().unwrap();
-    migrate(&url).await.unwrap();
+    let migrated = async |url: String| migrate(&url).await.map(drop);
+    let server = Postgres::prepared(Options::fast(), &migrate::digest(), migrated).await.unwrap();
+    let url = server.superuser_url(PREPARED);
     let admin = client(&url).await;
     if number(&admin, "SELECT count(*) FROM ts.storage WHERE kind = 'timescale'").await > 0 {
         return None;

@@ -5,11 +5,16 @@
 //! the caller and stops the server when it closes). A server started in a directory of its own ([`Postgres::temporary`])
 //! removes it at the end, unless the test panicked: then data and log stay, and their place is printed.
 //!
+//! What every such server needs at its start (an initialised cluster; with [`Postgres::prepared`] a database with a schema in
+//! it, too) is made once and kept, and each gets a copy of its own: see `mould.rs`. Its password is its own all the same.
+//!
 //! ```no_run
 //! let server = kinara_test_postgres::Postgres::temporary()?;
 //! let url = server.fresh_database()?; // a superuser's URL of an empty database
 //! # Ok::<(), kinara_test_postgres::Error>(())
 //! ```
+
+mod mould;
 
 use std::fmt::Write as _;
 use std::io::{self, Read as _};
@@ -29,6 +34,8 @@ const START_TIMEOUT: Duration = Duration::from_mins(1);
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 /// The superuser's name, whoever runs the server.
 const SUPERUSER: &str = "postgres";
+/// The database that [`Postgres::prepared`] brings along.
+pub const PREPARED: &str = "test_0";
 
 /// Why a server could not be started, used or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -56,11 +63,11 @@ pub enum Error {
     /// What is there was not made by this program's user, or others may change it.
     #[error("{0} belongs to somebody else; remove it")]
     Foreign(PathBuf),
-    /// A program of PostgreSQL's failed.
-    #[error("{program} failed: {output}")]
+    /// A program failed.
+    #[error("{} failed: {output}", program.display())]
     Program {
-        /// Its name.
-        program: &'static str,
+        /// Which.
+        program: PathBuf,
         /// What it printed.
         output: String,
     },
@@ -72,6 +79,9 @@ pub enum Error {
         /// The end of its log.
         log: String,
     },
+    /// The caller's own preparation of a database failed.
+    #[error("the database could not be prepared: {0}")]
+    Prepare(Box<dyn std::error::Error + Send + Sync>),
 }
 
 fn file(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
@@ -92,6 +102,15 @@ impl Options {
         Self::default()
     }
 
+    /// Fast, not durable: whatever is killed may forget what it said last.
+    pub fn fast() -> Self {
+        Self::new()
+            .setting("fsync", "off")
+            .setting("synchronous_commit", "off")
+            .setting("full_page_writes", "off")
+            .setting("shared_buffers", "64MB")
+    }
+
     /// A fixed port in place of a free one.
     #[must_use]
     pub fn port(mut self, port: u16) -> Self {
@@ -109,7 +128,7 @@ impl Options {
     /// Starts a server whose data, log and password live in `dir`, which is made when it is not there and kept at the
     /// end. When the caller is root, `dir` is handed to the user `postgres`, who must be able to reach it.
     pub fn start(self, dir: &Path) -> Result<Postgres, Error> {
-        Postgres::start_in(dir.to_owned(), None, self)
+        Postgres::start_in(dir.to_owned(), None, self, None)
     }
 }
 
@@ -135,17 +154,51 @@ impl Postgres {
 
     /// Starts a throw-away server: fast, not durable, its directory removed on drop unless the thread is panicking.
     pub fn temporary() -> Result<Self, Error> {
-        Self::temporary_with(
-            Options::new()
-                .setting("fsync", "off")
-                .setting("synchronous_commit", "off")
-                .setting("full_page_writes", "off")
-                .setting("shared_buffers", "64MB"),
-        )
+        Self::temporary_with(Options::fast())
     }
 
     /// Like [`Postgres::temporary`] with the caller's settings, durable unless they say otherwise.
     pub fn temporary_with(options: Options) -> Result<Self, Error> {
+        let mould = match mould::find("empty")? {
+            mould::Found::Whole(mould) => mould,
+            mould::Found::Missing(making) => {
+                // Settings count from a start on, and this one's end: the next one has its own.
+                Options::fast().start(making.place())?.stop();
+                making.done()?
+            }
+        };
+        Self::copy_of(&mould, options)
+    }
+
+    /// Like [`Postgres::temporary_with`], with a database [`PREPARED`] in which `prepare` has been: it is called, with the
+    /// superuser's URL of the empty database, by the first who asks for this `key`. Whoever comes later gets a copy of what
+    /// that left, so all that it does must follow from the key and the day.
+    pub async fn prepared<E>(
+        options: Options,
+        key: &str,
+        prepare: impl AsyncFnOnce(String) -> Result<(), E>,
+    ) -> Result<Self, Error>
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let mould = match mould::find(key)? {
+            mould::Found::Whole(mould) => mould,
+            mould::Found::Missing(making) => {
+                let mut server = Options::fast().start(making.place())?;
+                server.create_database(PREPARED)?;
+                prepare(server.superuser_url(PREPARED))
+                    .await
+                    .map_err(|error| Error::Prepare(error.into()))?;
+                server.stop();
+                making.done()?
+            }
+        };
+        let server = Self::copy_of(&mould, options)?;
+        server.databases.store(1, Ordering::Relaxed);
+        Ok(server)
+    }
+
+    fn copy_of(mould: &mould::Mould, options: Options) -> Result<Self, Error> {
         // Not the usual temporary directory: that is often one which only the caller can reach.
         let parent = Path::new("/var/tmp");
         let temporary = tempfile::Builder::new()
@@ -153,10 +206,15 @@ impl Postgres {
             .permissions(std::fs::Permissions::from_mode(0o700))
             .tempdir_in(parent)
             .map_err(file("cannot make a directory in", parent))?;
-        Self::start_in(temporary.path().to_owned(), Some(temporary), options)
+        Self::start_in(temporary.path().to_owned(), Some(temporary), options, Some(mould))
     }
 
-    fn start_in(dir: PathBuf, temporary: Option<tempfile::TempDir>, options: Options) -> Result<Self, Error> {
+    fn start_in(
+        dir: PathBuf,
+        temporary: Option<tempfile::TempDir>,
+        options: Options,
+        mould: Option<&mould::Mould>,
+    ) -> Result<Self, Error> {
         let bin = programs()?;
         let user = if running_as_root()? { Some(ordinary_user()?) } else { None };
         if let Some(parent) = dir.parent() {
@@ -187,14 +245,36 @@ impl Postgres {
             user,
         };
         server.password = server.read_or_make_password()?;
-        if !server.data().join("PG_VERSION").exists() {
-            server.initialise()?;
-        }
         if server.port == 0 {
             server.port = free_port()?;
         }
-        server.restart()?;
+        match mould {
+            Some(mould) => server.start_from(mould)?,
+            None => {
+                if !server.data().join("PG_VERSION").exists() {
+                    server.initialise()?;
+                }
+                server.restart()?;
+            }
+        }
         Ok(server)
+    }
+
+    /// Starts with a copy of what the mould holds. The copy knows the mould's password until this returns.
+    fn start_from(&mut self, mould: &mould::Mould) -> Result<(), Error> {
+        let theirs =
+            self.read_password(&mould.password())?.ok_or_else(|| Error::Foreign(mould.password()))?;
+        // By the server's own user: what it may read is all that can be copied.
+        self.run(
+            Path::new("cp"),
+            &["-a", &mould.data().to_string_lossy(), &self.data().to_string_lossy()],
+            "",
+        )?;
+        let own = std::mem::replace(&mut self.password, theirs);
+        let change = format!("ALTER ROLE {SUPERUSER} PASSWORD '{own}'");
+        self.launch(&change)?;
+        self.password = own;
+        Ok(())
     }
 
     fn data(&self) -> PathBuf {
@@ -249,8 +329,8 @@ impl Postgres {
         Ok(Some(password.trim().to_owned()))
     }
 
-    fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(self.bin.join(program));
+    fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
         // The server refuses a working directory it cannot enter.
         command
             .current_dir(&self.dir)
@@ -265,9 +345,8 @@ impl Postgres {
     }
 
     /// Passwords go by the environment and SQL by standard input: anybody may read a command line.
-    fn run(&self, program: &'static str, args: &[&str], input: &str) -> Result<String, Error> {
-        let path = self.bin.join(program);
-        let failed = || file("cannot run", &path);
+    fn run(&self, program: &Path, args: &[&str], input: &str) -> Result<String, Error> {
+        let failed = || file("cannot run", program);
         let mut child = self
             .command(program)
             .args(args)
@@ -291,14 +370,14 @@ impl Postgres {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
         let output = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        Err(Error::Program { program, output })
+        Err(Error::Program { program: program.to_owned(), output })
     }
 
     fn initialise(&self) -> Result<(), Error> {
         let data = self.data();
         let password = self.dir.join("superuser.password");
         self.run(
-            "initdb",
+            &self.bin.join("initdb"),
             &[
                 "--no-sync",
                 "--encoding=UTF8",
@@ -318,6 +397,11 @@ impl Postgres {
 
     /// Starts the server again after [`Postgres::stop`] or [`Postgres::kill`], on the same port with the same data.
     pub fn restart(&mut self) -> Result<(), Error> {
+        self.launch("SELECT 1")
+    }
+
+    /// Starts the server, and waits until it has done this.
+    fn launch(&mut self, first: &str) -> Result<(), Error> {
         if self.server.is_some() {
             return Ok(());
         }
@@ -328,7 +412,7 @@ impl Postgres {
             .open(&log)
             .map_err(file("cannot open", &log))?;
         let clone = out.try_clone().map_err(file("cannot open", &log))?;
-        let mut command = self.command("postgres");
+        let mut command = self.command(&self.bin.join("postgres"));
         command.arg("-D").arg(self.data());
         for (name, value) in [
             ("listen_addresses", "127.0.0.1"),
@@ -341,8 +425,7 @@ impl Postgres {
         }
         // TimescaleDB works only when it is loaded at start; where it is installed, tests and demo use it, unless they are
         // told to do without.
-        let plain = std::env::var_os("KINARA_STORAGE").is_some_and(|storage| storage == "plain");
-        if !plain && self.bin.join("../lib/timescaledb.so").exists() {
+        if timescale(&self.bin).is_some() {
             command.args([
                 "-c",
                 "shared_preload_libraries=timescaledb",
@@ -368,7 +451,7 @@ impl Postgres {
             }
         };
         self.server = Some((server, guard));
-        self.wait_until_up()
+        self.wait_until_up(first)
     }
 
     /// A process that lives as long as this one's end of its pipe is open, then stops the server.
@@ -389,7 +472,7 @@ impl Postgres {
         command.spawn().map_err(file("cannot run", shell))
     }
 
-    fn wait_until_up(&mut self) -> Result<(), Error> {
+    fn wait_until_up(&mut self, first: &str) -> Result<(), Error> {
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
             let ended = match &mut self.server {
@@ -401,9 +484,7 @@ impl Postgres {
                 return Err(Error::NotUp { dir: self.dir.clone(), log: self.log_tail() });
             }
             // An open port is not yet a server that answers: it may be recovering.
-            if TcpStream::connect(("127.0.0.1", self.port)).is_ok()
-                && self.psql(SUPERUSER, "SELECT 1").is_ok()
-            {
+            if TcpStream::connect(("127.0.0.1", self.port)).is_ok() && self.psql(SUPERUSER, first).is_ok() {
                 return Ok(());
             }
             pause();
@@ -423,7 +504,7 @@ impl Postgres {
         if matches!(server.try_wait(), Ok(None)) {
             let data = self.data();
             let args = ["stop", "--no-wait", "-m", mode, "-D", &data.to_string_lossy()];
-            let _ = self.run("pg_ctl", &args, "");
+            let _ = self.run(&self.bin.join("pg_ctl"), &args, "");
             let deadline = Instant::now() + STOP_TIMEOUT;
             while matches!(server.try_wait(), Ok(None)) {
                 if Instant::now() > deadline {
@@ -476,7 +557,7 @@ impl Postgres {
         let port = self.port.to_string();
         let place = ["-h", "127.0.0.1", "-p", &port, "-U", SUPERUSER, "-d", database, "-w"];
         let manner = ["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-f", "-"];
-        self.run("psql", &[&place[..], &manner].concat(), sql)
+        self.run(&self.bin.join("psql"), &[&place[..], &manner].concat(), sql)
     }
 
     /// Makes an empty database and gives the superuser's URL of it.
@@ -502,6 +583,13 @@ impl Drop for Postgres {
             eprintln!("PostgreSQL's data and log are kept in {}", temporary.keep().display());
         }
     }
+}
+
+/// TimescaleDB's library beside these programs, unless nobody is to use it.
+fn timescale(bin: &Path) -> Option<PathBuf> {
+    let plain = std::env::var_os("KINARA_STORAGE").is_some_and(|storage| storage == "plain");
+    let library = bin.join("../lib/timescaledb.so");
+    (!plain && library.exists()).then_some(library)
 }
 
 /// Where `initdb`, `postgres`, `pg_ctl` and `psql` are: KINARA_PG_BIN, Debian's directories (newest first), the path.
@@ -586,6 +674,56 @@ mod tests {
             assert_eq!(error, format!("{} belongs to somebody else; remove it", foreign.display()));
         }
         assert_eq!(std::fs::metadata(&real).unwrap().uid(), before);
+    }
+
+    #[test]
+    fn copies_of_one_mould_are_servers_of_their_own() {
+        let (mut one, two) = (Postgres::temporary().unwrap(), Postgres::temporary().unwrap());
+        one.fresh_database().unwrap();
+        assert!(one.psql("test_0", "SELECT 1").is_ok());
+        assert!(two.psql("test_0", "SELECT 1").is_err());
+        let mould::Found::Whole(mould) = mould::find("empty").unwrap() else { panic!("it was just copied") };
+        let moulds = std::fs::read_to_string(mould.password()).unwrap().trim().to_owned();
+        for foreign in [two.password.clone(), moulds] {
+            let own = std::mem::replace(&mut one.password, foreign);
+            let error = one.psql(SUPERUSER, "SELECT 1").unwrap_err().to_string();
+            assert!(error.contains("password authentication failed"), "{error}");
+            one.password = own;
+        }
+        assert!(one.psql(SUPERUSER, "SELECT 1").is_ok());
+    }
+
+    /// What a future gives that waits for nothing.
+    fn at_once<T>(future: impl Future<Output = T>) -> T {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        match std::pin::pin!(future).poll(&mut context) {
+            std::task::Poll::Ready(value) => value,
+            std::task::Poll::Pending => panic!("it waits"),
+        }
+    }
+
+    #[test]
+    fn what_was_prepared_once_is_in_each_copy_and_what_is_done_to_one_is_not_in_another() {
+        let prepare = async |url: String| -> Result<(), io::Error> {
+            let sql = "CREATE TABLE t (n int); INSERT INTO t VALUES (1)";
+            let done = Command::new(programs().unwrap().join("psql")).args([&url, "-c", sql]).status()?;
+            done.success().then_some(()).ok_or(io::ErrorKind::Other.into())
+        };
+        let copy = || at_once(Postgres::prepared(Options::fast(), "a table with a row", prepare)).unwrap();
+        let (one, two) = (copy(), copy());
+        one.psql(PREPARED, "INSERT INTO t VALUES (2)").unwrap();
+        let rows = |server: &Postgres| server.psql(PREPARED, "SELECT count(*) FROM t").unwrap();
+        assert_eq!((rows(&one).trim(), rows(&two).trim()), ("2", "1"));
+        assert!(one.fresh_database().unwrap().ends_with("/test_1"));
+    }
+
+    #[test]
+    fn a_preparation_that_fails_leaves_no_mould() {
+        let fails = async |_: String| Err::<(), _>("no");
+        for _ in 0..2 {
+            let error = at_once(Postgres::prepared(Options::fast(), "nothing", fails)).unwrap_err();
+            assert_eq!(error.to_string(), "the database could not be prepared: no");
+        }
     }
 
     #[test]

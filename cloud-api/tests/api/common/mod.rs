@@ -12,7 +12,7 @@ use kinara_clock::{Clock, SystemClock};
 use kinara_cloud_api::admin::{self, Admin};
 use kinara_cloud_api::config::Config;
 use kinara_cloud_api::{App, routes};
-use kinara_test_postgres::Postgres;
+use kinara_test_postgres::{Options, PREPARED, Postgres};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 use uuid::Uuid;
@@ -73,10 +73,12 @@ impl Answer {
 impl Cloud {
     /// Two clinics, each with a member of every role, a wearer with a device, and a gateway.
     pub async fn start() -> Self {
-        let postgres = Postgres::temporary().unwrap();
-        let admin_url = postgres.fresh_database().unwrap();
-        kinara_store::migrate(&admin_url).await.unwrap();
-        let database = admin_url.rsplit('/').next().unwrap().to_owned();
+        let migrated = async |url: String| kinara_store::migrate(&url).await.map(drop);
+        let key = kinara_store::migrate::digest();
+        let postgres = Postgres::prepared(Options::fast(), &key, migrated).await.unwrap();
+        let database = PREPARED.to_owned();
+        let migrated = kinara_store::migrate(&postgres.superuser_url(&database)).await.unwrap();
+        assert_eq!(migrated.applied, 0);
         postgres.psql(&database, "CREATE ROLE api LOGIN PASSWORD 'api' IN ROLE kinara_app").unwrap();
         let nobody = Tenant {
             id: Uuid::nil(),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use kinara_cloud_bridge::config::Config;
 use kinara_protocol::envelope::{self, Ack, ack};
 use kinara_protocol::topic::{self, GatewayId, Leaf};
-use kinara_test_postgres::{Options, Postgres};
+use kinara_test_postgres::Options;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Packet, Publish, PublishProperties};
 use rumqttc::v5::{AsyncClient, Event, EventLoop, MqttOptions};
@@ -262,7 +262,7 @@ pub fn done(ack: &Ack) -> (u64, u64) {
 }
 
 pub async fn ground(options: Options) -> (World, Certificates, Broker) {
-    let world = world_on(Postgres::temporary_with(options).unwrap()).await;
+    let world = world_on(options).await;
     let certificates = Certificates::new();
     certificates.issue("broker");
     let broker = Broker::start(&certificates);

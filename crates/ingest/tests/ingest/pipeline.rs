@@ -9,7 +9,7 @@ use kinara_protocol::frame::{
     BootAnchor, DeviceEvent, DeviceEventKind, Epoch, FrameBuilder, Kind, MAX_FRAME, ResetReason, Ticks,
     encode_boot_anchor, encode_device_event,
 };
-use kinara_test_postgres::{Options, Postgres};
+use kinara_test_postgres::Options;
 use uuid::Uuid;
 
 fn stored(n: u64) -> Counts {
@@ -471,7 +471,7 @@ async fn a_frame_that_claims_more_than_a_day_is_put_aside() {
 #[tokio::test]
 async fn a_database_that_is_away_is_an_error_and_not_an_answer() {
     // A durable server: this one crashes.
-    let mut world = world_on(Postgres::temporary_with(Options::new()).unwrap()).await;
+    let mut world = world_on(Options::new()).await;
     let writer = world.writer();
     let batch = [batch_of(GATEWAY, &seconds(0..3))];
     world.server.kill();

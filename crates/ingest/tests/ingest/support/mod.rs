@@ -16,7 +16,7 @@ use kinara_protocol::frame::{
     ResetReason, SyncAnchor, Ticks, encode_boot_anchor, encode_device_event,
 };
 use kinara_store::{Pool, connect, migrate};
-use kinara_test_postgres::Postgres;
+use kinara_test_postgres::{Options, PREPARED, Postgres};
 use tokio_postgres::NoTls;
 use uuid::Uuid;
 
@@ -45,12 +45,14 @@ pub struct World {
 
 /// Two clinics; the first has two gateways, two wearers and a device that is the first wearer's from its boot on.
 pub async fn world() -> World {
-    world_on(Postgres::temporary().unwrap()).await
+    world_on(Options::fast()).await
 }
 
-pub async fn world_on(server: Postgres) -> World {
-    let url = server.fresh_database().unwrap();
-    migrate(&url).await.unwrap();
+pub async fn world_on(options: Options) -> World {
+    let migrated = async |url: String| migrate(&url).await.map(drop);
+    let server = Postgres::prepared(options, &migrate::digest(), migrated).await.unwrap();
+    let url = server.superuser_url(PREPARED);
+    assert_eq!(migrate(&url).await.unwrap().applied, 0);
     let (admin, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
     tokio::spawn(connection);
     admin
@@ -71,7 +73,7 @@ pub async fn world_on(server: Postgres) -> World {
         .await
         .unwrap();
     let pool =
-        connect(&server.url("bridge", "bridge", "test_0"), "test", &kinara_store::Limits::default()).unwrap();
+        connect(&server.url("bridge", "bridge", PREPARED), "test", &kinara_store::Limits::default()).unwrap();
     World { admin, pool, clock: Arc::new(ManualClock::new(NOW_US, 0)), server }
 }
 
