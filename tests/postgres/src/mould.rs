@@ -72,7 +72,15 @@ impl Making {
         }
         std::fs::rename(&self.new, &self.place).map_err(file("cannot make", &self.place))?;
         share(&self.lock, &self.place)?;
-        Ok(Mould { place: self.place, _lock: self.lock })
+        let lock = self.lock.try_clone().map_err(file("cannot lock", &self.place))?;
+        Ok(Mould { place: self.place.clone(), _lock: lock })
+    }
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        // What is done has another name by now.
+        let _ = remove(&self.new);
     }
 }
 
@@ -219,8 +227,10 @@ mod tests {
         let Found::Missing(making) = find_in(place.path(), "key", 1).unwrap() else {
             panic!("nobody made it")
         };
-        std::fs::create_dir_all(making.place().join("data")).unwrap();
+        let left = making.place().join("data");
         drop(making);
+        // As by somebody who was killed.
+        std::fs::create_dir_all(left).unwrap();
         let Found::Missing(making) = find_in(place.path(), "key", 1).unwrap() else { panic!("half a mould") };
         assert!(!making.place().exists(), "what was left is in the way");
         // Nor one whose server was not stopped.
