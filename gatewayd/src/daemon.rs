@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use kinara_clock::Clock;
 use kinara_protocol::topic::GatewayId;
 use kinara_traces::Traces;
@@ -207,12 +208,33 @@ fn radio(config: &Config, bonds: &Arc<Bonds>) -> Arc<dyn Radio> {
     }
 }
 
-/// Runs until `stop`; calls `ready` when the store is open and the radio has been started.
-pub async fn run(
+/// Runs until `stop`; calls `ready` when the store is open and the radio has been started. Boxed so that all of it is
+/// compiled here, and not again in each program that runs one.
+pub fn run(
     config: Config,
     clock: Arc<dyn Clock>,
     stop: CancellationToken,
-    ready: impl FnOnce(Desk),
+    ready: impl FnOnce(Desk) + Send + 'static,
+) -> BoxFuture<'static, Result<(), DaemonError>> {
+    boxed(config, clock, stop, Box::new(ready))
+}
+
+type Ready = Box<dyn FnOnce(Desk) + Send>;
+
+fn boxed(
+    config: Config,
+    clock: Arc<dyn Clock>,
+    stop: CancellationToken,
+    ready: Ready,
+) -> BoxFuture<'static, Result<(), DaemonError>> {
+    Box::pin(run_all(config, clock, stop, ready))
+}
+
+async fn run_all(
+    config: Config,
+    clock: Arc<dyn Clock>,
+    stop: CancellationToken,
+    ready: Ready,
 ) -> Result<(), DaemonError> {
     let board = Board::new(Snapshot {
         gateway_id: config.gateway_id.to_string(),
