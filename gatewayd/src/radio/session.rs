@@ -725,12 +725,6 @@ pub(super) fn stored(hardware: &HardwareId, frame: &FrameRef<'_>, fit: Option<Fi
                 match event.kind {
                     DeviceEventKind::Worn => worn = Some(true),
                     DeviceEventKind::NotWorn => worn = Some(false),
-                    DeviceEventKind::SensorSilent(sensor) => {
-                        tracing::warn!(%hardware, ?sensor, "a sensor of this wearable was silent: what it measures is missing");
-                    }
-                    DeviceEventKind::SensorAnswers(sensor) => {
-                        tracing::info!(%hardware, ?sensor, "a sensor of this wearable answers again");
-                    }
                     _ => {}
                 }
             }

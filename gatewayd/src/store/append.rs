@@ -49,6 +49,7 @@ impl Engine {
                     self.stage(device, &frame);
                 }
                 self.observe(hardware, device, &frame)?;
+                self.hear_of_sensors(hardware, &frame)?;
             } else if outcome == Outcome::Dropped {
                 dropped.entry(frame.header().epoch.0).or_default().take(&frame);
             }

@@ -20,6 +20,7 @@ use super::piece;
 use super::quota::Extent;
 use super::ranges::SeqSet;
 use super::rescue::Rescue;
+use super::sensors::Words;
 use super::stage::Staged;
 use super::{Settings, StoreError, schema, thread, wanted};
 use crate::align::source::Known;
@@ -42,6 +43,8 @@ pub(super) struct Device {
     pub buffered: u64,
     /// Frames that were here and are lost, by epoch.
     pub wanted: BTreeMap<u64, SeqSet>,
+    /// What it said last of its sensors.
+    pub sensors: Words,
 }
 
 /// One epoch in memory.

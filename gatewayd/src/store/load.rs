@@ -33,6 +33,7 @@ impl Engine {
         self.devices = devices;
         let anew = anew?;
         self.read_wanted()?;
+        self.read_sensors()?;
         self.begin()?;
         self.set_rows_aside(&broken)?;
         for (hardware, epoch) in anew {

@@ -103,7 +103,7 @@ impl Engine {
             if self.db.prepare_cached(sql)?.execute([device])? == 0 {
                 continue;
             }
-            for table in ["epochs", "anchors", "wanted", "sealed_lines"] {
+            for table in ["epochs", "anchors", "wanted", "sealed_lines", "sensors"] {
                 self.db
                     .prepare_cached(&format!("DELETE FROM {table} WHERE device = ?1"))?
                     .execute([device])?;

@@ -235,6 +235,7 @@ impl Engine {
             }),
         );
         self.board.alert("damaged", self.damage_in_words()?);
+        self.tell_silent_sensors();
         Ok(())
     }
 

@@ -129,6 +129,12 @@ const STEPS: &[&str] = &["
     CREATE TABLE wanted (
         device INTEGER NOT NULL, epoch INTEGER NOT NULL, first_seq INTEGER NOT NULL, last_seq INTEGER NOT NULL
     ) STRICT;
+", "
+    -- What a wearable said last of each of its sensors, and where in its log.
+    CREATE TABLE sensors (
+        device INTEGER NOT NULL, sensor INTEGER NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL,
+        silent INTEGER NOT NULL, PRIMARY KEY (device, sensor)
+    ) STRICT, WITHOUT ROWID;
 "];
 
 /// All tables with rows that matter, in the order in which they are carried over.
@@ -145,6 +151,7 @@ pub const TABLES: &[&str] = &[
     "lost",
     "wanted",
     "sealed_lines",
+    "sensors",
 ];
 
 /// What may be wrong in a database that is told of a check; beyond it nobody counts.
