@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::align::floor::Floor;
 use crate::align::{certificates, https, source};
+use crate::card;
 use crate::config::Config;
 use crate::decisions::{Decisions, KeyError, SigningKey};
 use crate::desk::{self, Desk};
@@ -48,6 +49,7 @@ const TELLING: Duration = Duration::from_secs(3);
 /// How long until the store is told the time again, after it did not take it.
 const TELL_AGAIN: Duration = Duration::from_secs(1);
 const MIB: u64 = 1 << 20;
+const GB: u64 = 1_000_000_000;
 
 /// Why the daemon does not run.
 #[derive(Debug, thiserror::Error)]
@@ -214,11 +216,13 @@ pub async fn run(
     stop: CancellationToken,
     ready: impl FnOnce(Desk),
 ) -> Result<(), DaemonError> {
+    let endurance_bytes = config.store.card_endurance_gb.saturating_mul(GB);
     let board = Board::new(Snapshot {
         gateway_id: config.gateway_id.to_string(),
         gateway_name: config.name.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started_us: clock.utc_us(),
+        card: card::Card { endurance_bytes, ..card::Card::default() },
         ..Snapshot::default()
     });
     let store = Store::open(store_settings(&config), clock.clone(), board.clone())?;
@@ -315,6 +319,7 @@ pub async fn run(
     } else {
         drop(frames);
     }
+    parts.spawn("the card", card::run(config.data_dir.clone(), endurance_bytes, board.clone(), stop.clone()));
     parts.spawn("the desk", desk.clone().run(stop.clone()));
     let page = match BoxPage::open(box_page_settings(&config), desk.clone(), clock.clone()) {
         Ok(page) => {

@@ -222,6 +222,7 @@ pub(super) fn check(path: &Path, text: &str, config: &Config) -> Result<(), Conf
         return Err(checker.wrong("store", "hard_limit_mib", 0, store.hard_limit_mib.to_string(), &accepted));
     }
     checker.range("store", "reserve_mib", store.reserve_mib, (1, 4_096))?;
+    checker.range("store", "card_endurance_gb", store.card_endurance_gb, (1, 10_000_000))?;
     uplink(&checker, config)?;
     traces(&checker, config)?;
     checker.range("live", "every_ms", config.live.every_ms, (200, 60_000))?;
