@@ -149,6 +149,7 @@ pub fn uplink_settings(config: &Config) -> uplink::Settings {
         window_bytes: section.window_kib * 1024,
         full_bytes: section.full_bytes,
         seal_bytes: section.seal_bytes,
+        parked_pause: Duration::from_secs_f64(section.parked_pause_s),
         state_every: Duration::from_secs_f64(section.state_every_s),
         state_pause: Duration::from_secs(2),
         live_always: config.live.always,

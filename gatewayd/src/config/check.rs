@@ -289,6 +289,7 @@ fn uplink(checker: &Checker<'_>, config: &Config) -> Result<(), ConfigError> {
     checker.range("uplink", "seal_after_s", uplink.seal_after_s, (0.05, 3_600.0))?;
     checker.range("uplink", "seal_bytes", uplink.seal_bytes, (1_024, 262_144))?;
     checker.range("uplink", "full_bytes", uplink.full_bytes, (uplink.seal_bytes, 393_216))?;
+    checker.range("uplink", "parked_pause_s", uplink.parked_pause_s, (1.0, 86_400.0))?;
     checker.range("uplink", "state_every_s", uplink.state_every_s, (1.0, 3_600.0))
 }
 

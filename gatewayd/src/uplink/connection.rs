@@ -22,6 +22,7 @@ use super::trace::{self, Follower};
 use super::{Context, UplinkError, dial};
 use crate::align::source::ToldTime;
 use crate::hardware::HardwareId;
+use crate::sabotage;
 use crate::status::{ClockSource, Snapshot};
 use crate::store::{Kind, Name, Sealed, StoreError};
 use crate::vitals::Pulse;
@@ -40,8 +41,6 @@ const RECEIVE_MOST: u16 = 64;
 const STATE_SHARE: f64 = 10.0;
 /// How often parked batches are tried again.
 const PARKED_EVERY: Duration = Duration::from_hours(24);
-/// How often at most because a bridge has subscribed: a newer one has to, and may read what the last one could not.
-const PARKED_PAUSE: Duration = Duration::from_mins(10);
 /// The name under which the store keeps the version of the configuration.
 const CONFIG_VERSION: &str = "config_version";
 /// The alert about what the broker does not take.
@@ -135,7 +134,7 @@ impl<'a> Connection<'a> {
         let mut state_due = Instant::now();
         let mut state_sent = Instant::now();
         self.context.store.set_online(true).await?;
-        self.retry_parked(PARKED_EVERY).await?;
+        self.retry_parked().await?;
         self.fill().await?;
         for publish in std::mem::take(&mut self.early) {
             self.take(&publish).await?;
@@ -179,7 +178,7 @@ impl<'a> Connection<'a> {
                     if late > 0 {
                         tracing::info!(late, "no acknowledgement in time; publishing again");
                     }
-                    self.retry_parked(PARKED_EVERY).await?;
+                    self.retry_parked().await?;
                     self.fill().await?;
                     if Instant::now() >= state_due && self.line.wants_state() {
                         self.publish_state();
@@ -353,14 +352,32 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Tries again what the cloud could not read, unless it was tried so lately. First in each run of the daemon.
-    async fn retry_parked(&mut self, pause: Duration) -> Result<(), UplinkError> {
-        if self.pace.parked_tried.is_some_and(|at| at.elapsed() < pause) {
+    /// Tries again what the cloud could not read, once in a long while. First in each run of the daemon.
+    async fn retry_parked(&mut self) -> Result<(), UplinkError> {
+        if self.pace.parked_tried.is_some_and(|at| at.elapsed() < PARKED_EVERY) {
+            return Ok(());
+        }
+        self.send_parked().await
+    }
+
+    /// A bridge has subscribed, which may be newer: tries again what the last one could not read, unless that has just been
+    /// done.
+    async fn retry_parked_with_this_bridge(&mut self) -> Result<(), UplinkError> {
+        let pause = self.context.settings.parked_pause;
+        if self.pace.parked_sent.is_some_and(|at| at.elapsed() < pause) {
+            return Ok(());
+        }
+        self.send_parked().await
+    }
+
+    async fn send_parked(&mut self) -> Result<(), UplinkError> {
+        if sabotage::is(sabotage::Kind::ForgetParked) {
             return Ok(());
         }
         self.pace.parked_tried = Some(Instant::now());
         let again = self.context.store.retry_parked().await?;
         if again > 0 {
+            self.pace.parked_sent = Some(Instant::now());
             tracing::info!(again, "batches that the cloud could not read are tried again");
         }
         Ok(())
@@ -396,7 +413,7 @@ impl<'a> Connection<'a> {
             Some(command::Command::Resend(_)) => {
                 let again = self.window.resend(Instant::now());
                 tracing::info!(again, "a bridge has subscribed; publishing again what it may have missed");
-                self.retry_parked(PARKED_PAUSE).await?;
+                self.retry_parked_with_this_bridge().await?;
                 return self.fill().await;
             }
             None => (false, "a command that this version does not know".to_owned()),
