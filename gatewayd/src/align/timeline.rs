@@ -75,6 +75,20 @@ impl Timeline {
         self.epochs.entry(epoch.0).or_default().put(anchor);
     }
 
+    /// Forgets anchors of after a moment: none was made later than now, so whoever made it had another time. Gives how many.
+    pub fn forget_after(&mut self, utc_us: i64) -> usize {
+        let mut forgotten = 0;
+        for time in self.epochs.values_mut() {
+            let before = time.anchors.len();
+            time.anchors.retain(|_, anchor| anchor.utc_us <= utc_us);
+            if time.anchors.len() < before {
+                forgotten += before - time.anchors.len();
+                time.believed = OnceLock::new();
+            }
+        }
+        forgotten
+    }
+
     /// Learns how an epoch began.
     pub fn boot(&mut self, epoch: Epoch, boot: BootAnchor) {
         if let Some(previous) = boot.previous {

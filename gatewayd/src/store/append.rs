@@ -200,6 +200,9 @@ impl Engine {
                     anchor.uncertainty_us as i64
                 ])?;
             self.device(hardware)?.timeline.sync(epoch, anchor);
+            if self.latest_anchor_us().is_some_and(|latest| anchor.utc_us > latest) {
+                self.forget_anchors_of_the_future();
+            }
         }
         Ok(())
     }

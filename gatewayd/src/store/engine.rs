@@ -464,6 +464,11 @@ impl Engine {
         self.known.map_or_else(|| self.clock.utc_us(), |known| known.utc_us(self.clock.boottime_us()))
     }
 
+    /// UTC now, where it is known.
+    pub(super) fn known_us(&self) -> Option<i64> {
+        self.known.map(|known| known.utc_us(self.clock.boottime_us()))
+    }
+
     pub(super) fn name_sequence(&mut self, kind: Kind) -> u64 {
         let next = &mut self.next_sequence[kind.number() as usize];
         *next += 1;

@@ -88,6 +88,14 @@ impl Engine {
         Ok(())
     }
 
+    /// Reads them under way; what cannot be read is left to the next start.
+    pub(super) fn read_anchors_again(&mut self) -> Result<(), StoreError> {
+        let mut devices = std::mem::take(&mut self.devices);
+        let read = self.read_anchors(&mut devices, &mut Vec::new());
+        self.devices = devices;
+        read
+    }
+
     /// Reads what is noted of epochs; gives those whose note is damaged, and has to begin anew.
     fn read_epochs(
         &self,
