@@ -661,3 +661,39 @@ async fn what_was_found_to_be_damaged_in_the_future_does_not_stand_until_then() 
         connect(dir.path()).query_row("SELECT found_us FROM damaged", [], |row| row.get(0)).unwrap();
     assert!(found_us < FAR_US);
 }
+
+#[tokio::test]
+async fn a_number_of_which_a_bit_flipped_costs_no_other_row_and_keeps_none_waiting_for_ever() {
+    let far = 1i64 << 62;
+    for (cell, value) in [
+        ("UPDATE pieces SET received_boot_us = ?1", i64::MIN),
+        ("UPDATE pieces SET received_boot_us = ?1", far),
+        ("UPDATE pieces SET received_boot_us = ?1", -far),
+        ("UPDATE meta SET value = ?1 WHERE key = 'alive_boot_us'", i64::MIN),
+        ("UPDATE meta SET value = ?1 WHERE key = 'alive_boot_us'", far),
+        ("UPDATE meta SET value = ?1 WHERE key = 'tried_boot_us'", i64::MIN),
+    ] {
+        for reboots in [true, false] {
+            let dir = filled(10).await;
+            let store = open(settings(dir.path()));
+            // Of an epoch without any time sync: it waits for one.
+            store.append(hardware(), vec![scalar(Epoch::new(99, 1), 0)]).await.unwrap();
+            store.stop().await;
+            let db = connect(dir.path());
+            db.execute(cell, [value]).unwrap();
+            if reboots {
+                db.execute("UPDATE meta SET value = 'another' WHERE key = 'boot_id'", []).unwrap();
+            }
+            drop(db);
+            let (store, board) = opened(dir.path());
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            let told = board.now().buffer;
+            let what = format!("{cell} {value} {reboots}");
+            assert_eq!((told.damaged, told.trouble), (0, String::new()), "{what}");
+            // What cannot have begun to wait then waits no more; at a reboot it begins to.
+            let waits = reboots || !cell.contains("pieces");
+            assert_eq!(drain(&store).await.len(), if waits { 100 } else { 101 }, "{what}");
+            store.stop().await;
+        }
+    }
+}
