@@ -218,6 +218,23 @@ pub fn aside_name(path: &Path, stamp: i64) -> PathBuf {
     aside
 }
 
+/// The databases that were set aside beside this one, the oldest first.
+pub fn files_aside(path: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let begins = path.with_extension("broken-");
+    let begins = begins.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(path.parent().unwrap_or(Path::new(".")))? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_one = name.starts_with(&begins) && !name.ends_with("-wal") && !name.ends_with("-shm");
+        if is_one {
+            found.push((entry.metadata()?.modified()?, entry.path()));
+        }
+    }
+    found.sort();
+    Ok(found.into_iter().map(|(_, path)| path).collect())
+}
+
 /// Moves a broken database out of the way. Its journal goes first: it must never be taken for a successor's.
 pub fn set_aside(path: &Path, aside: &Path) -> std::io::Result<()> {
     for suffix in ["-shm", "-wal", ""] {
