@@ -232,6 +232,7 @@ pub async fn run(
     let devices = Arc::new(Devices::open(&config.data_dir).map_err(DaemonError::Files)?);
     let book = Arc::new(Book::open(&config.data_dir, devices.clone()).map_err(DaemonError::Files)?);
     let signing = SigningKey::open(&config.data_dir)?;
+    board.alert("key", signing.trouble());
     let (sink, frames) = FrameSink::new(config.infer.queue);
     let counts = Arc::new(infer::Counts::default());
     let newest = Newest::default();
