@@ -27,7 +27,7 @@ use crate::hardware::HardwareId;
 use crate::infer;
 use crate::live::Newest;
 use crate::local;
-use crate::local::box_page::{self, BoxPage};
+use crate::local::box_page;
 use crate::pipeline::FrameSink;
 use crate::radio::bluez::{self, BluezRadio};
 use crate::radio::links::Links;
@@ -323,19 +323,13 @@ pub async fn run(
     }
     parts.spawn("the card", card::run(config.data_dir.clone(), endurance_bytes, board.clone(), stop.clone()));
     parts.spawn("the desk", desk.clone().run(stop.clone()));
-    let page = match BoxPage::open(box_page_settings(&config), desk.clone(), clock.clone()) {
-        Ok(page) => {
-            parts.spawn("the box's page", page.clone().run(stop.clone()));
-            Some(page)
-        }
-        Err(error) => {
-            tracing::error!(%error, "there is no box page; the rest goes on");
-            board.alert("page", Some(error.to_string()));
-            None
-        }
-    };
+    let (page, opened) = watch::channel(None);
+    parts.spawn(
+        "the box's page",
+        box_page::run(box_page_settings(&config), desk.clone(), clock.clone(), page, stop.clone()),
+    );
     files::tell_broken(&config.data_dir, &board);
-    let times = local::bus::Timekeeping { forget, page };
+    let times = local::bus::Timekeeping { forget, page: opened };
     parts.spawn("the bus", local::bus::run(desk.clone(), clock.clone(), times, stop.clone()));
     let sources =
         local::Sources { board: board.clone(), inference: counts, frames: sink, clock: clock.clone() };

@@ -254,3 +254,19 @@ async fn a_box_whose_card_cannot_be_written_at_its_start_stays_up_says_so_and_he
     until("the rest is through", || all_there(&bridge, &wearable) && wearable.is_drained()).await;
     daemon.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_box_page_whose_files_the_disk_does_not_take_comes_when_it_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    // Stands for a disk without room: the place of the file is taken.
+    std::fs::create_dir_all(data.join("page.secret/full")).unwrap();
+    let daemon = Daemon::start(dir.path(), 1, &[], "").await;
+    until("people are told", || daemon.board.now().alerts.contains_key("page")).await;
+    std::fs::remove_dir_all(data.join("page.secret")).unwrap();
+    until("the page comes", || {
+        data.join("page.addr").exists() && !daemon.board.now().alerts.contains_key("page")
+    })
+    .await;
+    daemon.stop().await;
+}
