@@ -457,7 +457,10 @@ impl<'a> Connection<'a> {
         }
         self.live_by_config = config.live_always;
         self.config_version = config.config_version;
-        self.context.store.set_note(CONFIG_VERSION, config.config_version as i64).await?;
+        if let Err(error) = self.context.store.set_note(CONFIG_VERSION, config.config_version as i64).await {
+            // The configuration itself is kept; told once more it changes nothing.
+            tracing::warn!(%error, "the version of the configuration was not kept");
+        }
         Ok(())
     }
 
