@@ -6,7 +6,8 @@
 //! - two measurements came as far apart as their stamps are, and not in one burst: both were new when they came; or
 //! - a stamp is now, in this machine's time zone or in UTC.
 //!
-//! What was measured later than it came was not measured then: it is left out.
+//! What was measured later than it came, or longer ago than sensors keep anything, was not measured then: it is of a time
+//! when the sensor's clock was another, and is left out.
 //!
 //! Until then measurements wait; at the end of the connection those that still wait are left out, and it is said.
 //! A sensor sends what it kept again at the next connection, so a measurement's identity is made of what it says: its
@@ -29,6 +30,8 @@ const NOW_US: i64 = 120_000_000;
 const APART_US: i64 = 5_000_000;
 /// How well two intervals agree that are the same one: stamps have whole seconds, and a report its own delay.
 const AGREE_US: i64 = 2_000_000;
+/// Nothing is kept in a sensor for longer, microseconds (a year).
+const KEPT_MOST_US: i64 = 366 * 86_400_000_000;
 /// Measurements that wait for the clock to be known; a sensor keeps some dozens.
 const MOST_WAITING: usize = 256;
 
@@ -45,7 +48,16 @@ struct Stamped {
 impl Stamped {
     /// Whether it was measured later than it came.
     fn is_future(&self, offset: Offset) -> bool {
-        self.stamp_us + offset.boot_minus_stamp_us - self.arrived_boot_us > NOW_US
+        self.ahead_us(offset) > NOW_US
+    }
+
+    /// Whether it was measured so long ago that its sensor's clock was another then: as before it was set.
+    fn is_ancient(&self, offset: Offset) -> bool {
+        self.ahead_us(offset) < -KEPT_MOST_US
+    }
+
+    fn ahead_us(&self, offset: Offset) -> i64 {
+        self.stamp_us + offset.boot_minus_stamp_us - self.arrived_boot_us
     }
 }
 
@@ -95,7 +107,7 @@ impl SensorClock {
         let Some(stamp) = measurement.stamp else { return Vec::new() };
         let new = Stamped { report, measurement, stamp_us: as_utc_us(stamp), arrived_boot_us };
         // Its clock has been set, or this is a value of a time when it was wrong: what comes next shows which.
-        self.offset = self.offset.filter(|offset| !new.is_future(*offset));
+        self.offset = self.offset.filter(|offset| !new.is_future(*offset) && !new.is_ancient(*offset));
         self.learn(&new, stamp, utc_minus_boot_us);
         self.waiting.push(new);
         let Some(offset) = self.offset else {
@@ -107,6 +119,9 @@ impl SensorClock {
         let (future, past): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.waiting).into_iter().partition(|stamped| stamped.is_future(offset));
         self.from_the_future += future.len();
+        let (ancient, past): (Vec<_>, Vec<_>) =
+            past.into_iter().partition(|stamped| stamped.is_ancient(offset));
+        self.dropped += ancient.len();
         past.iter().map(|stamped| place(hardware, stamped, offset)).collect()
     }
 
@@ -244,6 +259,18 @@ mod tests {
         assert!(take(&mut clock, date(2099, 1, 1).at(0, 0, 0, 0), 1_003).is_empty());
         assert_eq!(take(&mut clock, date(2026, 11, 29).at(13, 30, 25, 0), 1_007).len(), 1);
         assert_eq!((clock.from_the_future(), clock.unplaced()), (1, 0));
+    }
+
+    #[test]
+    fn a_value_of_the_time_before_a_sensors_clock_was_set_is_not_one_of_the_year_2000() {
+        let mut clock = india();
+        assert_eq!(take(&mut clock, date(2026, 11, 29).at(13, 30, 0, 0), 1_000).len(), 1);
+        assert!(take(&mut clock, date(2000, 1, 1).at(0, 5, 0, 0), 1_001).is_empty());
+        // One of last night follows it out of the memory, then one of now.
+        assert!(take(&mut clock, date(2026, 11, 29).at(3, 10, 0, 0), 1_002).is_empty());
+        let placed = take(&mut clock, date(2026, 11, 29).at(13, 30, 4, 0), 1_004);
+        assert_eq!(placed.len(), 2);
+        assert_eq!(clock.unplaced(), 1);
     }
 
     #[test]
