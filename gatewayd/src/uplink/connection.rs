@@ -39,6 +39,8 @@ const CONFIRM_TIME: Duration = Duration::from_hours(1);
 const RECEIVE_MOST: u16 = 64;
 /// Of a line that was measured, `state` takes no more than one part in so many.
 const STATE_SHARE: f64 = 10.0;
+/// So long a store that does not work is left alone.
+const STORE_REST: Duration = Duration::from_secs(2);
 /// How often parked batches are tried again.
 const PARKED_EVERY: Duration = Duration::from_hours(24);
 /// The name under which the store keeps the version of the configuration.
@@ -58,6 +60,8 @@ pub struct Connection<'a> {
     follower: Follower,
     /// Acknowledgements on their way into the store.
     deleting: JoinSet<Result<(), StoreError>>,
+    /// The store does not work, and is left alone until then.
+    store_rests: Option<Instant>,
     /// We ended it ourselves.
     stopped: bool,
     live_until: Option<Instant>,
@@ -113,6 +117,7 @@ impl<'a> Connection<'a> {
                 context.known.clone(),
             ),
             deleting: JoinSet::new(),
+            store_rests: None,
             stopped: false,
             live_until: None,
             live_by_config: false,
@@ -134,8 +139,7 @@ impl<'a> Connection<'a> {
         let mut state_due = Instant::now();
         let mut state_sent = Instant::now();
         self.context.store.set_online(true).await?;
-        self.retry_parked().await?;
-        self.fill().await?;
+        self.serve_store().await?;
         for publish in std::mem::take(&mut self.early) {
             self.take(&publish).await?;
         }
@@ -156,13 +160,13 @@ impl<'a> Connection<'a> {
                 },
                 changed = outbox.changed() => {
                     changed.map_err(|_| StoreError::Stopped)?;
-                    self.fill().await?;
+                    self.serve_store().await?;
                 }
                 Some(deleted) = self.deleting.join_next() => {
                     if let Ok(result) = deleted {
-                        result?;
+                        self.bear(result.map_err(UplinkError::from))?;
                     }
-                    self.fill().await?;
+                    self.serve_store().await?;
                 }
                 changed = board.changed() => {
                     if changed.is_err() {
@@ -178,8 +182,7 @@ impl<'a> Connection<'a> {
                     if late > 0 {
                         tracing::info!(late, "no acknowledgement in time; publishing again");
                     }
-                    self.retry_parked().await?;
-                    self.fill().await?;
+                    self.serve_store().await?;
                     if Instant::now() >= state_due && self.line.wants_state() {
                         self.publish_state();
                         state_sent = Instant::now();
@@ -188,6 +191,40 @@ impl<'a> Connection<'a> {
                 }
             }
         }
+    }
+
+    /// Does what the store is needed for, unless it rests.
+    async fn serve_store(&mut self) -> Result<(), UplinkError> {
+        if self.store_rests.is_some_and(|until| Instant::now() < until) {
+            return Ok(());
+        }
+        let outcome = self.work_with_store().await;
+        self.bear(outcome)
+    }
+
+    async fn work_with_store(&mut self) -> Result<(), UplinkError> {
+        // One that was opened again has another name, which `state` tells.
+        if self.store_rests.is_some() {
+            self.identity = self.context.store.identity().await?;
+        }
+        self.retry_parked().await?;
+        self.fill().await?;
+        self.store_rests = None;
+        Ok(())
+    }
+
+    /// A store that does not work now is no reason to leave: over this very line the cloud hears of it, and what it has
+    /// not taken is tried again when it works.
+    fn bear(&mut self, outcome: Result<(), UplinkError>) -> Result<(), UplinkError> {
+        let why = match outcome {
+            Err(UplinkError::Store(StoreError::NotCommitted(why))) => why,
+            other => return other,
+        };
+        if self.store_rests.is_none() {
+            tracing::warn!(%why, "the store does not work; the connection stays");
+        }
+        self.store_rests = Some(Instant::now() + STORE_REST);
+        Ok(())
     }
 
     /// The broker has a batch.
@@ -374,8 +411,10 @@ impl<'a> Connection<'a> {
         if sabotage::is(sabotage::Kind::ForgetParked) {
             return Ok(());
         }
-        self.pace.parked_tried = Some(Instant::now());
+        // Should the store not work, they are looked at when it does.
+        self.pace.parked_tried = None;
         let again = self.context.store.retry_parked().await?;
+        self.pace.parked_tried = Some(Instant::now());
         if again > 0 {
             self.pace.parked_sent = Some(Instant::now());
             tracing::info!(again, "batches that the cloud could not read are tried again");
@@ -413,8 +452,9 @@ impl<'a> Connection<'a> {
             Some(command::Command::Resend(_)) => {
                 let again = self.window.resend(Instant::now());
                 tracing::info!(again, "a bridge has subscribed; publishing again what it may have missed");
-                self.retry_parked_with_this_bridge().await?;
-                return self.fill().await;
+                let outcome = self.retry_parked_with_this_bridge().await;
+                self.bear(outcome)?;
+                return self.serve_store().await;
             }
             None => (false, "a command that this version does not know".to_owned()),
         };
