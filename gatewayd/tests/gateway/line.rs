@@ -261,11 +261,19 @@ async fn a_box_page_whose_files_the_disk_does_not_take_comes_when_it_does() {
     let data = dir.path().join("data");
     // Stands for a disk without room: the place of the file is taken.
     std::fs::create_dir_all(data.join("page.secret/full")).unwrap();
+    std::fs::create_dir_all(data.join("setup-code/full")).unwrap();
     let daemon = Daemon::start(dir.path(), 1, &[], "").await;
     until("people are told", || daemon.board.now().alerts.contains_key("page")).await;
     std::fs::remove_dir_all(data.join("page.secret")).unwrap();
     until("the page comes", || {
         data.join("page.addr").exists() && !daemon.board.now().alerts.contains_key("page")
+    })
+    .await;
+    until("people are told that it cannot be set up", || daemon.board.now().alerts.contains_key("setup"))
+        .await;
+    std::fs::remove_dir_all(data.join("setup-code")).unwrap();
+    until("it can be set up", || {
+        data.join("setup-code").is_file() && !daemon.board.now().alerts.contains_key("setup")
     })
     .await;
     daemon.stop().await;

@@ -58,6 +58,8 @@ use crate::files;
 pub const PAGE_ADDRESS_FILE: &str = "page.addr";
 /// The pause before a port that is taken, or a file that cannot be used, is tried again.
 const AGAIN: Duration = Duration::from_secs(15);
+/// The alert that there is no set-up code.
+const SETUP_ALERT: &str = "setup";
 /// How long a login waits for others' PINs to be checked.
 const QUEUE_FOR_PIN: Duration = Duration::from_secs(10);
 
@@ -171,9 +173,10 @@ impl BoxPage {
             () = stop.cancelled() => return,
             listener = front.bind() => listener,
         };
-        front.announce();
+        front.announce(&listener);
         let router = pages::router(front.clone());
-        server::serve(listener, Some(front.identity.config.clone()), router, stop).await;
+        let serve = server::serve(listener, Some(front.identity.config.clone()), router, stop.clone());
+        tokio::join!(stop.run_until_cancelled(front.offer_code()), serve);
     }
 }
 
@@ -230,26 +233,35 @@ impl Front {
         }
     }
 
-    /// Says where the page is and, while nobody can log in, with which code it is set up.
-    fn announce(&self) {
+    /// Says where the page is.
+    fn announce(&self, listener: &TcpListener) {
+        let at = listener.local_addr().map_or_else(|error| error.to_string(), |at| at.to_string());
         let fingerprint = &self.identity.fingerprint;
-        let port =
-            std::fs::read_to_string(self.settings.data_dir.join(PAGE_ADDRESS_FILE)).unwrap_or_default();
-        let at = port.trim();
         tracing::info!(page = format!("https://{at}"), fingerprint, "the box's page answers");
-        if self.set_up() {
-            return;
+    }
+
+    /// Says, while nobody can log in, with which code the box is set up. A disk that does not take it is asked again.
+    async fn offer_code(&self) {
+        while !self.set_up() {
+            let made = lock(&self.setup).code(&mut rand::rng());
+            let Err(error) = made.map(|code| self.say_code(&code)) else {
+                return self.desk.board().alert(SETUP_ALERT, None);
+            };
+            tracing::error!(%error, "no set-up code could be made; it is tried again");
+            let text =
+                format!("This box cannot be set up: its code cannot be written ({error}). Look at the disk.");
+            self.desk.board().alert(SETUP_ALERT, Some(text));
+            tokio::time::sleep(AGAIN).await;
         }
-        match lock(&self.setup).code(&mut rand::rng()) {
-            Ok(code) => tracing::info!(
-                code,
-                fingerprint,
-                "first set-up: open the box's page, compare the certificate's fingerprint, type this code"
-            ),
-            Err(error) => {
-                tracing::error!(%error, "no set-up code could be made; check the disk and start again");
-            }
-        }
+        self.desk.board().alert(SETUP_ALERT, None);
+    }
+
+    fn say_code(&self, code: &str) {
+        tracing::info!(
+            code,
+            fingerprint = self.identity.fingerprint,
+            "first set-up: open the box's page, compare the certificate's fingerprint, type this code"
+        );
     }
 
     /// Whether somebody can log in.
