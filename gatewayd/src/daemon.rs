@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::align::floor::Floor;
 use crate::align::{certificates, https, source};
+use crate::card;
 use crate::config::Config;
 use crate::decisions::{Decisions, KeyError, SigningKey};
 use crate::desk::{self, Desk};
@@ -27,7 +28,7 @@ use crate::hardware::HardwareId;
 use crate::infer;
 use crate::live::Newest;
 use crate::local;
-use crate::local::box_page::{self, BoxPage};
+use crate::local::box_page;
 use crate::pipeline::FrameSink;
 use crate::radio::bluez::{self, BluezRadio};
 use crate::radio::links::Links;
@@ -49,6 +50,7 @@ const TELLING: Duration = Duration::from_secs(3);
 /// How long until the store is told the time again, after it did not take it.
 const TELL_AGAIN: Duration = Duration::from_secs(1);
 const MIB: u64 = 1 << 20;
+const GB: u64 = 1_000_000_000;
 
 /// Why the daemon does not run.
 #[derive(Debug, thiserror::Error)]
@@ -148,6 +150,7 @@ pub fn uplink_settings(config: &Config) -> uplink::Settings {
         window_bytes: section.window_kib * 1024,
         full_bytes: section.full_bytes,
         seal_bytes: section.seal_bytes,
+        parked_pause: Duration::from_secs_f64(section.parked_pause_s),
         state_every: Duration::from_secs_f64(section.state_every_s),
         state_pause: Duration::from_secs(2),
         live_always: config.live.always,
@@ -236,11 +239,13 @@ async fn run_all(
     stop: CancellationToken,
     ready: Ready,
 ) -> Result<(), DaemonError> {
+    let endurance_bytes = config.store.card_endurance_gb.saturating_mul(GB);
     let board = Board::new(Snapshot {
         gateway_id: config.gateway_id.to_string(),
         gateway_name: config.name.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started_us: clock.utc_us(),
+        card: card::Card { endurance_bytes, ..card::Card::default() },
         ..Snapshot::default()
     });
     let store = Store::open(store_settings(&config), clock.clone(), board.clone())?;
@@ -249,6 +254,7 @@ async fn run_all(
     let devices = Arc::new(Devices::open(&config.data_dir).map_err(DaemonError::Files)?);
     let book = Arc::new(Book::open(&config.data_dir, devices.clone()).map_err(DaemonError::Files)?);
     let signing = SigningKey::open(&config.data_dir)?;
+    board.alert("key", signing.trouble());
     let (sink, frames) = FrameSink::new(config.infer.queue);
     let counts = Arc::new(infer::Counts::default());
     let newest = Newest::default();
@@ -337,20 +343,15 @@ async fn run_all(
     } else {
         drop(frames);
     }
+    parts.spawn("the card", card::run(config.data_dir.clone(), endurance_bytes, board.clone(), stop.clone()));
     parts.spawn("the desk", desk.clone().run(stop.clone()));
-    let page = match BoxPage::open(box_page_settings(&config), desk.clone(), clock.clone()) {
-        Ok(page) => {
-            parts.spawn("the box's page", page.clone().run(stop.clone()));
-            Some(page)
-        }
-        Err(error) => {
-            tracing::error!(%error, "there is no box page; the rest goes on");
-            board.alert("page", Some(error.to_string()));
-            None
-        }
-    };
+    let (page, opened) = watch::channel(None);
+    parts.spawn(
+        "the box's page",
+        box_page::run(box_page_settings(&config), desk.clone(), clock.clone(), page, stop.clone()),
+    );
     files::tell_broken(&config.data_dir, &board);
-    let times = local::bus::Timekeeping { forget, page };
+    let times = local::bus::Timekeeping { forget, page: opened };
     parts.spawn("the bus", local::bus::run(desk.clone(), clock.clone(), times, stop.clone()));
     let sources =
         local::Sources { board: board.clone(), inference: counts, frames: sink, clock: clock.clone() };

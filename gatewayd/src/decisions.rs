@@ -276,9 +276,6 @@ impl What {
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// The file system.
-    #[error("the box's own key cannot be read or written: {0}; check the data folder")]
-    Io(#[from] io::Error),
     /// The machine has no randomness.
     #[error("no key could be made")]
     Random,
@@ -288,20 +285,36 @@ pub enum KeyError {
 #[derive(Debug)]
 pub struct SigningKey {
     pair: Ed25519KeyPair,
+    not_kept: Option<io::Error>,
 }
 
 impl SigningKey {
     /// Reads it from the data folder, or makes it there. One that cannot be read is set aside; the cloud hears of the
-    /// new one with the next `state`.
+    /// new one with the next `state`. One that cannot be kept, as on a full disk, serves this run: readings do not need it.
     pub fn open(data_dir: &Path) -> Result<Self, KeyError> {
         let path = data_dir.join(KEY_FILE);
-        if let Some(pair) = files::read(&path, Ed25519KeyPair::from_pkcs8)? {
-            return Ok(Self { pair });
+        let read = files::read(&path, Ed25519KeyPair::from_pkcs8);
+        let (read, unreadable) = read.map_or_else(|error| (None, Some(error)), |read| (read, None));
+        if let Some(pair) = read {
+            return Ok(Self { pair, not_kept: None });
         }
         let made = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|_| KeyError::Random)?;
         let pair = Ed25519KeyPair::from_pkcs8(made.as_ref()).map_err(|_| KeyError::Random)?;
-        write_through(&path, made.as_ref())?;
-        Ok(Self { pair })
+        // One that is there and cannot be read now may be read at the next start.
+        let not_kept = match unreadable {
+            Some(error) => Some(error),
+            None => write_through(&path, made.as_ref()).err(),
+        };
+        Ok(Self { pair, not_kept })
+    }
+
+    /// What people should know of it; nothing when it is kept.
+    pub fn trouble(&self) -> Option<String> {
+        let error = self.not_kept.as_ref()?;
+        Some(format!(
+            "The box's own key cannot be kept ({error}); what people decide here is signed by one that ends with this run. \
+             Look at the disk, then restart the daemon."
+        ))
     }
 
     /// The public half.
@@ -337,6 +350,20 @@ mod tests {
         std::fs::write(dir.path().join("identity.good"), "torn too").unwrap();
         assert_ne!(SigningKey::open(dir.path()).unwrap().public(), first, "a new one, the old one set aside");
         assert!(dir.path().join("identity.broken").exists());
+    }
+
+    #[test]
+    fn a_disk_that_takes_no_key_leaves_one_for_this_run_and_a_word_for_people() {
+        let dir = tempfile::tempdir().unwrap();
+        // As after a power cut, on a disk that is full since: the place of the new file is taken by a folder.
+        std::fs::write(dir.path().join("identity.key"), "").unwrap();
+        std::fs::create_dir(dir.path().join("identity.new")).unwrap();
+        let key = SigningKey::open(dir.path()).unwrap();
+        assert!(key.trouble().is_some_and(|text| text.contains("restart")), "{key:?}");
+        std::fs::remove_dir(dir.path().join("identity.new")).unwrap();
+        let kept = SigningKey::open(dir.path()).unwrap();
+        assert_eq!(kept.trouble(), None);
+        assert_eq!(SigningKey::open(dir.path()).unwrap().public(), kept.public());
     }
 
     #[test]

@@ -218,6 +218,12 @@ impl Devices {
         Ok(value)
     }
 
+    /// Whether a change could be kept now: writes the file as it is. For whoever is about to do what cannot be undone.
+    pub fn can_be_kept(&self) -> io::Result<()> {
+        let contents = self.lock();
+        self.save(&contents)
+    }
+
     /// Wakes when something has changed.
     pub fn changed(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()

@@ -1,8 +1,9 @@
 //! Small files that are kept whole: the box's devices, people, keys.
 //!
 //! The promise: what is written here is on disk on return, beside a copy of its own. A file that cannot be read, as one of
-//! zero bytes after a power cut, is set aside, its last good copy takes its place, and a person is told. It does as well
-//! where the file is not there at all: who wants it gone deletes both.
+//! zero bytes after a power cut or one on a bad sector, is set aside, its last good copy takes its place, and a person is
+//! told. It does as well where the file is not there at all: who wants it gone deletes both. A disk that cannot be written
+//! keeps nobody from reading.
 
 use std::fmt::Display;
 use std::fs::{File, OpenOptions};
@@ -64,20 +65,17 @@ fn copy_of(path: &Path) -> PathBuf {
 
 /// Reads a file, or its copy where there is no good one; `None` when there is neither.
 pub fn read<T, E: Display>(path: &Path, parse: impl Fn(&[u8]) -> Result<T, E>) -> io::Result<Option<T>> {
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
+    let parsed = match std::fs::read(path) {
+        // A file of no bytes says nothing, even in a form in which nothing is something.
+        Ok(bytes) if bytes.is_empty() => Err("it is empty".to_owned()),
+        Ok(bytes) => parse(&bytes).map(|value| (value, bytes)).map_err(|error| error.to_string()),
         // It may have been set aside, and the power cut before its copy was in its place.
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(last_good(path, parse)),
+        Err(error) if is_the_files(&error) => Err(error.to_string()),
         Err(error) => return Err(error),
     };
-    // A file of no bytes says nothing, even in a form in which nothing is something.
-    let parsed = if bytes.is_empty() {
-        Err("it is empty".to_owned())
-    } else {
-        parse(&bytes).map_err(|error| error.to_string())
-    };
     match parsed {
-        Ok(value) => {
+        Ok((value, bytes)) => {
             // The copy may be older than the file, or broken itself.
             if !std::fs::read(copy_of(path)).is_ok_and(|copy| copy == bytes) {
                 keep_copy(path, &bytes);
@@ -85,10 +83,18 @@ pub fn read<T, E: Display>(path: &Path, parse: impl Fn(&[u8]) -> Result<T, E>) -
             Ok(Some(value))
         }
         Err(error) => {
-            set_aside(path, &error)?;
+            if let Err(why) = set_aside(path, &error) {
+                tracing::error!(%error, %why, file = %path.display(), "a file cannot be read, nor be set aside");
+            }
             Ok(last_good(path, parse))
         }
     }
+}
+
+/// Whether this file, and not the machine, is why it cannot be read.
+fn is_the_files(error: &io::Error) -> bool {
+    let bad_sector = error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
+    bad_sector || matches!(error.kind(), ErrorKind::IsADirectory | ErrorKind::PermissionDenied)
 }
 
 fn last_good<T, E: Display>(path: &Path, parse: impl Fn(&[u8]) -> Result<T, E>) -> Option<T> {
@@ -165,6 +171,33 @@ mod tests {
         // A pipe cannot be forced to disk; that is not what is asked.
         drop(writing.await.unwrap());
         assert!(other.is_ok(), "the one thread that runs tasks waited for the card");
+    }
+
+    #[test]
+    fn a_file_that_the_disk_does_not_give_out_costs_what_has_changed_since_its_copy_and_no_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("people.json");
+        write_through(&path, b"everybody").unwrap();
+        std::fs::remove_file(&path).unwrap();
+        // Stands for a bad sector: it is there, and nobody can read it.
+        std::fs::create_dir(&path).unwrap();
+        assert_eq!(read(&path, text).unwrap().as_deref(), Some("everybody"));
+        assert_eq!(std::fs::read(&path).unwrap(), b"everybody");
+        assert_eq!(broken(dir.path()).unwrap(), ["people.broken"]);
+    }
+
+    #[test]
+    fn a_broken_file_that_cannot_be_set_aside_stops_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("people.json");
+        write_through(&path, b"everybody").unwrap();
+        std::fs::write(&path, []).unwrap();
+        // Stands for a disk that cannot be written.
+        std::fs::create_dir_all(dir.path().join("people.broken/full")).unwrap();
+        std::fs::create_dir(dir.path().join("people.new")).unwrap();
+        assert_eq!(read(&path, text).unwrap().as_deref(), Some("everybody"));
+        std::fs::remove_file(dir.path().join("people.good")).unwrap();
+        assert_eq!(read(&path, text).unwrap(), None);
     }
 
     fn text(bytes: &[u8]) -> Result<String, std::string::FromUtf8Error> {

@@ -4,6 +4,7 @@
 //! the cloud, `infer` looks at them on the way, and `local` shows people how it goes.
 
 pub mod align;
+pub mod card;
 pub mod config;
 pub mod ctl;
 pub mod daemon;

@@ -14,6 +14,8 @@ pub enum Kind {
     AckInWait,
     /// What was lost here is not asked for again.
     NeverAskAgain,
+    /// Batches that a bridge could not read stay where they are, whatever bridge comes.
+    ForgetParked,
     /// Fits are a second off.
     ShiftClock,
     /// A loop stops turning, and keeps its thread: see [`stall`].
@@ -30,6 +32,7 @@ pub fn is(kind: Kind) -> bool {
             "ack-before-commit" => Kind::AckBeforeCommit,
             "ack-in-wait" => Kind::AckInWait,
             "never-ask-again" => Kind::NeverAskAgain,
+            "forget-parked" => Kind::ForgetParked,
             "shift-clock" => Kind::ShiftClock,
             "stall-main" => Kind::StallMain,
             _ => return None,

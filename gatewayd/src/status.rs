@@ -6,6 +6,7 @@ use std::sync::Arc;
 use kinara_protocol::frame::Epoch;
 use tokio::sync::watch;
 
+use crate::card::Card;
 use crate::hardware::HardwareId;
 use crate::store::SeqSet;
 use crate::vitals::Vitals;
@@ -290,6 +291,8 @@ pub struct Snapshot {
     pub clock: ClockState,
     /// The uplink.
     pub uplink: Uplink,
+    /// How the card that holds the data is worn.
+    pub card: Card,
     /// What a person should know, by subject; an entry goes when its cause has gone.
     pub alerts: BTreeMap<String, String>,
 }

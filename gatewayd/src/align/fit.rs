@@ -25,6 +25,8 @@ const LOOKED_BACK: usize = 64;
 /// A slope is used for extrapolation when its own error is below this.
 const WORTHWHILE_PPB: i128 = 10_000;
 
+/// No gateway is at work after this, the year 2200; nor does a wearable take a later time.
+pub(super) const LATEST_US: i64 = 7_258_118_400_000_000;
 /// What contradicts widens a time by more than this: it is marked as uncertain.
 const DOUBTFUL_US: u64 = 1_000_000;
 
@@ -71,9 +73,9 @@ impl Believed {
 
 /// The anchors to believe. `anchors` are in the order of their ticks, each tick once.
 pub fn believable(anchors: &[Anchor]) -> Believed {
-    // No gateway has ever been right with a time before this.
-    let possible: Vec<Anchor> =
-        anchors.iter().copied().filter(|anchor| anchor.utc_us >= BUILD_DATE_US).collect();
+    // No gateway has ever been right with a time before this, or after that.
+    let is_possible = |anchor: &Anchor| (BUILD_DATE_US..LATEST_US).contains(&anchor.utc_us);
+    let possible: Vec<Anchor> = anchors.iter().copied().filter(is_possible).collect();
     let agree = possible.windows(2).all(|pair| pair[0].agrees_with(&pair[1]));
     if agree {
         return Believed { anchors: possible, doubtful: false };

@@ -11,6 +11,7 @@ use std::sync::OnceLock;
 use kinara_protocol::frame::{BootAnchor, Epoch, SyncAnchor};
 
 use super::fit::{Anchor, Believed, MOST_ANCHORS, OUTSIDE_PPB, believable, fit};
+use super::floor::STEP_US;
 use super::source::BUILD_DATE_US;
 use crate::pipeline::Fit;
 
@@ -75,6 +76,20 @@ impl Timeline {
         self.epochs.entry(epoch.0).or_default().put(anchor);
     }
 
+    /// Forgets anchors of after a moment: none was made later than now, so whoever made it had another time. Gives how many.
+    pub fn forget_after(&mut self, utc_us: i64) -> usize {
+        let mut forgotten = 0;
+        for time in self.epochs.values_mut() {
+            let before = time.anchors.len();
+            time.anchors.retain(|_, anchor| anchor.utc_us <= utc_us);
+            if time.anchors.len() < before {
+                forgotten += before - time.anchors.len();
+                time.believed = OnceLock::new();
+            }
+        }
+        forgotten
+    }
+
     /// Learns how an epoch began.
     pub fn boot(&mut self, epoch: Epoch, boot: BootAnchor) {
         if let Some(previous) = boot.previous {
@@ -117,8 +132,12 @@ impl Timeline {
             Next::Known(bound) => bound.min(now_us),
             Next::Undecided if patient => return Stamp::Wait,
             Next::Undecided | Next::None => now_us,
-        };
-        let earlier = self.end_of_previous(epoch.0, 0).unwrap_or(BUILD_DATE_US.min(later));
+        }
+        .max(BUILD_DATE_US);
+        // One that ended long after now has its time from a clock that was ahead. (A little after: ours may be behind.)
+        let possible_us = later.max(now_us).saturating_add(STEP_US);
+        let ended = self.end_of_previous(epoch.0, 0).filter(|ended_us| *ended_us <= possible_us);
+        let earlier = ended.unwrap_or(BUILD_DATE_US.min(later));
         Stamp::Known(between(earlier, later, last_ticks))
     }
 
@@ -141,7 +160,7 @@ impl Timeline {
         }
         match self.begin_of_next(next, depth + 1) {
             // It lasted at least as long as its own ticks say.
-            Next::Known(bound) => Next::Known(bound - duration_us(time.last_ticks, false)),
+            Next::Known(bound) => Next::Known(bound.saturating_sub(duration_us(time.last_ticks, false))),
             Next::Undecided | Next::None => Next::Undecided,
         }
     }
@@ -159,7 +178,7 @@ impl Timeline {
             return None;
         }
         let before = self.end_of_previous(previous.epoch.0, depth + 1)?;
-        Some(before + duration_us(previous.last_ticks.0, false))
+        Some(before.saturating_add(duration_us(previous.last_ticks.0, false)))
     }
 }
 
@@ -204,6 +223,7 @@ fn between(earlier: i64, later: i64, last_ticks: u64) -> Fit {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fit::LATEST_US;
     use super::*;
     use kinara_protocol::frame::{PreviousBoot, ResetReason, Ticks};
     use proptest::prelude::*;
@@ -291,6 +311,42 @@ mod tests {
             let ticks = (lengths[which] as f64 * at) as u64;
             let truth = begins[which] + scale(ticks);
             prop_assert!(fit.utc_us(ticks).abs_diff(truth) <= fit.uncertainty_at(ticks));
+        }
+    }
+
+    #[test]
+    fn an_epoch_without_anchors_is_not_of_the_future_because_the_one_before_it_is() {
+        let mut line = Timeline::default();
+        let (old, new) = (Epoch::new(1, 1), Epoch::new(1, 2));
+        let far_us = START + 73 * 365 * 86_400_000_000;
+        line.sync(old, Anchor { ticks: 0, utc_us: far_us, uncertainty_us: 5 });
+        line.boot(new, boot_after(old, 60_000, None));
+        let Stamp::Known(fit) = line.stamp(new, 0, 1_000, START, false) else { panic!("should be known") };
+        assert!(fit.time_uncertain && fit.utc_us(0) <= START);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_log_says_of_its_time_a_frame_gets_one_that_can_be_computed_with(
+            boots in prop::collection::vec(
+                (prop_oneof![Just((1u64 << 48) - 1), 0u64..1 << 48], prop::option::of((0u64..1 << 48, prop_oneof![any::<i64>(), START..2 * START]))),
+                1..80,
+            ),
+        ) {
+            let mut line = Timeline::default();
+            for (number, (last_ticks, sync)) in boots.iter().enumerate() {
+                let sync = sync.map(|(ticks, utc_us)| SyncAnchor { ticks: Ticks(ticks), utc_us, uncertainty_us: 9 });
+                let number = number as u32;
+                line.boot(Epoch::new(9, number + 1), boot_after(Epoch::new(9, number), *last_ticks, sync));
+            }
+            for number in 0..=boots.len() as u32 {
+                let Stamp::Known(fit) = line.stamp(Epoch::new(9, number), 0, 1_000, START, false) else {
+                    panic!("should be known")
+                };
+                let _ = (fit.utc_us(1_000), fit.uncertainty_at(1_000));
+                let latest_us = if fit.time_uncertain { START + 2 * STEP_US } else { LATEST_US };
+                prop_assert!(fit.ref_utc_us <= latest_us, "{fit:?}");
+            }
         }
     }
 

@@ -222,6 +222,7 @@ pub(super) fn check(path: &Path, text: &str, config: &Config) -> Result<(), Conf
         return Err(checker.wrong("store", "hard_limit_mib", 0, store.hard_limit_mib.to_string(), &accepted));
     }
     checker.range("store", "reserve_mib", store.reserve_mib, (1, 4_096))?;
+    checker.range("store", "card_endurance_gb", store.card_endurance_gb, (1, 10_000_000))?;
     uplink(&checker, config)?;
     traces(&checker, config)?;
     checker.range("live", "every_ms", config.live.every_ms, (200, 60_000))?;
@@ -288,6 +289,7 @@ fn uplink(checker: &Checker<'_>, config: &Config) -> Result<(), ConfigError> {
     checker.range("uplink", "seal_after_s", uplink.seal_after_s, (0.05, 3_600.0))?;
     checker.range("uplink", "seal_bytes", uplink.seal_bytes, (1_024, 262_144))?;
     checker.range("uplink", "full_bytes", uplink.full_bytes, (uplink.seal_bytes, 393_216))?;
+    checker.range("uplink", "parked_pause_s", uplink.parked_pause_s, (1.0, 86_400.0))?;
     checker.range("uplink", "state_every_s", uplink.state_every_s, (1.0, 3_600.0))
 }
 

@@ -178,6 +178,10 @@ section! {
         reserve_mib: u64 = 16,
         /// Check the whole database at start when it is not larger than this, MiB. Default 256.
         check_below_mib: u64 = 256,
+        /// What the card bears before it wears out, GB written (1000 for each TBW of its data sheet): `status` tells how many
+        /// years a new one lasts at the pace at which it is written to. Default 10000: a plain card of 32 GB, whose cells
+        /// bear some 300 writes; industrial ones bear several times as much.
+        card_endurance_gb: u64 = 10_000,
     }
 }
 
@@ -224,6 +228,9 @@ section! {
         seal_bytes: u64 = 65_536,
         /// After an outage pack up to this many frame bytes into a batch, at most 393216. Default 262144.
         full_bytes: u64 = 262_144,
+        /// Batches that the bridge could not read are tried again when another one subscribes, for it may be newer; so often at
+        /// most, seconds. Default 600.
+        parked_pause_s: f64 = 600.0,
         /// How often `state` is told when nothing changes, seconds. Default 15.
         state_every_s: f64 = 15.0,
     }

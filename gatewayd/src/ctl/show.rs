@@ -79,6 +79,7 @@ pub fn status(status: &wire::Status) -> String {
                 _ => "",
             }
         ),
+        format!("card     {}", card(&status.card)),
         format!("cloud    {cloud}"),
         format!("clock    {clock}"),
         format!("window   {}", status.window),
@@ -93,6 +94,25 @@ pub fn status(status: &wire::Status) -> String {
     }));
     lines.extend(status.alerts.iter().map(|alert| format!("! {}: {}", alert.subject, alert.text)));
     lines.join("\n")
+}
+
+/// How long a card lasts. What is not known yet is said to be so.
+fn card(card: &wire::Card) -> String {
+    let (Some(bytes), Some(years)) = (card.bytes_per_day, card.years) else {
+        return if card.counted_by == "nobody" {
+            "not known: nobody counts what is written here".to_owned()
+        } else {
+            format!("not known yet: watched for {} min, it takes an hour", card.watched_s / 60)
+        };
+    };
+    let years = if years < 100.0 { format!("{years:.1} years") } else { "more than 100 years".to_owned() };
+    let whose = if card.counted_by == "daemon" { " by this daemon alone" } else { "" };
+    format!(
+        "{:.2} GB a day written{whose}, over {:.1} h; a new one that bears {} GB lasts {years}",
+        bytes as f64 / 1e9,
+        card.watched_s as f64 / 3_600.0,
+        card.endurance_gb
+    )
 }
 
 /// `kinaractl parked`
@@ -246,6 +266,27 @@ fn mib(bytes: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_years_of_a_card_are_told_once_they_are_known_and_with_what_they_rest_on() {
+        let mut known = wire::Card {
+            endurance_gb: 10_000,
+            counted_by: "device".to_owned(),
+            watched_s: 9_000,
+            bytes_per_day: Some(1_250_000_000),
+            years: Some(21.9),
+        };
+        assert_eq!(
+            card(&known),
+            "1.25 GB a day written, over 2.5 h; a new one that bears 10000 GB lasts 21.9 years"
+        );
+        known.counted_by = "daemon".to_owned();
+        assert!(card(&known).contains("by this daemon alone"));
+        (known.bytes_per_day, known.years, known.watched_s) = (None, None, 600);
+        assert_eq!(card(&known), "not known yet: watched for 10 min, it takes an hour");
+        known.counted_by = "nobody".to_owned();
+        assert!(card(&known).starts_with("not known: nobody counts"));
+    }
 
     #[test]
     fn a_table_lines_up_and_a_finding_says_what_to_do() {

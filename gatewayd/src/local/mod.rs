@@ -29,6 +29,8 @@ use rand::Rng as _;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use box_page::server;
+
 use crate::infer::Counts;
 use crate::pipeline::FrameSink;
 use crate::status::Board;
@@ -54,17 +56,6 @@ pub enum LocalError {
         /// Why.
         source: std::io::Error,
     },
-    /// The bound address cannot be written down.
-    #[error("cannot write {path}: {source}; check that data_dir exists and may be written")]
-    Address {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The server ended.
-    #[error("the local page ended: {0}")]
-    Serve(std::io::Error),
 }
 
 /// What the page reads.
@@ -84,14 +75,13 @@ pub struct Sources {
 pub async fn run(address: SocketAddr, data_dir: PathBuf, sources: Sources, stop: CancellationToken) {
     let mut told = false;
     while !stop.is_cancelled() {
-        let ended = match Server::bind(address, &data_dir).await {
+        let error = match Server::bind(address, &data_dir).await {
             Ok(server) => {
                 sources.board.alert(ALERT, None);
-                server.run(sources.clone(), stop.clone()).await
+                return server.run(sources, stop).await;
             }
-            Err(error) => Err(error),
+            Err(error) => error,
         };
-        let Err(error) = ended else { return };
         if !std::mem::replace(&mut told, true) {
             tracing::error!(%error, "there is no local page; it is tried again, the rest goes on");
         }
@@ -112,7 +102,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds the address and writes the bound one to `data_dir/local.addr`.
+    /// Binds the address and writes the bound one to `data_dir/local.addr`, where the disk takes it: a full one is what the
+    /// page has to tell of.
     pub async fn bind(address: SocketAddr, data_dir: &Path) -> Result<Self, LocalError> {
         let fail = |source| LocalError::Bind { address, source };
         let listener = TcpListener::bind(address).await.map_err(fail)?;
@@ -120,9 +111,11 @@ impl Server {
         let path = data_dir.join(ADDRESS_FILE);
         let next = data_dir.join("local.addr.next");
         // Whoever waits for the file must find the whole address in it.
-        std::fs::write(&next, format!("{address}\n"))
-            .and_then(|()| std::fs::rename(&next, &path))
-            .map_err(|source| LocalError::Address { path, source })?;
+        let written =
+            std::fs::write(&next, format!("{address}\n")).and_then(|()| std::fs::rename(&next, &path));
+        if let Err(error) = written {
+            tracing::warn!(%error, path = %path.display(), "where the page listens could not be written down");
+        }
         Ok(Self { listener, address })
     }
 
@@ -131,12 +124,10 @@ impl Server {
         self.address
     }
 
-    /// Answers until `stop` is called.
-    pub async fn run(self, sources: Sources, stop: CancellationToken) -> Result<(), LocalError> {
-        axum::serve(self.listener, router(sources))
-            .with_graceful_shutdown(stop.cancelled_owned())
-            .await
-            .map_err(LocalError::Serve)
+    /// Answers until `stop` is called. Whoever connects can hold on to so much and no more: what is open here is not there for
+    /// the radio and the store.
+    pub async fn run(self, sources: Sources, stop: CancellationToken) {
+        server::serve(self.listener, None, router(sources), stop).await;
     }
 }
 

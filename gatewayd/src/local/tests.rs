@@ -195,3 +195,40 @@ async fn a_port_that_is_taken_is_one_clear_line() {
     assert!(error.contains("local.listen") && error.contains(&address.to_string()), "{error}");
     stop.cancel();
 }
+
+#[tokio::test]
+async fn whoever_connects_to_the_page_and_says_nothing_holds_on_to_a_few_connections_only() {
+    let (address, _board, stop, _dir) = serve(snapshot()).await;
+    let mut held = Vec::new();
+    for _ in 0..60 {
+        held.push(tokio::net::TcpStream::connect(address).await.unwrap());
+    }
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    let mut byte = [0];
+    let closed = held.iter_mut().filter(|stream| matches!(stream.try_read(&mut byte), Ok(0))).count();
+    assert!(closed >= 40, "{closed} of 60 were closed");
+    drop(held);
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    let answer = ask(address, "/healthz", "127.0.0.1").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    stop.cancel();
+}
+
+#[tokio::test]
+async fn a_disk_that_takes_no_file_keeps_nobody_from_seeing_that_it_is_full() {
+    let dir = tempfile::tempdir().unwrap();
+    // The place of the file is taken by a folder.
+    std::fs::create_dir(dir.path().join("local.addr.next")).unwrap();
+    let server = Server::bind("127.0.0.1:0".parse().unwrap(), dir.path()).await.unwrap();
+    let address = server.address();
+    let stop = CancellationToken::new();
+    let sources = Sources {
+        board: Board::new(snapshot()),
+        inference: Arc::default(),
+        frames: FrameSink::new(1).0,
+        clock: Arc::new(ManualClock::new(60_000_000, 60_000_000)),
+    };
+    tokio::spawn(server.run(sources, stop.clone()));
+    assert!(ask(address, "/healthz", "127.0.0.1").await.starts_with("HTTP/1.1 200"));
+    stop.cancel();
+}

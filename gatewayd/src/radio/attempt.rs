@@ -160,6 +160,7 @@ impl Manager {
             _ => return Err(RadioError::WindowClosed),
         };
         let provider = self.once(sighting, Passkey::Known(passkey))?;
+        self.can_keep()?;
         self.context.board.device(hardware, |device| device.link = LinkState::Pairing);
         let open_for_it = !self.window.is_open();
         if open_for_it {
@@ -185,18 +186,38 @@ impl Manager {
         };
         self.nonces.paired(hardware);
         tracing::info!(%hardware, how = how.as_str(), "paired");
-        if let Some(introduction) = &introduction {
+        if introduction.is_some() {
             let address = self.address(adapter);
             let paired = What::Paired { hardware: hardware.clone(), how, adapter: address };
-            self.decisions
-                .record(&Actor::Box, vec![paired])
-                .await
-                .map_err(|error| RadioError::Adapter(format!("the decision was not kept: {error}")))?;
-            self.keep(adapter, hardware, &sighting.name, &bond, how, Some(introduction.id))?;
-        } else {
-            self.keep(adapter, hardware, &sighting.name, &bond, how, None)?;
+            if let Err(error) = self.decisions.record(&Actor::Box, vec![paired]).await {
+                self.forget_new(adapter, &bond).await;
+                return Err(RadioError::NotKept(error.to_string()));
+            }
         }
+        let introduction = introduction.map(|introduction| introduction.id);
+        self.keep_or_forget(adapter, hardware, sighting, (&bond, how), introduction).await?;
         Ok(bond)
+    }
+
+    /// Before a pairing: where its bond could not be kept none is made, for the wearable would go on keeping it.
+    fn can_keep(&self) -> Result<(), RadioError> {
+        self.devices.can_be_kept().map_err(|error| RadioError::NotKept(error.to_string()))
+    }
+
+    /// Keeps a new bond, or forgets it in the radio as well.
+    async fn keep_or_forget(
+        &self,
+        adapter: &AdapterId,
+        hardware: &HardwareId,
+        sighting: &Sighting,
+        (bond, how): (&Bond, How),
+        introduction: Option<Uuid>,
+    ) -> Result<(), RadioError> {
+        let kept = self.keep(adapter, hardware, &sighting.name, bond, how, introduction);
+        if kept.is_err() {
+            self.forget_new(adapter, bond).await;
+        }
+        kept
     }
 
     fn introduction_failed(&self, introduction: &Introduction, error: &RadioError) {
@@ -248,6 +269,7 @@ impl Manager {
         passkey: Option<Passkey>,
         cancel: &CancellationToken,
     ) -> Result<(HardwareId, Option<Greeted>), RadioError> {
+        self.can_keep()?;
         self.make_room(adapter).await?;
         let agreement = match passkey {
             None => Agreement::JustWorks,
@@ -261,7 +283,7 @@ impl Manager {
             let identity =
                 bond.identity().ok_or_else(|| RadioError::Nonsense("a bond without address".to_owned()))?;
             let hardware = HardwareId::sensor(identity);
-            self.keep(adapter, &hardware, &sighting.name, &bond, how, None)?;
+            self.keep_or_forget(adapter, &hardware, sighting, (&bond, how), None).await?;
             return Ok((hardware, None));
         }
         // Closed while it is asked who it is, the window leaves nothing: nobody knows yet whose the bond is.
@@ -277,7 +299,7 @@ impl Manager {
                     self.forget_new(adapter, &bond).await;
                     return Err(RadioError::Replaces(hardware));
                 }
-                self.keep(adapter, &hardware, &sighting.name, &bond, how, None)?;
+                self.keep_or_forget(adapter, &hardware, sighting, (&bond, how), None).await?;
                 Ok((hardware, Some(greeted)))
             }
             Err(error) => {
@@ -393,7 +415,7 @@ impl Manager {
                 device.bonded = Some(Bonded { bond: bond.clone(), adapter: made_by, how, stale: false });
                 contents.introduced.extend(introduction);
             })
-            .map_err(|error| RadioError::Adapter(format!("the bond was not kept: {error}")))
+            .map_err(|error| RadioError::NotKept(error.to_string()))
     }
 
     async fn drop_bond(&self, adapter: &AdapterId, hardware: &HardwareId) {

@@ -87,6 +87,22 @@ impl Cursor {
         (from < limit).then_some((from, to))
     }
 
+    /// The first hole, as far as it is one frame: the wearable has said of no other that it does not hold it. All of the
+    /// hole where it ends in a later epoch and nobody knows how far this one went.
+    pub fn one_before(&self, limit: (Epoch, Seq)) -> Option<((Epoch, Seq), (Epoch, Seq))> {
+        let (from, to) = self.hole_before(limit)?;
+        let ends_here = from.0 == to.0 || self.ends.contains_key(&from.0);
+        let next = from.1.checked_add(1).filter(|_| ends_here);
+        Some((from, next.map_or(to, |next| (from.0, next))))
+    }
+
+    /// Takes it that the next frame will never come.
+    pub fn pass(&mut self) {
+        let (epoch, seq) = self.next();
+        self.held.entry(epoch).or_default().insert(seq);
+        self.advance();
+    }
+
     /// Takes it that what lies from one place up to another will never come.
     pub fn gone(&mut self, from: (Epoch, Seq), to: (Epoch, Seq)) {
         let mut first = from.1;
@@ -184,6 +200,26 @@ mod tests {
     fn boot_after(epoch: Epoch, next_seq: Seq) -> BootAnchor {
         let previous = PreviousBoot { epoch, next_seq, last_ticks: Ticks(0), last_sync: None };
         BootAnchor { reason: ResetReason::PowerOn, previous: Some(previous) }
+    }
+
+    #[test]
+    fn a_frame_that_is_refused_is_passed_alone_and_an_epoch_without_an_end_whole() {
+        let (first, third) = (Epoch::new(1, 1), Epoch::new(1, 3));
+        let mut seqs = SeqSet::default();
+        seqs.insert_range(5, 7);
+        let wanted = BTreeMap::from([(first, seqs)]);
+        let mut cursor = Cursor::through(&wanted, (third, 40)).unwrap();
+        let limit = (third, 40);
+        assert_eq!(cursor.one_before(limit), Some(((first, 5), (first, 6))));
+        cursor.gone((first, 5), (first, 6));
+        cursor.pass();
+        assert_eq!(cursor.one_before(limit), Some(((first, 7), (first, 8))));
+        cursor.pass();
+        assert_eq!((cursor.next(), cursor.one_before(limit)), (limit, None));
+        // Nobody knows how far the first epoch went.
+        let cursor = Cursor::new((first, 5));
+        assert_eq!(cursor.one_before(limit), Some(((first, 5), limit)));
+        assert_eq!(cursor.one_before((first, 9)), Some(((first, 5), (first, 6))));
     }
 
     #[test]

@@ -165,6 +165,9 @@ pub enum RadioError {
     /// What was paired says that it is a device that somebody wears.
     #[error("it says that it is {0}, which is paired and worn; forget that one first, if this replaces it")]
     Replaces(HardwareId),
+    /// The box cannot keep a bond, so it makes none: the wearable would go on keeping it.
+    #[error("a bond cannot be kept here: {0}; look at the disk")]
+    NotKept(String),
     /// One side has forgotten the bond.
     #[error("the wearable does not know this gateway any more; forget it and pair it again")]
     StaleBond,

@@ -4,10 +4,10 @@
 //! are here: then the log goes on behind those.
 //!
 //! The wearable's flash may have lost some of them too. It says so with an event at the end of its log, hours away; so
-//! what does not come when it is asked for once more is gone. It has its gap already where this box knew of it, and
-//! gets one by that event where it did not.
+//! what does not come when it is asked for once more is gone, and a frame that it refuses to send costs itself alone. It
+//! has its gap already where this box knew of it, and gets one by that event where it did not.
 
-use kinara_protocol::control::{Op, Outcome};
+use kinara_protocol::control::{Op, Outcome, Refusal};
 use kinara_protocol::frame::{Epoch, Seq};
 
 use super::RadioError;
@@ -19,6 +19,9 @@ use crate::store::Store;
 /// A gateway that has lost its copy asks for frames in the middle of what it has; further on than this it says so.
 const WORTH_A_LEAP: u32 = 256;
 
+/// So many frames that the wearable does not hold are passed before other things get their turn.
+pub const PASSED_AT_ONCE: usize = 32;
+
 type Place = (Epoch, Seq);
 
 /// Frames are being sent again.
@@ -28,6 +31,8 @@ pub struct Refetch {
     last: Place,
     /// The hole that was asked for once more, and whether the wearable has gone back since.
     asked: Option<(Place, bool)>,
+    /// The log has still to be asked for from the next wanted frame on: those before it were refused.
+    pub asks: bool,
 }
 
 impl Refetch {
@@ -96,25 +101,48 @@ pub async fn begin(
     } else {
         Cursor::through(&wanted.frames, oldest)
     };
-    let Some(cursor) = cursor.filter(|cursor| cursor.next() < oldest) else {
+    let Some(mut cursor) = cursor.filter(|cursor| cursor.next() < oldest) else {
         forget(store, hardware, oldest).await;
         return Ok(None);
     };
-    let first = cursor.next();
-    let (epoch, seq) = first;
-    match requests.ask(Op::ResendFrom { epoch, seq }).await? {
-        Outcome::Ok => {
-            tracing::warn!(
-                %hardware, %epoch, seq,
-                "frames that were here are lost; the wearable still holds them and sends them again"
-            );
-            Ok(Some((Refetch { last: first, asked: None }, cursor)))
+    for _ in 0..PASSED_AT_ONCE {
+        let (epoch, seq) = cursor.next();
+        if (epoch, seq) >= oldest {
+            forget(store, hardware, oldest).await;
+            return Ok(None);
         }
-        other => {
-            tracing::debug!(%hardware, ?other, %epoch, seq, "not held any more");
-            Ok(None)
+        match requests.ask(Op::ResendFrom { epoch, seq }).await? {
+            Outcome::Ok => {
+                tracing::warn!(
+                    %hardware, %epoch, seq,
+                    "frames that were here are lost; the wearable still holds them and sends them again"
+                );
+                return Ok(Some((Refetch { last: (epoch, seq), asked: None, asks: false }, cursor)));
+            }
+            Outcome::Refused(Refusal::NotInLog) => {
+                tracing::debug!(%hardware, %epoch, seq, "lost here, and the wearable does not hold it either");
+                cursor = behind(cursor, wanted.everything, requests).await?;
+            }
+            other => {
+                tracing::debug!(%hardware, ?other, %epoch, seq, "what was lost here is not asked for now");
+                return Ok(None);
+            }
         }
     }
+    Ok(Some((Refetch { last: cursor.next(), asked: None, asks: true }, cursor)))
+}
+
+/// The way on behind a frame that was refused. Who asks for everything asks where the log begins now: it may have turned
+/// over since.
+async fn behind(mut cursor: Cursor, everything: bool, requests: &mut Requests) -> Result<Cursor, RadioError> {
+    if everything
+        && let Outcome::OldestHeld { epoch, seq } = requests.ask(Op::OldestHeld).await?
+        && (epoch, seq) > cursor.next()
+    {
+        return Ok(Cursor::new((epoch, seq)));
+    }
+    cursor.pass();
+    Ok(cursor)
 }
 
 /// Nothing before this frame is wanted any more.
@@ -131,7 +159,7 @@ mod tests {
     #[test]
     fn a_hole_is_gone_only_when_the_log_came_from_there_once_more() {
         let at = |seq| (Epoch::new(1, 1), seq);
-        let mut refetch = Refetch { last: at(0), asked: None };
+        let mut refetch = Refetch { last: at(0), asked: None, asks: false };
         refetch.came(at(8));
         assert!(!refetch.is_gone(at(7)), "nobody has asked for it again");
         refetch.came(at(9));

@@ -495,7 +495,8 @@ impl Session<'_> {
     /// Goes on behind what is here, and ends when all has come.
     async fn go_on_refetching(&mut self) -> Result<(), RadioError> {
         let Some(refetch) = &mut self.refetching else { return Ok(()) };
-        if refetch.leaps_to(self.seen.next()) {
+        let leaps = refetch.leaps_to(self.seen.next());
+        if std::mem::take(&mut refetch.asks) || leaps {
             self.resend().await?;
         }
         if self.safe.next() >= self.hello.oldest {
@@ -616,34 +617,62 @@ impl Session<'_> {
         true
     }
 
-    /// Asks for the log again from the first hole. What the wearable has not got any more is skipped.
+    /// Asks for the log again from the first hole. What the wearable has not got any more is skipped; of what is fetched
+    /// again one frame at a time, for it may hold the next one.
     async fn resend(&mut self) -> Result<(), RadioError> {
-        let (epoch, seq) = self.seen.next();
-        self.hole_since = None;
-        tracing::debug!(hardware = %self.hardware, %epoch, seq, "asking for the log again from here");
-        match self.requests.ask(Op::ResendFrom { epoch, seq }).await? {
-            Outcome::Ok => {}
-            // It goes on where it was.
-            Outcome::Refused(Refusal::NotInLog) if self.pass_lost_hole() => {}
-            Outcome::Refused(reason) => {
-                let bytes = self.requests.link().read_status().await?;
-                let status = Status::decode(&bytes)
-                    .map_err(|error| RadioError::Nonsense(format!("status: {error}")))?;
-                if self.seen.skip_to(status.oldest) {
-                    let (to_epoch, to_seq) = status.oldest;
-                    tracing::warn!(
-                        hardware = %self.hardware, ?reason, %epoch, seq, %to_epoch, to_seq,
-                        "the wearable's log has been overwritten; going on with its oldest frame"
-                    );
-                    self.safe.skip_to(status.oldest);
+        for _ in 0..refetch::PASSED_AT_ONCE {
+            let (epoch, seq) = self.seen.next();
+            self.hole_since = None;
+            tracing::debug!(hardware = %self.hardware, %epoch, seq, "asking for the log again from here");
+            match self.requests.ask(Op::ResendFrom { epoch, seq }).await? {
+                Outcome::Ok => return Ok(()),
+                Outcome::Refused(Refusal::NotInLog) if self.pass_refused() => {
+                    if self.seen.next() >= self.hello.oldest {
+                        // It goes on where it was.
+                        return Ok(());
+                    }
                 }
-                let (epoch, seq) = self.seen.next();
-                // It may be at the end of its log; then there is nothing to send again.
-                self.requests.tell(Op::ResendFrom { epoch, seq }).await?;
+                Outcome::Refused(reason) => return self.go_on_with_the_oldest(reason).await,
+                other => return Err(RadioError::Nonsense(format!("{other:?} to a resend"))),
             }
-            other => return Err(RadioError::Nonsense(format!("{other:?} to a resend"))),
+        }
+        if let Some(refetch) = &mut self.refetching {
+            refetch.asks = true;
         }
         Ok(())
+    }
+
+    /// The wearable does not send from where it was asked. What is fetched again waits for the next link.
+    async fn go_on_with_the_oldest(&mut self, reason: Refusal) -> Result<(), RadioError> {
+        let bytes = self.requests.link().read_status().await?;
+        let status =
+            Status::decode(&bytes).map_err(|error| RadioError::Nonsense(format!("status: {error}")))?;
+        if reason != Refusal::NotInLog {
+            self.refetching = None;
+        }
+        let (epoch, seq) = self.seen.next();
+        if self.seen.skip_to(status.oldest) {
+            let (to_epoch, to_seq) = status.oldest;
+            tracing::warn!(
+                hardware = %self.hardware, ?reason, %epoch, seq, %to_epoch, to_seq,
+                "the wearable's log has been overwritten; going on with its oldest frame"
+            );
+            self.safe.skip_to(status.oldest);
+        }
+        let (epoch, seq) = self.seen.next();
+        // It may be at the end of its log; then there is nothing to send again.
+        self.requests.tell(Op::ResendFrom { epoch, seq }).await?;
+        Ok(())
+    }
+
+    /// Passes the frame that was just refused, where it is one that is fetched again.
+    fn pass_refused(&mut self) -> bool {
+        let hole = self.refetching.as_ref().and_then(|_| self.seen.one_before(self.hello.oldest));
+        let Some((from, to)) = hole else { return false };
+        tracing::warn!(hardware = %self.hardware, ?from, ?to, "lost here, and the wearable does not hold it either");
+        self.seen.gone(from, to);
+        self.safe.gone(from, to);
+        true
     }
 }
 
@@ -696,12 +725,6 @@ pub(super) fn stored(hardware: &HardwareId, frame: &FrameRef<'_>, fit: Option<Fi
                 match event.kind {
                     DeviceEventKind::Worn => worn = Some(true),
                     DeviceEventKind::NotWorn => worn = Some(false),
-                    DeviceEventKind::SensorSilent(sensor) => {
-                        tracing::warn!(%hardware, ?sensor, "a sensor of this wearable was silent: what it measures is missing");
-                    }
-                    DeviceEventKind::SensorAnswers(sensor) => {
-                        tracing::info!(%hardware, ?sensor, "a sensor of this wearable answers again");
-                    }
                     _ => {}
                 }
             }

@@ -108,6 +108,8 @@ pub enum Why {
     Timeout,
     /// Nobody typed the number, or a person went back.
     GivenUp,
+    /// The bond could not be kept, so none was made.
+    NotKept,
     /// Anything else of the radio.
     Radio(String),
 }
@@ -127,6 +129,7 @@ impl Why {
             Self::Replaces => "replaces",
             Self::Timeout => "timeout",
             Self::GivenUp => "given_up",
+            Self::NotKept => "not_kept",
             Self::Radio(_) => "radio",
         }
     }
@@ -145,6 +148,7 @@ impl Why {
             Self::Replaces => "The device says that it is one that is paired here and worn by somebody.",
             Self::Timeout => "The wearable did not answer in time.",
             Self::GivenUp => "Nobody typed the number that the wearable shows.",
+            Self::NotKept => "This box cannot save a pairing now.",
             Self::Radio(text) => return format!("Bluetooth failed: {text}."),
         }
         .to_owned()
@@ -171,6 +175,7 @@ impl Why {
             }
             Self::Timeout => "Bring it nearer, press its button again, and try again.",
             Self::GivenUp => "Start again and type the six digits within half a minute.",
+            Self::NotKept => "Nothing was paired. Its disk may be full: run `kinaractl doctor` on the box.",
             Self::Radio(_) => "Try again; if it stays, run `kinaractl doctor` on the box.",
         }
     }
@@ -188,6 +193,7 @@ impl From<&RadioError> for Why {
             RadioError::Timeout(_) => Self::Timeout,
             RadioError::NonceSpent => Self::NonceSpent,
             RadioError::Replaces(_) => Self::Replaces,
+            RadioError::NotKept(_) => Self::NotKept,
             RadioError::Refused(_)
             | RadioError::Busy(_)
             | RadioError::Pausing

@@ -49,6 +49,7 @@ impl Engine {
                     self.stage(device, &frame);
                 }
                 self.observe(hardware, device, &frame)?;
+                self.hear_of_sensors(hardware, &frame)?;
             } else if outcome == Outcome::Dropped {
                 dropped.entry(frame.header().epoch.0).or_default().take(&frame);
             }
@@ -199,6 +200,9 @@ impl Engine {
                     anchor.uncertainty_us as i64
                 ])?;
             self.device(hardware)?.timeline.sync(epoch, anchor);
+            if self.latest_anchor_us().is_some_and(|latest| anchor.utc_us > latest) {
+                self.forget_anchors_of_the_future();
+            }
         }
         Ok(())
     }

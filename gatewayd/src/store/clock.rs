@@ -13,6 +13,9 @@ use crate::hardware::HardwareId;
 
 /// A sync of this boot that is further off than this by our clock as it is now is judged anew.
 const JUMP_US: i64 = 100_000;
+/// An anchor by which it will be this much later than now is none: no clock of a gateway that is right is so far ahead of
+/// another's.
+const AHEAD_US: i64 = 3_600_000_000;
 /// Under this name a version before this one kept the last time known.
 const UNCONFIRMED: &str = "last_utc_us";
 /// The floor: where it is, where it was, for how long it has settled, and where this boot began.
@@ -102,7 +105,26 @@ impl Engine {
                 device.timeline.correct(epoch, anchor);
             }
         }
+        // Our clock may have been behind when some were left out.
+        self.read_anchors_again()?;
+        self.forget_anchors_of_the_future();
         Ok(())
+    }
+
+    /// Takes anchors out of use that say that it is later than it is. They are kept: it may be our clock that is wrong.
+    pub(super) fn forget_anchors_of_the_future(&mut self) {
+        let Some(latest_us) = self.latest_anchor_us() else { return };
+        for (hardware, device) in &mut self.devices {
+            let anchors = device.timeline.forget_after(latest_us);
+            if anchors > 0 {
+                tracing::warn!(%hardware, anchors, "time syncs of a gateway whose clock was ahead are not believed");
+            }
+        }
+    }
+
+    /// Later than this no anchor was made.
+    pub(super) fn latest_anchor_us(&self) -> Option<i64> {
+        self.known_us().map(|now_us| now_us.saturating_add(AHEAD_US))
     }
 
     /// The syncs that this gateway made in this boot.

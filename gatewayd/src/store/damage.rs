@@ -331,10 +331,12 @@ impl Engine {
 
     /// Forgets damaged rows that nobody wanted to look at.
     pub(super) fn prune_damaged(&mut self) -> Result<(), StoreError> {
-        self.db.execute(
-            "DELETE FROM damaged WHERE found_us < ?1 OR id <= (SELECT max(id) FROM damaged) - ?2",
-            [self.utc_us() - KEPT_US, MOST],
-        )?;
+        if let Some(now_us) = self.known_us() {
+            // Found by a clock that was ahead: else they would stand until it is as late as that.
+            self.db.execute("UPDATE damaged SET found_us = ?1 WHERE found_us > ?1", [now_us])?;
+            self.db.execute("DELETE FROM damaged WHERE found_us < ?1", [now_us - KEPT_US])?;
+        }
+        self.db.execute("DELETE FROM damaged WHERE id <= (SELECT max(id) FROM damaged) - ?1", [MOST])?;
         self.figures.damaged = self.count_rows("damaged")?;
         Ok(())
     }

@@ -20,6 +20,7 @@ use super::piece;
 use super::quota::Extent;
 use super::ranges::SeqSet;
 use super::rescue::Rescue;
+use super::sensors::Words;
 use super::stage::Staged;
 use super::{Settings, StoreError, schema, thread, wanted};
 use crate::align::source::Known;
@@ -32,6 +33,9 @@ const RECENT_CRCS: usize = 16_384;
 /// How often it is saved how long this boot has lasted: what a reboot takes from the patience of what waits.
 const ALIVE_EVERY: Duration = Duration::from_mins(1);
 
+/// No boot lasts longer, microseconds (a hundred years).
+const LONGEST_BOOT_US: i64 = 100 * 365 * 86_400_000_000;
+
 /// One wearable in memory.
 #[derive(Debug, Default)]
 pub(super) struct Device {
@@ -42,6 +46,8 @@ pub(super) struct Device {
     pub buffered: u64,
     /// Frames that were here and are lost, by epoch.
     pub wanted: BTreeMap<u64, SeqSet>,
+    /// What it said last of its sensors.
+    pub sensors: Words,
 }
 
 /// One epoch in memory.
@@ -245,10 +251,16 @@ impl Engine {
     /// boots does not count.
     fn carry_waiting_over(&mut self) -> Result<(), StoreError> {
         let now = self.clock.boottime_us();
-        let moved = now - self.meta("alive_boot_us")?.unwrap_or(now);
-        self.db
-            .execute("UPDATE pieces SET received_boot_us = min(received_boot_us + ?1, ?2)", [moved, now])?;
-        self.db.execute("UPDATE events SET put_boot_us = min(put_boot_us + ?1, ?2)", [moved, now])?;
+        // A bit that flipped makes a number of any size: one that no boot time is counts from now.
+        let alive = self.meta("alive_boot_us")?.filter(|alive| is_boot_time(*alive)).unwrap_or(now);
+        let moved = now - alive;
+        for (table, column) in [("pieces", "received_boot_us"), ("events", "put_boot_us")] {
+            let sql = format!(
+                "UPDATE {table} SET {column} =
+                 CASE WHEN {column} BETWEEN ?3 AND ?4 THEN min({column} + ?1, ?2) ELSE ?2 END"
+            );
+            self.db.execute(&sql, [moved, now, -LONGEST_BOOT_US, LONGEST_BOOT_US])?;
+        }
         self.set_meta("alive_boot_us", now)?;
         self.db.execute(
             "INSERT INTO meta (key, value) VALUES ('boot_id', ?1) ON CONFLICT DO UPDATE SET value = ?1",
@@ -280,7 +292,9 @@ impl Engine {
     /// Whether something that began to wait for its time at `since_boot_us` may be kept waiting.
     pub(super) fn is_patient(&self, since_boot_us: i64) -> bool {
         let patience_us = (self.settings.unstamped_wait.as_secs_f64() * self.clock.rate() * 1e6) as i64;
-        self.clock.boottime_us() - since_boot_us < patience_us
+        let waited_us = self.clock.boottime_us().saturating_sub(since_boot_us);
+        // What began to wait later than now never did: a bit has flipped.
+        (0..patience_us).contains(&waited_us)
     }
 
     /// The in-memory state of a wearable, made on first sight.
@@ -461,6 +475,11 @@ impl Engine {
         self.known.map_or_else(|| self.clock.utc_us(), |known| known.utc_us(self.clock.boottime_us()))
     }
 
+    /// UTC now, where it is known.
+    pub(super) fn known_us(&self) -> Option<i64> {
+        self.known.map(|known| known.utc_us(self.clock.boottime_us()))
+    }
+
     pub(super) fn name_sequence(&mut self, kind: Kind) -> u64 {
         let next = &mut self.next_sequence[kind.number() as usize];
         *next += 1;
@@ -506,6 +525,11 @@ fn lock(settings: &Settings) -> Result<File, StoreError> {
     rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
         .map_err(|_| StoreError::Taken(settings.dir.clone()))?;
     Ok(file)
+}
+
+/// Whether a time is one since a boot, or before one as far as rows are moved back there.
+fn is_boot_time(us: i64) -> bool {
+    (-LONGEST_BOOT_US..=LONGEST_BOOT_US).contains(&us)
 }
 
 /// A random id that is not 0, and that fits SQLite's and TOML's signed integers.

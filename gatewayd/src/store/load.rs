@@ -33,6 +33,7 @@ impl Engine {
         self.devices = devices;
         let anew = anew?;
         self.read_wanted()?;
+        self.read_sensors()?;
         self.begin()?;
         self.set_rows_aside(&broken)?;
         for (hardware, epoch) in anew {
@@ -85,6 +86,14 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Reads them under way; what cannot be read is left to the next start.
+    pub(super) fn read_anchors_again(&mut self) -> Result<(), StoreError> {
+        let mut devices = std::mem::take(&mut self.devices);
+        let read = self.read_anchors(&mut devices, &mut Vec::new());
+        self.devices = devices;
+        read
     }
 
     /// Reads what is noted of epochs; gives those whose note is damaged, and has to begin anew.

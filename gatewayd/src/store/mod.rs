@@ -34,6 +34,7 @@ mod rescue;
 mod salvage;
 mod schema;
 mod seal;
+mod sensors;
 mod stage;
 mod thread;
 mod wanted;

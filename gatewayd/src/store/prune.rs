@@ -24,10 +24,13 @@ impl Engine {
     pub(super) fn prune_epochs(&mut self) -> Result<(), StoreError> {
         self.write_staged()?;
         let here = self.epochs_here()?;
+        let now_us = self.known_us().unwrap_or(i64::MAX);
+        // What says that it grew later than now was noted by a clock that was wrong: it says nothing.
+        let seen = |seen_us: i64| if seen_us > now_us { 0 } else { seen_us };
         let mut old = Vec::new();
         for device in self.devices.values() {
             let mut epochs: Vec<(i64, u64)> =
-                device.epochs.iter().map(|(epoch, state)| (state.seen_us, *epoch)).collect();
+                device.epochs.iter().map(|(epoch, state)| (seen(state.seen_us), *epoch)).collect();
             epochs.sort_unstable_by(|a, b| b.cmp(a));
             let beyond = epochs.into_iter().skip(EPOCHS).map(|(_, epoch)| (device.id, epoch));
             old.extend(beyond.filter(|key| !here.contains(key) && !self.dirty.contains(key)));
@@ -85,7 +88,9 @@ impl Engine {
 
     /// A wearable that is bound to this box no more, and of which nothing has come for long or is in quarantine.
     fn prune_devices(&mut self, here: &HashSet<(i64, u64)>) -> Result<(), StoreError> {
-        let (bound, age) = (self.board.now().devices, self.utc_us() - FORGOTTEN_US);
+        // A machine that does not know the time does not know what is long ago.
+        let Some(now_us) = self.known_us() else { return Ok(()) };
+        let (bound, age) = (self.board.now().devices, now_us - FORGOTTEN_US);
         let gone: Vec<i64> = self
             .devices
             .iter()
@@ -103,7 +108,7 @@ impl Engine {
             if self.db.prepare_cached(sql)?.execute([device])? == 0 {
                 continue;
             }
-            for table in ["epochs", "anchors", "wanted", "sealed_lines"] {
+            for table in ["epochs", "anchors", "wanted", "sealed_lines", "sensors"] {
                 self.db
                     .prepare_cached(&format!("DELETE FROM {table} WHERE device = ?1"))?
                     .execute([device])?;

@@ -59,6 +59,9 @@ impl Engine {
         self.see_room()?;
         if self.figures.ticks.is_multiple_of(SLOW_EVERY) {
             self.keep_reserve();
+            if self.figures.disk_free < self.settings.reserve.saturating_mul(3) {
+                self.forget_aside(true)?;
+            }
         }
         let before = *self.admission.borrow();
         self.admit_only(admission(before, &self.figures, &self.settings));
@@ -235,6 +238,7 @@ impl Engine {
             }),
         );
         self.board.alert("damaged", self.damage_in_words()?);
+        self.tell_silent_sensors();
         Ok(())
     }
 
@@ -280,6 +284,7 @@ impl Engine {
             [EVENT_KEYS],
         )?;
         self.prune_damaged()?;
+        self.forget_aside(false)?;
         // Of an epoch of which nothing is here more may come back.
         if !self.left_aside {
             self.prune_epochs()?;

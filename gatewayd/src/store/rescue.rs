@@ -4,7 +4,8 @@
 //! its rows that can be read comes over once: it is noted with the rows how far they are, so that neither a power cut nor
 //! a full disk makes it begin anew. Where there is little room a few come at a time, and the next ones when those have
 //! gone to the cloud. What lay in a row that is gone is told by the indexes, which lie on other pages: its frames become
-//! a gap.
+//! a gap. A file of which all has come over is kept for support while the disk has room, and the last few of them only: what
+//! is broken never keeps readings out.
 
 use std::fs::File;
 use std::path::Path;
@@ -37,6 +38,8 @@ const LITTLE: u64 = 1 << 20;
 const FEW: u64 = 4;
 /// Frames of the smallest kind that fit into one row: how far a row of an earlier version may reach.
 const MOST_FRAMES: i64 = (piece::MAX_BYTES / 24) as i64;
+/// So many files of which all has come over are kept, the newest.
+const KEPT_ASIDE: usize = 2;
 /// Names in `meta` that begin so are of what is left: the table's place in [`LARGE`], the table there, and the file. The
 /// number is the row that came last.
 const LEFT: &str = "left";
@@ -125,6 +128,34 @@ impl Engine {
             "the database is damaged and was set aside; what can be read comes over into a new one. Keep the file for \
              support"
         );
+        Ok(())
+    }
+
+    /// Removes files that were set aside and of which nothing is to come any more: all where the disk needs the room, else all
+    /// but the newest.
+    pub(super) fn forget_aside(&self, needs_room: bool) -> Result<(), StoreError> {
+        let mut select = self.db.prepare_cached("SELECT key FROM meta WHERE key GLOB ?1")?;
+        let notes = select.query_map([format!("{LEFT} *")], |row| row.get::<_, String>(0))?;
+        let left: Vec<String> = notes.collect::<Result<_, _>>()?;
+        let is_left = |name: &str| left.iter().any(|note| note.splitn(4, ' ').nth(3) == Some(name));
+        let mut done = match schema::files_aside(&self.path) {
+            Ok(files) => files,
+            Err(error) => {
+                tracing::debug!(%error, "it is not known what was set aside here");
+                return Ok(());
+            }
+        };
+        done.retain(|path| !path.file_name().is_some_and(|name| is_left(&name.to_string_lossy())));
+        let kept = if needs_room { 0 } else { KEPT_ASIDE };
+        for path in done.iter().rev().skip(kept) {
+            tracing::warn!(
+                file = %path.display(), needs_room,
+                "a database that was set aside is removed: what could be read of it is here"
+            );
+            if let Err(error) = schema::remove(path) {
+                tracing::warn!(%error, file = %path.display(), "it stays");
+            }
+        }
         Ok(())
     }
 

@@ -129,6 +129,12 @@ const STEPS: &[&str] = &["
     CREATE TABLE wanted (
         device INTEGER NOT NULL, epoch INTEGER NOT NULL, first_seq INTEGER NOT NULL, last_seq INTEGER NOT NULL
     ) STRICT;
+", "
+    -- What a wearable said last of each of its sensors, and where in its log.
+    CREATE TABLE sensors (
+        device INTEGER NOT NULL, sensor INTEGER NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL,
+        silent INTEGER NOT NULL, PRIMARY KEY (device, sensor)
+    ) STRICT, WITHOUT ROWID;
 "];
 
 /// All tables with rows that matter, in the order in which they are carried over.
@@ -145,6 +151,7 @@ pub const TABLES: &[&str] = &[
     "lost",
     "wanted",
     "sealed_lines",
+    "sensors",
 ];
 
 /// What may be wrong in a database that is told of a check; beyond it nobody counts.
@@ -209,6 +216,23 @@ pub fn aside_name(path: &Path, stamp: i64) -> PathBuf {
         aside = path.with_extension(format!("broken-{stamp}-{number}"));
     }
     aside
+}
+
+/// The databases that were set aside beside this one, the oldest first.
+pub fn files_aside(path: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let begins = path.with_extension("broken-");
+    let begins = begins.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(path.parent().unwrap_or(Path::new(".")))? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_one = name.starts_with(&begins) && !name.ends_with("-wal") && !name.ends_with("-shm");
+        if is_one {
+            found.push((entry.metadata()?.modified()?, entry.path()));
+        }
+    }
+    found.sort();
+    Ok(found.into_iter().map(|(_, path)| path).collect())
 }
 
 /// Moves a broken database out of the way. Its journal goes first: it must never be taken for a successor's.

@@ -57,7 +57,7 @@ impl Engine {
             let ready = self.ready();
             let waiting: u64 = ready.iter().map(|ready| ready.bytes).sum();
             let oldest = ready.first().map(|ready| ready.oldest_boot_us);
-            let old = oldest.is_some_and(|oldest| self.clock.boottime_us() - oldest >= age);
+            let old = oldest.is_some_and(|oldest| self.clock.boottime_us().saturating_sub(oldest) >= age);
             if waiting == 0 || (!old && waiting < self.settings.seal_bytes) {
                 return Ok(());
             }

@@ -22,6 +22,7 @@ use super::trace::{self, Follower};
 use super::{Context, UplinkError, dial};
 use crate::align::source::ToldTime;
 use crate::hardware::HardwareId;
+use crate::sabotage;
 use crate::status::{ClockSource, Snapshot};
 use crate::store::{Kind, Name, Sealed, StoreError};
 use crate::vitals::Pulse;
@@ -38,10 +39,10 @@ const CONFIRM_TIME: Duration = Duration::from_hours(1);
 const RECEIVE_MOST: u16 = 64;
 /// Of a line that was measured, `state` takes no more than one part in so many.
 const STATE_SHARE: f64 = 10.0;
+/// So long a store that does not work is left alone.
+const STORE_REST: Duration = Duration::from_secs(2);
 /// How often parked batches are tried again.
 const PARKED_EVERY: Duration = Duration::from_hours(24);
-/// How often at most because a bridge has subscribed: a newer one has to, and may read what the last one could not.
-const PARKED_PAUSE: Duration = Duration::from_mins(10);
 /// The name under which the store keeps the version of the configuration.
 const CONFIG_VERSION: &str = "config_version";
 /// The alert about what the broker does not take.
@@ -59,6 +60,8 @@ pub struct Connection<'a> {
     follower: Follower,
     /// Acknowledgements on their way into the store.
     deleting: JoinSet<Result<(), StoreError>>,
+    /// The store does not work, and is left alone until then.
+    store_rests: Option<Instant>,
     /// We ended it ourselves.
     stopped: bool,
     live_until: Option<Instant>,
@@ -114,6 +117,7 @@ impl<'a> Connection<'a> {
                 context.known.clone(),
             ),
             deleting: JoinSet::new(),
+            store_rests: None,
             stopped: false,
             live_until: None,
             live_by_config: false,
@@ -135,8 +139,7 @@ impl<'a> Connection<'a> {
         let mut state_due = Instant::now();
         let mut state_sent = Instant::now();
         self.context.store.set_online(true).await?;
-        self.retry_parked(PARKED_EVERY).await?;
-        self.fill().await?;
+        self.serve_store().await?;
         for publish in std::mem::take(&mut self.early) {
             self.take(&publish).await?;
         }
@@ -157,13 +160,13 @@ impl<'a> Connection<'a> {
                 },
                 changed = outbox.changed() => {
                     changed.map_err(|_| StoreError::Stopped)?;
-                    self.fill().await?;
+                    self.serve_store().await?;
                 }
                 Some(deleted) = self.deleting.join_next() => {
                     if let Ok(result) = deleted {
-                        result?;
+                        self.bear(result.map_err(UplinkError::from))?;
                     }
-                    self.fill().await?;
+                    self.serve_store().await?;
                 }
                 changed = board.changed() => {
                     if changed.is_err() {
@@ -179,8 +182,7 @@ impl<'a> Connection<'a> {
                     if late > 0 {
                         tracing::info!(late, "no acknowledgement in time; publishing again");
                     }
-                    self.retry_parked(PARKED_EVERY).await?;
-                    self.fill().await?;
+                    self.serve_store().await?;
                     if Instant::now() >= state_due && self.line.wants_state() {
                         self.publish_state();
                         state_sent = Instant::now();
@@ -189,6 +191,40 @@ impl<'a> Connection<'a> {
                 }
             }
         }
+    }
+
+    /// Does what the store is needed for, unless it rests.
+    async fn serve_store(&mut self) -> Result<(), UplinkError> {
+        if self.store_rests.is_some_and(|until| Instant::now() < until) {
+            return Ok(());
+        }
+        let outcome = self.work_with_store().await;
+        self.bear(outcome)
+    }
+
+    async fn work_with_store(&mut self) -> Result<(), UplinkError> {
+        // One that was opened again has another name, which `state` tells.
+        if self.store_rests.is_some() {
+            self.identity = self.context.store.identity().await?;
+        }
+        self.retry_parked().await?;
+        self.fill().await?;
+        self.store_rests = None;
+        Ok(())
+    }
+
+    /// A store that does not work now is no reason to leave: over this very line the cloud hears of it, and what it has
+    /// not taken is tried again when it works.
+    fn bear(&mut self, outcome: Result<(), UplinkError>) -> Result<(), UplinkError> {
+        let why = match outcome {
+            Err(UplinkError::Store(StoreError::NotCommitted(why))) => why,
+            other => return other,
+        };
+        if self.store_rests.is_none() {
+            tracing::warn!(%why, "the store does not work; the connection stays");
+        }
+        self.store_rests = Some(Instant::now() + STORE_REST);
+        Ok(())
     }
 
     /// The broker has a batch.
@@ -353,14 +389,34 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Tries again what the cloud could not read, unless it was tried so lately. First in each run of the daemon.
-    async fn retry_parked(&mut self, pause: Duration) -> Result<(), UplinkError> {
-        if self.pace.parked_tried.is_some_and(|at| at.elapsed() < pause) {
+    /// Tries again what the cloud could not read, once in a long while. First in each run of the daemon.
+    async fn retry_parked(&mut self) -> Result<(), UplinkError> {
+        if self.pace.parked_tried.is_some_and(|at| at.elapsed() < PARKED_EVERY) {
             return Ok(());
         }
-        self.pace.parked_tried = Some(Instant::now());
+        self.send_parked().await
+    }
+
+    /// A bridge has subscribed, which may be newer: tries again what the last one could not read, unless that has just been
+    /// done.
+    async fn retry_parked_with_this_bridge(&mut self) -> Result<(), UplinkError> {
+        let pause = self.context.settings.parked_pause;
+        if self.pace.parked_sent.is_some_and(|at| at.elapsed() < pause) {
+            return Ok(());
+        }
+        self.send_parked().await
+    }
+
+    async fn send_parked(&mut self) -> Result<(), UplinkError> {
+        if sabotage::is(sabotage::Kind::ForgetParked) {
+            return Ok(());
+        }
+        // Should the store not work, they are looked at when it does.
+        self.pace.parked_tried = None;
         let again = self.context.store.retry_parked().await?;
+        self.pace.parked_tried = Some(Instant::now());
         if again > 0 {
+            self.pace.parked_sent = Some(Instant::now());
             tracing::info!(again, "batches that the cloud could not read are tried again");
         }
         Ok(())
@@ -396,8 +452,9 @@ impl<'a> Connection<'a> {
             Some(command::Command::Resend(_)) => {
                 let again = self.window.resend(Instant::now());
                 tracing::info!(again, "a bridge has subscribed; publishing again what it may have missed");
-                self.retry_parked(PARKED_PAUSE).await?;
-                return self.fill().await;
+                let outcome = self.retry_parked_with_this_bridge().await;
+                self.bear(outcome)?;
+                return self.serve_store().await;
             }
             None => (false, "a command that this version does not know".to_owned()),
         };
@@ -440,7 +497,10 @@ impl<'a> Connection<'a> {
         }
         self.live_by_config = config.live_always;
         self.config_version = config.config_version;
-        self.context.store.set_note(CONFIG_VERSION, config.config_version as i64).await?;
+        if let Err(error) = self.context.store.set_note(CONFIG_VERSION, config.config_version as i64).await {
+            // The configuration itself is kept; told once more it changes nothing.
+            tracing::warn!(%error, "the version of the configuration was not kept");
+        }
         Ok(())
     }
 

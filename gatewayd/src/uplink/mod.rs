@@ -86,6 +86,8 @@ pub struct Settings {
     pub full_bytes: u64,
     /// Frame bytes of a batch while all is well.
     pub seal_bytes: u64,
+    /// What a bridge could not read is tried again this often at most because a bridge has subscribed.
+    pub parked_pause: Duration,
     /// How often `state` is told when nothing changes.
     pub state_every: Duration,
     /// Between two tellings of a `state` that changes.
@@ -333,6 +335,7 @@ mod tests {
             window_bytes: 4 << 20,
             full_bytes: 262_144,
             seal_bytes: 65_536,
+            parked_pause: Duration::from_mins(10),
             state_every: Duration::from_secs(15),
             state_pause: Duration::from_secs(2),
             live_always: false,

@@ -48,8 +48,10 @@ impl Default for Limits {
 pub struct Pace {
     /// What the broker is known to take.
     pub limits: Limits,
-    /// When parked batches were tried again last.
+    /// When it was last looked whether parked batches are to be tried again.
     pub parked_tried: Option<Instant>,
+    /// When some were.
+    pub parked_sent: Option<Instant>,
     full: u64,
     smallest: u64,
     batch: u64,
@@ -64,6 +66,7 @@ impl Pace {
         Self {
             limits: Limits::default(),
             parked_tried: None,
+            parked_sent: None,
             full: full_bytes,
             smallest,
             batch: full_bytes,

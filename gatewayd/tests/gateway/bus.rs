@@ -215,6 +215,9 @@ async fn a_wearable_is_paired_shown_and_forgotten_from_a_shell() {
         assert_eq!(status["gateway_id"], GATEWAY.to_string());
         assert_eq!(status["cloud_connected"], false);
         assert!(status["oldest_us"].is_null());
+        // Nobody can know it in the first hour.
+        assert_eq!(status["card"]["endurance_gb"], 10_000);
+        assert!(status["card"]["years"].is_null() && status["card"]["watched_s"].is_u64(), "{status}");
 
         let near = json(&bus.kinaractl(&["scan", "--seconds", "3", "--json"]).output().unwrap());
         let near = near["nearby"].as_array().unwrap().clone();

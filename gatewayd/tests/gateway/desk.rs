@@ -219,6 +219,24 @@ async fn a_window_that_closes_while_a_wearable_is_asked_who_it_is_leaves_no_bond
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wearable_is_not_paired_while_its_bond_could_not_be_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let wearable = Wearable::start(&air(dir.path()), 0xa8, 1);
+    let daemon = start(dir.path(), 1).await;
+    // Stands for a full disk: the place of the new file is taken.
+    let taken = dir.path().join("data/devices.new");
+    std::fs::create_dir_all(&taken).unwrap();
+    daemon.desk.open_window(&nurse(), MINUTE).unwrap();
+    let key = nearby(&daemon.desk).await;
+    let refused = daemon.desk.pair(&nurse(), &key, label(SECRET)).await.unwrap_err();
+    assert!(matches!(refused, DeskError::Pairing(Why::NotKept)), "{refused}");
+    assert!(wearable.has_no_bonds(), "nobody could ever link to it again");
+    std::fs::remove_dir(&taken).unwrap();
+    assert_eq!(pair(&daemon.desk).await, HardwareId::kinara(0xa8));
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_forgotten_wearable_is_left_alone_by_both_sides_until_somebody_pairs_it_again() {
     let dir = tempfile::tempdir().unwrap();
     let broker = Broker::start(dir.path());

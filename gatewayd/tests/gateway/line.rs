@@ -254,3 +254,61 @@ async fn a_box_whose_card_cannot_be_written_at_its_start_stays_up_says_so_and_he
     until("the rest is through", || all_there(&bridge, &wearable) && wearable.is_drained()).await;
     daemon.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_box_page_whose_files_the_disk_does_not_take_comes_when_it_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    // Stands for a disk without room: the place of the file is taken.
+    std::fs::create_dir_all(data.join("page.secret/full")).unwrap();
+    std::fs::create_dir_all(data.join("setup-code/full")).unwrap();
+    let daemon = Daemon::start(dir.path(), 1, &[], "").await;
+    until("people are told", || daemon.board.now().alerts.contains_key("page")).await;
+    std::fs::remove_dir_all(data.join("page.secret")).unwrap();
+    until("the page comes", || {
+        data.join("page.addr").exists() && !daemon.board.now().alerts.contains_key("page")
+    })
+    .await;
+    until("people are told that it cannot be set up", || daemon.board.now().alerts.contains_key("setup"))
+        .await;
+    std::fs::remove_dir_all(data.join("setup-code")).unwrap();
+    until("it can be set up", || {
+        data.join("setup-code").is_file() && !daemon.board.now().alerts.contains_key("setup")
+    })
+    .await;
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_does_not_work_for_a_while_costs_no_connection_and_the_cloud_hears_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path());
+    let bridge = Bridge::start(broker.port);
+    let wearable = Wearable::start(&air(dir.path()), 0xa1, 20);
+    let daemon = Daemon::start(dir.path(), broker.port, &[0xa1], "").await;
+    until("the first part is through", || all_there(&bridge, &wearable) && wearable.is_drained()).await;
+    // Whoever holds the database, nothing can be written or read until it lets go.
+    let other = rusqlite::Connection::open(dir.path().join("data/store.db")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    wearable.produce(20);
+    let connected = || assert!(daemon.board.now().uplink.connected, "{}", daemon.board.now().uplink.trouble);
+    until("people here are told", || {
+        connected();
+        daemon.board.now().alerts.contains_key("store")
+    })
+    .await;
+    until("the cloud is told", || {
+        connected();
+        let seen = bridge.lock();
+        let says = |note: &String| note.starts_with("The box cannot keep readings now");
+        seen.states.last().is_some_and(|state| state.online && state.notes.iter().any(says))
+    })
+    .await;
+    other.execute_batch("ROLLBACK").unwrap();
+    until("the rest is through", || {
+        connected();
+        all_there(&bridge, &wearable) && wearable.is_drained()
+    })
+    .await;
+    daemon.stop().await;
+}

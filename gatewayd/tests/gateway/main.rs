@@ -26,6 +26,7 @@ mod proxy;
 mod rescue;
 mod sensor;
 mod session;
+mod silent;
 mod store;
 mod time;
 mod uplink;

@@ -643,3 +643,88 @@ async fn epochs_that_nothing_refers_to_have_an_end() {
         connect(dir.path()).query_row("SELECT count(*) FROM epochs", [], |row| row.get(0)).unwrap();
     assert!(left <= 16, "{left} epochs are remembered");
 }
+
+/// Seconds of 2099-01-01.
+const FAR_US: i64 = 4_070_908_800_000_000;
+
+#[tokio::test]
+async fn an_epoch_that_runs_is_remembered_though_others_grew_while_the_clock_was_in_the_future() {
+    let dir = tempfile::tempdir().unwrap();
+    let sensor = HardwareId::sensor([1, 2, 3, 4, 5, 6]);
+    let store = open(settings(dir.path()));
+    for number in 0..17 {
+        let epoch = Epoch(0x1000 + number);
+        synchronise(&store, &sensor, epoch).await;
+        store.append(sensor.clone(), vec![scalar(epoch, 0)]).await.unwrap();
+    }
+    assert_eq!(drain(&store).await.len(), 17);
+    store.stop().await;
+    let runs = 0x1010;
+    connect(dir.path()).execute("UPDATE epochs SET seen_us = ?1 WHERE epoch < ?2", [FAR_US, runs]).unwrap();
+    let (store, _) = opened(dir.path());
+    store.clock_is(Some(known())).await.unwrap();
+    tokio::time::sleep(WAIT).await;
+    assert!(
+        !store.received(sensor.clone(), Epoch(runs as u64)).await.unwrap().is_empty(),
+        "it was forgotten"
+    );
+    store.stop().await;
+    let (epochs, anchors): (i64, i64) = connect(dir.path())
+        .query_row("SELECT (SELECT count(*) FROM epochs), (SELECT count(*) FROM anchors)", [], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .unwrap();
+    assert_eq!((epochs, anchors), (16, 16));
+}
+
+#[tokio::test]
+async fn what_was_found_to_be_damaged_in_the_future_does_not_stand_until_then() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(settings(dir.path()));
+    store.stop().await;
+    let found = "INSERT INTO damaged (origin, identity, why, found_us) VALUES ('pieces', 'row 1', 'x', ?1)";
+    connect(dir.path()).execute(found, [FAR_US]).unwrap();
+    let (store, _) = opened(dir.path());
+    store.clock_is(Some(known())).await.unwrap();
+    tokio::time::sleep(WAIT).await;
+    store.stop().await;
+    let found_us: i64 =
+        connect(dir.path()).query_row("SELECT found_us FROM damaged", [], |row| row.get(0)).unwrap();
+    assert!(found_us < FAR_US);
+}
+
+#[tokio::test]
+async fn a_number_of_which_a_bit_flipped_costs_no_other_row_and_keeps_none_waiting_for_ever() {
+    let far = 1i64 << 62;
+    for (cell, value) in [
+        ("UPDATE pieces SET received_boot_us = ?1", i64::MIN),
+        ("UPDATE pieces SET received_boot_us = ?1", far),
+        ("UPDATE pieces SET received_boot_us = ?1", -far),
+        ("UPDATE meta SET value = ?1 WHERE key = 'alive_boot_us'", i64::MIN),
+        ("UPDATE meta SET value = ?1 WHERE key = 'alive_boot_us'", far),
+        ("UPDATE meta SET value = ?1 WHERE key = 'tried_boot_us'", i64::MIN),
+    ] {
+        for reboots in [true, false] {
+            let dir = filled(10).await;
+            let store = open(settings(dir.path()));
+            // Of an epoch without any time sync: it waits for one.
+            store.append(hardware(), vec![scalar(Epoch::new(99, 1), 0)]).await.unwrap();
+            store.stop().await;
+            let db = connect(dir.path());
+            db.execute(cell, [value]).unwrap();
+            if reboots {
+                db.execute("UPDATE meta SET value = 'another' WHERE key = 'boot_id'", []).unwrap();
+            }
+            drop(db);
+            let (store, board) = opened(dir.path());
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            let told = board.now().buffer;
+            let what = format!("{cell} {value} {reboots}");
+            assert_eq!((told.damaged, told.trouble), (0, String::new()), "{what}");
+            // What cannot have begun to wait then waits no more; at a reboot it begins to.
+            let waits = reboots || !cell.contains("pieces");
+            assert_eq!(drain(&store).await.len(), if waits { 100 } else { 101 }, "{what}");
+            store.stop().await;
+        }
+    }
+}

@@ -145,3 +145,43 @@ async fn what_a_wearable_offers_again_is_stored_again_while_nobody_knows_whether
     assert_eq!(fates[0].outcome, Outcome::Duplicate);
     store.stop().await;
 }
+
+/// Files of these names, the oldest first, and what is left of them a while after a start.
+async fn left_aside(reserve: u64, names: &[&str]) -> Vec<String> {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { reserve, ..settings(dir.path()) };
+    open(settings.clone()).stop().await;
+    for name in names {
+        std::fs::write(dir.path().join(name), "what was in it is here").unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let store = open(settings);
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    store.stop().await;
+    let mut left: Vec<String> = std::fs::read_dir(dir.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.contains("broken"))
+        .collect();
+    left.sort();
+    left
+}
+
+#[tokio::test]
+async fn of_databases_that_were_set_aside_and_have_come_over_the_last_two_are_kept() {
+    let names = [
+        "store.broken-9",
+        "store.broken-5",
+        "store.broken-5-wal",
+        "store.broken-7",
+        "store.broken-7-1",
+        "devices.broken",
+    ];
+    assert_eq!(left_aside(1 << 20, &names).await, ["devices.broken", "store.broken-7", "store.broken-7-1"]);
+}
+
+#[tokio::test]
+async fn what_is_broken_gives_way_where_the_disk_has_no_room() {
+    // More than any disk has.
+    assert_eq!(left_aside(1 << 50, &["store.broken-9", "devices.broken"]).await, ["devices.broken"]);
+}

@@ -83,3 +83,28 @@ async fn a_sensors_frames_have_their_time_although_the_store_failed_when_it_conn
     assert_eq!(drain(&store).await.len(), 2);
     store.stop().await;
 }
+
+#[tokio::test]
+async fn what_a_sensor_told_before_its_link_fell_is_stored_when_the_store_works_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(settings(dir.path()));
+    let (send, events) = mpsc::channel(16);
+    let connection = SensorConnection { events, link: Box::new(NoLink) };
+    let (context, hardware) = (context(&store), HardwareId::sensor([1, 2, 3, 4, 5, 6]));
+    let session = tokio::spawn(async move {
+        let stop = CancellationToken::new();
+        sensor::run(&context, hardware, connection, &stop).await
+    });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let other = Connection::open(database(&settings(dir.path()))).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let bytes = Bytes::from_static(&[0, 72]);
+    send.send(SensorEvent { report: SensorReport::HeartRate, bytes }).await.unwrap();
+    drop(send);
+    // The link is gone, and the session gives up what it has after the store has refused it.
+    session.await.unwrap().unwrap_err();
+    other.execute_batch("ROLLBACK").unwrap();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(drain(&store).await.len(), 1);
+    store.stop().await;
+}

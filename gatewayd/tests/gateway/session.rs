@@ -163,6 +163,60 @@ async fn a_frame_that_the_wearable_has_lost_keeps_nothing_behind_it_back() {
     store.stop().await;
 }
 
+/// Nothing that was lost here is wanted any more.
+async fn fetched_again(store: &Store) {
+    let start = Instant::now();
+    loop {
+        let wanted = store.wanted(HardwareId::kinara(WEARABLE)).await.unwrap();
+        if !wanted.everything && wanted.frames.values().all(SeqSet::is_empty) {
+            return;
+        }
+        assert!(start.elapsed() < Duration::from_secs(30), "it is never done");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The frames of its log that no batch brings.
+async fn missing(store: &Store, wearable: &Wearable) -> Vec<u32> {
+    let frames = drain(store).await;
+    let name = HardwareId::kinara(WEARABLE).to_string();
+    let all = 0..wearable.log().len() as u32;
+    all.filter(|seq| !frames.contains_key(&(name.clone(), EPOCH.0, *seq))).collect()
+}
+
+#[tokio::test]
+async fn a_frame_that_the_wearable_refuses_costs_itself_alone_though_it_is_the_first_that_was_lost_here() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let wearable = wearable(dir.path(), 5_000);
+    let store = open(settings(&data));
+    let session = Session::start(&store, &wearable);
+    drained(&wearable).await;
+    session.stop().await;
+    store.stop().await;
+    // Two rows far apart: the second one is asked for when the first is back.
+    damage_cells(
+        &data,
+        "UPDATE pieces SET frames = 'x' WHERE id IN ((SELECT id FROM pieces ORDER BY first_seq LIMIT 1 OFFSET 1),
+                                                     (SELECT id FROM pieces ORDER BY first_seq DESC LIMIT 1 OFFSET 1))",
+    );
+    let store = open(settings(&data));
+    let wanted = store.wanted(HardwareId::kinara(WEARABLE)).await.unwrap().frames[&EPOCH].clone();
+    assert_eq!(wanted.ranges().len(), 2, "{wanted:?}");
+    let mut refused = Vec::new();
+    for (first, last) in wanted.ranges() {
+        // More in a row than are passed at once.
+        refused.extend(*first..(first + 40).min(*last));
+    }
+    wearable.lock().unreadable.extend(refused.iter().map(|seq| *seq as usize));
+    let session = Session::start(&store, &wearable);
+    fetched_again(&store).await;
+    drained(&wearable).await;
+    session.stop().await;
+    assert_eq!(missing(&store, &wearable).await, refused);
+    store.stop().await;
+}
+
 /// A wearable's log is here, then some of it is lost; the wearable sends it again, and has not kept all of it either.
 async fn lost_here_and_in_part_on_the_wearable(lose: impl FnOnce(&Path)) {
     let dir = tempfile::tempdir().unwrap();
@@ -179,22 +233,10 @@ async fn lost_here_and_in_part_on_the_wearable(lose: impl FnOnce(&Path)) {
     wearable.lock().unreadable.insert(22);
     let store = open(settings(&data));
     let session = Session::start(&store, &wearable);
-    let start = Instant::now();
-    loop {
-        let wanted = store.wanted(HardwareId::kinara(WEARABLE)).await.unwrap();
-        if !wanted.everything && wanted.frames.values().all(SeqSet::is_empty) {
-            break;
-        }
-        assert!(start.elapsed() < Duration::from_secs(30), "it is sent again and again");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    fetched_again(&store).await;
     drained(&wearable).await;
     session.stop().await;
-    let frames = drain(&store).await;
-    let name = HardwareId::kinara(WEARABLE).to_string();
-    let all = 0..wearable.log().len() as u32;
-    let missing = all.filter(|seq| !frames.contains_key(&(name.clone(), EPOCH.0, *seq)));
-    assert_eq!(missing.collect::<Vec<_>>(), [20, 22]);
+    assert_eq!(missing(&store, &wearable).await, [20, 22]);
     store.stop().await;
 }
 

@@ -9,7 +9,7 @@ use kinara_gatewayd::hardware::HardwareId;
 use kinara_gatewayd::status::ClockSource;
 use kinara_gatewayd::store::{Kind, Outcome, OwnSync, Store, database};
 use kinara_protocol::envelope::{self, Batch, Fit};
-use kinara_protocol::frame::Epoch;
+use kinara_protocol::frame::{Epoch, MAX_FRAME, SyncAnchor, Ticks, encode_sync_anchor};
 
 use super::frames::{board, scalar, settings};
 
@@ -103,6 +103,55 @@ async fn syncs_that_a_wrong_clock_made_before_a_restart_of_the_daemon_are_judged
     store.clock_is(Some(known(&clock, NOW + 10_000_000, 2_000, ClockSource::Timedate))).await.unwrap();
     let fit = fits(&store).await[0];
     assert!(fit.utc_us(5_000).abs_diff(NOW) < 100_000, "{fit:?}");
+    store.stop().await;
+}
+
+/// A time sync out of the wearable's log, made by some gateway.
+fn logged(seq: u32, ticks: u64, utc_us: i64) -> bytes::Bytes {
+    let mut out = [0; MAX_FRAME];
+    let anchor = SyncAnchor { ticks: Ticks(ticks), utc_us, uncertainty_us: 1_000 };
+    let len = encode_sync_anchor(EPOCH, seq, &anchor, &mut out);
+    bytes::Bytes::copy_from_slice(&out[..len])
+}
+
+#[tokio::test]
+async fn a_sync_that_another_gateway_made_in_the_future_stamps_nothing() {
+    for knows_first in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Arc::new(ManualClock::new(NOW, 60_000_000));
+        let store = open(dir.path(), &clock);
+        let now = known(&clock, NOW, 2_000, ClockSource::Timedate);
+        if knows_first {
+            store.clock_is(Some(now)).await.unwrap();
+        }
+        store.append(hardware(), vec![logged(0, 4_000, NOW + 73 * 365 * 24 * HOUR_US)]).await.unwrap();
+        put(&store, 1).await;
+        store.clock_is(Some(now)).await.unwrap();
+        assert_eq!(fits(&store).await, [], "there is no time yet that can be true");
+        sync(&store, &clock, 5_000).await;
+        let fits = fits(&store).await;
+        assert!(
+            fits.iter().all(|fit| fit.utc_us(5_000).abs_diff(NOW) < 10_000 && !fit.time_uncertain),
+            "{fits:?}"
+        );
+        assert!(!fits.is_empty());
+        store.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_sync_that_seems_to_be_of_the_future_counts_again_when_it_was_our_clock_that_was_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::new(NOW, 60_000_000));
+    let store = open(dir.path(), &clock);
+    store.clock_is(Some(known(&clock, NOW - 40 * HOUR_US, 2_000, ClockSource::Https))).await.unwrap();
+    store.append(hardware(), vec![logged(0, 4_000, NOW)]).await.unwrap();
+    put(&store, 1).await;
+    assert_eq!(fits(&store).await, []);
+    store.clock_is(Some(known(&clock, NOW, 2_000, ClockSource::Timedate))).await.unwrap();
+    let fits = fits(&store).await;
+    assert!(fits.iter().all(|fit| fit.utc_us(4_000).abs_diff(NOW) < 10_000), "{fits:?}");
+    assert!(!fits.is_empty());
     store.stop().await;
 }
 

@@ -7,10 +7,16 @@ use std::time::{Duration, Instant};
 
 use kinara_gatewayd::desk::Actor;
 use kinara_gatewayd::status::Snapshot;
+use kinara_protocol::envelope::{self, Command, ENVELOPE_VERSION, Resend, command};
+use kinara_protocol::topic::{self, Leaf};
+use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::mqttbytes::v5::Packet;
+use rumqttc::v5::{AsyncClient, Event, MqttOptions};
 
 use super::air::{Wearable, air};
 use super::bridge::{Bridge, Mood};
 use super::broker::Broker;
+use super::frames::GATEWAY;
 use super::line::{Daemon, all_there, until};
 use super::proxy::{FAST, Proxy};
 
@@ -161,6 +167,43 @@ async fn what_the_cloud_could_not_read_is_tried_again_after_a_restart_and_when_a
         now.uplink.connected && now.buffer.parked == 0 && is_empty(&now) && all_there(&bridge, &wearable)
     })
     .await;
+    daemon.stop().await;
+}
+
+/// What a bridge says when it has subscribed.
+async fn subscribed(port: u16) {
+    let (client, mut events) = AsyncClient::new(MqttOptions::new("newer", "127.0.0.1", port), 8);
+    let resend =
+        Command { version: ENVELOPE_VERSION, id: 0, command: Some(command::Command::Resend(Resend {})) };
+    let topic = topic::of(GATEWAY, Leaf::Command);
+    client.publish(topic, QoS::AtLeastOnce, false, envelope::seal(&resend)).await.unwrap();
+    while !matches!(events.poll().await.unwrap(), Event::Incoming(Packet::PubAck(_))) {}
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_newer_bridge_gets_what_the_last_one_could_not_read_as_soon_as_it_has_subscribed() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path());
+    let bridge = Bridge::start(broker.port);
+    bridge.lock().mood = Mood::Refuse;
+    let wearable = Wearable::start(&air(dir.path()), 1, 30);
+    let daemon = Daemon::start_on(dir.path(), broker.port, &[1], HASTE, "").await;
+    until("it is parked", || wearable.is_drained() && daemon.board.now().buffer.parked > 0).await;
+    bridge.lock().mood = Mood::Done;
+    subscribed(broker.port).await;
+    until("it is read", || daemon.board.now().buffer.parked == 0 && is_empty(&daemon.board.now())).await;
+    // One that is as old, and subscribes again and again, does not get it each time.
+    bridge.lock().mood = Mood::Refuse;
+    wearable.produce(20);
+    until("it is parked", || wearable.is_drained() && daemon.board.now().buffer.parked > 0).await;
+    subscribed(broker.port).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let published: u32 = bridge.lock().batches.values().sum();
+    for _ in 0..3 {
+        subscribed(broker.port).await;
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(bridge.lock().batches.values().sum::<u32>(), published);
     daemon.stop().await;
 }
 

@@ -56,5 +56,5 @@ INSERT INTO batches SELECT kind, buffer, sequence, ordinal, state, reason, sha25
     FROM new_batches;
 DROP TABLE new_meta; DROP TABLE new_devices; DROP TABLE new_epochs; DROP TABLE new_anchors; DROP TABLE new_pieces;
 DROP TABLE new_batches; DROP TABLE new_events; DROP TABLE new_quarantine; DROP TABLE new_damaged;
-DROP TABLE lost; DROP TABLE wanted; DROP TABLE sealed_lines;
+DROP TABLE lost; DROP TABLE wanted; DROP TABLE sealed_lines; DROP TABLE sensors;
 PRAGMA user_version = 3;

@@ -19,6 +19,7 @@ mod handover;
 mod lines;
 pub mod mqtt;
 mod packet_lines;
+mod parked;
 mod people;
 mod postbox;
 mod reboots;
@@ -43,7 +44,7 @@ enum Group {
     Cloud,
     /// Wearables and gateways fail.
     Edge,
-    /// Many wearables at one gateway.
+    /// Many wearables at one gateway, and what nobody else may be disturbed by.
     Crowd,
     /// The line between a gateway and the broker is bad.
     Lines,
@@ -209,6 +210,13 @@ pub const ALL: &[Scenario] = &[
         "forty wearables, some with hours in their flash, share eight slots of one gateway",
         &[Witness::LinksTaken],
         handover::crowd,
+    ),
+    scenario(
+        "parked",
+        Group::Crowd,
+        "a bridge cannot read a gateway's batches, and a newer one takes its place",
+        &[Witness::BatchParked],
+        parked::parked,
     ),
     scenario(
         "hand-over-frame",

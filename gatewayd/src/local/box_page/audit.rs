@@ -121,6 +121,8 @@ struct Inner {
     dir: PathBuf,
     file: File,
     size: u64,
+    /// The file may end in the midst of a line.
+    torn: bool,
     newest: VecDeque<Entry>,
 }
 
@@ -139,13 +141,11 @@ impl Audit {
                 push(&mut newest, entry);
             }
         }
-        let mut file = keep::append(&data_dir.join(FILE))?;
+        let file = keep::append(&data_dir.join(FILE))?;
         let size = file.metadata()?.len();
-        if size > 0 {
-            // Ends a line that a power cut has left half; an empty one is skipped.
-            file.write_all(b"\n")?;
-        }
-        Ok(Self(Arc::new(Mutex::new(Inner { dir: data_dir.to_owned(), file, size, newest }))))
+        // A line that a power cut has left half is ended with the next one; an empty one is skipped.
+        let torn = size > 0;
+        Ok(Self(Arc::new(Mutex::new(Inner { dir: data_dir.to_owned(), file, size, torn, newest }))))
     }
 
     /// Writes a line; it is on disk when this returns.
@@ -177,16 +177,20 @@ impl Audit {
 
 impl Inner {
     fn write(&mut self, entry: &Entry) -> io::Result<()> {
-        let mut line = serde_json::to_vec(entry).map_err(io::Error::other)?;
+        let mut line = if self.torn { b"\n".to_vec() } else { Vec::new() };
+        serde_json::to_writer(&mut line, entry).map_err(io::Error::other)?;
         line.push(b'\n');
         if self.size + line.len() as u64 > FULL {
             std::fs::rename(self.dir.join(FILE), self.dir.join(FORMER))?;
             self.file = keep::append(&self.dir.join(FILE))?;
             self.size = 0;
         }
+        // Should the disk have room for half of it only, the next line begins anew.
+        self.torn = true;
         self.file.write_all(&line)?;
         self.file.sync_data()?;
         self.size += line.len() as u64;
+        self.torn = false;
         Ok(())
     }
 }
@@ -244,6 +248,23 @@ mod tests {
         let audit = Audit::open(dir.path()).unwrap();
         let subjects: Vec<_> = audit.newest().into_iter().map(|e| e.subject).collect();
         assert_eq!(subjects, ["three\n{}", "two", "one"]);
+    }
+
+    #[tokio::test]
+    async fn a_line_that_found_no_room_on_the_disk_costs_itself_and_not_the_next_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let audit = Audit::open(dir.path()).unwrap();
+        audit.record(entry("one")).await;
+        // A device without room, and what the disk had room for.
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let file = std::mem::replace(&mut audit.lock().file, full);
+        audit.record(entry("two")).await;
+        keep::append(&dir.path().join(FILE)).unwrap().write_all(b"{\"utc_us\":12,\"wh").unwrap();
+        audit.lock().file = file;
+        audit.record(entry("three")).await;
+        let audit = Audit::open(dir.path()).unwrap();
+        let subjects: Vec<_> = audit.newest().into_iter().map(|e| e.subject).collect();
+        assert_eq!(subjects, ["three", "one"]);
     }
 
     #[tokio::test]

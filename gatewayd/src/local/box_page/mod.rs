@@ -19,7 +19,7 @@ mod pages;
 mod photo;
 mod pin;
 mod secret;
-mod server;
+pub(super) mod server;
 mod session;
 mod setup;
 mod staff;
@@ -36,7 +36,7 @@ use std::time::Duration;
 
 use kinara_clock::Clock;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -52,11 +52,14 @@ use tls::Identity;
 use visit::Visit;
 
 use crate::desk::Desk;
+use crate::files;
 
 /// The file in the data folder that holds the bound address.
 pub const PAGE_ADDRESS_FILE: &str = "page.addr";
-/// The pause before a port that is taken is tried again.
-const BIND_AGAIN: Duration = Duration::from_secs(15);
+/// The pause before a port that is taken, or a file that cannot be used, is tried again.
+const AGAIN: Duration = Duration::from_secs(15);
+/// The alert that there is no set-up code.
+const SETUP_ALERT: &str = "setup";
 /// How long a login waits for others' PINs to be checked.
 const QUEUE_FOR_PIN: Duration = Duration::from_secs(10);
 
@@ -124,7 +127,7 @@ enum PinRefused {
 
 impl BoxPage {
     /// Reads what is kept, and makes what is not there yet.
-    pub fn open(settings: Settings, desk: Desk, clock: Arc<dyn Clock>) -> Result<Self, BoxPageError> {
+    fn open(settings: Settings, desk: Desk, clock: Arc<dyn Clock>) -> Result<Self, BoxPageError> {
         let dir = settings.data_dir.clone();
         let file = |name: &str| {
             let path = dir.join(name);
@@ -164,15 +167,46 @@ impl BoxPage {
     }
 
     /// Answers until `stop`. A port that is taken is said and tried again: readings do not wait for the page.
-    pub async fn run(self, stop: CancellationToken) {
+    async fn run(self, stop: CancellationToken) {
         let front = self.0;
         let listener = tokio::select! {
             () = stop.cancelled() => return,
             listener = front.bind() => listener,
         };
-        front.announce();
+        front.announce(&listener);
         let router = pages::router(front.clone());
-        server::serve(listener, front.identity.config.clone(), router, stop).await;
+        let serve = server::serve(listener, Some(front.identity.config.clone()), router, stop.clone());
+        tokio::join!(stop.run_until_cancelled(front.offer_code()), serve);
+    }
+}
+
+/// Opens the page and answers until `stop`. Files that cannot be used, as on a full disk, are an alert and are tried again.
+pub async fn run(
+    settings: Settings,
+    desk: Desk,
+    clock: Arc<dyn Clock>,
+    opened: watch::Sender<Option<BoxPage>>,
+    stop: CancellationToken,
+) {
+    let mut told = false;
+    loop {
+        let error = match BoxPage::open(settings.clone(), desk.clone(), clock.clone()) {
+            Ok(page) => {
+                desk.board().alert("page", None);
+                files::tell_broken(&settings.data_dir, desk.board());
+                opened.send_replace(Some(page.clone()));
+                return page.run(stop).await;
+            }
+            Err(error) => error,
+        };
+        if !std::mem::replace(&mut told, true) {
+            tracing::error!(%error, "there is no box page; it is tried again, the rest goes on");
+        }
+        desk.board().alert("page", Some(error.to_string()));
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(AGAIN) => {}
+        }
     }
 }
 
@@ -180,12 +214,12 @@ impl Front {
     async fn bind(&self) -> TcpListener {
         let address = self.settings.listen;
         loop {
-            let bound = match TcpListener::bind(address).await {
-                Ok(listener) => write_address(&self.settings.data_dir, &listener).map(|()| listener),
-                Err(error) => Err(error),
-            };
-            match bound {
+            match TcpListener::bind(address).await {
                 Ok(listener) => {
+                    // A full disk is no reason not to answer: here people see that it is full.
+                    if let Err(error) = write_address(&self.settings.data_dir, &listener) {
+                        tracing::warn!(%error, "where the box's page listens could not be written down");
+                    }
                     self.desk.board().alert("page", None);
                     return listener;
                 }
@@ -193,32 +227,41 @@ impl Front {
                     tracing::warn!(%address, %error, "the box's page cannot listen; it is tried again");
                     let text = format!("The box's page cannot listen on {address}: {error}. Free the port.");
                     self.desk.board().alert("page", Some(text));
-                    tokio::time::sleep(BIND_AGAIN).await;
+                    tokio::time::sleep(AGAIN).await;
                 }
             }
         }
     }
 
-    /// Says where the page is and, while nobody can log in, with which code it is set up.
-    fn announce(&self) {
+    /// Says where the page is.
+    fn announce(&self, listener: &TcpListener) {
+        let at = listener.local_addr().map_or_else(|error| error.to_string(), |at| at.to_string());
         let fingerprint = &self.identity.fingerprint;
-        let port =
-            std::fs::read_to_string(self.settings.data_dir.join(PAGE_ADDRESS_FILE)).unwrap_or_default();
-        let at = port.trim();
         tracing::info!(page = format!("https://{at}"), fingerprint, "the box's page answers");
-        if self.set_up() {
-            return;
+    }
+
+    /// Says, while nobody can log in, with which code the box is set up. A disk that does not take it is asked again.
+    async fn offer_code(&self) {
+        while !self.set_up() {
+            let made = lock(&self.setup).code(&mut rand::rng());
+            let Err(error) = made.map(|code| self.say_code(&code)) else {
+                return self.desk.board().alert(SETUP_ALERT, None);
+            };
+            tracing::error!(%error, "no set-up code could be made; it is tried again");
+            let text =
+                format!("This box cannot be set up: its code cannot be written ({error}). Look at the disk.");
+            self.desk.board().alert(SETUP_ALERT, Some(text));
+            tokio::time::sleep(AGAIN).await;
         }
-        match lock(&self.setup).code(&mut rand::rng()) {
-            Ok(code) => tracing::info!(
-                code,
-                fingerprint,
-                "first set-up: open the box's page, compare the certificate's fingerprint, type this code"
-            ),
-            Err(error) => {
-                tracing::error!(%error, "no set-up code could be made; check the disk and start again");
-            }
-        }
+        self.desk.board().alert(SETUP_ALERT, None);
+    }
+
+    fn say_code(&self, code: &str) {
+        tracing::info!(
+            code,
+            fingerprint = self.identity.fingerprint,
+            "first set-up: open the box's page, compare the certificate's fingerprint, type this code"
+        );
     }
 
     /// Whether somebody can log in.

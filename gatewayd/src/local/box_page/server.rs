@@ -1,4 +1,5 @@
-//! The HTTPS listener: TLS, HTTP/1.1, and limits on everything that a stranger could hold on to.
+//! The listener of the box's pages: TLS where there is a key, HTTP/1.1, and limits on everything that a stranger could hold
+//! on to.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -9,6 +10,7 @@ use axum::{Extension, Router};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -72,14 +74,14 @@ impl Drop for Seat {
     }
 }
 
-/// Answers until `stop`.
-pub(super) async fn serve(
+/// Answers until `stop`; without TLS where there is none.
+pub(in crate::local) async fn serve(
     listener: TcpListener,
-    tls: Arc<ServerConfig>,
+    tls: Option<Arc<ServerConfig>>,
     router: Router,
     stop: CancellationToken,
 ) {
-    let acceptor = TlsAcceptor::from(tls);
+    let acceptor = tls.map(TlsAcceptor::from);
     let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     let counted = Counted::default();
     let mut connections = JoinSet::new();
@@ -115,20 +117,33 @@ async fn accept(
     match listener.accept().await {
         Ok((stream, peer)) => Some((stream, peer, permit)),
         Err(error) => {
-            tracing::warn!(%error, "the box's page could not take a connection");
+            tracing::warn!(%error, "a page could not take a connection");
             tokio::time::sleep(NO_SOCKETS).await;
             None
         }
     }
 }
 
-async fn connection(stream: TcpStream, acceptor: TlsAcceptor, router: Router, stop: CancellationToken) {
+async fn connection(
+    stream: TcpStream,
+    acceptor: Option<TlsAcceptor>,
+    router: Router,
+    stop: CancellationToken,
+) {
+    let Some(acceptor) = acceptor else { return speak(stream, router, stop).await };
     let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         // A browser that does not trust the certificate yet ends it here, too.
         Ok(Err(error)) => return tracing::debug!(%error, "no TLS"),
         Err(_) => return tracing::debug!("a TLS handshake took too long"),
     };
+    speak(stream, router, stop).await;
+}
+
+async fn speak<S>(stream: S, router: Router, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(HEAD)
@@ -141,7 +156,7 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, router: Router, st
         tokio::select! {
             result = connection.as_mut() => {
                 if let Err(error) = result {
-                    tracing::debug!(%error, "a connection of the box's page ended");
+                    tracing::debug!(%error, "a connection of a page ended");
                 }
                 return;
             }

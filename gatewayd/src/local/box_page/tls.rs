@@ -58,10 +58,11 @@ impl Identity {
     pub fn open(data_dir: &Path, name: &str) -> Result<Self, TlsError> {
         let (key_path, path) = (data_dir.join(KEY_FILE), data_dir.join(CERTIFICATE_FILE));
         for path in [&key_path, &path] {
-            // As after a power cut. The fingerprint changes; without a key there is no page at all.
-            if std::fs::metadata(path).is_ok_and(|file| file.len() == 0) {
+            // As after a power cut: of no bytes, or of as many as there were, all of them 0. The fingerprint changes;
+            // without a key there is no page at all.
+            if std::fs::read(path).is_ok_and(|content| content.iter().all(|byte| *byte == 0)) {
                 let aside = |source| TlsError::File { path: path.clone(), source };
-                files::set_aside(path, &"it is empty").map_err(aside)?;
+                files::set_aside(path, &"there is nothing in it").map_err(aside)?;
             }
         }
         if !key_path.exists() || !path.exists() {
@@ -138,10 +139,12 @@ mod tests {
 
     #[test]
     fn a_key_or_certificate_of_zero_bytes_is_made_anew_and_set_aside() {
-        for file in [KEY_FILE, CERTIFICATE_FILE] {
+        for (file, content) in
+            [(KEY_FILE, 0), (CERTIFICATE_FILE, 0), (KEY_FILE, 241), (CERTIFICATE_FILE, 600)]
+        {
             let dir = tempfile::tempdir().unwrap();
             let before = Identity::open(dir.path(), "ward").unwrap().fingerprint;
-            std::fs::write(dir.path().join(file), "").unwrap();
+            std::fs::write(dir.path().join(file), vec![0; content]).unwrap();
             assert_ne!(Identity::open(dir.path(), "ward").unwrap().fingerprint, before);
             assert_eq!(files::broken(dir.path()).unwrap(), ["page.broken"]);
         }

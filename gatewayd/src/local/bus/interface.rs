@@ -264,7 +264,8 @@ impl Gateway {
         let _call = self.admit()?;
         let by = actor(connection, &header).await?;
         tracing::warn!(by = by.name(), "the last known time is to be forgotten");
-        if let Some(page) = &self.times.page {
+        let page = self.times.page.borrow().clone();
+        if let Some(page) = page {
             page.clock_was_reset(by.name()).await;
         }
         let gone = |_| BusError::new("busy", "The daemon is stopping. Try again.");

@@ -17,6 +17,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use kinara_clock::Clock;
 use rand::Rng;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use zbus::fdo::DBusProxy;
@@ -48,8 +49,8 @@ const QUEUED: usize = 32;
 pub struct Timekeeping {
     /// Has the last known time forgotten.
     pub forget: Forget,
-    /// Holds the audit, if there is a page.
-    pub page: Option<BoxPage>,
+    /// Holds the audit, once there is a page.
+    pub page: watch::Receiver<Option<BoxPage>>,
 }
 
 /// Serves until `stop`, on whatever bus `DBUS_SYSTEM_BUS_ADDRESS` names, else the machine's own.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use zbus::zvariant::Type;
 
 use crate::align::source::shown;
+use crate::card;
 use crate::desk::DeviceView;
 use crate::radio::window;
 use crate::radio::{Offer, SensorKind};
@@ -15,7 +16,7 @@ use crate::status::{Admission, ClockState, Snapshot};
 use crate::store;
 
 /// How the box does.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Type)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Type)]
 pub struct Status {
     /// The gateway's id.
     pub gateway_id: String,
@@ -63,6 +64,35 @@ pub struct Status {
     pub adapters: Vec<Adapter>,
     /// What a person should know.
     pub alerts: Vec<Alert>,
+    /// How the card that holds the data is worn.
+    pub card: Card,
+}
+
+/// How the card that holds the data is worn.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Type)]
+pub struct Card {
+    /// What it bears, GB written, as configured.
+    pub endurance_gb: u64,
+    /// Who counts what is written: `device` (the kernel, the whole card), `daemon` (the kernel, this daemon alone), `nobody`.
+    pub counted_by: String,
+    /// For how long it was watched, seconds; a week at most.
+    pub watched_s: u64,
+    /// Bytes written a day at that pace; not known before it was watched for an hour.
+    pub bytes_per_day: Option<u64>,
+    /// How many years a new card lasts at that pace.
+    pub years: Option<f64>,
+}
+
+impl From<&card::Card> for Card {
+    fn from(card: &card::Card) -> Self {
+        Self {
+            endurance_gb: card.endurance_bytes / 1_000_000_000,
+            counted_by: card.counter.as_str().to_owned(),
+            watched_s: card.watched_s,
+            bytes_per_day: card.bytes_per_day,
+            years: card.years(),
+        }
+    }
 }
 
 /// What time it is, and by whom.
@@ -212,6 +242,7 @@ impl Status {
                 .iter()
                 .map(|(subject, text)| Alert { subject: subject.clone(), text: text.clone() })
                 .collect(),
+            card: Card::from(&now.card),
         }
     }
 }
@@ -514,7 +545,7 @@ mod tests {
 
     #[test]
     fn the_signatures_are_those_that_were_promised() {
-        assert_eq!(Status::SIGNATURE.to_string(), "(ssssxuuttttttaxsstbsaxsa(ssbuu)a(ss))");
+        assert_eq!(Status::SIGNATURE.to_string(), "(ssssxuuttttttaxsstbsaxsa(ssbuu)a(ss)(tstatad))");
         assert_eq!(Device::SIGNATURE.to_string(), "(sssbbbasasayabansttaxs)");
         assert_eq!(Window::SIGNATURE.to_string(), "(sauyasbasa(sss))");
         assert_eq!(Nearby::SIGNATURE.to_string(), "(ssnsasts)");

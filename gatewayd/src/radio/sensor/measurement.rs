@@ -82,6 +82,15 @@ pub enum LeftOut {
     /// It has a time stamp, and the sensor's clock is not known to be right.
     #[error("the sensor's clock does not agree with this box's; set the sensor's date and time")]
     Clock,
+    /// Its time stamp is later than its arrival.
+    #[error("a value's time was in the future by the sensor's own clock; set the sensor's date and time")]
+    Future,
+    /// More in a second than a body has to tell.
+    #[error("the sensor sent more values in a second than are taken")]
+    TooMany,
+    /// The store did not take it for too long.
+    #[error("the box could not keep the values; look at its disk")]
+    Store,
 }
 
 impl Measurement {

@@ -4,15 +4,16 @@
 //! connection, seq from 0, ticks by our own clock since the connection. A frame is numbered before it is on our disk;
 //! what was not received was never produced. From there on it is a frame like any other, through the same store.
 
+mod lost;
 mod measurement;
 mod numbering;
 mod stamped;
+mod waiting;
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use jiff::tz::TimeZone;
-use kinara_protocol::frame::{Body, Epoch, FrameRef, Seq};
+use kinara_protocol::frame::{Body, Epoch, FrameRef};
 use rand::Rng;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -20,17 +21,16 @@ use tokio_util::sync::CancellationToken;
 pub use measurement::{LeftOut, Measurement};
 pub use numbering::Numbering;
 use stamped::{Placed, SensorClock};
+use waiting::{Dropped, Waiting};
 
-use super::session::{Context, stored};
+use super::session::Context;
 use super::{RadioError, SensorConnection, SensorEvent, SensorReport};
 use crate::hardware::HardwareId;
 use crate::status::Link as LinkState;
-use crate::store::{Outcome, OwnSync, StoreError};
+use crate::store::OwnSync;
 
 /// A frame is closed after this, so that its values are live.
 const FRAME_AGE: Duration = Duration::from_secs(1);
-/// Frames that wait for a store that does not take them; then the oldest are lost, for nobody else has them.
-const MOST_PENDING: usize = 600;
 /// How well the time of a notification is that of its measurement: the connection interval, and what the sensor
 /// averages over.
 const UNCERTAINTY_US: u64 = 1_000_000;
@@ -70,6 +70,7 @@ pub async fn run(
     };
     session.close().await;
     session.end();
+    session.waiting.outlive(context.store.clone(), context.sink.clone());
     if result.is_ok() {
         link.disconnect().await;
     }
@@ -83,11 +84,8 @@ struct Session<'a> {
     began_us: i64,
     clock: SensorClock,
     heart_told: Option<Instant>,
-    /// What places the frames, and is not on disk yet: it goes there before them.
-    syncs: Vec<OwnSync>,
-    pending: Vec<Bytes>,
-    /// Frames that were given up and have no gap yet: epoch, seq, ticks.
-    lost: Vec<(Epoch, Seq, u64)>,
+    /// What is not on disk yet.
+    waiting: Waiting,
 }
 
 impl<'a> Session<'a> {
@@ -102,14 +100,12 @@ impl<'a> Session<'a> {
         });
         Self {
             context,
+            waiting: Waiting::new(hardware.clone(), sync),
             hardware,
             numbering: Numbering::new(epoch),
             began_us,
             clock: SensorClock::new(TimeZone::system()),
             heart_told: None,
-            syncs: vec![sync],
-            pending: Vec::new(),
-            lost: Vec::new(),
         }
     }
 
@@ -128,7 +124,9 @@ impl<'a> Session<'a> {
             return;
         }
         if measurement.stamp.is_none() {
-            self.numbering.take(self.ticks(), &measurement);
+            for _ in 0..self.numbering.take(self.ticks(), &measurement) {
+                self.leave_out(LeftOut::TooMany);
+            }
             return;
         }
         let now_us = self.context.clock.boottime_us();
@@ -136,6 +134,9 @@ impl<'a> Session<'a> {
         let placed = self.clock.take(&self.hardware, event.report, measurement, (now_us, offset));
         for one in placed {
             self.keep(one);
+        }
+        for _ in 0..self.clock.from_the_future() {
+            self.leave_out(LeftOut::Future);
         }
     }
 
@@ -164,13 +165,26 @@ impl<'a> Session<'a> {
     /// Puts a measurement of the sensor's own time with what is to be stored.
     fn keep(&mut self, placed: Placed) {
         let began_us = placed.sync.boot_us;
-        self.syncs.push(placed.sync);
-        for frame in &placed.frames {
+        self.waiting.place(placed.sync);
+        for frame in placed.frames {
             if placed.is_new {
-                self.show(frame, began_us);
+                self.show(&frame, began_us);
             }
+            self.waiting.push(frame);
         }
-        self.pending.extend(placed.frames);
+        self.make_room();
+    }
+
+    /// Nobody else has what is dropped here, so it has a gap: where it is no number of this connection, in the place of
+    /// the next one.
+    fn make_room(&mut self) {
+        while let Some(dropped) = self.waiting.make_room() {
+            if dropped == Dropped::Stamped {
+                let ticks = self.ticks();
+                self.waiting.never_comes(self.numbering.skip(), ticks);
+            }
+            self.leave_out(LeftOut::Store);
+        }
     }
 
     /// The connection is over: what still waits for the sensor's clock to be known is left out.
@@ -182,69 +196,13 @@ impl<'a> Session<'a> {
 
     /// Closes what is open and puts it onto the disk.
     async fn close(&mut self) {
-        let closed = self.numbering.close();
-        for frame in &closed {
-            self.show(frame, self.began_us);
+        for frame in self.numbering.close() {
+            self.show(&frame, self.began_us);
+            self.waiting.push(frame);
         }
-        self.pending.extend(closed);
-        if let Some(many) = self.pending.len().checked_sub(MOST_PENDING).filter(|many| *many > 0) {
-            tracing::error!(hardware = %self.hardware, frames = many, "lost: the store does not take them");
-            let lost: Vec<Bytes> = self.pending.drain(..many).collect();
-            self.lost.extend(lost.iter().filter_map(|bytes| FrameRef::parse(bytes).ok()).map(|frame| {
-                let header = frame.header();
-                (header.epoch, header.seq, header.ticks.0)
-            }));
-        }
-        if self.pending.is_empty() && self.lost.is_empty() {
-            return;
-        }
-        if let Err(error) = self.place().await {
-            tracing::warn!(hardware = %self.hardware, %error, "what places the frames was not stored; trying again");
-            return;
-        }
-        self.give_up().await;
-        if self.pending.is_empty() {
-            return;
-        }
-        let frames = std::mem::take(&mut self.pending);
-        match self.context.store.append(self.hardware.clone(), frames.clone()).await {
-            Ok(fates) => {
-                for (bytes, fate) in frames.into_iter().zip(fates) {
-                    if !fate.outcome.is_safe() {
-                        self.pending.push(bytes);
-                    } else if fate.outcome == Outcome::Stored
-                        && let Ok(frame) = FrameRef::parse(&bytes)
-                    {
-                        self.context.sink.offer(stored(&self.hardware, &frame, fate.fit));
-                    }
-                }
-            }
-            Err(error) => {
-                tracing::warn!(hardware = %self.hardware, %error, "not stored; trying again");
-                self.pending = frames;
-            }
-        }
-    }
-
-    /// Stores what places the frames: without it they would have no time.
-    async fn place(&mut self) -> Result<(), StoreError> {
-        if !self.syncs.is_empty() {
-            self.context.store.own_syncs(self.hardware.clone(), self.syncs.clone()).await?;
-            self.syncs.clear();
-        }
-        Ok(())
-    }
-
-    /// Records that frames which the store did not take will not come, as soon as it takes that.
-    async fn give_up(&mut self) {
-        while let Some((epoch, (first, next), ticks)) = first_run(&self.lost) {
-            let told =
-                self.context.store.give_up(self.hardware.clone(), epoch, (first, next), Some(ticks)).await;
-            if let Err(error) = told {
-                tracing::warn!(hardware = %self.hardware, %error, "a loss was not recorded; trying again");
-                return;
-            }
-            self.lost.drain(..(next - first) as usize);
+        self.make_room();
+        if let Err(error) = self.waiting.store(&self.context.store, &self.context.sink).await {
+            tracing::warn!(hardware = %self.hardware, %error, "not stored; trying again");
         }
     }
 
@@ -269,30 +227,5 @@ impl<'a> Session<'a> {
             device.last_frame_us = now_us + offset.unwrap_or(0);
             device.latest = latest;
         });
-    }
-}
-
-/// The frames at the beginning that follow each other in one epoch: the first, the one after the last, and the last ticks.
-fn first_run(lost: &[(Epoch, Seq, u64)]) -> Option<(Epoch, (Seq, Seq), u64)> {
-    let &(epoch, first, _) = lost.first()?;
-    let run = lost.iter().zip(first..).take_while(|((at, seq, _), next)| *at == epoch && seq == next);
-    let ((.., ticks), last) = run.last()?;
-    Some((epoch, (first, last.saturating_add(1)), *ticks))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn frames_that_a_sensor_lost_are_given_up_run_by_run() {
-        let (one, two) = (Epoch(7), Epoch(9));
-        let mut lost = vec![(one, 3, 30), (one, 4, 40), (one, 6, 60), (two, 7, 5)];
-        let mut runs = Vec::new();
-        while let Some((epoch, (first, next), ticks)) = first_run(&lost) {
-            lost.drain(..(next - first) as usize);
-            runs.push((epoch, first, next, ticks));
-        }
-        assert_eq!(runs, [(one, 3, 5, 40), (one, 6, 7, 60), (two, 7, 8, 5)]);
     }
 }

@@ -32,27 +32,42 @@ impl Numbering {
         Self { epoch, next: 0, samples: Vec::new(), last_beat: 0, builder: FrameBuilder::new() }
     }
 
-    /// Takes a measurement that arrived at `ticks`.
-    pub fn take(&mut self, ticks: u64, measurement: &Measurement) {
-        self.push(channel::HEART_RATE, ticks, measurement.heart_rate);
-        self.push(channel::SKIN_TEMPERATURE, ticks, measurement.temperature);
-        self.push(channel::SPO2, ticks, measurement.spo2);
+    /// Takes a measurement that arrived at `ticks`. Gives how many of its values there was no room for.
+    pub fn take(&mut self, ticks: u64, measurement: &Measurement) -> usize {
+        let mut left_out = 0;
+        for (channel, value) in [
+            (channel::HEART_RATE, measurement.heart_rate),
+            (channel::SKIN_TEMPERATURE, measurement.temperature),
+            (channel::SPO2, measurement.spo2),
+        ] {
+            left_out += usize::from(!self.push(channel, ticks, value));
+        }
         // The last interval ended about now, those before it as much earlier as the later ones are long.
         let mut before = measurement.rr_intervals.iter().map(|interval| interval.ms).sum::<f64>();
         for interval in &measurement.rr_intervals {
             before -= interval.ms;
             let at = ticks.saturating_sub(before.round() as u64).max(self.last_beat);
             self.last_beat = at;
-            self.push(channel::RR_INTERVAL, at, interval.taken.then_some(interval.ms));
+            left_out +=
+                usize::from(!self.push(channel::RR_INTERVAL, at, interval.taken.then_some(interval.ms)));
         }
+        left_out
     }
 
-    fn push(&mut self, id: ChannelId, ticks: u64, value: Option<f64>) {
-        if let (Some(value), Some(channel)) = (value, channel::by_id(id))
-            && self.samples.len() < MOST_SAMPLES
-        {
+    /// False when there is no room for a value that there is.
+    fn push(&mut self, id: ChannelId, ticks: u64, value: Option<f64>) -> bool {
+        let (Some(value), Some(channel)) = (value, channel::by_id(id)) else { return true };
+        let has_room = self.samples.len() < MOST_SAMPLES;
+        if has_room {
             self.samples.push(Sample { channel: id, ticks, value: channel.quantise(value) });
         }
+        has_room
+    }
+
+    /// Takes a number that will never be a frame.
+    pub fn skip(&mut self) -> Seq {
+        self.next += 1;
+        self.next - 1
     }
 
     /// Closes: every sample taken is in one of the frames, which follow each other without a hole.
@@ -142,6 +157,17 @@ mod tests {
         found.sort_unstable();
         assert_eq!(found, [(1, 5_000, 720), (2, 4_180, 800), (2, 5_000, 820)]);
         assert!(numbering.close().is_empty(), "nothing measured, no frame");
+    }
+
+    #[test]
+    fn more_values_than_fit_a_second_are_counted() {
+        let mut numbering = Numbering::new(Epoch(7));
+        let rate = Measurement { heart_rate: Some(72.0), ..Measurement::default() };
+        let left_out: usize = (0..MOST_SAMPLES + 9).map(|_| numbering.take(1, &rate)).sum();
+        assert_eq!(left_out, 9);
+        let frames = numbering.close();
+        assert_eq!(frames.iter().map(|frame| samples(frame).len()).sum::<usize>(), MOST_SAMPLES);
+        assert_eq!(numbering.take(2, &rate), 0);
     }
 
     proptest! {

@@ -6,6 +6,9 @@
 //! - two measurements came as far apart as their stamps are, and not in one burst: both were new when they came; or
 //! - a stamp is now, in this machine's time zone or in UTC.
 //!
+//! What was measured later than it came, or longer ago than sensors keep anything, was not measured then: it is of a time
+//! when the sensor's clock was another, and is left out.
+//!
 //! Until then measurements wait; at the end of the connection those that still wait are left out, and it is said.
 //! A sensor sends what it kept again at the next connection, so a measurement's identity is made of what it says: its
 //! epoch is a digest, and a second copy is the frame that is known already.
@@ -27,6 +30,8 @@ const NOW_US: i64 = 120_000_000;
 const APART_US: i64 = 5_000_000;
 /// How well two intervals agree that are the same one: stamps have whole seconds, and a report its own delay.
 const AGREE_US: i64 = 2_000_000;
+/// Nothing is kept in a sensor for longer, microseconds (a year).
+const KEPT_MOST_US: i64 = 366 * 86_400_000_000;
 /// Measurements that wait for the clock to be known; a sensor keeps some dozens.
 const MOST_WAITING: usize = 256;
 
@@ -38,6 +43,22 @@ struct Stamped {
     /// The stamp as if it were UTC, microseconds.
     stamp_us: i64,
     arrived_boot_us: i64,
+}
+
+impl Stamped {
+    /// Whether it was measured later than it came.
+    fn is_future(&self, offset: Offset) -> bool {
+        self.ahead_us(offset) > NOW_US
+    }
+
+    /// Whether it was measured so long ago that its sensor's clock was another then: as before it was set.
+    fn is_ancient(&self, offset: Offset) -> bool {
+        self.ahead_us(offset) < -KEPT_MOST_US
+    }
+
+    fn ahead_us(&self, offset: Offset) -> i64 {
+        self.stamp_us + offset.boot_minus_stamp_us - self.arrived_boot_us
+    }
 }
 
 /// A frame of a stamped measurement and what places it.
@@ -66,12 +87,13 @@ pub struct SensorClock {
     offset: Option<Offset>,
     waiting: Vec<Stamped>,
     dropped: usize,
+    from_the_future: usize,
 }
 
 impl SensorClock {
     /// A clock of which nothing is known. `zone` is where the box stands.
     pub fn new(zone: TimeZone) -> Self {
-        Self { zone, offset: None, waiting: Vec::new(), dropped: 0 }
+        Self { zone, offset: None, waiting: Vec::new(), dropped: 0, from_the_future: 0 }
     }
 
     /// Takes a stamped measurement; gives all that can be placed now. `utc_minus_boot_us`: this box's clock, if known.
@@ -84,6 +106,8 @@ impl SensorClock {
     ) -> Vec<Placed> {
         let Some(stamp) = measurement.stamp else { return Vec::new() };
         let new = Stamped { report, measurement, stamp_us: as_utc_us(stamp), arrived_boot_us };
+        // Its clock has been set, or this is a value of a time when it was wrong: what comes next shows which.
+        self.offset = self.offset.filter(|offset| !new.is_future(*offset) && !new.is_ancient(*offset));
         self.learn(&new, stamp, utc_minus_boot_us);
         self.waiting.push(new);
         let Some(offset) = self.offset else {
@@ -92,10 +116,18 @@ impl SensorClock {
             self.dropped += over;
             return Vec::new();
         };
-        std::mem::take(&mut self.waiting)
-            .into_iter()
-            .map(|stamped| place(hardware, &stamped, offset))
-            .collect()
+        let (future, past): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.waiting).into_iter().partition(|stamped| stamped.is_future(offset));
+        self.from_the_future += future.len();
+        let (ancient, past): (Vec<_>, Vec<_>) =
+            past.into_iter().partition(|stamped| stamped.is_ancient(offset));
+        self.dropped += ancient.len();
+        past.iter().map(|stamped| place(hardware, stamped, offset)).collect()
+    }
+
+    /// How many were measured later than they came, since the last call.
+    pub fn from_the_future(&mut self) -> usize {
+        std::mem::take(&mut self.from_the_future)
     }
 
     /// How many could not be placed; the connection is over.
@@ -214,6 +246,42 @@ mod tests {
         assert!(take(&mut burst, date(2000, 1, 1).at(0, 5, 0, 0), 1_000).is_empty());
         assert!(take(&mut burst, date(2000, 1, 1).at(0, 5, 1, 0), 1_001).is_empty());
         assert_eq!(burst.unplaced(), 2);
+    }
+
+    #[test]
+    fn a_value_that_says_it_was_measured_next_year_is_left_out_and_the_others_are_taken() {
+        let mut clock = india();
+        // Out of a memory that was written while the sensor's clock was wrong.
+        assert!(take(&mut clock, date(2027, 11, 29).at(13, 30, 0, 0), 1_000).is_empty());
+        let placed = take(&mut clock, date(2026, 11, 29).at(13, 30, 20, 0), 1_002);
+        assert_eq!(placed.len(), 1);
+        assert_eq!((clock.from_the_future(), clock.unplaced()), (1, 0));
+        assert!(take(&mut clock, date(2099, 1, 1).at(0, 0, 0, 0), 1_003).is_empty());
+        assert_eq!(take(&mut clock, date(2026, 11, 29).at(13, 30, 25, 0), 1_007).len(), 1);
+        assert_eq!((clock.from_the_future(), clock.unplaced()), (1, 0));
+    }
+
+    #[test]
+    fn a_value_of_the_time_before_a_sensors_clock_was_set_is_not_one_of_the_year_2000() {
+        let mut clock = india();
+        assert_eq!(take(&mut clock, date(2026, 11, 29).at(13, 30, 0, 0), 1_000).len(), 1);
+        assert!(take(&mut clock, date(2000, 1, 1).at(0, 5, 0, 0), 1_001).is_empty());
+        // One of last night follows it out of the memory, then one of now.
+        assert!(take(&mut clock, date(2026, 11, 29).at(3, 10, 0, 0), 1_002).is_empty());
+        let placed = take(&mut clock, date(2026, 11, 29).at(13, 30, 4, 0), 1_004);
+        assert_eq!(placed.len(), 2);
+        assert_eq!(clock.unplaced(), 1);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_forward_under_way_is_learnt_anew() {
+        let mut clock = india();
+        assert!(take(&mut clock, date(2000, 1, 1).at(0, 5, 0, 0), 1_000).is_empty());
+        assert_eq!(take(&mut clock, date(2000, 1, 1).at(0, 5, 30, 0), 1_030).len(), 2);
+        // Somebody sets it.
+        let placed = take(&mut clock, date(2026, 11, 29).at(13, 31, 0, 0), 1_060);
+        assert_eq!((placed.len(), placed[0].sync.boot_us), (1, 1_060_000_000));
+        assert_eq!(clock.from_the_future(), 0);
     }
 
     #[test]

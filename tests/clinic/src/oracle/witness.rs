@@ -73,6 +73,8 @@ witnesses! {
     RingOverflowed = "a ring dropped frames that nobody had acknowledged",
     /// Both gateways of a wearable that walks brought frames of it.
     BothGatewaysBrought = "frames of one wearable came by two gateways",
+    /// A bridge cannot read what a gateway sends.
+    BatchParked = "a gateway parked a batch that its bridge could not read",
     /// More wearables than links.
     LinksTaken = "a wearable with frames to bring had to wait, for all links were taken",
     /// A hand-over has readings on both sides.

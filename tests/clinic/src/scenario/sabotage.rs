@@ -3,7 +3,7 @@
 //! The smallest clinic that must catch each one: a verdict without findings of the right kind means that the oracle is
 //! blind there, and that is the failure.
 
-use super::{Patience, Stage, attack, deliveries, gateways, people, store_damage};
+use super::{Patience, Stage, attack, deliveries, gateways, parked, people, store_damage};
 use crate::Result;
 use crate::clinic::Options;
 use crate::oracle::verdict::{Kind, Verdict};
@@ -29,6 +29,7 @@ pub const ALL: &[Sabotage] = &[
     Sabotage { name: "reverse-frame", finds: Kind::WrongValue, agenda: plain },
     Sabotage { name: "ack-in-wait", finds: Kind::Lost, agenda: gateways::kill_waiting },
     Sabotage { name: "never-ask-again", finds: Kind::Lost, agenda: store_damage::page },
+    Sabotage { name: "forget-parked", finds: Kind::Lost, agenda: parked::parked },
     Sabotage { name: "move-nothing", finds: Kind::WrongWearer, agenda: people::late_assignment },
     Sabotage { name: "erase-nothing", finds: Kind::NotErased, agenda: people::erasure },
     Sabotage { name: "take-erased", finds: Kind::NotErased, agenda: people::erasure },

@@ -21,6 +21,7 @@ pub(in crate::local::box_page) fn happened(language: Language, why: &Why) -> Str
         Why::Replaces => "यंत्र कहता है कि वह वही है जो यहाँ जुड़ा है और जिसे कोई पहनता है।",
         Why::Timeout => "यंत्र ने समय पर उत्तर नहीं दिया।",
         Why::GivenUp => "यंत्र पर दिखा अंक किसी ने नहीं लिखा।",
+        Why::NotKept => "यह बॉक्स अभी कोई जोड़ सहेज नहीं सकता।",
         Why::Radio(detail) if language == Language::Hindi => {
             return fill("ब्लूटूथ विफल रहा: {}।", &[detail]);
         }
@@ -51,6 +52,7 @@ pub(in crate::local::box_page) fn advice(language: Language, why: &Why) -> &'sta
         }
         Why::Timeout => "उसे पास लाएँ, बटन फिर दबाएँ, और कोशिश करें।",
         Why::GivenUp => "फिर से शुरू करें और आधे मिनट में छह अंक लिखें।",
+        Why::NotKept => "कुछ नहीं जोड़ा गया। शायद डिस्क भर गई है: बॉक्स पर `kinaractl doctor` चलाएँ।",
         Why::Radio(_) => "फिर कोशिश करें; न हो तो बॉक्स पर `kinaractl doctor` चलाएँ।",
     };
     match language {
