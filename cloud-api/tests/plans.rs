@@ -100,9 +100,10 @@ impl World {
                WHERE type IN (1, 2);
              INSERT INTO ts.hrv SELECT '{TENANT}', '{WEARER}', {SINCE} + make_interval(mins => 5 * s), 300, 0, 3e5, 900, 40, 30, 5
                FROM generate_series(0, 12 * {HOURS} - 1) s;
-             INSERT INTO ledger (hardware, epoch, seqs, highest, named) SELECT '{WEARER}', e, '{{[0,1000)}}', 999, true
-               FROM generate_series(1, 20) e;
-             INSERT INTO frame_times SELECT '{WEARER}', e, '{{[0,1000)}}', 0, 0, 0, 0, 0, false FROM generate_series(1, 20) e;
+             INSERT INTO ledger (hardware, epoch, highest, named) SELECT '{WEARER}', e, 9999, true FROM generate_series(1, 20) e;
+             INSERT INTO named_frames SELECT '{WEARER}', e, p, int8multirange(int8range(1024 * p, 1024 * p + 9))
+               FROM generate_series(1, 20) e, generate_series(0, 9) p;
+             INSERT INTO named_frame_times SELECT hardware, epoch, part, 0, 0, 0, false, seqs, now(), now() FROM named_frames;
              INSERT INTO gaps (hardware, epoch, seqs, reason, from_time, to_time, updated_at)
                SELECT '{WEARER}', e, '{{[5,9)}}', 'late', {SINCE}, {SINCE}, '2000-01-01' FROM generate_series(1, 20) e;
              INSERT INTO ts.events (time, tenant_id, user_id, device_id, event_type, key)
@@ -133,6 +134,11 @@ impl World {
              INSERT INTO ts.events SELECT t.at, '{TENANT}', {OTHER}, {OTHER}, 'hot_flash', NULL, NULL, '{{}}', NULL, 'k' {tenth};
              INSERT INTO ledger (hardware, epoch, seqs, highest) SELECT {OTHER}, s, '{{[0,1000)}}', 999 {tenth};
              INSERT INTO frame_times SELECT {OTHER}, s, '{{[0,1000)}}', 0, 5, 0, 0, 0, false {tenth};
+             -- Another source, and this one: what it used before grows as well.
+             INSERT INTO named_frames SELECT {OTHER}, 0, s, '{{}}' {tenth};
+             INSERT INTO named_frames SELECT '{WEARER}', 1 + g % 20, 100000 * g + s, '{{}}' {tenth};
+             INSERT INTO named_frame_times SELECT {OTHER}, 0, s, 0, 0, 0, false, '{{}}', t.at, t.at {tenth};
+             INSERT INTO named_frame_times SELECT '{WEARER}', 1 + g % 20, 100000 * g + s, 0, 0, 0, false, '{{}}', now(), now() {tenth};
              INSERT INTO gaps (hardware, epoch, seqs, reason, from_time, to_time)
                SELECT {OTHER}, s, '{{[5,9)}}', 'quota', t.at, t.at {tenth};
              INSERT INTO gaps (hardware, epoch, seqs, reason, from_time, to_time, updated_at, looked_at)
@@ -255,9 +261,24 @@ fn questions() -> Vec<Question> {
         own("the quarantine's limits", none(), "SELECT * FROM ts.quarantine_excess(1000000, 1000000000)".into()),
         own("the quarantine's age", none(), "SELECT id FROM quarantine WHERE received_at < now() - interval '90 days'
             ORDER BY received_at LIMIT 5000".into()),
-        own("the ledger's lock", none(), format!("SELECT l.hardware, l.epoch, l.seqs::text, l.highest, l.highest_time, l.stretches
+        own("the ledger's lock", none(), format!("SELECT l.hardware, l.epoch, CASE WHEN l.named THEN '{{}}' ELSE l.seqs::text END, l.highest, l.highest_time,
+              l.stretches, l.named
             FROM ledger l JOIN {KEYS} k(hardware, epoch) ON l.hardware = k.hardware AND l.epoch = k.epoch
             ORDER BY l.hardware, l.epoch FOR UPDATE OF l")),
+        own("the parts of a batch's names", none(), format!("SELECT k.hardware, k.epoch, f.seqs::text
+            FROM (SELECT hardware, epoch, 4 AS first, 5 AS last FROM {KEYS} k(hardware, epoch)) k
+            CROSS JOIN LATERAL (
+              SELECT f.seqs FROM named_frames f WHERE f.hardware = k.hardware AND f.epoch = k.epoch
+                AND f.part BETWEEN k.first AND k.last OFFSET 0) f")),
+        own("a batch's names", none(), format!("INSERT INTO named_frames AS f (hardware, epoch, part, seqs)
+            SELECT hardware, epoch, 4, '{{[4100,4101)}}' FROM {KEYS} k(hardware, epoch)
+            ON CONFLICT (hardware, epoch, part) DO UPDATE SET seqs = f.seqs + excluded.seqs")),
+        own("how the times of a batch's names came about", none(), format!("
+            INSERT INTO named_frame_times AS f (hardware, epoch, part, seqs, rate_ppb, uncertainty_us, growth_ppb, time_uncertain,
+              created_at, updated_at)
+            SELECT hardware, epoch, 4, '{{[4100,4101)}}', 0, 0, 0, false, now(), now() FROM {KEYS} k(hardware, epoch)
+            ON CONFLICT (hardware, epoch, part, rate_ppb, uncertainty_us, growth_ppb, time_uncertain)
+            DO UPDATE SET seqs = f.seqs + excluded.seqs, updated_at = excluded.updated_at")),
         own("open gaps of a batch", none(), format!("SELECT k.hardware, k.epoch, g.reason, g.seqs::text
             FROM (SELECT DISTINCT * FROM {KEYS}) k(hardware, epoch) CROSS JOIN LATERAL (
               SELECT g.reason, g.seqs FROM gaps g WHERE g.hardware = k.hardware AND g.epoch = k.epoch
@@ -270,6 +291,7 @@ fn questions() -> Vec<Question> {
         own("old alerts", none(), "SELECT forget_alerts(now() - interval '1827 days', 100)".into()),
         own("old gaps", none(), "SELECT forget_gaps(now() - interval '90 days', '1999-01-01', 100)".into()),
         own("old frame times", none(), "SELECT forget_frame_times(now() - interval '762 days', 10)".into()),
+        own("old frame times of names", none(), "SELECT forget_named_frame_times(now() - interval '762 days', 100)".into()),
         page("series", filled(SERIES)),
         page("series of minutes", filled(&series_of("readings_minute"))),
         page("series of hours", filled(&series_of("readings_hourly"))),

@@ -14,6 +14,7 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use crate::ledger::{self, Ended, Entry};
+use crate::parts;
 use crate::plan::{Heard, Key, Plan, Taken};
 use crate::seqs::SeqSet;
 use crate::{Error, timestamp};
@@ -185,6 +186,14 @@ pub(crate) async fn tell(
 ) -> Result<(), Error> {
     let keys: BTreeSet<Key> = told.iter().map(|gap| gap.key).collect();
     let mut entries = ledger::lock(tx, keys.into_iter()).await?;
+    parts::look_up(tx, &mut entries, || {
+        let mut asked: BTreeMap<Key, SeqSet> = BTreeMap::new();
+        for gap in &told {
+            asked.entry(gap.key).or_default().add(&gap.seqs);
+        }
+        asked
+    })
+    .await?;
     for gap in &told {
         let heard = Heard { seqs: gap.seqs.clone(), named: named.contains(&gap.key) };
         entries.entry(gap.key).or_default().hear(&heard);

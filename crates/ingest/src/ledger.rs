@@ -1,4 +1,5 @@
-//! The ledger: which frames are in, by device and epoch.
+//! The ledger: which frames are in, by device and epoch. Of epochs whose numbers are names, its row is the lock and knows the
+//! highest number; which frames are in lies in parts ([`crate::parts`]).
 //!
 //! The promise: the transaction that writes a frame's readings writes its number here, under a lock on the row taken
 //! in the order of keys, so that two transactions never both find a frame missing and never wait for each other in a
@@ -20,7 +21,7 @@ use crate::{Error, timestamp};
 /// A locked row, and what the transaction adds to it.
 #[derive(Debug, Default)]
 pub(crate) struct Entry {
-    /// Frames that were in before.
+    /// Frames that were in before; where numbers are names, of those that were asked about ([`crate::parts::look_up`]).
     pub seqs: SeqSet,
     /// The highest number heard of before; -1: none.
     pub highest: i64,
@@ -66,10 +67,10 @@ pub(crate) struct Ended {
 pub(crate) struct FitKey {
     ref_ticks: i64,
     ref_utc_us: i64,
-    rate_ppb: i32,
-    uncertainty_us: i64,
-    growth_ppb: i64,
-    time_uncertain: bool,
+    pub rate_ppb: i32,
+    pub uncertainty_us: i64,
+    pub growth_ppb: i64,
+    pub time_uncertain: bool,
 }
 
 impl From<&Fit> for FitKey {
@@ -86,6 +87,11 @@ impl From<&Fit> for FitKey {
 }
 
 impl FitKey {
+    /// As [`is_name`].
+    pub const fn is_name(&self) -> bool {
+        self.ref_ticks == 0 && self.ref_utc_us == 0
+    }
+
     /// The same fit, of a frame that contradicts its neighbours by so much. Rounded up to a power of two: frames of one
     /// clock share a row.
     pub fn contradicted(self, by_us: u64) -> Self {
@@ -122,12 +128,15 @@ impl Entry {
 const INSERT: &str = "
     INSERT INTO ledger (hardware, epoch) SELECT * FROM unnest($1::uuid[], $2::int8[]) ON CONFLICT DO NOTHING";
 const LOCK: &str = "
-    SELECT l.hardware, l.epoch, l.seqs::text, l.highest, l.highest_time, l.stretches, l.named
+    SELECT l.hardware, l.epoch, CASE WHEN l.named THEN '{}' ELSE l.seqs::text END, l.highest, l.highest_time, l.stretches,
+      l.named
     FROM ledger l JOIN unnest($1::uuid[], $2::int8[]) k(hardware, epoch)
       ON l.hardware = k.hardware AND l.epoch = k.epoch
     ORDER BY l.hardware, l.epoch FOR UPDATE OF l";
+// A value that is not computed again is not written again, where it lies outside of the row.
 const UPDATE: &str = "
-    UPDATE ledger l SET seqs = l.seqs + n.seqs::int8multirange, highest = greatest(l.highest, n.highest),
+    UPDATE ledger l SET seqs = CASE n.seqs WHEN '{}' THEN l.seqs ELSE l.seqs + n.seqs::int8multirange END,
+      highest = greatest(l.highest, n.highest),
       highest_time = CASE WHEN n.highest > l.highest THEN coalesce(n.highest_time, l.highest_time)
         ELSE l.highest_time END,
       end_seq = coalesce(n.end_seq, l.end_seq), end_ticks = coalesce(n.end_ticks, l.end_ticks),
@@ -197,7 +206,8 @@ pub(crate) async fn update(
     }
     let column = |get: fn(&Key) -> i64| changed.iter().map(|(key, _)| get(key)).collect::<Vec<i64>>();
     let hardware: Vec<Uuid> = changed.iter().map(|(key, _)| key.hardware).collect();
-    let seqs: Vec<String> = changed.iter().map(|(_, entry)| entry.new.to_string()).collect();
+    let counted = |entry: &Entry| if entry.is_counted() { entry.new.to_string() } else { "{}".to_owned() };
+    let seqs: Vec<String> = changed.iter().map(|(_, entry)| counted(entry)).collect();
     let highest: Vec<i64> = changed.iter().map(|(_, entry)| entry.highest_now()).collect();
     let times: Vec<Option<Timestamp>> = changed
         .iter()
@@ -232,11 +242,14 @@ pub(crate) async fn update(
     Ok(())
 }
 
-/// Writes how the new frames' times came about.
+/// Writes how the new frames' times came about, but for names.
 pub(crate) async fn frame_times(tx: &Transaction<'_>, entries: &BTreeMap<Key, Entry>) -> Result<(), Error> {
     let fits: Vec<(&Key, &FitKey, &SeqSet)> = entries
         .iter()
-        .flat_map(|(key, entry)| entry.fits.iter().map(move |(fit, seqs)| (key, fit, seqs)))
+        .flat_map(|(key, entry)| {
+            let here = move |fit: &FitKey| entry.is_counted() || !fit.is_name();
+            entry.fits.iter().filter(move |(fit, _)| here(fit)).map(move |(fit, seqs)| (key, fit, seqs))
+        })
         .collect();
     if fits.is_empty() {
         return Ok(());

@@ -28,6 +28,7 @@ pub mod intervals;
 pub mod items;
 mod ledger;
 mod order;
+mod parts;
 pub mod plan;
 mod quality;
 pub mod quarantine;

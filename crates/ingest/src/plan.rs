@@ -233,6 +233,29 @@ impl Plan<'_> {
         heard
     }
 
+    /// The numbers of which it matters whether they are in: those of frames, and those that a wearable says it overwrote.
+    pub(crate) fn numbers(&self) -> BTreeMap<Key, SeqSet> {
+        let mut frames: BTreeMap<Key, Vec<u64>> = BTreeMap::new();
+        for taken in &self.take {
+            frames.entry(taken.key).or_default().push(u64::from(taken.frame.seq));
+        }
+        let mut out: BTreeMap<Key, SeqSet> = BTreeMap::new();
+        for (key, mut seqs) in frames {
+            // In order, each is put at the end of the set.
+            seqs.sort_unstable();
+            out.insert(key, seqs.into_iter().collect());
+        }
+        for (key, heard) in &self.keys {
+            out.entry(*key).or_default().add(&heard.seqs);
+        }
+        for taken in &self.take {
+            for (epoch, seqs) in overwritten(taken.frame) {
+                out.entry(Key { epoch: epoch.0 as i64, ..taken.key }).or_default().add(&seqs);
+            }
+        }
+        out
+    }
+
     fn discard(&mut self, batch: usize, key: Key, reason: &'static str, frame: &Frame) {
         let gap = self.discarded.entry((key, reason)).or_insert_with(|| Discarded {
             seqs: SeqSet::new(),
@@ -251,13 +274,18 @@ impl Plan<'_> {
 fn named_epochs(frame: &Frame) -> Vec<Epoch> {
     match &frame.content {
         Content::Boot(anchor) => anchor.previous.iter().map(|previous| previous.epoch).collect(),
-        Content::Events(events) => events
-            .iter()
-            .filter_map(|event| match event.kind {
-                DeviceEventKind::Overflow { epoch, .. } => Some(epoch),
-                _ => None,
-            })
-            .collect(),
-        _ => Vec::new(),
+        _ => overwritten(frame).into_iter().map(|(epoch, _)| epoch).collect(),
     }
+}
+
+/// Frames that a wearable's ring overwrote, as this one says.
+fn overwritten(frame: &Frame) -> Vec<(Epoch, SeqSet)> {
+    let Content::Events(events) = &frame.content else { return Vec::new() };
+    let overwritten = events.iter().filter_map(|event| match event.kind {
+        DeviceEventKind::Overflow { epoch, first_seq, last_seq } => {
+            Some((epoch, SeqSet::range(u64::from(first_seq), u64::from(last_seq) + 1)))
+        }
+        _ => None,
+    });
+    overwritten.collect()
 }

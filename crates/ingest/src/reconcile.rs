@@ -71,18 +71,23 @@ const FRAMES: &str = "
       FROM ledger l FULL JOIN (SELECT hardware, epoch, range_agg(seqs) AS seqs, max(told_at) AS told_at FROM delivered
         GROUP BY 1, 2) d USING (hardware, epoch)),
     told AS (
-      SELECT b.hardware, b.epoch, b.seqs + coalesce(g.seqs, '{}') + coalesce(q.seqs, '{}') AS accounted,
+      SELECT b.hardware, b.epoch, i.seqs + coalesce(g.seqs, '{}') + coalesce(q.seqs, '{}') AS accounted,
         -- What came over HTTP has names and no count.
         CASE WHEN b.named THEN '{}'::int8multirange
-          ELSE int8multirange(int8range(0, b.highest + 1)) - b.seqs - coalesce(g.seqs, '{}') - coalesce(q.seqs, '{}')
+          ELSE int8multirange(int8range(0, b.highest + 1)) - i.seqs - coalesce(g.seqs, '{}') - coalesce(q.seqs, '{}')
         END AS nowhere,
-        b.seqs * coalesce(g.seqs, '{}') AS twice,
-        b.delivered - b.seqs - coalesce(g.seqs, '{}') - coalesce(q.seqs, '{}') AS acknowledged,
+        i.seqs * coalesce(g.seqs, '{}') AS twice,
+        b.delivered - i.seqs - coalesce(g.seqs, '{}') - coalesce(q.seqs, '{}') AS acknowledged,
         EXISTS (SELECT FROM alerts a JOIN hardware h ON h.id = b.hardware WHERE a.kind = 'frames'
           AND a.withdrawn_at IS NULL AND a.subject = h.hardware_id || ' ' || lpad(to_hex(b.epoch), 16, '0')) AS alerted,
         b.changed_at
       FROM both_of_them b LEFT JOIN gone g ON g.hardware = b.hardware AND g.epoch = b.epoch
-        LEFT JOIN aside q ON q.hardware = b.hardware AND q.epoch = b.epoch),
+        LEFT JOIN aside q ON q.hardware = b.hardware AND q.epoch = b.epoch
+        -- What is in. Names are in parts, of which those count that somebody else speaks of.
+        CROSS JOIN LATERAL (
+          SELECT CASE WHEN b.named AND NOT isempty(b.delivered + coalesce(g.seqs, '{}')) THEN b.seqs + coalesce((
+            SELECT range_agg(f.seqs) FROM named_frames f WHERE f.hardware = b.hardware AND f.epoch = b.epoch
+              AND f.seqs && (b.delivered + coalesce(g.seqs, '{}'))), '{}') ELSE b.seqs END AS seqs OFFSET 0) i),
     wrong AS MATERIALIZED (
       SELECT * FROM told
       WHERE (changed_at >= $1 OR alerted) AND NOT (isempty(nowhere) AND isempty(twice) AND isempty(acknowledged))

@@ -45,11 +45,12 @@ pub fn forget<'a>(pool: &'a Pool, now: Timestamp, keep: &'a Retention) -> Work<'
 async fn forget_all(pool: &Pool, now: Timestamp, keep: &Retention) -> (u64, u64) {
     let ago = |days: i64| timestamp(now.as_microsecond() - days * DAY_US);
     let derived = ago(keep.derived_days);
-    let kinds: [(&str, &str, Vec<Timestamp>); 5] = [
+    let kinds: [(&str, &str, Vec<Timestamp>); 6] = [
         ("the audit log", "SELECT forget_audit($1, $2)", vec![ago(keep.audit_days)]),
         ("alerts", "SELECT forget_alerts($1, $2)", vec![derived]),
         ("gaps", "SELECT forget_gaps($1, $2, $3)", vec![ago(keep.withdrawn_days), derived]),
         ("frame times", "SELECT forget_frame_times($1, $2)", vec![ago(keep.frame_times_days)]),
+        ("frame times of names", "SELECT forget_named_frame_times($1, $2)", vec![ago(keep.frame_times_days)]),
         ("dead requests", "SELECT forget_dead_requests($1, $2)", vec![ago(keep.dead_requests_days)]),
     ];
     let (mut gone, mut failed) = (0, 0);

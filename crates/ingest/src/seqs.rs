@@ -86,6 +86,33 @@ impl SeqSet {
         Self(out)
     }
 
+    /// The blocks of so many numbers that it reaches into, by their numbers.
+    #[must_use]
+    pub fn blocks(&self, size: u64) -> Self {
+        let mut out = Self::new();
+        for &(start, end) in &self.0 {
+            out.insert_range(start / size, (end - 1) / size + 1);
+        }
+        out
+    }
+
+    /// What lies in each of these blocks, in order.
+    pub fn split(&self, size: u64) -> Vec<(u64, Self)> {
+        let mut out: Vec<(u64, Self)> = Vec::new();
+        for &(mut start, end) in &self.0 {
+            while start < end {
+                let block = start / size;
+                let upto = end.min((block + 1) * size);
+                match out.last_mut() {
+                    Some((last, set)) if *last == block => set.insert_range(start, upto),
+                    _ => out.push((block, Self::range(start, upto))),
+                }
+                start = upto;
+            }
+        }
+        out
+    }
+
     /// The ranges in order.
     pub fn ranges(&self) -> &[(u64, u64)] {
         &self.0
@@ -191,6 +218,14 @@ mod tests {
             for seq in 0..80 {
                 prop_assert_eq!(x.contains(seq), model.contains(&seq));
             }
+            let mut whole = SeqSet::new();
+            for (block, set) in x.split(7) {
+                prop_assert!(x.blocks(7).contains(block) && !set.is_empty());
+                prop_assert!(items(&set).iter().all(|seq| seq / 7 == block));
+                whole.add(&set);
+            }
+            prop_assert_eq!(whole, x.clone());
+            prop_assert_eq!(x.split(7).len() as u64, x.blocks(7).count());
         }
     }
 

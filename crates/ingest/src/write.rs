@@ -31,6 +31,7 @@ use crate::gaps::{self, Findings};
 use crate::intervals;
 use crate::ledger::{self, Entry, FitKey, NewFrame, is_name};
 use crate::order::Stamped;
+use crate::parts;
 use crate::plan::{self, Aside, Key, NOT_BEFORE_US, Plan, Taken, Window};
 use crate::quarantine::{self, Refused};
 use crate::rollup;
@@ -345,6 +346,7 @@ impl Writer {
             ledger::lock(&tx, plan.keys.keys().copied()),
             Wear::before(&tx, &plan.take)
         )?;
+        parts::look_up(&tx, &mut entries, || plan.numbers()).await?;
         for (key, heard) in &plan.keys {
             entries.entry(*key).or_default().hear(heard);
         }
@@ -368,6 +370,7 @@ impl Writer {
         rollup::note(&tx, &new).await?;
         ledger::update(&tx, &entries, now).await?;
         ledger::frame_times(&tx, &entries).await?;
+        parts::write(&tx, &entries, now).await?;
         name_first_frames(&tx, &new).await?;
         gaps::withdraw(&tx, &entries, now).await?;
         put_aside(&tx, &plan, batches, &directory, &mut counts, now).await?;

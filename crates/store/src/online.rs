@@ -75,6 +75,8 @@ const STEPS: &[Step] = &[
     index("quarantine_decisions", "public", "ON quarantine (received_at) WHERE what = 'decision'"),
     index("alerts_age", "public", "ON alerts (raised_at)"),
     Step { name: "uncertain_readings", what: What::Slices("SELECT ts.mark_uncertain()") },
+    // Last: what is above looks for frames' times where older releases wrote them.
+    Step { name: "named_in_parts", what: What::Slices("SELECT ts.part_named()") },
 ];
 
 /// All steps, in words.

@@ -174,6 +174,61 @@ async fn what_was_there_before_the_migration_is_counted_and_named_beside() {
     assert_eq!(number(&admin, "SELECT sum(epoch) FROM gaps WHERE withdrawn_at IS NULL").await, 1);
 }
 
+#[tokio::test]
+async fn what_an_older_release_wrote_of_names_is_brought_into_parts_beside_however_long_a_row_is() {
+    let server = Postgres::temporary().unwrap();
+    let url = server.fresh_database().unwrap();
+    migrate(&url).await.unwrap();
+    let admin = client(&url).await;
+    let hardware = "00000000-0000-0000-0000-000000000001";
+    // A reading a minute, of two uncertainties, then one a second; a request with a key; a wearable, and its frame among names.
+    admin
+        .batch_execute(&format!(
+            "INSERT INTO hardware (id, hardware_id) VALUES ('{hardware}', 'kinara:0000000000000001');
+             INSERT INTO frame_times SELECT '{hardware}', 1, range_agg(int8range(60 * g, 60 * g + 1)), 0, 0, 0, g % 2, 0, false
+               FROM generate_series(1, 100000) g GROUP BY g % 2;
+             INSERT INTO frame_times VALUES ('{hardware}', 1, '{{[4284000000,4294967296)}}', 0, 0, 0, 9, 0, false),
+               ('{hardware}', 1, '{{[3,5)}}', 77, 1, 0, 9, 0, false), ('{hardware}', 2, '{{[0,9)}}', 0, 0, 0, 9, 0, false),
+               ('{hardware}', 3, '{{[0,9)}}', 77, 1, 0, 9, 0, false);
+             INSERT INTO ledger (hardware, epoch, seqs, highest, named)
+               SELECT hardware, epoch, range_agg(seqs), 9, epoch < 3 FROM frame_times GROUP BY 1, 2;
+             CREATE TABLE before AS SELECT * FROM frame_fits;
+             DELETE FROM kinara.online_steps WHERE name = 'named_in_parts'"
+        ))
+        .await
+        .unwrap();
+    let sum = "SELECT sum(upper(r) - lower(r)) FROM";
+    let held = number(&admin, &format!("{sum} ledger, unnest(seqs) r")).await;
+    // A step takes a slice, and one that is cut short takes nothing.
+    admin.batch_execute("BEGIN; SELECT ts.part_named(); ROLLBACK").await.unwrap();
+    assert_eq!(number(&admin, "SELECT count(*) FROM named_frames").await, 0);
+    admin.batch_execute("SELECT ts.part_named(1000)").await.unwrap();
+    let part = "SELECT count(*) FROM named_frames";
+    assert!((1..=1_000).contains(&number(&admin, part).await), "no more than was asked for");
+    let moved = number(&admin, &format!("{sum} named_frames, unnest(seqs) r")).await;
+    assert!((500..2_000).contains(&moved), "{moved}");
+    assert_eq!(migrate::beside(&url).await.unwrap(), 1);
+    // All of it is there once, in its part, and nothing else has changed.
+    assert_eq!(number(&admin, &format!("{sum} frames_in, unnest(seqs) r")).await, held);
+    let own = "SELECT count(*) FROM ledger WHERE named AND NOT isempty(seqs)";
+    assert_eq!(number(&admin, own).await, 0);
+    let strays = "SELECT (SELECT count(*) FROM named_frames, unnest(seqs) r WHERE lower(r) / 1024 <> part OR (upper(r) - 1) / 1024 <> part)
+      + (SELECT count(*) FROM named_frame_times, unnest(seqs) r WHERE lower(r) / 1024 <> part OR (upper(r) - 1) / 1024 <> part)";
+    assert_eq!(number(&admin, strays).await, 0);
+    let fits = |of: &str| {
+        format!(
+            "SELECT hardware, epoch, ref_ticks, ref_utc_us, uncertainty_us, range_agg(seqs) FROM {of} GROUP BY 1, 2, 3, 4, 5"
+        )
+    };
+    let differ = format!(
+        "SELECT count(*) FROM (({0} EXCEPT {1}) UNION ALL ({1} EXCEPT {0})) d",
+        fits("before"),
+        fits("frame_fits")
+    );
+    assert_eq!(number(&admin, &differ).await, 0);
+    assert_eq!(number(&admin, "SELECT count(*) FROM frame_times").await, 2, "those that are no names'");
+}
+
 /// A day whose time is over, with a reading in it and somebody who reads it.
 struct OldDay {
     url: String,

@@ -25,7 +25,7 @@ fn event(onset_s: u64) -> Event {
     }
 }
 
-fn event_batch(gateway: Uuid, events: Vec<Event>, gaps: Vec<Gap>) -> events::Events {
+pub(crate) fn event_batch(gateway: Uuid, events: Vec<Event>, gaps: Vec<Gap>) -> events::Events {
     let batch = EventBatch {
         version: ENVELOPE_VERSION,
         name: Some(Name { gateway, buffer: 7, sequence: 0 }.into()),

@@ -13,6 +13,7 @@ mod erasure;
 mod fairness;
 mod housekeeping;
 mod names;
+mod parts;
 mod pipeline;
 mod requests;
 mod rollup;

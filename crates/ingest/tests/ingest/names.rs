@@ -6,26 +6,7 @@ use crate::support::*;
 use kinara_ingest::erase::erase;
 use kinara_ingest::reconcile::{Span, Unaccounted, reconcile};
 use kinara_ingest::sweep::{Policy, sweep};
-use kinara_ingest::{Batch, batch, timestamp};
-use kinara_protocol::columns;
-use kinara_protocol::envelope::Fit;
-use kinara_protocol::frame::{Epoch, FrameRef};
-
-/// Frames as they are made of readings over HTTP: their ticks are milliseconds of UTC.
-fn over_http(seqs: &[u32]) -> Batch {
-    over_http_of(Epoch::new(0, 9), seqs)
-}
-
-fn over_http_of(epoch: Epoch, seqs: &[u32]) -> Batch {
-    let frames: Vec<Vec<u8>> = seqs
-        .iter()
-        .map(|seq| frame_with(epoch, *seq, (BOOT_US / 1_000).unsigned_abs() + u64::from(*seq) * 1_000, 700))
-        .collect();
-    let refs = frames.iter().map(|bytes| FrameRef::parse(bytes).unwrap());
-    let fit = Fit { ref_ticks: 0, ref_utc_us: 0, growth_ppb: 0, ..fit() };
-    let columns = stamped(columns::encode(HARDWARE, epoch, refs).unwrap(), fit);
-    batch::from_envelope(envelope_of(GATEWAY, 0, vec![columns])).unwrap()
-}
+use kinara_ingest::timestamp;
 
 #[tokio::test]
 async fn numbers_that_a_source_over_http_never_used_are_not_missing() {
@@ -39,7 +20,7 @@ async fn numbers_that_a_source_over_http_never_used_are_not_missing() {
     assert_eq!(world.gaps().await, "late {[3,5)}");
 }
 
-async fn unaccounted(world: &World) -> Vec<Unaccounted> {
+pub(crate) async fn unaccounted(world: &World) -> Vec<Unaccounted> {
     let span = Span { raw_from: timestamp(0), again_from: timestamp(0), patience: Duration::from_mins(1) };
     reconcile(&world.pool, &span).await.unwrap().frames
 }

@@ -56,7 +56,7 @@ impl Eye {
             .client
             .query_one(
                 "select (select count(*) from ts.readings) + (select count(*) from ts.waveforms),
-                        (select coalesce(sum(upper(r) - lower(r)), 0)::int8 from ledger, unnest(seqs) r),
+                        (select coalesce(sum(upper(r) - lower(r)), 0)::int8 from frames_in, unnest(seqs) r),
                         (select count(*) from gaps where withdrawn_at is null),
                         (select count(*) from gaps where withdrawn_at is null and reason = 'late')",
                 &[],
@@ -73,7 +73,7 @@ impl Eye {
         let rows = self
             .client
             .query(
-                "select l.epoch, lower(r), upper(r) from ledger l join hardware h on h.id = l.hardware,
+                "select l.epoch, lower(r), upper(r) from frames_in l join hardware h on h.id = l.hardware,
                  unnest(l.seqs) r where h.hardware_id = $1",
                 &[&hardware],
             )
@@ -224,8 +224,8 @@ impl Eye {
                 "select h.hardware_id, t.epoch, array_agg(lower(r)), array_agg(upper(r)), t.ref_ticks::int8,
                         t.ref_utc_us::int8, t.rate_ppb::int8, t.uncertainty_us::int8, t.growth_ppb::int8,
                         t.time_uncertain
-                 from frame_times t join hardware h on h.id = t.hardware, unnest(t.seqs) r
-                 group by t.ctid, t.tableoid, 1, 2, 5, 6, 7, 8, 9, 10",
+                 from frame_fits t join hardware h on h.id = t.hardware, unnest(t.seqs) r
+                 group by 1, 2, 5, 6, 7, 8, 9, 10",
                 &[],
             )
             .await?;

@@ -101,7 +101,11 @@ impl World {
     }
 
     pub async fn ledger(&self) -> String {
-        self.text("SELECT coalesce(string_agg(seqs::text, ' ' ORDER BY epoch), 'empty') FROM ledger").await
+        self.text(
+            "SELECT coalesce(string_agg(seqs::text, ' ' ORDER BY epoch), 'empty')
+             FROM (SELECT epoch, range_agg(seqs) AS seqs FROM frames_in GROUP BY hardware, epoch) f",
+        )
+        .await
     }
 
     /// Open gaps: reason and seqs.
@@ -236,4 +240,29 @@ pub fn batch_of(gateway: Uuid, frames: &[Vec<u8>]) -> Batch {
 
 pub fn seconds(range: std::ops::Range<u32>) -> Vec<Vec<u8>> {
     range.map(|seq| frame(EPOCH, seq)).collect()
+}
+
+/// The epoch of readings over HTTP, whose numbers are names.
+pub const NAMES: Epoch = Epoch::new(0, 9);
+
+/// Frames as they are made of readings over HTTP: their ticks are milliseconds of UTC. A number says when, within the hour.
+pub fn over_http(seqs: &[u32]) -> Batch {
+    over_http_of(NAMES, seqs)
+}
+
+pub fn over_http_of(epoch: Epoch, seqs: &[u32]) -> Batch {
+    over_http_within(epoch, seqs, fit().uncertainty_us)
+}
+
+/// The same, by a clock that may be wrong by so much.
+pub fn over_http_within(epoch: Epoch, seqs: &[u32], uncertainty_us: u64) -> Batch {
+    let began_ms = (BOOT_US / 1_000).unsigned_abs();
+    let frames: Vec<Vec<u8>> = seqs
+        .iter()
+        .map(|seq| frame_with(epoch, *seq, began_ms + u64::from(*seq % 3_600) * 1_000, 700))
+        .collect();
+    let refs = frames.iter().map(|bytes| FrameRef::parse(bytes).unwrap());
+    let fit = Fit { ref_ticks: 0, ref_utc_us: 0, growth_ppb: 0, uncertainty_us, ..fit() };
+    let columns = stamped(columns::encode(HARDWARE, epoch, refs).unwrap(), fit);
+    batch::from_envelope(envelope_of(GATEWAY, 0, vec![columns])).unwrap()
 }
