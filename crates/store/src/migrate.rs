@@ -98,6 +98,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(27, "0027_replays_in_turn"),
     migration!(28, "0028_intervals"),
     migration!(29, "0029_order"),
+    migration!(31, "0031_shares"),
 ];
 
 /// The migration that decides the storage.
