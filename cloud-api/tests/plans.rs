@@ -7,6 +7,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use kinara_cloud_api::resources::coverage::GAPS;
 use kinara_cloud_api::resources::readings::{SERIES, series_of};
 use kinara_store::migrate;
 use kinara_test_postgres::{Options, Postgres};
@@ -106,6 +107,8 @@ impl World {
              INSERT INTO named_frame_times SELECT hardware, epoch, part, 0, 0, 0, false, seqs, now(), now() FROM named_frames;
              INSERT INTO gaps (hardware, epoch, seqs, reason, from_time, to_time, updated_at)
                SELECT '{WEARER}', e, '{{[5,9)}}', 'late', {SINCE}, {SINCE}, '2000-01-01' FROM generate_series(1, 20) e;
+             INSERT INTO device_intervals SELECT '{WEARER}', 1, {SINCE} + make_interval(mins => s), 60000 + s % 2
+               FROM generate_series(0, 100) s;
              INSERT INTO ts.events (time, tenant_id, user_id, device_id, event_type, key)
                SELECT {SINCE} + make_interval(mins => s), '{TENANT}', '{WEARER}', '{DEVICE}', 'hot_flash', s::text::bytea
                FROM generate_series(0, 100) s;
@@ -147,6 +150,7 @@ impl World {
                SELECT '{TENANT}', 'frame', 'kinara:' || g, 1, s, 'unsure', 'x', sha256((g || ' ' || s)::bytea) {tenth};
              INSERT INTO alerts (tenant_id, kind, user_id, title, severity, from_time, to_time)
                SELECT '{TENANT}', 'event', {OTHER}, 't', 'info', t.at, t.at {tenth};
+             INSERT INTO device_intervals SELECT {OTHER}, 1, t.at, 60000 + s % 2 {tenth} ON CONFLICT DO NOTHING;
              INSERT INTO ts.written_hours SELECT '{TENANT}', t.at, 1, now(), now() {tenth} ON CONFLICT DO NOTHING;
              INSERT INTO audit_log (tenant_id, actor, action, target, detail)
                SELECT '{TENANT}', 'm', 'users.update', 'user:' || {OTHER}, jsonb_build_object('user_id', {OTHER}) {tenth};
@@ -256,8 +260,7 @@ fn questions() -> Vec<Question> {
             format!("SELECT ts.move('{ask}', 1)")),
         own("erasure of a day", stone.clone(), erase(1)),
         own("the end of an erasure", format!("{stone}; {}", erase(1000)), erase(1)),
-        own("gaps' turn", none(), "SELECT id FROM gaps WHERE reason = 'late' AND withdrawn_at IS NULL
-            AND updated_at < '2020-01-01' ORDER BY looked_at NULLS FIRST LIMIT 20".into()),
+        own("gaps' turn", none(), "SELECT * FROM ts.gaps_to_look_at(now() - interval '1 hour', 20, 20)".into()),
         own("the quarantine's limits", none(), "SELECT * FROM ts.quarantine_excess(1000000, 1000000000)".into()),
         own("the quarantine's age", none(), "SELECT id FROM quarantine WHERE received_at < now() - interval '90 days'
             ORDER BY received_at LIMIT 5000".into()),
@@ -282,11 +285,18 @@ fn questions() -> Vec<Question> {
         own("open gaps of a batch", none(), format!("SELECT k.hardware, k.epoch, g.reason, g.seqs::text
             FROM (SELECT DISTINCT * FROM {KEYS}) k(hardware, epoch) CROSS JOIN LATERAL (
               SELECT g.reason, g.seqs FROM gaps g WHERE g.hardware = k.hardware AND g.epoch = k.epoch
-                AND g.withdrawn_at IS NULL AND g.seqs IS NOT NULL OFFSET 0) g")),
+                AND g.withdrawn_at IS NULL AND g.seqs && int8range(0, 1000) OFFSET 0) g")),
         own("a batch's frames in quarantine", none(), format!("SELECT k.hardware, k.epoch, q.seq
             FROM (SELECT DISTINCT * FROM {KEYS}) k(hardware, epoch) CROSS JOIN LATERAL (
               SELECT q.seq FROM quarantine q WHERE q.hardware_id = (SELECT h.hardware_id FROM hardware h WHERE h.id = k.hardware)
                 AND q.epoch = k.epoch AND q.what = 'frame' AND q.seq IS NOT NULL AND q.reason <> 'foreign_gateway' OFFSET 0) q")),
+        own("whose refused numbers may be", none(), format!("SELECT k.*, c.possible FROM {KEYS} k(hardware, epoch)
+            CROSS JOIN LATERAL ts.numbers_of(k.hardware, k.epoch, now()) c WHERE c.clinic = '{TENANT}'")),
+        own("rules that look again", "INSERT INTO device_intervals VALUES ('00000000-0000-0000-0000-000000000031', 1, now(), 5000)".into(),
+            format!("SELECT ts.note_intervals(ARRAY['{WEARER}'::uuid], ARRAY[1::int2], ARRAY[now()], ARRAY[5000])")),
+        own("notes of what changed", format!("INSERT INTO ts.interval_looks (tenant_id, hardware, channel, from_time, to_time)
+            VALUES ('{TENANT}', '{WEARER}', 1, {SINCE}, {until})"), format!("SELECT ts.spread_looks('{TENANT}', 1000)")),
+        own("old intervals", none(), "SELECT forget_intervals(now() - interval '1827 days', 100)".into()),
         own("old audit", none(), "SELECT forget_audit(now() - interval '3653 days', 100)".into()),
         own("old alerts", none(), "SELECT forget_alerts(now() - interval '1827 days', 100)".into()),
         own("old gaps", none(), "SELECT forget_gaps(now() - interval '90 days', '1999-01-01', 100)".into()),
@@ -298,6 +308,8 @@ fn questions() -> Vec<Question> {
         page("newest", format!("SELECT * FROM latest_of('{WEARER}')")),
         page("days", format!("SELECT * FROM wearer_days WHERE user_id = '{WEARER}' AND bucket >= {SINCE} - interval '1 day'
             ORDER BY bucket LIMIT 400")),
+        page("intervals in force", format!("SELECT * FROM wearer_interval_spans('{WEARER}', 1::int2, {SINCE}, {until})")),
+        page("coverage's gaps", GAPS.replace("$1", &format!("'{WEARER}'")).replace("$2", SINCE).replace("$3", &until)),
         page("HRV's page", format!("SELECT * FROM hrv WHERE user_id = '{WEARER}' AND bucket >= {SINCE} AND bucket < {until}
             ORDER BY bucket LIMIT 5000")),
         page("gaps' page", format!("SELECT * FROM wearer_gaps WHERE user_id = '{WEARER}' AND (from_time IS NULL OR from_time <= {until})

@@ -82,6 +82,8 @@ const STEPS_AGAIN: Duration = Duration::from_mins(1);
 
 /// How long after a change in what boxes are told it is published.
 const BURST: Duration = Duration::from_millis(300);
+/// A look reads what all clinics have: after one there is this often its time until the next, however much one of them changes.
+const REST: u32 = 4;
 
 /// Why a bridge does not start.
 #[derive(Debug, thiserror::Error)]
@@ -168,7 +170,7 @@ async fn run_all(config: Config, clock: Arc<dyn Clock>, stop: CancellationToken)
         clock: clock.clone(),
     };
     tasks.spawn("the reader of states", until(stop.clone(), reader.read()));
-    let register = Register { pool: pool.clone(), clock: clock.clone() };
+    let register = Register::new(pool.clone(), clock.clone());
     tasks.spawn("the writer of states", until(stop.clone(), take_states(register, readable)));
     let lives = Newest::new(LIVES_EACH, LIVES);
     let gate = live::Gate::new(pool.clone(), clock.clone(), Duration::from_secs(config.limits.live_cache_s));
@@ -571,32 +573,47 @@ struct Jobs {
     stop: CancellationToken,
 }
 
+/// When a change is looked at.
+fn after_change(now: Instant, last: (Instant, Duration), every: Duration) -> Instant {
+    let (ended, took) = last;
+    (now + BURST).max(ended + (took * REST).min(every))
+}
+
 async fn keep_configured(jobs: Jobs) {
     let mut desired = roster::Desired::default();
     let mut next = Instant::now() + jobs.every;
+    // When the last look ended, and how long it took.
+    let mut last = (Instant::now(), Duration::ZERO);
     loop {
         tokio::select! {
             () = tokio::time::sleep_until(next) => {}
             () = jobs.connected.notified() => desired.connected(),
             () = jobs.changed.notified() => {
                 // What people change comes in bursts.
-                next = next.min(Instant::now() + BURST);
+                next = next.min(after_change(Instant::now(), last, jobs.every));
                 continue;
             }
             () = jobs.stop.cancelled() => return,
         }
-        next = Instant::now() + jobs.every;
-        if let Err(error) = jobs.tenants.refresh(&jobs.pool).await {
-            jobs.metrics.database.store(false, Ordering::Relaxed);
-            tracing::warn!(%error, "the gateways' clinics are not known");
-            continue;
-        }
-        jobs.metrics.database.store(true, Ordering::Relaxed);
-        if jobs.metrics.subscribed.load(Ordering::Relaxed)
-            && let Err(error) = desired.refresh(&jobs.pool, jobs.clock.as_ref(), &jobs.publisher).await
-        {
-            tracing::warn!(%error, "the gateways' configurations are not published");
-        }
+        let began = Instant::now();
+        look(&jobs, &mut desired).await;
+        last = (Instant::now(), began.elapsed());
+        next = last.0 + jobs.every;
+    }
+}
+
+/// Publishes what boxes are told, where it is another than before.
+async fn look(jobs: &Jobs, desired: &mut roster::Desired) {
+    if let Err(error) = jobs.tenants.refresh(&jobs.pool).await {
+        jobs.metrics.database.store(false, Ordering::Relaxed);
+        tracing::warn!(%error, "the gateways' clinics are not known");
+        return;
+    }
+    jobs.metrics.database.store(true, Ordering::Relaxed);
+    if jobs.metrics.subscribed.load(Ordering::Relaxed)
+        && let Err(error) = desired.refresh(&jobs.pool, jobs.clock.as_ref(), &jobs.publisher).await
+    {
+        tracing::warn!(%error, "the gateways' configurations are not published");
     }
 }
 
@@ -746,5 +763,24 @@ async fn keep_swept(
             }
             Err(error) => tracing::warn!(%error, "the sweep failed; it will be tried again"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clinic_that_changes_all_the_time_has_the_others_looked_at_for_a_part_of_the_time() {
+        let (now, every) = (Instant::now(), Duration::from_secs(10));
+        let ms = Duration::from_millis;
+        assert_eq!(after_change(now, (now, ms(20)), every), now + BURST, "most looks are quick");
+        assert_eq!(after_change(now, (now, ms(1_000)), every), now + ms(4_000));
+        assert_eq!(after_change(now + ms(3_900), (now, ms(1_000)), every), now + ms(4_200));
+        assert_eq!(
+            after_change(now, (now, ms(30_000)), every),
+            now + every,
+            "no later than without a change"
+        );
     }
 }

@@ -229,7 +229,8 @@ async fn off_thread<T: Send + 'static>(
 }
 
 impl Desired {
-    /// What the broker kept for a retired gateway goes: it names every wearer, and has everybody's PIN verifier.
+    /// What the broker kept for a retired gateway goes: it names every wearer, and has everybody's PIN verifier. So does what
+    /// the gateway itself said last: every bridge would be given it for ever.
     async fn empty_retired(
         &mut self,
         client: &Client,
@@ -241,8 +242,11 @@ impl Desired {
             if self.published.get(&gateway) == Some(&nothing) {
                 continue;
             }
-            let topic = topic::of(GatewayId(gateway), Leaf::Config);
-            if publisher.publish(topic, QoS::AtLeastOnce, true, Vec::new(), None) {
+            let empty = |leaf| {
+                let topic = topic::of(GatewayId(gateway), leaf);
+                publisher.publish(topic, QoS::AtLeastOnce, true, Vec::new(), None)
+            };
+            if empty(Leaf::State) && empty(Leaf::Config) {
                 self.published.insert(gateway, nothing);
             }
         }

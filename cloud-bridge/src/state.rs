@@ -5,7 +5,9 @@
 //! one held is gone: the time of the break is kept, and the gaps it left are settled by it. The key by which the gateway
 //! signs what people decide at it is trusted when it is its first; another waits for an operator.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use kinara_clock::Clock;
 use kinara_ingest::seqs::SeqSet;
@@ -120,12 +122,32 @@ fn json(state: &State) -> Value {
 #[derive(Debug, Clone)]
 pub struct Register {
     /// Connections.
-    pub pool: Pool,
+    pool: Pool,
     /// Time.
-    pub clock: Arc<dyn Clock>,
+    clock: Arc<dyn Clock>,
+    /// Gateways whose word of what was acknowledged took too long, until when nothing is asked of it.
+    resting: Arc<Mutex<HashMap<Uuid, Instant>>>,
 }
 
+/// How long a gateway's word of what was acknowledged to it may be worked on, in milliseconds,
+const DELIVERED_MS: u64 = 2_000;
+/// how long it is left alone when that was not enough,
+const REST: Duration = Duration::from_mins(10);
+/// and how many gateways are remembered for it.
+const MOST_RESTING: usize = 10_000;
+/// Lives of a gateway's daemon that are kept.
+const LIVES: i32 = 1_000;
+/// Epochs of a device of which it is kept which firmware it ran,
+const FIRMWARE_EPOCHS: i32 = 1_000;
+/// and what each gateway says was acknowledged to it.
+const DELIVERED_EPOCHS: i32 = 64;
+
 impl Register {
+    /// On these connections.
+    pub fn new(pool: Pool, clock: Arc<dyn Clock>) -> Self {
+        Self { pool, clock, resting: Arc::default() }
+    }
+
     /// Takes note of a state.
     pub async fn note(&self, message: &Message) -> Result<(), kinara_ingest::Error> {
         let now = timestamp(self.clock.utc_us());
@@ -169,7 +191,52 @@ impl Register {
         let payload = json!({ "tenant": tenant, "gateway": gateway }).to_string();
         tx.execute("SELECT pg_notify('kinara_state', $1)", &[&payload]).await?;
         tx.commit().await?;
+        if state.online
+            && let Err(error) = self.note_delivered(&mut client, gateway, tenant, state, now).await
+        {
+            tracing::warn!(%error, %gateway, "what was acknowledged to this gateway is not noted for now");
+        }
         Ok(())
+    }
+
+    /// By itself, and in little time: what a gateway says of its epochs may take long to be held against what there is, and
+    /// the others' states wait.
+    async fn note_delivered(
+        &self,
+        client: &mut kinara_store::Client,
+        gateway: Uuid,
+        tenant: Uuid,
+        state: &State,
+        now: jiff::Timestamp,
+    ) -> Result<(), kinara_ingest::Error> {
+        if !state.devices.iter().any(|device| device.delivered.is_some()) || self.rests(gateway) {
+            return Ok(());
+        }
+        let tx = client.transaction().await?;
+        tx.batch_execute(&format!("SET LOCAL statement_timeout = {}", DELIVERED_MS)).await?;
+        match delivered(&tx, gateway, tenant, state, now).await {
+            Ok(()) => Ok(tx.commit().await?),
+            Err(error) => {
+                self.let_rest(gateway);
+                Err(error)
+            }
+        }
+    }
+
+    fn rests(&self, gateway: Uuid) -> bool {
+        let resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
+        resting.get(&gateway).is_some_and(|until| *until > Instant::now())
+    }
+
+    fn let_rest(&self, gateway: Uuid) {
+        let mut resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if resting.len() >= MOST_RESTING {
+            resting.retain(|_, until| *until > now);
+        }
+        if resting.len() < MOST_RESTING {
+            resting.insert(gateway, now + REST);
+        }
     }
 }
 
@@ -213,6 +280,7 @@ async fn chain(
         &[&gateway, &buffer, &previous, &(state.store_id as i64), &now, &broken.then_some(now)],
     )
     .await?;
+    tx.execute("SELECT ts.thin_lives($1, $2)", &[&gateway, &LIVES]).await?;
     Ok(())
 }
 
@@ -234,10 +302,8 @@ async fn links(
         .await?;
         return Ok(());
     }
-    let mut devices: Vec<&DeviceState> = state.devices.iter().collect();
-    devices.sort_by(|a, b| a.hardware_id.cmp(&b.hardware_id));
-    devices.dedup_by(|a, b| a.hardware_id == b.hardware_id);
-    let column = Columns::of(gateway, &devices);
+    let devices = devices_of(state);
+    let column = Columns::of(gateway, &devices, now);
     let statement = tx.prepare_cached(LINKS).await?;
     tx.execute(
         &statement,
@@ -255,12 +321,25 @@ async fn links(
     )
     .await?;
     let statement = tx.prepare_cached(FIRMWARE).await?;
-    tx.execute(
-        &statement,
-        &[&tenant, &now, &column.hardware, &column.epoch, &column.firmware, &column.speaks],
-    )
-    .await?;
-    delivered(tx, gateway, tenant, &devices, now).await
+    let rows = tx
+        .query(
+            &statement,
+            &[&tenant, &now, &column.hardware, &column.epoch, &column.firmware, &column.speaks],
+        )
+        .await?;
+    let noted: Vec<Uuid> = rows.iter().map(|row| row.get(0)).collect();
+    if !noted.is_empty() {
+        tx.execute("SELECT ts.thin_firmware($1, $2)", &[&noted, &FIRMWARE_EPOCHS]).await?;
+    }
+    Ok(())
+}
+
+/// Each device that a state speaks of, once.
+fn devices_of(state: &State) -> Vec<&DeviceState> {
+    let mut devices: Vec<&DeviceState> = state.devices.iter().collect();
+    devices.sort_by(|a, b| a.hardware_id.cmp(&b.hardware_id));
+    devices.dedup_by(|a, b| a.hardware_id == b.hardware_id);
+    devices
 }
 
 /// In the order of their names, so that two bridges with states of the same devices do not wait in a circle.
@@ -284,7 +363,7 @@ const FIRMWARE: &str = "
       JOIN devices d ON d.tenant_id = $1 AND d.hardware_id = n.hardware_id
     WHERE n.speaks AND n.epoch <> 0 AND n.firmware <> ''
       AND NOT EXISTS (SELECT FROM device_firmware f WHERE f.device_id = d.id AND f.epoch = n.epoch)
-    ORDER BY 1 ON CONFLICT DO NOTHING";
+    ORDER BY 1 ON CONFLICT DO NOTHING RETURNING device_id";
 
 /// Only frames of times in which the gateway's clinic had the device: of what it says, the numbers that boundaries and times
 /// leave to it. What is known of no such epoch is of now. Once an hour is enough for a comparison that is made once a day, and a
@@ -302,18 +381,19 @@ const DELIVERED: &str = "
     WHERE NOT isempty(t.seqs) AND NOT EXISTS (SELECT FROM gateway_delivered o WHERE o.gateway_id = $1
       AND o.hardware = t.hardware AND o.epoch = t.epoch AND o.seqs @> t.seqs)
     ORDER BY 2, 3
-    ON CONFLICT (gateway_id, hardware, epoch) DO UPDATE SET seqs = g.seqs + excluded.seqs, told_at = excluded.told_at";
+    ON CONFLICT (gateway_id, hardware, epoch) DO UPDATE SET seqs = g.seqs + excluded.seqs, told_at = excluded.told_at
+    RETURNING hardware";
 
 /// Takes note of what a gateway says was acknowledged to it.
 async fn delivered(
     tx: &Transaction<'_>,
     gateway: Uuid,
     tenant: Uuid,
-    devices: &[&DeviceState],
+    state: &State,
     now: jiff::Timestamp,
 ) -> Result<(), kinara_ingest::Error> {
     let (mut hardware, mut epochs, mut seqs) = (Vec::new(), Vec::new(), Vec::new());
-    for device in devices {
+    for device in devices_of(state) {
         let Some(delivered) = &device.delivered else { continue };
         let Some(set) = SeqSet::from_distances(&delivered.seq_ranges).filter(|set| !set.is_empty()) else {
             continue;
@@ -326,7 +406,11 @@ async fn delivered(
         return Ok(());
     }
     let statement = tx.prepare_cached(DELIVERED).await?;
-    tx.execute(&statement, &[&gateway, &tenant, &now, &hardware, &epochs, &seqs]).await?;
+    let rows = tx.query(&statement, &[&gateway, &tenant, &now, &hardware, &epochs, &seqs]).await?;
+    let noted: Vec<Uuid> = rows.iter().map(|row| row.get(0)).collect();
+    if !noted.is_empty() {
+        tx.execute("SELECT ts.thin_delivered($1, $2, $3)", &[&gateway, &noted, &DELIVERED_EPOCHS]).await?;
+    }
     Ok(())
 }
 
@@ -344,7 +428,7 @@ struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    fn of(gateway: Uuid, devices: &[&'a DeviceState]) -> Self {
+    fn of(gateway: Uuid, devices: &[&'a DeviceState], now: jiff::Timestamp) -> Self {
         let mut out = Self::default();
         for device in devices {
             out.hardware.push(&device.hardware_id);
@@ -356,7 +440,8 @@ impl<'a> Columns<'a> {
                 "backlog_frames": device.backlog_frames,
                 "problem": (!device.problem.is_empty()).then_some(&device.problem),
             }));
-            out.seen.push((device.last_seen_us > 0).then(|| timestamp(device.last_seen_us)));
+            // A clock that is ahead would hide all that is seen of the device until it was then.
+            out.seen.push((device.last_seen_us > 0).then(|| timestamp(device.last_seen_us).min(now)));
             out.battery.push((device.battery_percent <= 100).then_some(device.battery_percent as i16));
             out.worn.push(match device.worn {
                 1 => Some(true),

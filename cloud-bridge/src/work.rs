@@ -105,6 +105,8 @@ struct Group {
     /// Of those that are followed.
     ways: Vec<Option<Way>>,
     readings: usize,
+    /// Frames that hold no readings are work, too.
+    weight: usize,
 }
 
 impl Workplace {
@@ -137,7 +139,8 @@ impl Workplace {
 
     /// Gathers what waits, as much as one transaction may hold, and writes it.
     async fn take_group(&self, first: Option<Item>, hand: &mut Hand, failures: &mut u32) {
-        let mut group = Group { batches: Vec::new(), to: Vec::new(), ways: Vec::new(), readings: 0 };
+        let mut group =
+            Group { batches: Vec::new(), to: Vec::new(), ways: Vec::new(), readings: 0, weight: 0 };
         let until = Instant::now() + Duration::from_millis(self.limits.gather_ms);
         let mut next = first;
         while let Some(item) = next {
@@ -146,7 +149,7 @@ impl Workplace {
             } else {
                 self.gather(item, until, &mut group, hand).await;
             }
-            let full = group.readings >= self.limits.readings_per_transaction;
+            let full = group.readings.max(group.weight / 2) >= self.limits.readings_per_transaction;
             next = if full || Instant::now() >= until { None } else { self.next_of(hand) };
         }
         if !group.batches.is_empty() {
@@ -229,7 +232,7 @@ impl Workplace {
             way.decoded(&batch);
         }
         let to = Addressee::new(batch.name, false, &item.payload);
-        let readings = batch.readings();
+        let (readings, weight) = (batch.readings(), batch.weight());
         let mut pieces = batch.pieces(self.limits.readings_per_transaction);
         if pieces.len() > 1 {
             let pieces = pieces.into_iter().map(Piece::Frames).collect();
@@ -237,6 +240,7 @@ impl Workplace {
         }
         group.ways.push(way);
         group.readings += readings;
+        group.weight += weight;
         group.to.push(to);
         group.batches.append(&mut pieces);
     }

@@ -282,6 +282,12 @@ async fn audit_refusal(app: App, tenant: Uuid, member: Uuid, address: String) {
     }
 }
 
+/// Whose a refresh token is. Who is known by it waits among their own clinic's from here on, and holds none of the
+/// connections of those who are not known yet.
+async fn holder_of(app: &App, token: &[u8]) -> Result<Option<SessionRow>, Problem> {
+    app.database.stranger().await?.session_lookup(&Sha256::digest(token)).await
+}
+
 /// Take the next access token.
 #[utoipa::path(post, path = "/api/v1/auth/refresh", tag = "auth",
     responses(
@@ -291,12 +297,11 @@ async fn audit_refusal(app: App, tenant: Uuid, member: Uuid, address: String) {
 pub async fn refresh(State(app): State<App>, headers: HeaderMap) -> Result<Response, Problem> {
     same_site(&headers)?;
     let Some(token) = refresh_token(&headers) else { return Ok(over(&app)) };
-    let mut connection = app.database.stranger().await?;
-    let Some(SessionRow { session, tenant, member }) =
-        connection.session_lookup(&Sha256::digest(&token)).await?
-    else {
+    let Some(SessionRow { session, tenant, member }) = holder_of(&app, &token).await? else {
         return Ok(over(&app));
     };
+    let _turn = app.turns.take(tenant, Some(member)).await?;
+    let mut connection = app.database.connection().await?;
     let transaction = connection.tenant_write(tenant).await?;
     take_turn(&transaction, member).await?;
     let row = transaction
@@ -353,22 +358,21 @@ async fn revoke(transaction: &TenantTransaction<'_>, family: Uuid, at: Timestamp
     responses((status = 204, description = "Logged out")), security(()))]
 pub async fn logout(State(app): State<App>, headers: HeaderMap) -> Result<Response, Problem> {
     same_site(&headers)?;
-    if let Some(token) = refresh_token(&headers) {
-        let mut connection = app.database.stranger().await?;
-        if let Some(SessionRow { session, tenant, member }) =
-            connection.session_lookup(&Sha256::digest(&token)).await?
-        {
-            let transaction = connection.tenant_write(tenant).await?;
-            take_turn(&transaction, member).await?;
-            let row = transaction.row("SELECT family FROM sessions WHERE id = $1", &[&session]).await?;
-            if let Some(row) = row {
-                let family: Uuid = row.try_get(0)?;
-                revoke(&transaction, family, now(&app)?).await?;
-                let actor = format!("member:{member}");
-                transaction.audit(&actor, "logout", None, json!({ "session": family })).await?;
-                transaction.commit().await?;
-                app.standings.ended(family);
-            }
+    if let Some(token) = refresh_token(&headers)
+        && let Some(SessionRow { session, tenant, member }) = holder_of(&app, &token).await?
+    {
+        let _turn = app.turns.take(tenant, Some(member)).await?;
+        let mut connection = app.database.connection().await?;
+        let transaction = connection.tenant_write(tenant).await?;
+        take_turn(&transaction, member).await?;
+        let row = transaction.row("SELECT family FROM sessions WHERE id = $1", &[&session]).await?;
+        if let Some(row) = row {
+            let family: Uuid = row.try_get(0)?;
+            revoke(&transaction, family, now(&app)?).await?;
+            let actor = format!("member:{member}");
+            transaction.audit(&actor, "logout", None, json!({ "session": family })).await?;
+            transaction.commit().await?;
+            app.standings.ended(family);
         }
     }
     let mut response = StatusCode::NO_CONTENT.into_response();

@@ -4,7 +4,7 @@
 //! broker (the bridge has checked whose they are); everything else is a pointer from the database, read again inside a
 //! transaction of the tenant it names.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -22,6 +22,8 @@ use crate::metrics::Metrics;
 const MAX_NEWEST: usize = 20_000;
 /// Stored marks remembered for one tenant.
 const MAX_STORED: usize = 4_096;
+/// How far a value's time may be ahead of ours, milliseconds: one that is farther would hide all that come after it.
+const AHEAD_MS: i64 = 60_000;
 /// Events looked up one by one; more are looked up as a period.
 const MAX_EVENTS: usize = 64;
 
@@ -37,7 +39,8 @@ pub(crate) struct Newest {
 #[derive(Debug, Default)]
 struct Room {
     clients: HashMap<u64, Arc<Outbox>>,
-    newest: HashMap<(Uuid, String), Newest>,
+    /// In the order of devices: one is found among however many.
+    newest: BTreeMap<(Uuid, String), Newest>,
     stored: HashMap<(Uuid, u64), i64>,
 }
 
@@ -139,8 +142,10 @@ impl Hub {
         let mut rooms = self.rooms();
         let room = rooms.entry(tenant).or_default();
         let mark = room.stored.get(&(device, epoch)).copied();
+        let latest_ms = self.clock.utc_us() / 1_000 + AHEAD_MS;
         let readings: Vec<LiveReading> = readings
             .into_iter()
+            .filter(|(_, reading)| reading.time_ms <= latest_ms)
             .map(|(seq, reading)| LiveReading { stored: mark.is_some_and(|mark| seq <= mark), ..reading })
             .collect();
         if room.newest.len() > MAX_NEWEST {
@@ -174,7 +179,8 @@ impl Hub {
         let mark = room.stored.entry((device, epoch)).or_insert(seq);
         *mark = seq.max(*mark);
         let prefix = format!("{}:", Epoch(epoch));
-        for newest in room.newest.values_mut().filter(|newest| newest.device == device) {
+        let of_device = room.newest.range_mut((device, String::new())..);
+        for (_, newest) in of_device.take_while(|((of, _), _)| *of == device) {
             let key = newest.reading.key.strip_prefix(&prefix).and_then(|rest| rest.split_once(':'));
             if key.and_then(|(seq, _)| seq.parse().ok()).is_some_and(|of: i64| of <= seq) {
                 newest.reading.stored = true;
@@ -258,5 +264,62 @@ impl Hub {
         for outbox in self.outboxes(tenant) {
             give(&outbox);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use kinara_clock::ManualClock;
+
+    use super::*;
+
+    const CLINIC: Uuid = Uuid::from_u128(1);
+    const NOW_MS: i64 = 1_780_000_000_000;
+
+    fn hub() -> Hub {
+        let clock = Arc::new(ManualClock::new(NOW_MS * 1_000, 0));
+        Hub::new(LiveConfig::default(), clock, Arc::new(Metrics::default()))
+    }
+
+    fn reading(kind: u64, time_ms: i64) -> (i64, LiveReading) {
+        let reading = LiveReading {
+            reading_type: format!("kind_{kind}"),
+            value: 1.0,
+            unit: None,
+            time_ms,
+            key: format!("{}:5:0", Epoch(7)),
+            stored: false,
+        };
+        (5, reading)
+    }
+
+    #[test]
+    fn that_frames_of_one_device_are_stored_costs_nothing_for_the_thousands_of_others() {
+        let hub = hub();
+        for device in 0..2_000 {
+            let readings = (0..9).map(|kind| reading(kind, NOW_MS)).collect();
+            hub.live(CLINIC, Uuid::nil(), Uuid::from_u128(device), 7, readings);
+        }
+        let began = Instant::now();
+        for seq in 0..50_000 {
+            hub.stored(CLINIC, Uuid::from_u128(1_234), 7, seq);
+        }
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        let stored = hub.newest(CLINIC).into_iter().filter(|newest| newest.reading.stored);
+        assert_eq!(stored.map(|newest| newest.device).collect::<Vec<_>>(), [Uuid::from_u128(1_234); 9]);
+    }
+
+    #[test]
+    fn a_value_from_the_future_hides_none_that_come_after_it() {
+        let hub = hub();
+        let device = Uuid::from_u128(5);
+        hub.live(CLINIC, Uuid::nil(), device, 7, vec![reading(0, i64::MAX / 1_000)]);
+        hub.live(CLINIC, Uuid::nil(), device, 7, vec![reading(0, NOW_MS)]);
+        assert_eq!(
+            hub.newest(CLINIC).iter().map(|newest| newest.reading.time_ms).collect::<Vec<_>>(),
+            [NOW_MS]
+        );
     }
 }

@@ -155,29 +155,31 @@ async fn one_connection(
     }
 }
 
-/// Follows the pointers until told to stop.
+/// Clinics whose state is read at the same time.
+const AT_ONCE: usize = 3;
+/// How long a statement that reads one clinic's may take: others wait for their turns. In milliseconds.
+const READ_WITHIN_MS: u64 = 3_000;
+/// How long after that it is tried again.
+const READ_AGAIN: Duration = Duration::from_secs(5);
+
+/// Follows the pointers until told to stop. A clinic whose state cannot be read, or not in time, waits by itself.
 pub async fn follow(database: Database, hub: Arc<Hub>, stop: CancellationToken) {
     loop {
         let dirty = tokio::select! {
             () = stop.cancelled() => return,
             dirty = hub.dirty() => dirty,
         };
-        for (tenant, what) in dirty {
-            if let Err(problem) = read(&database, &hub, tenant, &what).await {
-                tracing::warn!(?problem, "the newest state could not be read");
-                // Again later; the database is down, and the state with it.
-                if what.state {
-                    hub.state_changed(tenant);
-                }
-                if what.alerts {
-                    hub.alerts_changed(tenant);
-                }
-                if let Some(since) = what.events.iter().map(|(_, time)| *time).chain(what.events_since).min()
-                {
-                    hub.events_since(tenant, since);
-                }
-                tokio::time::sleep(RETRY.0 * 4).await;
+        let read = futures_util::stream::iter(dirty).for_each_concurrent(AT_ONCE, |(tenant, what)| {
+            let (database, hub) = (&database, &hub);
+            async move {
+                let Err(problem) = read(database, hub, tenant, &what).await else { return };
+                tracing::warn!(%tenant, ?problem, "the newest state could not be read");
+                tokio::spawn(mark_again(hub.clone(), tenant, what));
             }
+        });
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = read => {}
         }
         tokio::select! {
             () = stop.cancelled() => return,
@@ -186,9 +188,24 @@ pub async fn follow(database: Database, hub: Arc<Hub>, stop: CancellationToken) 
     }
 }
 
+/// Has it read again later: the database is down, or the clinic has very much.
+async fn mark_again(hub: Arc<Hub>, tenant: Uuid, what: Dirty) {
+    tokio::time::sleep(READ_AGAIN).await;
+    if what.state {
+        hub.state_changed(tenant);
+    }
+    if what.alerts {
+        hub.alerts_changed(tenant);
+    }
+    if let Some(since) = what.events.iter().map(|(_, time)| *time).chain(what.events_since).min() {
+        hub.events_since(tenant, since);
+    }
+}
+
 async fn read(database: &Database, hub: &Hub, tenant: Uuid, dirty: &Dirty) -> Result<(), Problem> {
     let mut connection = database.connection().await?;
     let transaction = connection.tenant(tenant).await?;
+    transaction.batch_execute(&format!("SET LOCAL statement_timeout = {READ_WITHIN_MS}")).await?;
     let mut found = Vec::new();
     for (user, time) in &dirty.events {
         // The notice may be rounded to milliseconds.

@@ -15,6 +15,10 @@ use crate::resources::devices::Device;
 use crate::resources::events::Event;
 use crate::resources::gateways::Gateway;
 
+/// Stored marks that wait for a client that reads slowly: beyond that the oldest epoch's goes. Its values are shown as not yet stored
+/// until they are overtaken.
+const MAX_STORED: usize = 4_096;
+
 #[derive(Debug, Default)]
 struct Waiting {
     live: BTreeMap<(Uuid, Uuid), BTreeMap<String, LiveReading>>,
@@ -67,6 +71,9 @@ impl Outbox {
     /// A stored mark.
     pub fn stored(&self, device: Uuid, epoch: u64, seq: i64) {
         self.put(|waiting| {
+            if waiting.stored.len() >= MAX_STORED && !waiting.stored.contains_key(&(device, epoch)) {
+                waiting.stored.pop_first();
+            }
             let mark = waiting.stored.entry((device, epoch)).or_insert(seq);
             *mark = seq.max(*mark);
         });
@@ -170,6 +177,19 @@ mod tests {
         );
         assert!(matches!(&taken[1], Message::Stored { epoch, seq: 999, .. } if epoch == "0000000000000007"));
         assert!(outbox.take().is_empty());
+    }
+
+    #[test]
+    fn however_many_epochs_are_told_of_a_slow_client_has_so_many_marks_waiting() {
+        let outbox = Outbox::new(2);
+        for epoch in 0..100_000 {
+            outbox.stored(Uuid::nil(), epoch, 5);
+        }
+        let taken = outbox.take();
+        assert_eq!(taken.len(), MAX_STORED);
+        assert!(
+            matches!(taken.last(), Some(Message::Stored { epoch, .. }) if *epoch == Epoch(99_999).to_string())
+        );
     }
 
     #[test]

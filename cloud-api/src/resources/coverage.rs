@@ -64,6 +64,27 @@ pub struct CoverageQuery {
     to: Option<UtcMs>,
 }
 
+/// However many gaps there are of a reason: where they lie, from whole seconds on. What has no time is of all times.
+pub const GAPS: &str = "
+    SELECT lower(s.times), upper(s.times), s.reason
+    FROM (
+      SELECT g.reason, unnest(range_agg(tstzrange(
+        date_trunc('second', greatest(least(coalesce(g.from_time, $2), coalesce(g.to_time, $3)), $2)),
+        least(greatest(coalesce(g.from_time, $2), coalesce(g.to_time, $3)), $3), '[]'))) AS times
+      FROM wearer_gaps g
+      WHERE g.user_id = $1 AND (g.from_time IS NULL OR g.from_time < $3) AND (g.to_time IS NULL OR g.to_time > $2)
+      GROUP BY g.reason) s
+    ORDER BY s.reason <> 'late', s.reason";
+/// Of each second the last word.
+const WEAR: &str = "
+    (SELECT at, worn FROM wearer_wear WHERE user_id = $1 AND at < $2 ORDER BY at DESC LIMIT 1)
+    UNION ALL (
+      SELECT DISTINCT ON (date_trunc('second', at)) at, worn FROM wearer_wear WHERE user_id = $1 AND at >= $2 AND at < $3
+      ORDER BY date_trunc('second', at), at DESC)
+    ORDER BY at";
+/// Words about an interval that are gone through: one a second.
+const MOST_SPANS: i64 = LONGEST_S;
+
 /// Something that lasts: from, to (seconds since 1970), and its state: a place in the list of states.
 struct Stretch {
     from: i64,
@@ -95,14 +116,7 @@ pub async fn show(
     // From the least to the most telling: what comes later covers what came before.
     let mut states: Vec<(&'static str, Option<String>)> = vec![("out_of_range", None), ("late", None)];
     let mut stretches = Vec::new();
-    let gaps = transaction
-        .rows(
-            "SELECT from_time, to_time, reason FROM wearer_gaps
-             WHERE user_id = $1 AND (from_time IS NULL OR from_time < $3) AND (to_time IS NULL OR to_time > $2)
-             ORDER BY reason <> 'late', reason",
-            &[&query.user_id, &from, &to],
-        )
-        .await?;
+    let gaps = transaction.rows(GAPS, &[&query.user_id, &from, &to]).await?;
     for gap in &gaps {
         let (begins, ends): (Option<jiff::Timestamp>, Option<jiff::Timestamp>) =
             (gap.try_get(0)?, gap.try_get(1)?);
@@ -122,14 +136,7 @@ pub async fn show(
     }
     let worn_off = states.len();
     states.push(("worn_off", None));
-    let wear = transaction
-        .rows(
-            "(SELECT at, worn FROM wearer_wear WHERE user_id = $1 AND at < $2 ORDER BY at DESC LIMIT 1)
-             UNION ALL (SELECT at, worn FROM wearer_wear WHERE user_id = $1 AND at >= $2 AND at < $3)
-             ORDER BY at",
-            &[&query.user_id, &from, &to],
-        )
-        .await?;
+    let wear = transaction.rows(WEAR, &[&query.user_id, &from, &to]).await?;
     let mut said = Vec::with_capacity(wear.len());
     for row in &wear {
         said.push((row.try_get::<_, jiff::Timestamp>(0)?.as_second(), row.try_get::<_, bool>(1)?));
@@ -172,10 +179,12 @@ async fn in_force(
     channel: &channel::Channel,
     (from, to): (jiff::Timestamp, jiff::Timestamp),
 ) -> Result<InForce, Problem> {
-    const SPANS: &str = "SELECT from_time, to_time, interval_ms FROM wearer_intervals
-        WHERE user_id = $1 AND channel = $2 AND from_time < $4::timestamptz + interval '1 day'
-          AND (to_time IS NULL OR to_time > $3::timestamptz - interval '1 day')";
-    let rows = transaction.rows(SPANS, &[&user, &(channel.id.0 as i16), &from, &to]).await?;
+    const SPANS: &str = "
+        SELECT from_time, to_time, interval_ms
+        FROM wearer_interval_spans($1, $2, $3::timestamptz - interval '1 day', $4::timestamptz + interval '1 day')
+        ORDER BY from_time DESC LIMIT $5";
+    let channel_number = channel.id.0 as i16;
+    let rows = transaction.rows(SPANS, &[&user, &channel_number, &from, &to, &MOST_SPANS]).await?;
     let mut spans = Vec::with_capacity(rows.len());
     for row in &rows {
         spans.push(Span::read(row, 0)?);
@@ -192,17 +201,32 @@ fn ceiling(time: jiff::Timestamp) -> i64 {
     time.as_second() + i64::from(time.subsec_nanosecond() > 0)
 }
 
-/// The state of every second, later stretches over earlier ones.
+/// The state of every second, later stretches over earlier ones. From the last to the first, and each second once: what it costs is
+/// the number of seconds and that of stretches, however long each of these is.
 fn paint(first: i64, behind: i64, stretches: &[Stretch]) -> Vec<usize> {
     let mut of = vec![0; usize::try_from(behind - first).unwrap_or(0)];
-    for stretch in stretches {
+    // Of each second the next one that has no state yet, or one before that.
+    let mut free: Vec<usize> = (0..=of.len()).collect();
+    for stretch in stretches.iter().rev() {
         let place = |second: i64| usize::try_from(second.clamp(first, behind) - first).unwrap_or(0);
-        let (from, to) = (place(stretch.from), place(stretch.to));
-        if from < to {
-            of[from..to].fill(stretch.state);
+        let to = place(stretch.to);
+        let mut at = next_free(&mut free, place(stretch.from));
+        while at < to {
+            of[at] = stretch.state;
+            free[at] = at + 1;
+            at = next_free(&mut free, at + 1);
         }
     }
     of
+}
+
+/// The next second that has no state yet; the way there is shorter for whoever comes after.
+fn next_free(free: &mut [usize], mut at: usize) -> usize {
+    while free[at] != at {
+        free[at] = free[free[at]];
+        at = free[at];
+    }
+    at
 }
 
 fn runs(first: i64, of: &[usize], states: &[(&'static str, Option<String>)]) -> Vec<Run> {
@@ -246,5 +270,17 @@ mod tests {
                 (110, 112, "received")
             ]
         );
+    }
+
+    #[test]
+    fn a_day_of_readings_that_each_cover_a_day_and_a_million_gaps_are_painted_at_once() {
+        let day = LONGEST_S;
+        let gaps = (0..1_000_000).map(|_| Stretch { from: 0, to: day, state: 1 });
+        let readings = (0..2 * day).map(|at| Stretch { from: at + 1 - day, to: at + 1, state: 2 });
+        let began = std::time::Instant::now();
+        let of = paint(0, day, &gaps.chain(readings).collect::<Vec<_>>());
+        assert!(of.iter().all(|state| *state == 2));
+        assert!(began.elapsed() < std::time::Duration::from_secs(2), "{:?}", began.elapsed());
+        assert!(paint(5, 5, &[Stretch { from: 0, to: 9, state: 1 }]).is_empty());
     }
 }

@@ -334,3 +334,37 @@ async fn a_page_of_a_member_who_was_disabled_is_cut_off_long_before_its_token_en
     };
     assert_eq!(end, 1001, "another clinic's page stayed");
 }
+
+#[tokio::test]
+async fn a_clinic_whose_state_takes_long_to_read_keeps_no_other_clinics_pages_waiting() {
+    let cloud = Cloud::start().await;
+    let service = serve(&cloud, "").await;
+    let metrics = service.app.metrics.clone();
+    until("the notices", || metrics.is_listening()).await;
+    let (here, there) = (token(&service, "here").await, token(&service, "there").await);
+    let (mut page, mut slow) =
+        (Client::with_token(&service, &here).await, Client::with_token(&service, &there).await);
+    page.wait_for("device").await;
+    slow.wait_for("device").await;
+    // From here on whatever the other clinic asks takes a minute.
+    cloud.sql(&format!(
+        "CREATE OR REPLACE FUNCTION current_tenant() RETURNS uuid LANGUAGE plpgsql STABLE AS $$
+         DECLARE asks uuid := nullif(current_setting('kinara.tenant', true), '')::uuid;
+         BEGIN IF asks = '{}' THEN PERFORM pg_sleep(60); END IF; RETURN asks; END $$",
+        cloud.there.id
+    ));
+    let notify = |tenant: &Tenant| {
+        let notice = json!({ "tenant": tenant.id });
+        cloud.sql(&format!("SELECT pg_notify('kinara_state', '{notice}')"));
+    };
+    for version in 0..3 {
+        notify(&cloud.there);
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        let state = json!({ "online": true, "software": version.to_string() });
+        cloud.sql(&format!("UPDATE gateways SET state = '{state}' WHERE tenant_id = '{}'", cloud.here.id));
+        notify(&cloud.here);
+        let began = std::time::Instant::now();
+        assert_eq!(page.wait_for("gateway").await["version"], json!(version.to_string()));
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    }
+}

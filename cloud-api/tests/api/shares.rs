@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::common::{Cloud, call, get, now, request, token};
+use crate::common::{Cloud, PASSWORD, call, get, log_in, now, request, token};
 use crate::ingest::{key, post, reading, written};
 
 #[tokio::test]
@@ -152,4 +152,34 @@ async fn however_many_unknown_keys_are_tried_a_member_who_is_in_is_not_kept_out(
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(get(&router, "/api/v1/users", &member).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_member_whose_sessions_wait_for_each_other_keeps_nobody_from_logging_in() {
+    let cloud = Cloud::start().await;
+    let app = cloud.app();
+    let router = routes::router(&app);
+    let cookie = log_in(&router, "viewer@here.example", PASSWORD).await.cookie().unwrap();
+    let (lock, connection) =
+        tokio_postgres::connect(&cloud.admin_url(), tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    lock.batch_execute("BEGIN; SELECT FROM members WHERE email = 'viewer@here.example' FOR UPDATE")
+        .await
+        .unwrap();
+    for _ in 0..10 {
+        let (router, cookie) = (router.clone(), cookie.clone());
+        tokio::spawn(async move {
+            let mut again = request(Method::POST, "/api/v1/auth/refresh", None, None);
+            again.headers_mut().insert("cookie", cookie.parse().unwrap());
+            call(&router, again).await
+        });
+    }
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%FROM members%'";
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while cloud.sql(waiting) < "3".to_owned() {
+        assert!(Instant::now() < deadline, "nobody waits");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(log_in(&router, "viewer@there.example", PASSWORD).await.status, 200);
+    lock.batch_execute("COMMIT").await.unwrap();
 }

@@ -29,7 +29,7 @@ async fn says(
         ..DeviceState::default()
     };
     let state = State { version: ENVELOPE_VERSION, online: true, devices: vec![device], ..State::default() };
-    let register = Register { pool: world.pool.clone(), clock };
+    let register = Register::new(world.pool.clone(), clock);
     register.note(&Message { gateway, retained: false, state }).await.unwrap();
 }
 
@@ -117,4 +117,90 @@ async fn numbers_that_are_nowhere_are_told_to_the_clinic_whose_they_are_or_to_no
         world.run("UPDATE gaps SET seqs = '{[60,120)}'").await;
         assert_eq!(alerts(&world).await, "none");
     }
+}
+
+fn online(devices: Vec<DeviceState>) -> State {
+    State { version: ENVELOPE_VERSION, online: true, devices, ..State::default() }
+}
+
+fn register(world: &World) -> Register {
+    Register::new(world.pool.clone(), world.clock.clone())
+}
+
+#[tokio::test]
+async fn a_gateway_that_draws_a_life_and_an_epoch_for_each_of_its_words_fills_no_table() {
+    let world = world().await;
+    world
+        .run(&format!(
+            "INSERT INTO gateway_buffers (gateway_id, buffer, store_id, first_seen_at)
+               SELECT '{GATEWAY}', g, 1, 'epoch' FROM generate_series(1, 1200) g;
+             INSERT INTO device_firmware SELECT '{DEVICE}', '{TENANT}', g, '1', 'epoch' FROM generate_series(1, 1200) g;
+             INSERT INTO gateway_delivered SELECT '{GATEWAY}', '{HARDWARE_ROW}', g, '{{[0,1)}}', 'epoch' FROM generate_series(1, 200) g"
+        ))
+        .await;
+    let device = DeviceState {
+        hardware_id: HARDWARE.to_owned(),
+        connected: true,
+        epoch: 7_000,
+        firmware: "2".to_owned(),
+        delivered: Some(Delivered { epoch: 7_000, seq_ranges: vec![0, 1] }),
+        ..DeviceState::default()
+    };
+    let state = State { buffer: 9_000, store_id: 1, ..online(vec![device]) };
+    register(&world).note(&Message { gateway: GATEWAY, retained: false, state }).await.unwrap();
+    for (table, newest, most) in [
+        ("gateway_buffers", "buffer = 9000", 1_000),
+        ("device_firmware", "epoch = 7000", 1_000),
+        ("gateway_delivered", "epoch = 7000", 64),
+    ] {
+        let count = world.number(&format!("SELECT count(*) FROM {table}")).await;
+        let is_there = world.number(&format!("SELECT count(*) FROM {table} WHERE {newest}")).await;
+        assert_eq!((count, is_there), (most, 1), "{table}");
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_whose_word_of_what_was_acknowledged_takes_long_is_heard_and_holds_up_no_other() {
+    let world = world().await;
+    world
+        .run(
+            "CREATE OR REPLACE FUNCTION ts.numbers_of(which uuid, of_epoch int8, told_at timestamptz)
+               RETURNS TABLE (clinic uuid, possible int8multirange, certain int8multirange)
+               LANGUAGE sql VOLATILE SECURITY DEFINER AS $$ SELECT NULL::uuid, '{}'::int8multirange, '{}'::int8multirange FROM pg_sleep(60) $$",
+        )
+        .await;
+    let register = register(&world);
+    let device = DeviceState {
+        hardware_id: HARDWARE.to_owned(),
+        delivered: Some(Delivered { epoch: 1, seq_ranges: vec![0, 1] }),
+        ..DeviceState::default()
+    };
+    let began = std::time::Instant::now();
+    for frames in [1, 2, 3] {
+        let state = State { buffered_frames: frames, ..online(vec![device.clone()]) };
+        register.note(&Message { gateway: GATEWAY, retained: false, state }).await.unwrap();
+    }
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    let said = format!("SELECT state ->> 'buffered_frames' FROM gateways WHERE id = '{GATEWAY}'");
+    assert_eq!(world.text(&said).await, "3");
+}
+
+#[tokio::test]
+async fn a_device_that_was_seen_in_the_future_is_seen_again_now() {
+    let world = world().await;
+    let seen_at = |last_seen_us: i64| {
+        let device = DeviceState {
+            hardware_id: HARDWARE.to_owned(),
+            last_seen_us,
+            connected: true,
+            ..DeviceState::default()
+        };
+        Message { gateway: GATEWAY, retained: false, state: online(vec![device]) }
+    };
+    let register = register(&world);
+    for us in [i64::MAX, NOW_US + 1_000_000, NOW_US - 1_000_000] {
+        register.note(&seen_at(us)).await.unwrap();
+    }
+    let seen = format!("SELECT extract(epoch FROM last_seen_at)::int8 - {} FROM devices", NOW_US / 1_000_000);
+    assert_eq!(world.number(&seen).await, 0);
 }

@@ -267,9 +267,20 @@ async fn a_box_is_told_all_of_its_clinic_at_once_and_a_version_is_a_content() {
     };
     assert!(!heard.introductions[0].admits && heard.revocations.is_empty());
     assert_eq!(heard.introductions[0].secret, told.introductions[0].secret);
-    // One that is retired is told nothing any more, and what the broker kept for it is gone.
+    // One that is retired is told nothing any more, and what the broker kept for it and of it is gone.
+    let said = topic::of(GatewayId(SECOND_GATEWAY), Leaf::State);
+    let state = State { version: ENVELOPE_VERSION, online: true, ..State::default() };
+    other
+        .client
+        .try_publish(said.clone(), rumqttc::v5::mqttbytes::QoS::AtLeastOnce, true, envelope::seal(&state))
+        .unwrap();
+    other.sent().await;
+    let mut late =
+        Gateway::connect(&certificates, &broker, FOREIGN_GATEWAY, std::slice::from_ref(&said)).await;
+    assert!(!late.next(&said).await.payload.is_empty());
     world.run(&format!("UPDATE gateways SET retired_at = now() WHERE id = '{SECOND_GATEWAY}'")).await;
     while !other.next(&second_topic).await.payload.is_empty() {}
+    while !late.next(&said).await.payload.is_empty() {}
     bridge.stop().await;
 }
 

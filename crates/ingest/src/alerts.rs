@@ -15,15 +15,16 @@ use kinara_protocol::channel::ChannelId;
 use kinara_store::Pool;
 use uuid::Uuid;
 
-use crate::intervals::{self, InForce};
+use crate::intervals::{self, Asked, InForce};
 use crate::{Error, Work};
 
 /// What is no farther apart is one alert: a rule and a model may put one hot flash minutes apart, and what swings about a
 /// bound is not ten alerts. The pages fold events by the same time.
 pub const JOIN: Duration = Duration::from_mins(10);
 
-/// Notes that are looked at in a transaction.
+/// Notes that are looked at in a transaction, and looks: each note is one for each rule of readings, with its minutes in memory.
 const NOTES: i32 = 500;
+const LOOKS: i32 = 5_000;
 
 /// From the first to the last time at which a condition held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -179,15 +180,17 @@ async fn evaluate_all(pool: &Pool, tenant: Uuid, raw_from: Timestamp) -> Result<
     let mut client = pool.get().await?;
     let mut out = Evaluated::default();
     let types = types(&client, tenant).await?;
+    let rules = i32::try_from(types.len()).unwrap_or(i32::MAX).max(1);
+    let notes = (LOOKS / rules).clamp(1, NOTES);
     loop {
         let tx = client.transaction().await?;
         let take = tx.prepare_cached("SELECT * FROM ts.take_alert_notes($1, $2, $3, $4)").await?;
         let put = tx.prepare_cached("SELECT ts.put_alert($1, $2, $3, $4, $5)").await?;
-        let rows = tx.query(&take, &[&tenant, &NOTES, &raw_from, &JOIN.as_secs_f64()]).await?;
+        let rows = tx.query(&take, &[&tenant, &notes, &raw_from, &JOIN.as_secs_f64()]).await?;
         let before = out;
         let of = |row: &tokio_postgres::Row| -> (Uuid, Uuid) { (row.get("rule"), row.get("wearer")) };
-        let looks: Vec<(Uuid, Uuid)> = rows.iter().map(of).collect();
-        let spans = intervals::of_rules(&tx, tenant, &looks).await?;
+        let asked: Vec<Asked> = rows.iter().filter_map(asked).collect();
+        let spans = intervals::of_rules(&tx, tenant, &asked).await?;
         for row in &rows {
             let (rule, wearer) = of(row);
             let apart = types.get(&rule).map(|channel| {
@@ -230,6 +233,13 @@ async fn types(client: &kinara_store::Client, tenant: Uuid) -> Result<HashMap<Uu
     let statement = client.prepare_cached(TYPES).await?;
     let rows = client.query(&statement, &[&tenant]).await?;
     Ok(rows.iter().map(|row| (row.get(0), ChannelId(row.get::<_, i16>(1) as u16))).collect())
+}
+
+/// Whose intervals of which time a look needs.
+fn asked(row: &tokio_postgres::Row) -> Option<Asked> {
+    let (from, to): (Vec<Timestamp>, Vec<Timestamp>) = (row.get("looked_from"), row.get("looked_to"));
+    let (from, to) = (from.into_iter().min()?, to.into_iter().max()?);
+    Some(Asked { rule: row.get("rule"), wearer: row.get("wearer"), from, to })
 }
 
 /// `apart`: of a rule of readings.

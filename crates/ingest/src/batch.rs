@@ -263,9 +263,14 @@ impl Batch {
         Self { devices, unreadable: Vec::new(), readings, ..*self }
     }
 
-    /// This batch in parts of about so many readings and frames, each to be written by itself. Almost every batch is one.
+    /// Work that it makes: frames, and what each of them holds.
+    pub fn weight(&self) -> usize {
+        self.devices.iter().flat_map(|device| &device.frames).map(Frame::weight).sum()
+    }
+
+    /// This batch in parts of about so much [work](Self::weight), each to be written by itself. Almost every batch is one.
     pub fn pieces(self, most: usize) -> Vec<Self> {
-        if self.readings + self.len() <= most {
+        if self.weight() <= most {
             return vec![self];
         }
         let weights = self.devices.iter().flat_map(|device| &device.frames).map(Frame::weight);
@@ -298,7 +303,8 @@ impl Frame {
 
     /// Work that it makes: itself and what it holds.
     fn weight(&self) -> usize {
-        1 + self.samples.len() + self.waves.len()
+        let events = if let Content::Events(events) = &self.content { events.len() } else { 0 };
+        1 + self.samples.len() + self.waves.len() + events
     }
 }
 

@@ -3,13 +3,17 @@
 //! The promise: such a word is an event like those that are derived from readings. It is the wearer's whose the frame
 //! is, written in the frame's own transaction, once.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
 use kinara_protocol::event::BATTERY_LOW;
 use kinara_protocol::frame::{DeviceEventKind, Epoch};
 use kinara_store::Transaction;
+use serde_json::Value;
+use uuid::Uuid;
 
 use crate::batch::Content;
-use crate::events::{EVENT, KEY, NOTIFY};
-use crate::plan::Taken;
+use crate::plan::{Key, Taken};
 use crate::{Error, timestamp};
 
 /// Who says so.
@@ -18,55 +22,104 @@ const PRODUCER: &str = "device";
 const SEVERITY: &str = "warning";
 
 /// A wearable's word.
+#[derive(Debug, Clone, Copy)]
 struct Said<'a> {
     taken: &'a Taken<'a>,
-    ticks: u64,
     percent: u8,
 }
 
+/// Words by epoch and tick: in the order of keys, so that two bridges do not wait for each other in a circle.
+type Words<'a> = BTreeMap<(Key, u64), Said<'a>>;
+
+/// However many a frame holds, these are all statements: gives which keys are new.
+const KEYS: &str = "
+    INSERT INTO event_keys (hardware, kind, producer, epoch, grid, tenant_id, user_id, device_id, time)
+    SELECT hardware, $8, $9, epoch, grid, tenant, wearer, device, time
+    FROM unnest($1::uuid[], $2::int8[], $3::int8[], $4::uuid[], $5::uuid[], $6::uuid[], $7::timestamptz[])
+      n(hardware, epoch, grid, tenant, wearer, device, time)
+    ON CONFLICT DO NOTHING RETURNING hardware, epoch, grid";
+const EVENTS: &str = "
+    INSERT INTO ts.events (time, tenant_id, user_id, device_id, event_type, severity, data, key)
+    SELECT time, tenant, wearer, device, $7, $8, data, key
+    FROM unnest($1::timestamptz[], $2::uuid[], $3::uuid[], $4::uuid[], $5::jsonb[], $6::bytea[])
+      n(time, tenant, wearer, device, data, key)";
+const NOTIFY: &str = "SELECT pg_notify('kinara_event', p) FROM unnest($1::text[]) p";
+
 /// Writes the events of frames that are written now.
 pub(crate) async fn write(tx: &Transaction<'_>, new: &[Taken<'_>]) -> Result<(), Error> {
-    let mut said: Vec<Said<'_>> = new.iter().flat_map(said).collect();
-    // In the order of keys, so that two bridges do not wait for each other in a circle.
-    said.sort_by_key(|one| (one.taken.key, one.ticks));
-    for one in said {
-        write_one(tx, &one).await?;
+    let mut words: Words<'_> = new.iter().flat_map(said).collect();
+    if words.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let told = keep_keys(tx, &words).await?;
+    words.retain(|(key, ticks), _| told.contains(&(*key, *ticks as i64)));
+    write_events(tx, &words).await
 }
 
-fn said<'a>(taken: &'a Taken<'a>) -> Vec<Said<'a>> {
+fn said<'a>(taken: &'a Taken<'a>) -> Vec<((Key, u64), Said<'a>)> {
     let Content::Events(events) = &taken.frame.content else { return Vec::new() };
     let low = events.iter().filter_map(|event| match event.kind {
-        DeviceEventKind::BatteryLow(percent) => Some(Said { taken, ticks: event.ticks.0, percent }),
+        DeviceEventKind::BatteryLow(percent) => Some(((taken.key, event.ticks.0), Said { taken, percent })),
         _ => None,
     });
     low.collect()
 }
 
-async fn write_one(tx: &Transaction<'_>, said: &Said<'_>) -> Result<(), Error> {
-    let (taken, of) = (said.taken, said.taken.assignment);
-    let (kind, grid) = (BATTERY_LOW.name, said.ticks as i64);
-    // The frame's time is its event's.
-    let time = timestamp(taken.frame.first_us);
-    let (hardware, epoch) = (taken.key.hardware, taken.key.epoch);
-    let key = tx.prepare_cached(KEY).await?;
-    let new = tx
-        .execute(&key, &[&hardware, &kind, &PRODUCER, &epoch, &grid, &of.tenant, &of.user, &of.device, &time])
+/// The frame's time is its event's.
+fn time(said: &Said<'_>) -> Timestamp {
+    timestamp(said.taken.frame.first_us)
+}
+
+/// Which of the words nobody has written yet.
+async fn keep_keys(tx: &Transaction<'_>, words: &Words<'_>) -> Result<BTreeSet<(Key, i64)>, Error> {
+    let of = |get: fn(&Taken<'_>) -> Uuid| words.values().map(|said| get(said.taken)).collect::<Vec<Uuid>>();
+    let hardware: Vec<Uuid> = words.keys().map(|(key, _)| key.hardware).collect();
+    let epochs: Vec<i64> = words.keys().map(|(key, _)| key.epoch).collect();
+    let grids: Vec<i64> = words.keys().map(|(_, ticks)| *ticks as i64).collect();
+    let tenants = of(|taken| taken.assignment.tenant);
+    let wearers = of(|taken| taken.assignment.user);
+    let devices = of(|taken| taken.assignment.device);
+    let times: Vec<Timestamp> = words.values().map(time).collect();
+    let statement = tx.prepare_cached(KEYS).await?;
+    let rows = tx
+        .query(
+            &statement,
+            &[&hardware, &epochs, &grids, &tenants, &wearers, &devices, &times, &BATTERY_LOW.name, &PRODUCER],
+        )
         .await?;
-    if new == 0 {
-        return Ok(());
-    }
-    let data = serde_json::json!({ "producer": PRODUCER, "percent": said.percent });
-    let bytes = format!("{kind}/{PRODUCER}/{}/{grid}", Epoch(epoch as u64)).into_bytes();
-    let sure: Option<f32> = None;
-    let event = tx.prepare_cached(EVENT).await?;
-    tx.execute(&event, &[&time, &of.tenant, &of.user, &of.device, &kind, &SEVERITY, &sure, &data, &bytes])
-        .await?;
-    let notice = serde_json::json!({
-        "tenant": of.tenant, "user": of.user, "device": of.device, "time": time.to_string(), "event_type": kind,
-    });
-    let notify = tx.prepare_cached(NOTIFY).await?;
-    tx.query(&notify, &[&notice.to_string()]).await?;
+    Ok(rows
+        .iter()
+        .map(|row| (Key { hardware: row.get(0), epoch: row.get(1) }, row.get::<_, i64>(2)))
+        .collect())
+}
+
+async fn write_events(tx: &Transaction<'_>, words: &Words<'_>) -> Result<(), Error> {
+    let of = |get: fn(&Taken<'_>) -> Uuid| words.values().map(|said| get(said.taken)).collect::<Vec<Uuid>>();
+    let times: Vec<Timestamp> = words.values().map(time).collect();
+    let tenants = of(|taken| taken.assignment.tenant);
+    let wearers = of(|taken| taken.assignment.user);
+    let devices = of(|taken| taken.assignment.device);
+    let kind = BATTERY_LOW.name;
+    let data: Vec<Value> = words
+        .values()
+        .map(|said| serde_json::json!({ "producer": PRODUCER, "percent": said.percent }))
+        .collect();
+    let name = |(key, ticks): &(Key, u64)| {
+        format!("{kind}/{PRODUCER}/{}/{ticks}", Epoch(key.epoch as u64)).into_bytes()
+    };
+    let keys: Vec<Vec<u8>> = words.keys().map(name).collect();
+    let statement = tx.prepare_cached(EVENTS).await?;
+    tx.execute(&statement, &[&times, &tenants, &wearers, &devices, &data, &keys, &kind, &SEVERITY]).await?;
+    let notices: Vec<String> = words.values().map(|said| notice(said, kind)).collect();
+    let statement = tx.prepare_cached(NOTIFY).await?;
+    tx.query(&statement, &[&notices]).await?;
     Ok(())
+}
+
+fn notice(said: &Said<'_>, kind: &str) -> String {
+    let of = said.taken.assignment;
+    serde_json::json!({
+        "tenant": of.tenant, "user": of.user, "device": of.device, "time": time(said).to_string(), "event_type": kind,
+    })
+    .to_string()
 }

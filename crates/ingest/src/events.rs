@@ -172,13 +172,13 @@ fn fate(event: &Event, tenant: Uuid, hardware: Option<&Hardware>, window: Window
     Fate::Write { tenant, user: assignment.user, device: assignment.device, hardware: hardware.id }
 }
 
-pub(crate) const KEY: &str = "
+const KEY: &str = "
     INSERT INTO event_keys (hardware, kind, producer, epoch, grid, tenant_id, user_id, device_id, time)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING";
-pub(crate) const EVENT: &str = "
+const EVENT: &str = "
     INSERT INTO ts.events (time, tenant_id, user_id, device_id, event_type, severity, confidence, data, key)
     VALUES ($1, $2, $3, $4, $5, nullif($6, ''), $7, $8, $9)";
-pub(crate) const NOTIFY: &str = "SELECT pg_notify('kinara_event', $1)";
+const NOTIFY: &str = "SELECT pg_notify('kinara_event', $1)";
 
 impl Writer {
     /// Writes an event batch. An error means that nothing was written and that the database is not there.

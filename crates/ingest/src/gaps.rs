@@ -123,6 +123,7 @@ impl Findings {
             holes = holes.minus(&entry.new).minus(&entry.heard).minus(&entry.seqs);
             for &(from, to) in holes.ranges() {
                 let before = from.checked_sub(1).and_then(|seq| entry.frames.get(&(seq as u32)));
+                let before = before.filter(|frame| !frame.contradicted);
                 let from_us = before.map(|frame| frame.last_us).or(entry.highest_us);
                 let after = entry.frames.get(&(to as u32)).map(|frame| frame.first_us);
                 self.candidates.push(Candidate {
@@ -199,24 +200,34 @@ pub(crate) async fn tell(
         entries.entry(gap.key).or_default().hear(&heard);
     }
     ledger::update(tx, &entries, now).await?;
+    withdraw(tx, &entries, now).await?;
     let mut findings = Findings { candidates: told, ..Findings::default() };
     findings.skipped(&entries);
     record(tx, findings, &entries, now).await
 }
 
-// Key by key: a join was planned as a scan of all of it when statistics were of before.
+// Key by key: a join was planned as a scan of all of it when statistics were of before. Of each epoch only what lies between the
+// lowest and the highest number that is asked about.
 const OPEN: &str = "
-    SELECT k.hardware, k.epoch, g.reason, g.seqs::text
-    FROM (SELECT DISTINCT * FROM unnest($1::uuid[], $2::int8[])) k(hardware, epoch)
+    SELECT k.hardware, k.epoch, g.reason, (g.seqs * int8multirange(int8range(k.low, k.high)))::text
+    FROM unnest($1::uuid[], $2::int8[], $3::int8[], $4::int8[]) k(hardware, epoch, low, high)
     CROSS JOIN LATERAL (
       SELECT g.reason, g.seqs FROM gaps g WHERE g.hardware = k.hardware AND g.epoch = k.epoch
-        AND g.withdrawn_at IS NULL AND g.seqs IS NOT NULL OFFSET 0) g";
+        AND g.withdrawn_at IS NULL AND g.seqs && int8range(k.low, k.high) OFFSET 0) g";
 const ASIDE: &str = "
-    SELECT k.hardware, k.epoch, q.seq
-    FROM (SELECT DISTINCT * FROM unnest($1::uuid[], $2::int8[])) k(hardware, epoch)
+    SELECT k.hardware, k.epoch, q.seq, q.tenant_id
+    FROM unnest($1::uuid[], $2::int8[], $3::int8[], $4::int8[]) k(hardware, epoch, low, high)
     CROSS JOIN LATERAL (
-      SELECT q.seq FROM quarantine q WHERE q.hardware_id = (SELECT h.hardware_id FROM hardware h WHERE h.id = k.hardware)
-        AND q.epoch = k.epoch AND q.what = 'frame' AND q.seq IS NOT NULL AND q.reason <> 'foreign_gateway' OFFSET 0) q";
+      SELECT q.seq, q.tenant_id FROM quarantine q WHERE q.hardware_id = (SELECT h.hardware_id FROM hardware h WHERE h.id = k.hardware)
+        AND q.epoch = k.epoch AND q.seq >= k.low AND q.seq < k.high AND q.what = 'frame'
+        AND q.reason <> 'foreign_gateway' OFFSET 0) q";
+const MAY_BE_ITS: &str = "
+    SELECT k.hardware, k.epoch, k.clinic, (CASE
+        WHEN NOT EXISTS (SELECT FROM device_assignments a WHERE a.hardware_id = k.hardware AND a.tenant_id <> k.clinic)
+          THEN '{[0,4294967296)}'::int8multirange
+        ELSE coalesce((SELECT c.possible FROM ts.numbers_of(k.hardware, k.epoch, $4) c WHERE c.clinic = k.clinic), '{}')
+      END)::text
+    FROM unnest($1::uuid[], $2::int8[], $3::uuid[]) k(hardware, epoch, clinic)";
 const INSERT: &str = "
     INSERT INTO gaps (hardware, epoch, seqs, reason, from_time, to_time, gateway_id, created_at, updated_at)
     SELECT hardware, epoch, seqs::int8multirange, reason, from_time, to_time, gateway, $8, $8
@@ -224,13 +235,45 @@ const INSERT: &str = "
       n(hardware, epoch, seqs, reason, from_time, to_time, gateway)";
 const RESET: &str = "
     INSERT INTO gaps (hardware, epoch, reason, from_ticks, from_time, to_time, created_at, updated_at)
-    VALUES ($1, $2, 'reset', $3, $4, $5, $6, $6) ON CONFLICT DO NOTHING";
+    SELECT hardware, epoch, 'reset', ticks, from_time, to_time, $6, $6
+    FROM unnest($1::uuid[], $2::int8[], $3::int8[], $4::timestamptz[], $5::timestamptz[])
+      n(hardware, epoch, ticks, from_time, to_time)
+    ON CONFLICT DO NOTHING";
 const TAKE_OUT: &str = "
     UPDATE gaps g SET seqs = g.seqs - n.seqs::int8multirange, updated_at = $5,
       withdrawn_at = CASE WHEN isempty(g.seqs - n.seqs::int8multirange) THEN $5::timestamptz END
     FROM unnest($1::uuid[], $2::int8[], $3::text[]) n(hardware, epoch, seqs)
     WHERE g.hardware = n.hardware AND g.epoch = n.epoch AND g.withdrawn_at IS NULL
       AND g.seqs && n.seqs::int8multirange AND ($4 OR g.reason = 'late')";
+
+fn refused_by(row: &tokio_postgres::Row) -> Option<(Key, Uuid, u64)> {
+    let key = Key { hardware: row.get(0), epoch: row.get(1) };
+    Some((key, row.get::<_, Option<Uuid>>(3)?, row.get::<_, i64>(2) as u64))
+}
+
+/// Which numbers of an epoch may be a clinic's, whose gateway had frames of them refused: any clinic may have any frame refused,
+/// and that says nothing of frames that are another's. All of them, where no other clinic ever had the device.
+pub(crate) async fn may_be_its(
+    tx: &Transaction<'_>,
+    whose: impl Iterator<Item = (Key, Uuid)>,
+    now: Timestamp,
+) -> Result<BTreeMap<(Key, Uuid), SeqSet>, Error> {
+    let whose: BTreeSet<(Key, Uuid)> = whose.collect();
+    if whose.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let hardware: Vec<Uuid> = whose.iter().map(|(key, _)| key.hardware).collect();
+    let epochs: Vec<i64> = whose.iter().map(|(key, _)| key.epoch).collect();
+    let clinics: Vec<Uuid> = whose.iter().map(|(_, clinic)| *clinic).collect();
+    let statement = tx.prepare_cached(MAY_BE_ITS).await?;
+    let mut its = BTreeMap::new();
+    for row in tx.query(&statement, &[&hardware, &epochs, &clinics, &now]).await? {
+        let text: &str = row.get(3);
+        let seqs = SeqSet::parse(text).ok_or_else(|| Error::Foreign(format!("the numbers {text}")))?;
+        its.insert((Key { hardware: row.get(0), epoch: row.get(1) }, row.get(2)), seqs);
+    }
+    Ok(its)
+}
 
 /// Takes numbers out of gaps: out of every gap (they arrived), or out of those that are only late (they are accounted
 /// for otherwise).
@@ -278,6 +321,73 @@ pub(crate) async fn withdraw(
     take_out(tx, &accounted, false, now).await
 }
 
+async fn write_resets(tx: &Transaction<'_>, resets: &[Reset], now: Timestamp) -> Result<(), Error> {
+    if resets.is_empty() {
+        return Ok(());
+    }
+    let hardware: Vec<Uuid> = resets.iter().map(|gap| gap.key.hardware).collect();
+    let epochs: Vec<i64> = resets.iter().map(|gap| gap.key.epoch).collect();
+    let ticks: Vec<i64> = resets.iter().map(|gap| gap.from_ticks).collect();
+    let from: Vec<Timestamp> = resets.iter().map(|gap| timestamp(gap.from_us.unwrap_or(gap.to_us))).collect();
+    let to: Vec<Timestamp> = resets.iter().map(|gap| timestamp(gap.to_us)).collect();
+    let statement = tx.prepare_cached(RESET).await?;
+    tx.execute(&statement, &[&hardware, &epochs, &ticks, &from, &to, &now]).await?;
+    Ok(())
+}
+
+/// From the lowest number that is asked about to behind the highest, by epoch.
+fn spans(candidates: &[Candidate]) -> BTreeMap<Key, (i64, i64)> {
+    let mut spans: BTreeMap<Key, (i64, i64)> = BTreeMap::new();
+    for candidate in candidates {
+        let (Some(first), Some(last)) = (candidate.seqs.first(), candidate.seqs.last()) else { continue };
+        let span = spans.entry(candidate.key).or_insert((i64::MAX, 0));
+        *span = (span.0.min(first as i64), span.1.max(last as i64 + 1));
+    }
+    spans
+}
+
+/// Ranges of numbers, in any order.
+type Ranges = BTreeMap<Key, Vec<(u64, u64)>>;
+
+fn sets(ranges: Ranges) -> BTreeMap<Key, SeqSet> {
+    ranges.into_iter().map(|(key, ranges)| (key, ranges.into_iter().collect())).collect()
+}
+
+/// What of the candidates is news, and the numbers that it gives a reason for. `named` are in some gap or in quarantine,
+/// `explained` in a gap with a reason.
+///
+/// In the order of their numbers: a thousand wearables that come back together leave a thousand holes, and what a message may
+/// hold leaves many more. What each of them costs does not grow with how many there are.
+fn less_what_is_told(
+    mut candidates: Vec<Candidate>,
+    entries: &BTreeMap<Key, Entry>,
+    named: &BTreeMap<Key, SeqSet>,
+    explained: &BTreeMap<Key, SeqSet>,
+) -> (Vec<Candidate>, BTreeMap<Key, SeqSet>) {
+    // Reasons first: what they explain is not late.
+    candidates.sort_by_key(|candidate| (candidate.reason == LATE, candidate.key, candidate.seqs.first()));
+    let (mut carved, mut late) = (BTreeMap::<Key, SeqSet>::new(), BTreeMap::<Key, SeqSet>::new());
+    let mut new = Vec::new();
+    for candidate in candidates {
+        let key = candidate.key;
+        let is_late = candidate.reason == LATE;
+        let entry = entries.get(&key);
+        let stored = entry.map(|entry| &entry.seqs).into_iter().chain(entry.map(|entry| &entry.new));
+        let told = if is_late { named.get(&key) } else { explained.get(&key) };
+        let others = [told, carved.get(&key), late.get(&key).filter(|_| is_late)];
+        let seqs = stored
+            .chain(others.into_iter().flatten())
+            .fold(candidate.seqs.clone(), |seqs, others| seqs.minus(others));
+        if seqs.is_empty() {
+            continue;
+        }
+        let mine = if is_late { &mut late } else { &mut carved };
+        mine.entry(key).or_default().add(&seqs);
+        new.push(Candidate { seqs, ..candidate });
+    }
+    (new, carved)
+}
+
 /// Writes what was found out, less what is stored and what other gaps say already.
 pub(crate) async fn record(
     tx: &Transaction<'_>,
@@ -285,67 +395,40 @@ pub(crate) async fn record(
     entries: &BTreeMap<Key, Entry>,
     now: Timestamp,
 ) -> Result<(), Error> {
-    if !findings.resets.is_empty() {
-        let statement = tx.prepare_cached(RESET).await?;
-        for gap in &findings.resets {
-            let from = timestamp(gap.from_us.unwrap_or(gap.to_us));
-            let values: [&(dyn ToSql + Sync); 6] =
-                [&gap.key.hardware, &gap.key.epoch, &gap.from_ticks, &from, &timestamp(gap.to_us), &now];
-            tx.execute(&statement, &values).await?;
-        }
-    }
+    write_resets(tx, &findings.resets, now).await?;
     let mut candidates = findings.candidates;
     candidates.retain(|candidate| !candidate.seqs.is_empty());
     if candidates.is_empty() {
         return Ok(());
     }
-    let hardware: Vec<Uuid> = candidates.iter().map(|candidate| candidate.key.hardware).collect();
-    let epochs: Vec<i64> = candidates.iter().map(|candidate| candidate.key.epoch).collect();
     let (open, aside, insert) =
         (tx.prepare_cached(OPEN).await?, tx.prepare_cached(ASIDE).await?, tx.prepare_cached(INSERT).await?);
-    let keys: [&(dyn ToSql + Sync); 2] = [&hardware, &epochs];
+    let spans = spans(&candidates);
+    let hardware: Vec<Uuid> = spans.keys().map(|key| key.hardware).collect();
+    let epochs: Vec<i64> = spans.keys().map(|key| key.epoch).collect();
+    let lows: Vec<i64> = spans.values().map(|span| span.0).collect();
+    let highs: Vec<i64> = spans.values().map(|span| span.1).collect();
+    let keys: [&(dyn ToSql + Sync); 4] = [&hardware, &epochs, &lows, &highs];
     let (open, aside) = futures_util::try_join!(tx.query(&open, &keys), tx.query(&aside, &keys))?;
     // Numbers that are in a gap of any reason, and in one that is not merely late.
-    let (mut named, mut explained) = (BTreeMap::<Key, SeqSet>::new(), BTreeMap::<Key, SeqSet>::new());
+    let (mut named, mut explained) = (Ranges::new(), Ranges::new());
     for row in open {
         let key = Key { hardware: row.get(0), epoch: row.get(1) };
         let text: &str = row.get(3);
         let seqs = SeqSet::parse(text).ok_or_else(|| Error::Foreign(format!("the seqs {text} of a gap")))?;
-        named.entry(key).or_default().add(&seqs);
+        named.entry(key).or_default().extend(seqs.ranges());
         if row.get::<_, &str>(2) != LATE {
-            explained.entry(key).or_default().add(&seqs);
+            explained.entry(key).or_default().extend(seqs.ranges());
         }
     }
-    for row in aside {
-        let key = Key { hardware: row.get(0), epoch: row.get(1) };
-        named.entry(key).or_default().insert(row.get::<_, i64>(2) as u64);
+    let aside: Vec<(Key, Uuid, u64)> = aside.iter().filter_map(refused_by).collect();
+    let its = may_be_its(tx, aside.iter().map(|(key, clinic, _)| (*key, *clinic)), now).await?;
+    for (key, clinic, seq) in aside {
+        if its.get(&(key, clinic)).is_some_and(|seqs| seqs.contains(seq)) {
+            named.entry(key).or_default().push((seq, seq + 1));
+        }
     }
-    // Reasons first: what they explain is not late.
-    candidates.sort_by_key(|candidate| candidate.reason == LATE);
-    let mut carved = BTreeMap::<Key, SeqSet>::new();
-    // In one statement: a thousand wearables that come back together leave a thousand holes.
-    let mut new: Vec<Candidate> = Vec::new();
-    for candidate in candidates {
-        let key = candidate.key;
-        let late = candidate.reason == LATE;
-        let mut seqs = candidate.seqs.clone();
-        if let Some(entry) = entries.get(&key) {
-            seqs = seqs.minus(&entry.seqs).minus(&entry.new);
-        }
-        if let Some(others) = if late { named.get(&key) } else { explained.get(&key) } {
-            seqs = seqs.minus(others);
-        }
-        if seqs.is_empty() {
-            continue;
-        }
-        for set in [&mut named, &mut explained] {
-            set.entry(key).or_default().add(&seqs);
-        }
-        if !late {
-            carved.entry(key).or_default().add(&seqs);
-        }
-        new.push(Candidate { seqs, ..candidate });
-    }
+    let (new, carved) = less_what_is_told(candidates, entries, &sets(named), &sets(explained));
     if !new.is_empty() {
         let times = |of: fn(&Candidate) -> Option<i64>| {
             new.iter().map(|gap| of(gap).map(timestamp)).collect::<Vec<Option<Timestamp>>>()
@@ -359,4 +442,41 @@ pub(crate) async fn record(
         tx.execute(&insert, &[&hardware, &epochs, &seqs, &reasons, &from, &to, &gateways, &now]).await?;
     }
     take_out(tx, &carved, false, now).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    const KEY: Key = Key { hardware: Uuid::nil(), epoch: 1 };
+
+    fn candidate(reason: &'static str, seqs: std::ops::Range<u64>) -> Candidate {
+        let seqs = SeqSet::range(seqs.start, seqs.end);
+        Candidate { key: KEY, reason, seqs, from_us: None, to_us: None, gateway: None }
+    }
+
+    fn set(ranges: impl Iterator<Item = (u64, u64)>) -> SeqSet {
+        ranges.collect()
+    }
+
+    #[test]
+    fn a_hole_costs_the_same_however_many_there_are_and_in_whatever_order_they_come() {
+        const MANY: u64 = 20_000;
+        // Numbers that are in, in other gaps, and new: of each a hundred thousand ranges, and holes between them.
+        let entry = Entry { seqs: set((0..5 * MANY).map(|n| (8 * n, 8 * n + 1))), ..Entry::default() };
+        let entries = BTreeMap::from([(KEY, entry)]);
+        let told = BTreeMap::from([(KEY, set((0..5 * MANY).rev().map(|n| (8 * n + 2, 8 * n + 3))))]);
+        let reasons = (0..MANY).rev().map(|n| candidate("overflow", 8 * n..8 * n + 2));
+        let late = (0..MANY).rev().map(|n| candidate(LATE, 8 * n..8 * n + 5));
+        let began = Instant::now();
+        let (new, carved) =
+            less_what_is_told(late.chain(reasons).collect(), &entries, &told, &BTreeMap::new());
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        assert_eq!(new.len() as u64, 2 * MANY);
+        assert_eq!(carved[&KEY], set((0..MANY).map(|n| (8 * n + 1, 8 * n + 2))));
+        let late = new.iter().filter(|gap| gap.reason == LATE);
+        assert!(late.zip(0..).all(|(gap, n)| gap.seqs == SeqSet::range(8 * n + 3, 8 * n + 5)));
+    }
 }

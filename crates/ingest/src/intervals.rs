@@ -23,9 +23,11 @@ const LONGEST_MS: u32 = 86_400_000;
 
 const INSERT: &str = "
     INSERT INTO device_intervals (hardware, channel, from_time, interval_ms)
-    SELECT * FROM unnest($1::uuid[], $2::int2[], $3::timestamptz[], $4::int4[]) ON CONFLICT DO NOTHING";
+    SELECT * FROM unnest($1::uuid[], $2::int2[], $3::timestamptz[], $4::int4[]) ON CONFLICT DO NOTHING
+    RETURNING hardware, channel, from_time, interval_ms";
 
-/// Records what the frames that are written now say.
+/// Records what the frames that are written now say, and has rules look again at the time that it changes: such a word may
+/// come after the readings that it is about.
 pub(crate) async fn hear(tx: &Transaction<'_>, new: &[Taken<'_>]) -> Result<(), Error> {
     let (mut hardware, mut channels, mut times, mut intervals) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -42,7 +44,16 @@ pub(crate) async fn hear(tx: &Transaction<'_>, new: &[Taken<'_>]) -> Result<(), 
         return Ok(());
     }
     let statement = tx.prepare_cached(INSERT).await?;
-    tx.execute(&statement, &[&hardware, &channels, &times, &intervals]).await?;
+    let new = tx.query(&statement, &[&hardware, &channels, &times, &intervals]).await?;
+    if new.is_empty() {
+        return Ok(());
+    }
+    let hardware: Vec<Uuid> = new.iter().map(|row| row.get(0)).collect();
+    let channels: Vec<i16> = new.iter().map(|row| row.get(1)).collect();
+    let times: Vec<Timestamp> = new.iter().map(|row| row.get(2)).collect();
+    let intervals: Vec<i32> = new.iter().map(|row| row.get(3)).collect();
+    let note = tx.prepare_cached("SELECT ts.note_intervals($1, $2, $3, $4)").await?;
+    tx.query(&note, &[&hardware, &channels, &times, &intervals]).await?;
     Ok(())
 }
 
@@ -53,8 +64,9 @@ fn said(content: &Content) -> Vec<(i16, i32)> {
             .iter()
             .filter_map(|event| match event.kind {
                 DeviceEventKind::Interval { channel, every_ms: every_ms @ 1..=LONGEST_MS } => {
-                    let channel = i16::try_from(channel.0).ok().filter(|channel| *channel != ALL)?;
-                    Some((channel, i32::try_from(every_ms).ok()?))
+                    // Of a channel that nobody here counts by it says nothing.
+                    let channel = channel::by_id(channel)?.id;
+                    Some((i16::try_from(channel.0).ok()?, i32::try_from(every_ms).ok()?))
                 }
                 _ => None,
             })
@@ -161,22 +173,37 @@ impl InForce {
     }
 }
 
+/// A rule and a wearer that are looked at, and the time that is looked at.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked {
+    pub rule: Uuid,
+    pub wearer: Uuid,
+    pub from: Timestamp,
+    pub to: Timestamp,
+}
+
 /// The intervals of the channel of each rule that was looked at, by rule and wearer.
 pub(crate) async fn of_rules(
     tx: &Transaction<'_>,
     tenant: Uuid,
-    looks: &[(Uuid, Uuid)],
+    asked: &[Asked],
 ) -> Result<HashMap<(Uuid, Uuid), Vec<Span>>, Error> {
     const SPANS: &str = "
-        SELECT r.id, a.user_id, greatest(a.valid_from, s.from_time), least(a.valid_to, s.to_time), s.interval_ms
-        FROM (SELECT DISTINCT * FROM unnest($2::uuid[], $3::uuid[])) l(rule, wearer)
-        JOIN alert_rules r ON r.id = l.rule AND r.tenant_id = $1
-        JOIN device_assignments a ON a.tenant_id = $1 AND a.user_id = l.wearer
-        JOIN device_interval_spans s ON s.hardware = a.hardware_id AND s.channel = r.type
-          AND (a.valid_to IS NULL OR s.from_time < a.valid_to) AND (s.to_time IS NULL OR s.to_time > a.valid_from)";
-    let (rules, wearers): (Vec<Uuid>, Vec<Uuid>) = looks.iter().copied().unzip();
+        SELECT r.id, l.wearer, greatest(a.valid_from, s.from_time), least(a.valid_to, s.to_time), s.interval_ms
+        FROM unnest($2::uuid[], $3::uuid[], $4::timestamptz[], $5::timestamptz[]) l(rule, wearer, since, until)
+        JOIN alert_rules r ON r.id = l.rule AND r.tenant_id = $1 AND r.type IS NOT NULL
+        CROSS JOIN LATERAL (
+          SELECT a.hardware_id, a.valid_from, a.valid_to FROM device_assignments a
+          WHERE a.tenant_id = $1 AND a.user_id = l.wearer
+            AND a.valid_from < l.until AND (a.valid_to IS NULL OR a.valid_to > l.since) OFFSET 0) a
+        CROSS JOIN LATERAL interval_spans(a.hardware_id, r.type, greatest(a.valid_from, l.since),
+          least(a.valid_to, l.until)) s";
+    let rules: Vec<Uuid> = asked.iter().map(|one| one.rule).collect();
+    let wearers: Vec<Uuid> = asked.iter().map(|one| one.wearer).collect();
+    let since: Vec<Timestamp> = asked.iter().map(|one| one.from).collect();
+    let until: Vec<Timestamp> = asked.iter().map(|one| one.to).collect();
     let statement = tx.prepare_cached(SPANS).await?;
-    let rows = tx.query(&statement, &[&tenant, &rules, &wearers]).await?;
+    let rows = tx.query(&statement, &[&tenant, &rules, &wearers, &since, &until]).await?;
     let mut out: HashMap<(Uuid, Uuid), Vec<Span>> = HashMap::new();
     for row in &rows {
         out.entry((row.get(0), row.get(1))).or_default().push(Span::read(row, 2)?);

@@ -52,6 +52,8 @@ pub(crate) struct NewFrame {
     pub crc: u32,
     pub first_us: i64,
     pub last_us: i64,
+    /// Its time contradicts what is stored: it says nothing of when others were.
+    pub contradicted: bool,
 }
 
 /// What the next boot said about this epoch's end.
@@ -212,8 +214,12 @@ pub(crate) async fn update(
     let times: Vec<Option<Timestamp>> = changed
         .iter()
         .map(|(_, entry)| {
-            let last = u32::try_from(entry.new.last()?).ok()?;
-            Some(timestamp(entry.frames.get(&last)?.last_us))
+            // Whatever else is heard of: an earlier frame does not say when the highest one was.
+            let believed = entry
+                .frames
+                .iter()
+                .filter(|(seq, frame)| !frame.contradicted && i64::from(**seq) > entry.highest);
+            Some(timestamp(believed.max_by_key(|(seq, _)| **seq)?.1.last_us))
         })
         .collect();
     let ended = |get: fn(&Ended) -> i64| {

@@ -88,10 +88,19 @@ const FRAMES: &str = "
           SELECT CASE WHEN b.named AND NOT isempty(b.delivered + coalesce(g.seqs, '{}')) THEN b.seqs + coalesce((
             SELECT range_agg(f.seqs) FROM named_frames f WHERE f.hardware = b.hardware AND f.epoch = b.epoch
               AND f.seqs && (b.delivered + coalesce(g.seqs, '{}'))), '{}') ELSE b.seqs END AS seqs OFFSET 0) i),
+    -- So many are told. Of each clinic some, and of each of its devices: what one says hides no other's loss.
+    ranked AS (
+      SELECT t.*, row_number() OVER (PARTITION BY t.hardware ORDER BY NOT t.alerted, t.epoch) AS of_device,
+        (SELECT a.tenant_id FROM device_assignments a WHERE a.hardware_id = t.hardware ORDER BY a.valid_from DESC LIMIT 1)
+          AS holder
+      FROM told t
+      WHERE (t.changed_at >= $1 OR t.alerted)
+        AND NOT (isempty(t.nowhere) AND isempty(t.twice) AND isempty(t.acknowledged))),
     wrong AS MATERIALIZED (
-      SELECT * FROM told
-      WHERE (changed_at >= $1 OR alerted) AND NOT (isempty(nowhere) AND isempty(twice) AND isempty(acknowledged))
-      ORDER BY NOT alerted, 1, 2 LIMIT $2),
+      SELECT w.* FROM (
+        SELECT r.*, row_number() OVER (PARTITION BY r.holder ORDER BY r.of_device, NOT r.alerted, r.hardware) AS place
+        FROM ranked r) w
+      ORDER BY w.place, NOT w.alerted, w.hardware, w.epoch LIMIT $2),
     certain AS MATERIALIZED (
       SELECT w.hardware, w.epoch, c.clinic, c.certain FROM wrong w CROSS JOIN LATERAL ts.numbers_of(w.hardware, w.epoch, NULL) c),
     shared AS (

@@ -1,4 +1,5 @@
-//! What grows and has an end: the audit log, gaps, alerts, how times came about, requests that were never written.
+//! What grows and has an end: the audit log, gaps, alerts, how times came about, how often and whether wearables measured on skin,
+//! requests that were never written.
 //! Readings, events and aggregates have theirs by their own storage.
 
 use jiff::Timestamp;
@@ -15,11 +16,11 @@ const SLICE: i32 = 10_000;
 pub struct Retention {
     /// Lines of the audit log. The database keeps each for a year, whatever is asked.
     pub audit_days: i64,
-    /// Gaps that hold, and alerts: as long as aggregates.
+    /// Gaps that hold, alerts, and how often wearables measured: as long as aggregates.
     pub derived_days: i64,
     /// Gaps that were withdrawn: their frames came.
     pub withdrawn_days: i64,
-    /// How frames' times came about: a while longer than readings are kept.
+    /// How frames' times came about, and whether wearables were worn: a while longer than readings are kept.
     pub frame_times_days: i64,
     /// Requests over HTTP that were never written, since their job died and nobody revived it.
     pub dead_requests_days: i64,
@@ -45,12 +46,15 @@ pub fn forget<'a>(pool: &'a Pool, now: Timestamp, keep: &'a Retention) -> Work<'
 async fn forget_all(pool: &Pool, now: Timestamp, keep: &Retention) -> (u64, u64) {
     let ago = |days: i64| timestamp(now.as_microsecond() - days * DAY_US);
     let derived = ago(keep.derived_days);
-    let kinds: [(&str, &str, Vec<Timestamp>); 6] = [
+    let kinds: [(&str, &str, Vec<Timestamp>); 8] = [
         ("the audit log", "SELECT forget_audit($1, $2)", vec![ago(keep.audit_days)]),
         ("alerts", "SELECT forget_alerts($1, $2)", vec![derived]),
         ("gaps", "SELECT forget_gaps($1, $2, $3)", vec![ago(keep.withdrawn_days), derived]),
         ("frame times", "SELECT forget_frame_times($1, $2)", vec![ago(keep.frame_times_days)]),
         ("frame times of names", "SELECT forget_named_frame_times($1, $2)", vec![ago(keep.frame_times_days)]),
+        // What days tell is counted by them for as long as days are kept.
+        ("intervals", "SELECT forget_intervals($1, $2)", vec![derived]),
+        ("being worn", "SELECT forget_wear($1, $2)", vec![ago(keep.frame_times_days)]),
         ("dead requests", "SELECT forget_dead_requests($1, $2)", vec![ago(keep.dead_requests_days)]),
     ];
     let (mut gone, mut failed) = (0, 0);

@@ -12,7 +12,7 @@ use kinara_store::{Pool, Transaction};
 use uuid::Uuid;
 
 use crate::error::Remedy;
-use crate::gaps::LetGo;
+use crate::gaps::{self, LetGo};
 use crate::plan::Key;
 use crate::{Error, Work, quarantine, timestamp};
 
@@ -24,7 +24,7 @@ pub struct Policy {
     /// A gateway's word is believed for so long.
     pub gateway_word: Duration,
     /// Open gaps that are looked at in a sweep.
-    pub gaps: i64,
+    pub gaps: i32,
     /// Partitions are dropped here, as well as it goes without owning them.
     pub drops_partitions: bool,
     /// Quarantined things are kept so long,
@@ -60,15 +60,16 @@ pub struct Swept {
     pub failed: u64,
 }
 
-/// A slice of open gaps that stood still, those first that were not looked at for longest.
-const STANDING: &str = "
-    SELECT id, hardware FROM gaps WHERE reason = 'late' AND withdrawn_at IS NULL AND updated_at < $1
-    ORDER BY looked_at NULLS FIRST LIMIT $2";
+/// A slice of open gaps that stood still, some of each wearable: from here on the next wearables have their turn.
+const STANDING: &str = "SELECT id, hardware FROM ts.gaps_to_look_at($1, $2, $3)";
+
+/// Open gaps of one wearable in a sweep.
+const OF_ONE: i32 = 50;
 
 /// Open gaps in a statement.
 const TOGETHER: usize = 250;
 
-/// Where there are more than a slice, the next ones' turn comes.
+/// Where a wearable has more than these, the next ones' turn comes.
 const LOOKED_AT: &str = "UPDATE gaps SET looked_at = $2 WHERE id = ANY($1) AND reason = 'late'";
 
 /// A gap that is `late` becomes `gateway_lost` when it stands still and either a gateway of a clinic that held the
@@ -129,13 +130,12 @@ fn expire_old() -> String {
 
 /// Quarantined things that expire in a transaction.
 const SLICE: i64 = 5_000;
-/// A frame's number is told unless the device has been other clinics' alone: who never had it says nothing about it.
+/// What left, and what is needed to say whose its number may be.
 const EXPIRE: &str = "
     DELETE FROM quarantine q USING old WHERE q.id = old.id
     RETURNING (SELECT id FROM hardware h WHERE h.hardware_id = q.hardware_id), q.epoch, q.received_at,
-      CASE WHEN q.what = 'frame' AND q.replayed_at IS NULL AND q.reason <> 'foreign_gateway'
-        AND (SELECT bool_or(a.tenant_id = q.tenant_id) IS NOT FALSE FROM device_assignments a
-          JOIN hardware h ON h.id = a.hardware_id WHERE h.hardware_id = q.hardware_id) THEN q.seq END, q.fit";
+      CASE WHEN q.what = 'frame' AND q.replayed_at IS NULL AND q.reason <> 'foreign_gateway' THEN q.seq END,
+      q.fit, q.tenant_id";
 
 /// Does what is due.
 pub fn sweep<'a>(pool: &'a Pool, clock: &'a dyn Clock, policy: &'a Policy) -> Work<'a, Result<Swept, Error>> {
@@ -196,7 +196,7 @@ async fn drop_partitions(pool: &Pool) -> Result<(), Error> {
 struct Standing {
     since: Timestamp,
     word: Timestamp,
-    most: i64,
+    most: i32,
 }
 
 /// An open gap, and of which wearable.
@@ -210,18 +210,21 @@ struct Open {
 /// theirs was looked at in time.
 async fn settle(pool: &Pool, now: Timestamp, standing: &Standing) -> Result<(u64, u64), Error> {
     let client = pool.get().await?;
+    let of_one = OF_ONE.min(standing.most);
     let mut gaps: Vec<Open> = client
-        .query(STANDING, &[&standing.since, &standing.most])
+        .query(STANDING, &[&standing.since, &standing.most, &of_one])
         .await?
         .iter()
         .map(|row| Open { id: row.get(0), hardware: row.get(1) })
         .collect();
-    if gaps.len() as i64 >= standing.most {
+    gaps.sort_unstable_by_key(|gap| (gap.hardware, gap.id));
+    let crowded = gaps.chunk_by(|one, next| one.hardware == next.hardware);
+    let crowded = crowded.filter(|of_one_wearable| of_one_wearable.len() as i64 >= i64::from(of_one));
+    let ids: Vec<Uuid> = crowded.flatten().map(|gap| gap.id).collect();
+    if !ids.is_empty() {
         // First, and by itself: whatever becomes of these, the next ones have their turn.
-        let ids: Vec<Uuid> = gaps.iter().map(|gap| gap.id).collect();
         client.execute(LOOKED_AT, &[&ids, &now]).await?;
     }
-    gaps.sort_unstable_by_key(|gap| (gap.hardware, gap.id));
     let mut open: Vec<&[Open]> = gaps.chunks(TOGETHER).collect();
     let mut left_out: BTreeSet<Uuid> = BTreeSet::new();
     let mut lost = 0;
@@ -320,18 +323,39 @@ pub async fn fit_chunks(pool: &Pool, memory: Option<u64>) -> Result<Option<Strin
     Ok(pool.get().await?.query_one("SELECT ts.fit_chunks($1)::text", &[&memory]).await?.get(0))
 }
 
-/// Frames that leave the quarantine leave a gap `expired`.
+/// A frame that left the quarantine.
+struct Gone {
+    key: Key,
+    seq: u64,
+    received_us: i64,
+    named: bool,
+    clinic: Uuid,
+}
+
+/// One whose name is believed as far as its clinic can speak of it.
+fn gone(row: &tokio_postgres::Row) -> Option<Gone> {
+    Some(Gone {
+        key: Key { hardware: row.get::<_, Option<Uuid>>(0)?, epoch: row.get::<_, Option<i64>>(1)? },
+        seq: row.get::<_, Option<i64>>(3)?.unsigned_abs(),
+        received_us: row.get::<_, Timestamp>(2).as_microsecond(),
+        named: quarantine::is_named(row.get(4)),
+        clinic: row.get::<_, Option<Uuid>>(5)?,
+    })
+}
+
+/// Frames that leave the quarantine leave a gap `expired`. Which numbers are a clinic's is asked here: a frame that was refused
+/// for its time was never asked whose it is, and any clinic may have any frame refused.
 async fn leave_gaps(tx: &Transaction<'_>, rows: &[tokio_postgres::Row], now: Timestamp) -> Result<(), Error> {
-    let mut gone = LetGo::new("expired");
-    for row in rows {
-        let (Some(hardware), Some(epoch), Some(seq)) =
-            (row.get::<_, Option<Uuid>>(0), row.get::<_, Option<i64>>(1), row.get::<_, Option<i64>>(3))
-        else {
-            continue;
-        };
-        let received_us = row.get::<_, Timestamp>(2).as_microsecond();
-        let named = quarantine::is_named(row.get(4));
-        gone.add(Key { hardware, epoch }, seq.unsigned_abs(), (received_us, received_us), named);
+    let gone: Vec<Gone> = rows.iter().filter_map(gone).collect();
+    if gone.is_empty() {
+        return Ok(());
     }
-    gone.tell(tx, now).await
+    let its = gaps::may_be_its(tx, gone.iter().map(|one| (one.key, one.clinic)), now).await?;
+    let mut told = LetGo::new("expired");
+    for one in &gone {
+        if its.get(&(one.key, one.clinic)).is_some_and(|seqs| seqs.contains(one.seq)) {
+            told.add(one.key, one.seq, (one.received_us, one.received_us), one.named);
+        }
+    }
+    told.tell(tx, now).await
 }

@@ -43,8 +43,11 @@ impl Touched {
         let due: Vec<(Uuid, Status)> = {
             let mut touched = lock(&self.last);
             let wait = wait.as_micros() as i64;
+            let now_us = now.as_microsecond();
             statuses(new)
                 .into_iter()
+                // One sample from ahead would have the device untouched until it was then.
+                .map(|(device, status)| (device, Status { seen_us: status.seen_us.min(now_us), ..status }))
                 .filter(|(device, status)| {
                     let due = status.worn.is_some()
                         || status.battery.is_some()

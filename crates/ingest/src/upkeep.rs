@@ -79,12 +79,19 @@ async fn all_steps(writer: &Writer, pool: &Pool, clock: &dyn Clock, bounds: &Bou
     steps.into_iter().collect::<Result<Vec<()>, Error>>().map(|_| done)
 }
 
-/// Ever more seldom: the longer one waits, the longer until it is tried again.
+/// Ever more seldom: the longer one waits, the longer until it is tried again. Clinics take turns: a box that decides what can
+/// never be carried out waits for itself.
 const WAITING: &str = "
-    SELECT id, gateway_id, payload, reason, received_at FROM quarantine
-    WHERE gateway_id IN (SELECT g.id FROM gateways g WHERE g.retired_at IS NULL) AND what = 'decision' AND replayed_at IS NULL AND reason = ANY($1)
-      AND (tried_at IS NULL OR $2::timestamptz - tried_at >= (tried_at - received_at) / 4)
-    ORDER BY tried_at NULLS FIRST, received_at LIMIT $3";
+    SELECT q.id, q.gateway_id, q.payload, q.reason, q.received_at
+    FROM (SELECT DISTINCT g.tenant_id FROM gateways g WHERE g.retired_at IS NULL) t
+    CROSS JOIN LATERAL (
+      SELECT w.*, row_number() OVER (ORDER BY w.tried_at NULLS FIRST, w.received_at) AS place FROM (
+        SELECT q.id, q.gateway_id, q.payload, q.reason, q.received_at, q.tried_at FROM quarantine q
+        WHERE q.tenant_id = t.tenant_id AND q.what = 'decision' AND q.replayed_at IS NULL AND q.reason = ANY($1)
+          AND EXISTS (SELECT FROM gateways g WHERE g.id = q.gateway_id AND g.retired_at IS NULL)
+          AND (q.tried_at IS NULL OR $2::timestamptz - q.tried_at >= (q.tried_at - q.received_at) / 4)
+        ORDER BY q.tried_at NULLS FIRST, q.received_at LIMIT $3) w) q
+    ORDER BY q.place, q.tried_at NULLS FIRST, q.received_at LIMIT $3";
 
 struct Waiting<'a> {
     id: Uuid,
@@ -179,8 +186,19 @@ struct Mark<'a> {
     upto: Uuid,
 }
 
-/// Devices take turns, and one that nobody has looked at since it was marked comes first: marks stay for a while after their
-/// device is done, and must not keep a later one waiting.
+/// Clinics take turns, and so do the devices of each. One that nobody has looked at since it was marked comes first: marks stay
+/// for a while after their device is done, and must not keep a later one waiting.
+const MARKS: &str = "
+    SELECT m.hardware, h.hardware_id, m.asked_at, m.upto
+    FROM (
+      SELECT r.*, row_number() OVER (
+        PARTITION BY (SELECT a.tenant_id FROM device_assignments a WHERE a.hardware_id = r.hardware
+          ORDER BY a.valid_from DESC LIMIT 1)
+        ORDER BY coalesce(r.looked_at >= r.asked_at, false), r.looked_at NULLS FIRST, r.asked_at) AS place
+      FROM replays r) m
+    JOIN hardware h ON h.id = m.hardware
+    ORDER BY m.place, coalesce(m.looked_at >= m.asked_at, false), m.looked_at NULLS FIRST, m.asked_at LIMIT $1";
+
 async fn frames(
     writer: &Writer,
     pool: &Pool,
@@ -189,15 +207,7 @@ async fn frames(
     done: &mut Done,
 ) -> Result<(), Error> {
     let mut left = bounds.pages;
-    let rows = pool
-        .get()
-        .await?
-        .query(
-            "SELECT r.hardware, h.hardware_id, r.asked_at, r.upto FROM replays r JOIN hardware h ON h.id = r.hardware
-             ORDER BY coalesce(r.looked_at >= r.asked_at, false), r.looked_at NULLS FIRST, r.asked_at LIMIT $1",
-            &[&i64::from(bounds.pages)],
-        )
-        .await?;
+    let rows = pool.get().await?.query(MARKS, &[&i64::from(bounds.pages)]).await?;
     for row in &rows {
         if left == 0 {
             break;
@@ -257,11 +267,16 @@ async fn take_again(
     Ok(taken)
 }
 
-/// Moves that are tried at once, the longest untried first.
+/// Moves that are tried at once: clinics take turns, and of each the longest untried comes first.
 const DUE: &str = "
     UPDATE moves SET tried_at = $1, pass_at = CASE WHEN reached IS NULL THEN $1 ELSE coalesce(pass_at, $1) END
     WHERE id = ANY(ARRAY(
-      SELECT id FROM moves WHERE settled_at IS NULL ORDER BY tried_at NULLS FIRST, asked_at, id LIMIT $2
+      SELECT m.id FROM moves m WHERE m.settled_at IS NULL AND m.id = ANY(ARRAY(
+        SELECT o.id FROM (
+          SELECT o.id, o.tried_at, o.asked_at,
+            row_number() OVER (PARTITION BY o.tenant_id ORDER BY o.tried_at NULLS FIRST, o.asked_at, o.id) AS place
+          FROM moves o WHERE o.settled_at IS NULL) o
+        ORDER BY o.place, o.tried_at NULLS FIRST, o.asked_at, o.id LIMIT $2))
       FOR UPDATE SKIP LOCKED))
     RETURNING id, asked_at, tenant_id, pass_at";
 

@@ -656,11 +656,11 @@ fn decide<'a>(
             continue;
         }
         entry.new.insert(seq);
-        entry
-            .frames
-            .insert(frame.seq, NewFrame { crc: frame.crc, first_us: frame.first_us, last_us: frame.last_us });
+        let (placed, contradicted) = in_order(*taken, entry);
+        let (first_us, last_us) = (frame.first_us, frame.last_us);
+        entry.frames.insert(frame.seq, NewFrame { crc: frame.crc, first_us, last_us, contradicted });
         counts[taken.batch].stored += 1;
-        new.push(in_order(*taken, entry));
+        new.push(placed);
     }
     for entry in entries.values_mut().filter(|entry| !entry.new.is_empty()) {
         let mut is_in = entry.seqs.clone();
@@ -674,9 +674,9 @@ fn decide<'a>(
     new
 }
 
-/// Notes how a frame's time came about, and marks it where it contradicts what is stored.
-fn in_order<'a>(taken: Taken<'a>, entry: &mut Entry) -> Taken<'a> {
-    let Some(fit) = taken.device.fit(taken.frame) else { return taken };
+/// Notes how a frame's time came about, and marks it where it contradicts what is stored; whether it does.
+fn in_order<'a>(taken: Taken<'a>, entry: &mut Entry) -> (Taken<'a>, bool) {
+    let Some(fit) = taken.device.fit(taken.frame) else { return (taken, false) };
     let mut key = FitKey::from(fit);
     let seq = taken.frame.seq;
     // Numbers of what comes over HTTP are names, and have no order.
@@ -688,7 +688,8 @@ fn in_order<'a>(taken: Taken<'a>, entry: &mut Entry) -> Taken<'a> {
         key = key.contradicted(by_us);
     }
     entry.fits.entry(key).or_default().insert(u64::from(seq));
-    Taken { time_uncertain: taken.time_uncertain || contradicted.is_err(), ..taken }
+    let time_uncertain = taken.time_uncertain || contradicted.is_err();
+    (Taken { time_uncertain, ..taken }, contradicted.is_err())
 }
 
 fn findings(plan: &Plan<'_>, new: &[Taken<'_>], entries: &mut BTreeMap<Key, Entry>) -> Findings {

@@ -99,6 +99,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(28, "0028_intervals"),
     migration!(29, "0029_order"),
     migration!(30, "0030_named_in_parts"),
+    migration!(31, "0031_shares"),
 ];
 
 /// The migration that decides the storage.

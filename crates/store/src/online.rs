@@ -61,6 +61,11 @@ const STEPS: &[Step] = &[
         "public",
         "ON gaps (looked_at NULLS FIRST) WHERE reason = 'late' AND withdrawn_at IS NULL",
     ),
+    index(
+        "gaps_of_wearables",
+        "public",
+        "ON gaps (hardware, (coalesce(looked_at, created_at))) WHERE reason = 'late' AND withdrawn_at IS NULL",
+    ),
     index("gaps_withdrawn", "public", "ON gaps (withdrawn_at) WHERE withdrawn_at IS NOT NULL"),
     index("gaps_age", "public", "ON gaps (updated_at) WHERE withdrawn_at IS NULL"),
     index("quarantine_age", "public", "ON quarantine (received_at)"),
@@ -73,6 +78,12 @@ const STEPS: &[Step] = &[
     index("moves_to", "public", "ON moves (to_user)"),
     index("decisions_wearer", "public", "ON decisions (user_id) WHERE user_id IS NOT NULL"),
     index("quarantine_decisions", "public", "ON quarantine (received_at) WHERE what = 'decision'"),
+    index(
+        "quarantine_decisions_waiting",
+        "public",
+        "ON quarantine (tenant_id, tried_at NULLS FIRST, received_at) WHERE what = 'decision' AND replayed_at IS NULL",
+    ),
+    index("device_intervals_age", "public", "ON device_intervals (from_time, hardware)"),
     index("alerts_age", "public", "ON alerts (raised_at)"),
     Step { name: "uncertain_readings", what: What::Slices("SELECT ts.mark_uncertain()") },
     // Last: what is above looks for frames' times where older releases wrote them.

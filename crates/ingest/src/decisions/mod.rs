@@ -44,7 +44,7 @@ pub(crate) const MAY_PASS: [&str; 6] = [
 
 /// The words for reasons.
 pub(crate) mod reason {
-    pub use crate::boundary::reason::NOT_ASSIGNED;
+    pub use crate::boundary::reason::{NOT_ASSIGNED, TOO_MANY};
 
     /// The gateway has not said its key yet.
     pub const NO_KEY: &str = "no_key";

@@ -8,6 +8,32 @@ use super::content::{Consent, Content};
 use super::{Refusal, Speaker, Stop, reason};
 use crate::timestamp;
 
+/// Wearers that boxes may add to a clinic and nobody has confirmed or merged yet: every box is told of wearers, and a page shows all.
+const MOST_WEARERS: i64 = 5_000;
+/// Devices that a clinic may have before boxes can bring no others.
+const MOST_DEVICES: i64 = 20_000;
+const WAITING_WEARERS: &str = "
+    SELECT count(*) FROM (
+      SELECT FROM users u WHERE u.tenant_id = $1 AND u.provisional AND u.merged_into IS NULL LIMIT $2) those";
+const DEVICES: &str = "SELECT count(*) FROM (SELECT FROM devices d WHERE d.tenant_id = $1 LIMIT $2) those";
+
+/// Whether a clinic has fewer of something than boxes may give it.
+async fn has_room(
+    tx: &Transaction<'_>,
+    count: &str,
+    tenant: Uuid,
+    most: i64,
+    what: &str,
+) -> Result<(), Stop> {
+    let statement = tx.prepare_cached(count).await?;
+    let there: i64 = tx.query_one(&statement, &[&tenant, &most]).await?.get(0);
+    if there < most {
+        return Ok(());
+    }
+    let detail = format!("the clinic has {there} {what}, and boxes add no more");
+    Err(Refusal::new(reason::TOO_MANY, detail).into())
+}
+
 /// The wearer that an id names in the clinic: one that was merged is whom they were merged into.
 pub(super) async fn wearer(tx: &Transaction<'_>, tenant: Uuid, user: Uuid) -> Result<Uuid, Stop> {
     let statement = tx
@@ -37,6 +63,11 @@ pub(super) async fn wearer_added(
         )
         .await?;
     let at = timestamp(content.at_us);
+    let known = tx.prepare_cached("SELECT 1 FROM users WHERE id = $1").await?;
+    if tx.query_opt(&known, &[&user]).await?.is_none() {
+        has_room(tx, WAITING_WEARERS, speaker.tenant, MOST_WEARERS, "wearers whom nobody has confirmed")
+            .await?;
+    }
     tx.execute(&statement, &[&user, &speaker.tenant, &name, &speaker.gateway, &at]).await?;
     // There already: theirs, or an id that another clinic has, which is nobody here.
     wearer(tx, speaker.tenant, user).await.map(|_| ())
@@ -110,6 +141,10 @@ pub(super) async fn device(
     hardware: &str,
     name: Option<&str>,
 ) -> Result<Uuid, Stop> {
+    let known = tx.prepare_cached("SELECT 1 FROM devices WHERE tenant_id = $1 AND hardware_id = $2").await?;
+    if tx.query_opt(&known, &[&tenant, &hardware]).await?.is_none() {
+        has_room(tx, DEVICES, tenant, MOST_DEVICES, "devices").await?;
+    }
     let kinara = hardware.starts_with("kinara:");
     let short = hardware.get(hardware.len().saturating_sub(4)..).unwrap_or(hardware);
     let usual = format!("{} {short}", if kinara { "Kinara" } else { "Sensor" });

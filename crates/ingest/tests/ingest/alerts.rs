@@ -6,7 +6,7 @@ use kinara_ingest::rollup::{Slice, roll_up};
 use kinara_ingest::{Name, Outcome, events, timestamp};
 use kinara_protocol::channel::{BATTERY, HEART_RATE};
 use kinara_protocol::envelope::{self, ENVELOPE_VERSION, Event, EventBatch};
-use kinara_protocol::frame::DeviceEventKind;
+use kinara_protocol::frame::{DeviceEventKind, Epoch};
 use uuid::Uuid;
 
 const RULE: Uuid = Uuid::from_u128(0x61);
@@ -312,4 +312,64 @@ async fn what_is_no_break_is_known_by_the_interval_that_was_in_force_then() {
     let said =
         "SELECT string_agg(channel || ' ' || interval_ms, ', ' ORDER BY from_time) FROM device_intervals";
     assert_eq!(world.text(said).await, "1 120000, 1 1000", "once, whoever brings it");
+}
+
+#[tokio::test]
+async fn an_interval_that_comes_later_than_its_readings_has_the_rules_look_again_at_what_it_changes() {
+    let world = world().await;
+    fast(&world).await;
+    minutes(&world, [(21, 1300), (23, 1300), (25, 1300), (27, 700)]).await;
+    assert_eq!(look(&world).await, Evaluated::default());
+    let looks = "SELECT count(*) FROM ts.interval_looks";
+    // Said before them, and brought after.
+    says_every(&world, 10, 120_000).await;
+    assert_eq!(world.number(looks).await, 1, "once, of the clinic that has a rule about it");
+    world.run("DELETE FROM jobs._private_jobs").await;
+    roll_up(&world.pool, timestamp(NOW_US), &Slice::default()).await.unwrap();
+    assert_eq!((world.number(looks).await, jobs(&world).await), (0, TENANT.to_string()));
+    assert_eq!(look(&world).await.raised, 1);
+    assert_eq!(alerts(&world).await, "first fast 21-26");
+
+    // A boot between the two: what was said before it does not hold any more.
+    world.write(&[batch_of(GATEWAY, &[boot_at(Epoch::new(0xaa, 2), 15)])]).await;
+    roll_up(&world.pool, timestamp(NOW_US), &Slice::default()).await.unwrap();
+    assert_eq!(look(&world).await.withdrawn, 1);
+    assert_eq!(alerts(&world).await, "none");
+    // The same again changes nothing, and nobody looks.
+    says_every(&world, 12, 120_000).await;
+    says_every(&world, 13, 120_000).await;
+    world.write(&[batch_of(GATEWAY, &[boot_at(Epoch::new(0xaa, 3), 16)])]).await;
+    assert_eq!(world.number(looks).await, 0);
+}
+
+#[tokio::test]
+async fn what_an_interval_changes_is_looked_at_so_many_hours_at_a_time_until_all_of_it_was() {
+    let world = world().await;
+    fast(&world).await;
+    world
+        .run(&format!(
+            "INSERT INTO ts.readings_hourly SELECT '{TENANT}', '{USER}', 1, to_timestamp({0}) + make_interval(hours => h), 1, 70, 0, 70, 70
+               FROM generate_series(0, 2499) h;
+             INSERT INTO ts.interval_looks (tenant_id, hardware, channel, from_time, to_time)
+               VALUES ('{TENANT}', '{HARDWARE_ROW}', 1, to_timestamp({0} + 1800), 'infinity')",
+            BOOT_US / 1_000_000
+        ))
+        .await;
+    let notes = "SELECT count(DISTINCT hour) FROM ts.alert_notes";
+    let mut counts = Vec::new();
+    for _ in 0..3 {
+        world.run(&format!("SELECT ts.queue_looks('{TENANT}')")).await;
+        counts.push(world.number(notes).await);
+    }
+    assert_eq!(counts, [1_000, 1_999, 2_500]);
+    assert_eq!(world.number("SELECT count(*) FROM ts.interval_looks").await, 0);
+}
+
+/// A boot, so many minutes after the first one.
+fn boot_at(epoch: Epoch, minute: u64) -> Vec<u8> {
+    use kinara_protocol::frame::{BootAnchor, MAX_FRAME, ResetReason, Ticks, encode_boot_anchor};
+    let mut out = [0; MAX_FRAME];
+    let anchor = BootAnchor { reason: ResetReason::PowerOn, previous: None };
+    let len = encode_boot_anchor(epoch, 0, Ticks(minute * 60_000), &anchor, &mut out);
+    out[..len].to_vec()
 }

@@ -165,9 +165,9 @@ async fn a_clinic_whose_looks_cannot_be_queued_keeps_no_others_from_being_queued
     );
 }
 
-/// A gap of the test's device and one of another that cannot be settled in time; both are lost.
+/// A gap of the test's device and one of another, before it in turn, that cannot be settled in time; both are lost.
 async fn two_lost_gaps(world: &World) {
-    let other = Uuid::from_u128(0x42);
+    let other = Uuid::from_u128(0x40);
     world.write(&[batch_of(GATEWAY, &seconds(0..3)), batch_of(GATEWAY, &seconds(5..6))]).await;
     world
         .run(&format!(
@@ -354,4 +354,38 @@ async fn what_grows_has_an_end_and_what_still_counts_stays() {
     let hasty = Retention { audit_days: 0, ..Retention::default() };
     forget(&world.pool, Timestamp::now(), &hasty).await;
     assert_eq!(world.number("SELECT count(*) FROM audit_log").await, 2);
+}
+
+#[tokio::test]
+async fn old_words_about_intervals_go_and_the_one_that_was_in_force_stays() {
+    let world = world().await;
+    let later = Uuid::from_u128(0x49);
+    world
+        .run(&format!(
+            "INSERT INTO hardware (id, hardware_id) VALUES ('{later}', 'kinara:00000000000000c3');
+             INSERT INTO device_intervals SELECT h, c, now() - make_interval(days => d), m FROM
+               (VALUES ('{HARDWARE_ROW}'::uuid), ('{later}')) w(h), (VALUES
+               -- Another one after it, a boot after it, and the one that counts yet; of the second channel, too.
+               (1, 2500, 2000), (1, 2400, 3000), (0, 2300, 0), (1, 2200, 4000), (1, 2100, 5000),
+               (3, 2450, 7000), (0, 2050, 0), (3, 2000, 8000), (1, 1950, 6000), (0, 1000, 0), (1, 900, 9000)) v(c, d, m);
+             INSERT INTO ledger (hardware, epoch, updated_at) VALUES ('{HARDWARE_ROW}', 8, now() - interval '800 days'),
+               ('{HARDWARE_ROW}', 9, now());
+             INSERT INTO wear SELECT '{HARDWARE_ROW}', e, now() - interval '800 days', true FROM generate_series(8, 9) e"
+        ))
+        .await;
+    let now = Timestamp::now();
+    let (gone, failed) = forget(&world.pool, now, &Retention::default()).await;
+    assert_eq!((gone, failed), (2 * 6 + 1, 0));
+    let left = "SELECT string_agg(channel || ' ' || interval_ms, ', ' ORDER BY from_time) FROM device_intervals WHERE hardware = ";
+    for of in [HARDWARE_ROW, later] {
+        let left = world.text(&format!("{left} '{of}'")).await;
+        assert_eq!(left, "0 0, 3 8000, 1 6000, 0 0, 1 9000");
+    }
+    // What holds at any time since then is what held.
+    let spans =
+        "SELECT string_agg(interval_ms::text, ' ' ORDER BY from_time) FROM interval_spans('$h', 1::int2,
+        now() - interval '1827 days', now())";
+    assert_eq!(world.text(&spans.replace("$h", &later.to_string())).await, "6000 9000");
+    assert_eq!(world.number("SELECT count(*) FROM wear").await, 1);
+    assert_eq!(forget(&world.pool, now, &Retention::default()).await, (0, 0));
 }

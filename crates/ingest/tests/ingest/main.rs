@@ -11,6 +11,7 @@ mod enrich;
 mod erased;
 mod erasure;
 mod fairness;
+mod hostile;
 mod housekeeping;
 mod names;
 mod parts;

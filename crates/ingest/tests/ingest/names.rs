@@ -92,3 +92,21 @@ async fn gaps_that_were_left_among_names_are_withdrawn_when_the_next_one_comes()
     world.write(&[over_http(&[2_000])]).await;
     assert_eq!(world.gaps().await, "no_consent {[1000,1001)}, no_consent {[2000,2001)}");
 }
+
+#[tokio::test]
+async fn gaps_that_were_left_among_names_are_withdrawn_when_a_refused_one_expires() {
+    let world = world().await;
+    is_worn_from(&world, 10).await;
+    world.write(&[over_http(&[1_000])]).await;
+    // As a box told of that epoch before anybody knew what its numbers are.
+    world
+        .run(&format!(
+            "INSERT INTO ledger (hardware, epoch, highest) VALUES ('{HARDWARE_ROW}', 9, 899);
+             INSERT INTO gaps (hardware, epoch, seqs, reason) VALUES ('{HARDWARE_ROW}', 9, '{{[0,900)}}', 'late')"
+        ))
+        .await;
+    world.clock.advance_us(91 * 86_400_000_000);
+    assert_eq!(sweep(&world.pool, world.clock.as_ref(), &Policy::default()).await.unwrap().expired, 1);
+    assert_eq!(world.gaps().await, "expired {[1000,1001)}");
+    assert_eq!(unaccounted(&world).await, []);
+}

@@ -84,6 +84,40 @@ async fn samples_of_an_epoch_are_never_reordered_and_what_contradicts_the_order_
 }
 
 #[tokio::test]
+async fn when_the_highest_frame_was_is_said_by_no_time_that_is_not_believed_and_by_no_earlier_frame() {
+    let world = world().await;
+    let highest = format!(
+        "SELECT highest || ' ' || round(extract(epoch FROM highest_time) - {}) FROM ledger",
+        BOOT_US / 1_000_000
+    );
+    let stamped_by = |frames: std::ops::Range<u32>, off_us: i64| {
+        let fit = Fit { ref_utc_us: BOOT_US + off_us, ..fit() };
+        let columns = stamped(columns_of(HARDWARE, &seconds(frames)), fit);
+        batch::from_envelope(envelope_of(GATEWAY, 0, vec![columns])).unwrap()
+    };
+    world.write(&[stamped_by(0..10, 0)]).await;
+    assert_eq!(world.text(&highest).await, "9 10");
+    // An hour behind: its times contradict what is stored.
+    world.write(&[stamped_by(10..12, -3_000_000_000)]).await;
+    assert_eq!(world.text(&highest).await, "11 10");
+    // A refused frame is the highest, and an earlier one is taken with it.
+    world.write(&[stamped_by(20..30, 3_500_000)]).await;
+    assert_eq!(world.text(&highest).await, "29 33");
+    let undecodable = {
+        let mut frame = frame(EPOCH, 40);
+        frame[1] = 0x41;
+        let end = frame.len() - 4;
+        let crc = kinara_protocol::frame::checksum(&frame[..end]);
+        frame[end..].copy_from_slice(&crc.to_le_bytes());
+        frame
+    };
+    let late = stamped_by(14..15, 0);
+    let counts = world.write(&[batch_of(GATEWAY, &[undecodable]), late]).await;
+    assert_eq!((counts[0].quarantined, counts[1].stored), (1, 1));
+    assert_eq!(world.text(&highest).await, "40 33");
+}
+
+#[tokio::test]
 async fn two_bridges_in_parallel_write_once_and_never_wait_in_a_circle() {
     let world = world().await;
     world

@@ -1,0 +1,447 @@
+-- What one clinic's wearables and gateways say costs that clinic: intervals are looked up within a time and are looked at by rules
+-- when they come late, open gaps have turns by wearable, and what gateways say of themselves has an end.
+SET ROLE kinara_owner;
+
+-- From when until when a channel of a device had another interval, of a time: what was said in it, and the last word before it. The
+-- rest of what was ever said is not gone through. Who asks is asked whose it is.
+CREATE FUNCTION interval_spans(which uuid, of_channel int2, since timestamptz, until timestamptz)
+  RETURNS TABLE (from_time timestamptz, to_time timestamptz, interval_ms int4)
+  LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    SELECT s.from_time, s.to_time, s.interval_ms
+    FROM (
+      SELECT w.channel, w.from_time, w.interval_ms, lead(w.from_time) OVER (ORDER BY w.from_time, w.channel) AS to_time
+      FROM (VALUES (0::int2), (of_channel)) c(channel)
+      CROSS JOIN LATERAL (
+        (SELECT i.channel, i.from_time, i.interval_ms FROM device_intervals i
+         WHERE i.hardware = which AND i.channel = c.channel AND i.from_time <= since ORDER BY i.from_time DESC LIMIT 1)
+        UNION ALL
+        SELECT i.channel, i.from_time, i.interval_ms FROM device_intervals i
+        WHERE i.hardware = which AND i.channel = c.channel AND i.from_time > since AND i.from_time < until) w) s
+    WHERE s.channel > 0 AND (s.to_time IS NULL OR s.to_time > since) $$;
+
+-- The same of a clinic's wearer, for its pages.
+CREATE FUNCTION wearer_interval_spans(wearer uuid, of_channel int2, since timestamptz, until timestamptz)
+  RETURNS TABLE (from_time timestamptz, to_time timestamptz, interval_ms int4)
+  LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    SELECT greatest(a.valid_from, s.from_time), least(a.valid_to, s.to_time), s.interval_ms
+    FROM device_assignments a
+    CROSS JOIN LATERAL interval_spans(a.hardware_id, of_channel, greatest(a.valid_from, since), least(a.valid_to, until)) s
+    WHERE a.tenant_id = (SELECT current_tenant()) AND a.user_id = wearer
+      AND a.valid_from < until AND (a.valid_to IS NULL OR a.valid_to > since) $$;
+REVOKE ALL ON FUNCTION interval_spans(uuid, int2, timestamptz, timestamptz),
+  wearer_interval_spans(uuid, int2, timestamptz, timestamptz) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION interval_spans(uuid, int2, timestamptz, timestamptz) TO kinara_ingest;
+GRANT EXECUTE ON FUNCTION wearer_interval_spans(uuid, int2, timestamptz, timestamptz) TO kinara_app;
+
+-- As before, and of each day only the intervals of that day.
+CREATE OR REPLACE VIEW wearer_days WITH (security_barrier) AS
+  SELECT d.tenant_id, d.user_id, d.day, d.bucket,
+    (WITH spans AS MATERIALIZED (
+       SELECT greatest(a.valid_from, w.from_time) AS from_time,
+         least(coalesce(a.valid_to, 'infinity'), coalesce(w.to_time, 'infinity')) AS to_time, w.interval_ms
+       FROM device_assignments a
+       CROSS JOIN LATERAL (
+         SELECT i.channel, i.from_time, i.interval_ms, lead(i.from_time) OVER (ORDER BY i.from_time, i.channel) AS to_time
+         FROM (VALUES (0::int2), (1::int2)) c(channel)
+         CROSS JOIN LATERAL (
+           (SELECT n.channel, n.from_time, n.interval_ms FROM device_intervals n
+            WHERE n.hardware = a.hardware_id AND n.channel = c.channel
+              AND n.from_time <= d.day::timestamp AT TIME ZONE 'UTC' - interval '14 hours' ORDER BY n.from_time DESC LIMIT 1)
+           UNION ALL
+           SELECT n.channel, n.from_time, n.interval_ms FROM device_intervals n
+           WHERE n.hardware = a.hardware_id AND n.channel = c.channel
+             AND n.from_time > d.day::timestamp AT TIME ZONE 'UTC' - interval '14 hours'
+             AND n.from_time < d.day::timestamp AT TIME ZONE 'UTC' + interval '36 hours') i) w
+       WHERE a.tenant_id = d.tenant_id AND a.user_id = d.user_id AND w.channel > 0
+         AND a.valid_from < d.day::timestamp AT TIME ZONE 'UTC' + interval '36 hours'
+         AND (a.valid_to IS NULL OR a.valid_to > d.day::timestamp AT TIME ZONE 'UTC' - interval '14 hours'))
+     SELECT min(q.mean)
+     FROM (SELECT z.from_time, lead(z.from_time, 1, 'infinity') OVER (ORDER BY z.from_time) AS to_time,
+             CASE WHEN ts.is_zone(z.time_zone) THEN z.time_zone ELSE 'UTC' END AS zone
+           FROM user_time_zones z WHERE z.user_id = d.user_id) z
+     CROSS JOIN LATERAL (
+       SELECT q.bucket, q.mean, q.count FROM ts.readings_15min q
+       WHERE q.tenant_id = d.tenant_id AND q.user_id = d.user_id AND q.type = 1
+         AND q.bucket >= greatest(z.from_time, d.day::timestamp AT TIME ZONE 'UTC' - interval '14 hours')
+         AND q.bucket < least(z.to_time, d.day::timestamp AT TIME ZONE 'UTC' + interval '36 hours')
+         AND (q.bucket AT TIME ZONE z.zone)::date = d.day OFFSET 0) q
+     WHERE q.count * coalesce((SELECT max(s.interval_ms) FROM spans s
+         WHERE q.bucket >= s.from_time AND q.bucket < s.to_time), 1000)::int8 >= 300000) AS resting_heart_rate,
+    (WITH spans AS MATERIALIZED (
+       SELECT greatest(a.valid_from, w.from_time) AS from_time,
+         least(coalesce(a.valid_to, 'infinity'), coalesce(w.to_time, 'infinity')) AS to_time, w.interval_ms
+       FROM device_assignments a
+       CROSS JOIN LATERAL (
+         SELECT i.channel, i.from_time, i.interval_ms, lead(i.from_time) OVER (ORDER BY i.from_time, i.channel) AS to_time
+         FROM (VALUES (0::int2), (1::int2)) c(channel)
+         CROSS JOIN LATERAL (
+           (SELECT n.channel, n.from_time, n.interval_ms FROM device_intervals n
+            WHERE n.hardware = a.hardware_id AND n.channel = c.channel
+              AND n.from_time <= d.day::timestamp AT TIME ZONE 'UTC' - interval '14 hours' ORDER BY n.from_time DESC LIMIT 1)
+           UNION ALL
+           SELECT n.channel, n.from_time, n.interval_ms FROM device_intervals n
+           WHERE n.hardware = a.hardware_id AND n.channel = c.channel
+             AND n.from_time > d.day::timestamp AT TIME ZONE 'UTC' - interval '14 hours'
+             AND n.from_time < d.day::timestamp AT TIME ZONE 'UTC' + interval '36 hours') i) w
+       WHERE a.tenant_id = d.tenant_id AND a.user_id = d.user_id AND w.channel > 0
+         AND a.valid_from < d.day::timestamp AT TIME ZONE 'UTC' + interval '36 hours'
+         AND (a.valid_to IS NULL OR a.valid_to > d.day::timestamp AT TIME ZONE 'UTC' - interval '14 hours'))
+     SELECT coalesce(sum(greatest(60000, (SELECT max(s.interval_ms) FROM spans s
+         WHERE m.bucket >= s.from_time AND m.bucket < s.to_time))) / 60000, 0)::int8
+     FROM (SELECT z.from_time, lead(z.from_time, 1, 'infinity') OVER (ORDER BY z.from_time) AS to_time,
+             CASE WHEN ts.is_zone(z.time_zone) THEN z.time_zone ELSE 'UTC' END AS zone
+           FROM user_time_zones z WHERE z.user_id = d.user_id) z
+     CROSS JOIN LATERAL (
+       SELECT m.bucket FROM ts.readings_minute m WHERE m.tenant_id = d.tenant_id AND m.user_id = d.user_id AND m.type = 1
+         AND m.bucket >= greatest(z.from_time, d.day::timestamp AT TIME ZONE 'UTC' - interval '14 hours')
+         AND m.bucket < least(z.to_time, d.day::timestamp AT TIME ZONE 'UTC' + interval '36 hours')
+         AND (m.bucket AT TIME ZONE z.zone)::date = d.day OFFSET 0) m) AS worn_minutes
+  FROM ts.readings_daily d WHERE d.type = 1 AND d.tenant_id = (select current_tenant());
+
+-- Times of which a rule has to look again, since the interval that was in force then became known later. By hardware, as what was
+-- said: an assignment says whose it is. The roll-up makes notes of them for rules, so many hours of a clinic at a time.
+CREATE TABLE ts.interval_looks (
+  id int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  tenant_id uuid NOT NULL REFERENCES public.tenants ON DELETE CASCADE,
+  hardware uuid NOT NULL,
+  channel int2 NOT NULL,
+  from_time timestamptz NOT NULL,
+  to_time timestamptz NOT NULL
+);
+CREATE INDEX interval_looks_tenant ON ts.interval_looks (tenant_id, id);
+
+-- Notes what words change (channel 0: a boot, with the interval 0) that are in the table already: until the next word of the
+-- channel or the next boot, where another interval was in force before, of channels that a clinic which had the device then has
+-- a rule about.
+CREATE FUNCTION ts.note_intervals(which uuid[], channels int2[], since timestamptz[], intervals int4[]) RETURNS void
+  LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    WITH said AS (
+      SELECT * FROM unnest(which, channels, since, intervals) u(hardware, channel, since, interval_ms)),
+    ruled AS MATERIALIZED (
+      SELECT DISTINCT h.hardware, r.type FROM (SELECT DISTINCT s.hardware FROM said s) h
+      JOIN public.device_assignments a ON a.hardware_id = h.hardware
+      JOIN public.alert_rules r ON r.tenant_id = a.tenant_id AND r.type IS NOT NULL AND r.ended_at IS NULL),
+    changed AS (
+      SELECT s.hardware, r.type, s.since, coalesce(behind.at, 'infinity') AS until
+      FROM said s JOIN ruled r ON r.hardware = s.hardware AND s.channel IN (0, r.type)
+      CROSS JOIN LATERAL (
+        SELECT coalesce((
+          SELECT w.interval_ms FROM (VALUES (0::int2), (r.type)) c(channel)
+          CROSS JOIN LATERAL (SELECT i.from_time, i.channel, i.interval_ms FROM public.device_intervals i
+            WHERE i.hardware = s.hardware AND i.channel = c.channel AND i.from_time < s.since
+            ORDER BY i.from_time DESC LIMIT 1) w
+          ORDER BY w.from_time DESC, w.channel DESC LIMIT 1), 0) AS interval_ms) before
+      CROSS JOIN LATERAL (
+        SELECT min(w.from_time) AS at FROM (VALUES (0::int2), (r.type)) c(channel)
+        CROSS JOIN LATERAL (SELECT i.from_time FROM public.device_intervals i
+          WHERE i.hardware = s.hardware AND i.channel = c.channel AND i.from_time > s.since
+          ORDER BY i.from_time LIMIT 1) w) behind
+      WHERE before.interval_ms <> s.interval_ms)
+    INSERT INTO ts.interval_looks (tenant_id, hardware, channel, from_time, to_time)
+      SELECT a.tenant_id, c.hardware, c.type, greatest(a.valid_from, c.since), least(a.valid_to, c.until)
+      FROM changed c
+      JOIN public.device_assignments a ON a.hardware_id = c.hardware
+        AND tstzrange(a.valid_from, a.valid_to) && tstzrange(c.since, c.until)
+      WHERE EXISTS (SELECT FROM public.alert_rules r WHERE r.tenant_id = a.tenant_id AND r.type = c.type
+        AND r.ended_at IS NULL) $$;
+
+-- Makes notes for a clinic's rules of the hours that have readings, at most so many; gives how many.
+CREATE FUNCTION ts.spread_looks(clinic uuid, most int) RETURNS int
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  look ts.interval_looks;
+  spread int := 0;
+  done int;
+  reached timestamptz;
+BEGIN
+  FOR look IN SELECT * FROM ts.interval_looks l WHERE l.tenant_id = clinic ORDER BY l.id LIMIT most FOR UPDATE SKIP LOCKED LOOP
+    WITH hours AS (
+      SELECT a.user_id, h.bucket FROM public.device_assignments a
+      CROSS JOIN LATERAL (
+        SELECT h.bucket FROM ts.readings_hourly h
+        WHERE h.tenant_id = clinic AND h.user_id = a.user_id AND h.type = look.channel
+          AND h.bucket > greatest(a.valid_from, look.from_time) - interval '1 hour'
+          AND h.bucket < least(a.valid_to, look.to_time)
+        ORDER BY h.bucket LIMIT most - spread) h
+      WHERE a.tenant_id = clinic AND a.hardware_id = look.hardware
+        AND tstzrange(a.valid_from, a.valid_to) && tstzrange(look.from_time, look.to_time)
+      ORDER BY h.bucket LIMIT most - spread),
+    noted AS (
+      INSERT INTO ts.alert_notes (tenant_id, user_id, type, hour) SELECT clinic, h.user_id, look.channel, h.bucket FROM hours h
+      RETURNING hour)
+    SELECT count(*), max(n.hour) INTO done, reached FROM noted n;
+    spread := spread + done;
+    IF spread >= most THEN
+      -- That hour once more: another wearer may have had the device in it.
+      UPDATE ts.interval_looks SET from_time = greatest(from_time, reached) WHERE id = look.id;
+      RETURN spread;
+    END IF;
+    DELETE FROM ts.interval_looks WHERE id = look.id;
+  END LOOP;
+  RETURN spread;
+END $$;
+
+-- As before, and what became known of intervals.
+CREATE OR REPLACE FUNCTION ts.queue_looks(clinic uuid) RETURNS int
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  queued int := 0;
+BEGIN
+  PERFORM ts.spread_looks(clinic, 1000);
+  IF EXISTS (SELECT FROM ts.alert_notes n WHERE n.tenant_id = clinic) THEN
+    PERFORM jobs.of_clinic('evaluate_alerts', clinic);
+    queued := queued + 1;
+  END IF;
+  IF EXISTS (SELECT FROM ts.inference_notes n WHERE n.tenant_id = clinic) THEN
+    PERFORM jobs.of_clinic('infer', clinic);
+    queued := queued + 1;
+  END IF;
+  RETURN queued;
+END $$;
+CREATE OR REPLACE FUNCTION ts.clinics_to_look_at() RETURNS SETOF uuid
+  LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT t.id FROM public.tenants t WHERE EXISTS (SELECT FROM ts.alert_notes n WHERE n.tenant_id = t.id)
+      OR EXISTS (SELECT FROM ts.inference_notes n WHERE n.tenant_id = t.id)
+      OR EXISTS (SELECT FROM ts.interval_looks l WHERE l.tenant_id = t.id) ORDER BY 1 $$;
+
+-- As before, but a thousand events of one hour in one transaction are noted once, and their clinic's job is queued once.
+CREATE OR REPLACE FUNCTION ts.note_event() RETURNS trigger
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  at timestamptz := date_bin('1 hour', NEW.time, 'epoch');
+  mark text := concat_ws(' ', NEW.tenant_id, NEW.user_id, NEW.kind, extract(epoch FROM at));
+BEGIN
+  IF TG_OP = 'INSERT' AND current_setting('kinara.noted', true) = mark THEN
+    RETURN NULL;
+  END IF;
+  IF NOT EXISTS (SELECT FROM public.alert_rules r WHERE r.tenant_id = NEW.tenant_id AND r.event_type = NEW.kind
+      AND r.ended_at IS NULL) THEN
+    RETURN NULL;
+  END IF;
+  INSERT INTO ts.alert_notes (tenant_id, user_id, hour) VALUES (NEW.tenant_id, NEW.user_id, at);
+  IF TG_OP = 'UPDATE' THEN
+    INSERT INTO ts.alert_notes (tenant_id, user_id, hour) VALUES
+      (OLD.tenant_id, OLD.user_id, date_bin('1 hour', OLD.time, 'epoch'));
+  ELSE
+    PERFORM set_config('kinara.noted', mark, true);
+  END IF;
+  IF current_setting('kinara.queued', true) IS DISTINCT FROM NEW.tenant_id::text THEN
+    PERFORM jobs.of_clinic('evaluate_alerts', NEW.tenant_id);
+    PERFORM set_config('kinara.queued', NEW.tenant_id::text, true);
+  END IF;
+  RETURN NULL;
+END $$;
+
+-- Words about intervals that are older than what is told of days, but for the one that was in force then. In the order of time: a
+-- boot goes after all that it ended. So many are looked at; NULL: there are no more.
+CREATE FUNCTION forget_intervals(before timestamptz, most int) RETURNS int8
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+  come ts.walks := (SELECT w FROM ts.walks w WHERE w.walk = 'intervals');
+  since timestamptz := coalesce('epoch'::timestamptz + come.epoch * interval '1 microsecond', '-infinity');
+  nil uuid := '00000000-0000-0000-0000-000000000000';
+  looked int8;
+  gone int8;
+BEGIN
+  WITH slice AS MATERIALIZED (
+    SELECT i.ctid AS at, i.hardware, i.channel, i.from_time FROM device_intervals i
+    WHERE (i.from_time, i.hardware) > (since, coalesce(come.id, nil)) AND i.from_time < before
+    ORDER BY i.from_time, i.hardware FETCH FIRST most ROWS WITH TIES),
+  passed AS (
+    INSERT INTO ts.walks AS w (walk, id, epoch)
+      SELECT 'intervals', s.hardware, extract(epoch FROM s.from_time) * 1000000 FROM slice s
+      ORDER BY s.from_time DESC, s.hardware DESC LIMIT 1
+      ON CONFLICT (walk) DO UPDATE SET id = excluded.id, epoch = excluded.epoch),
+  deleted AS (
+    DELETE FROM device_intervals WHERE ctid = ANY(ARRAY(
+      SELECT s.at FROM slice s WHERE EXISTS (SELECT FROM (VALUES (0::int2), (s.channel)) c(channel)
+        CROSS JOIN LATERAL (SELECT FROM device_intervals n WHERE n.hardware = s.hardware AND n.channel = c.channel
+          AND n.from_time > s.from_time AND n.from_time <= before LIMIT 1) n)))
+    RETURNING 1)
+  SELECT (SELECT count(*) FROM slice), (SELECT count(*) FROM deleted) INTO looked, gone;
+  IF looked = 0 THEN
+    DELETE FROM ts.walks w WHERE w.walk = 'intervals';
+    RETURN NULL;
+  END IF;
+  RETURN gone;
+END $$;
+
+-- What was said of being worn in epochs whose readings are gone: so many epochs are looked at.
+CREATE FUNCTION forget_wear(before timestamptz, most int) RETURNS int8
+  LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    WITH looked AS MATERIALIZED (SELECT e.hardware, e.epoch FROM ts.next_epochs('wear', most) e),
+    gone AS (
+      DELETE FROM wear WHERE ctid = ANY(ARRAY(
+        SELECT w.ctid FROM looked e
+          CROSS JOIN LATERAL (
+            SELECT FROM ledger l WHERE l.hardware = e.hardware AND l.epoch = e.epoch AND l.updated_at < before OFFSET 0) old
+          CROSS JOIN LATERAL (
+            SELECT t.ctid FROM wear t WHERE t.hardware = e.hardware AND t.epoch = e.epoch OFFSET 0) w))
+      RETURNING 1)
+    SELECT CASE WHEN EXISTS (SELECT FROM looked) THEN (SELECT count(*) FROM gone) END $$;
+
+-- What gateways say of themselves: the newest is kept. A gateway that draws a life, or an epoch, for each of its words fills no
+-- table.
+CREATE FUNCTION ts.thin_lives(which uuid, most int) RETURNS void
+  LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    DELETE FROM public.gateway_buffers b WHERE b.gateway_id = which AND b.buffer = ANY(ARRAY(
+      SELECT o.buffer FROM public.gateway_buffers o WHERE o.gateway_id = which
+      ORDER BY o.first_seen_at DESC, o.buffer OFFSET most)) $$;
+CREATE FUNCTION ts.thin_delivered(which uuid, of_hardware uuid[], most int) RETURNS void
+  LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    DELETE FROM public.gateway_delivered d USING (SELECT DISTINCT h FROM unnest(of_hardware) h) t
+    WHERE d.gateway_id = which AND d.hardware = t.h AND d.epoch = ANY(ARRAY(
+      SELECT o.epoch FROM public.gateway_delivered o WHERE o.gateway_id = which AND o.hardware = t.h
+      ORDER BY o.told_at DESC, o.epoch OFFSET most)) $$;
+CREATE FUNCTION ts.thin_firmware(of_devices uuid[], most int) RETURNS void
+  LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    DELETE FROM public.device_firmware f USING (SELECT DISTINCT d FROM unnest(of_devices) d) t
+    WHERE f.device_id = t.d AND f.epoch = ANY(ARRAY(
+      SELECT o.epoch FROM public.device_firmware o WHERE o.device_id = t.d
+      ORDER BY o.told_at DESC, o.epoch DESC OFFSET most)) $$;
+
+-- Open gaps that stood still, some of each wearable, wearable after wearable from where it was left: however many one of them has,
+-- the next one's turn comes. Of one wearable's, those that were not looked at for longest.
+CREATE FUNCTION ts.gaps_to_look_at(before timestamptz, most int, apiece int) RETURNS TABLE (id uuid, hardware uuid)
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  nil uuid := '00000000-0000-0000-0000-000000000000';
+  since uuid := coalesce((SELECT w.id FROM ts.walks w WHERE w.walk = 'late gaps'), nil);
+  ids uuid[];
+  whose uuid[];
+BEGIN
+  LOOP
+    WITH RECURSIVE wearables AS (
+      (SELECT g.hardware FROM public.gaps g WHERE g.reason = 'late' AND g.withdrawn_at IS NULL AND g.hardware > since
+       ORDER BY g.hardware LIMIT 1)
+      UNION ALL
+      SELECT (SELECT g.hardware FROM public.gaps g WHERE g.reason = 'late' AND g.withdrawn_at IS NULL
+        AND g.hardware > w.hardware ORDER BY g.hardware LIMIT 1)
+      FROM wearables w WHERE w.hardware IS NOT NULL),
+    found AS (
+      SELECT l.id, w.hardware FROM wearables w
+      CROSS JOIN LATERAL (
+        SELECT g.id FROM public.gaps g WHERE g.hardware = w.hardware AND g.reason = 'late' AND g.withdrawn_at IS NULL
+          AND g.updated_at < before ORDER BY coalesce(g.looked_at, g.created_at) LIMIT apiece) l
+      WHERE w.hardware IS NOT NULL LIMIT most)
+    SELECT array_agg(f.id), array_agg(f.hardware) INTO ids, whose FROM found f;
+    EXIT WHEN ids IS NOT NULL OR since = nil;
+    since := nil;
+  END LOOP;
+  IF cardinality(ids) = most THEN
+    INSERT INTO ts.walks AS w (walk, id) VALUES ('late gaps', whose[most]) ON CONFLICT (walk) DO UPDATE SET id = excluded.id;
+  ELSE
+    DELETE FROM ts.walks w WHERE w.walk = 'late gaps';
+  END IF;
+  RETURN QUERY SELECT * FROM unnest(ids, whose);
+END $$;
+
+-- As before, but an hour with more intervals than hearts have (five a second) says nothing: they would all be in memory at once.
+CREATE OR REPLACE FUNCTION ts.take_hrv(most int, raw_from timestamptz)
+  RETURNS TABLE (tenant_id uuid, user_id uuid, hour timestamptz, device_id uuid, times timestamptz[], intervals float8[])
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  note record;
+  believed CONSTANT int := 20000;
+  there int8;
+  -- By lot, so that one wearer's hours keep no others from being done.
+  beginning uuid := gen_random_uuid();
+BEGIN
+  IF NOT pg_try_advisory_xact_lock(hashtextextended('kinara hrv', 0)) THEN
+    RETURN;
+  END IF;
+  FOR note IN
+    WITH taken AS (
+      DELETE FROM ts.stale_hrv WHERE ctid = ANY(ARRAY(
+        WITH chosen AS (
+          SELECT * FROM (
+            (SELECT DISTINCT s.* FROM ts.stale_hrv s WHERE s.user_id >= beginning
+             ORDER BY s.user_id, s.tenant_id, s.hour LIMIT most)
+            UNION ALL
+            (SELECT DISTINCT s.* FROM ts.stale_hrv s WHERE s.user_id < beginning
+             ORDER BY s.user_id, s.tenant_id, s.hour LIMIT most)) turn
+          LIMIT most)
+        SELECT n.ctid FROM chosen c CROSS JOIN LATERAL (
+          SELECT s.ctid FROM ts.stale_hrv s WHERE s.tenant_id = c.tenant_id AND s.user_id = c.user_id AND s.hour = c.hour
+          OFFSET 0) n))
+      RETURNING stale_hrv)
+    SELECT DISTINCT (t.stale_hrv).* FROM taken t
+  LOOP
+    CONTINUE WHEN note.hour < raw_from;
+    EXECUTE format($sql$
+      SELECT count(*) FROM (
+        SELECT FROM ts.readings r WHERE r.tenant_id = $1 AND r.user_id = $2 AND r.type = 2
+          AND r.time >= %1$L::timestamptz AND r.time < %2$L::timestamptz LIMIT $3) those$sql$,
+      note.hour, note.hour + interval '1 hour')
+      INTO there USING note.tenant_id, note.user_id, 2 * believed + 1;
+    IF there BETWEEN 1 AND 2 * believed THEN
+      RETURN QUERY EXECUTE format($sql$
+        SELECT $1, $2, %1$L::timestamptz, r.device_id, array_agg(r.time ORDER BY r.time, r.epoch, r.seq, r.idx),
+          array_agg(r.value ORDER BY r.time, r.epoch, r.seq, r.idx)
+        FROM ts.readings r WHERE r.tenant_id = $1 AND r.user_id = $2 AND r.type = 2
+          AND r.time >= %1$L::timestamptz AND r.time < %2$L::timestamptz AND r.quality > 0
+        GROUP BY r.device_id HAVING count(*) <= $3 ORDER BY r.device_id$sql$, note.hour, note.hour + interval '1 hour')
+        USING note.tenant_id, note.user_id, believed;
+      CONTINUE WHEN FOUND;
+    END IF;
+    -- What was made of them has to go.
+    RETURN QUERY SELECT note.tenant_id, note.user_id, note.hour, NULL::uuid, '{}'::timestamptz[], '{}'::float8[];
+  END LOOP;
+END $$;
+
+-- As before, and an hour with more samples than three times what wearables measure at full rate says nothing.
+CREATE OR REPLACE FUNCTION ts.take_inference_notes(tenant uuid, most int, raw_from timestamptz, margin interval, around interval)
+  RETURNS TABLE (device varchar, hour timestamptz, types int2[], times timestamptz[], vals float8[],
+    producers varchar[], onsets timestamptz[])
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  of record;
+  believed CONSTANT int := 100000;
+  there int8;
+BEGIN
+  PERFORM pg_advisory_xact_lock(hashtextextended('kinara inference ' || tenant, 0));
+  FOR of IN
+    WITH chosen AS (SELECT n.ctid FROM ts.inference_notes n WHERE n.tenant_id = tenant LIMIT most),
+    taken AS (
+      DELETE FROM ts.inference_notes n USING chosen c WHERE n.ctid = c.ctid AND n.tenant_id = tenant
+      RETURNING n.user_id, n.hour)
+    SELECT DISTINCT t.user_id, t.hour AS since, d.id, d.hardware_id, a.hardware_id AS hardware
+    FROM taken t
+    JOIN public.device_assignments a ON a.tenant_id = tenant AND a.user_id = t.user_id
+    JOIN public.devices d ON d.id = a.device_id AND d.hardware_id IS NOT NULL
+    WHERE t.hour >= raw_from ORDER BY 4, 2
+  LOOP
+    EXECUTE format($sql$
+      SELECT count(*) FROM (
+        SELECT FROM ts.readings r WHERE r.tenant_id = $1 AND r.user_id = $2 AND r.type IN (1, 2, 3, 5, 7)
+          AND r.time >= %1$L::timestamptz AND r.time < %2$L::timestamptz AND r.device_id = $3 LIMIT $4) those$sql$,
+      of.since - margin, of.since + interval '1 hour' + margin)
+      INTO there USING tenant, of.user_id, of.id, believed + 1;
+    CONTINUE WHEN there > believed;
+    RETURN QUERY EXECUTE format($sql$
+      SELECT $1::varchar, %1$L::timestamptz, s.types, s.times, s.vals, e.producers, e.onsets
+      FROM (
+        SELECT array_agg(r.type ORDER BY r.time, r.type, r.idx) AS types,
+          array_agg(r.time ORDER BY r.time, r.type, r.idx) AS times,
+          array_agg(r.value ORDER BY r.time, r.type, r.idx) AS vals
+        FROM ts.readings r WHERE r.tenant_id = $2 AND r.user_id = $3 AND r.type IN (1, 2, 3, 5, 7)
+          AND r.time >= %2$L::timestamptz AND r.time < %3$L::timestamptz AND r.device_id = $4 AND r.quality > 0
+          AND EXISTS (SELECT FROM public.ledger l WHERE l.hardware = $5 AND l.epoch = r.epoch AND l.named)) s
+      CROSS JOIN LATERAL (
+        SELECT coalesce(array_agg(k.producer ORDER BY k.time), '{}') AS producers,
+          coalesce(array_agg(k.time ORDER BY k.time), '{}') AS onsets
+        FROM public.event_keys k WHERE k.hardware = $5 AND k.epoch = 0
+          AND k.time >= %4$L::timestamptz AND k.time < %5$L::timestamptz) e
+      WHERE s.types IS NOT NULL$sql$, of.since, of.since - margin, of.since + interval '1 hour' + margin,
+      of.since - around, of.since + interval '1 hour' + around)
+      USING of.hardware_id, tenant, of.user_id, of.id, of.hardware;
+  END LOOP;
+END $$;
+
+REVOKE ALL ON FUNCTION ts.note_intervals(uuid[], int2[], timestamptz[], int4[]), ts.spread_looks(uuid, int),
+  forget_intervals(timestamptz, int), forget_wear(timestamptz, int), ts.thin_lives(uuid, int),
+  ts.thin_delivered(uuid, uuid[], int), ts.thin_firmware(uuid[], int), ts.gaps_to_look_at(timestamptz, int, int) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION ts.note_intervals(uuid[], int2[], timestamptz[], int4[]),
+  forget_intervals(timestamptz, int), forget_wear(timestamptz, int), ts.thin_lives(uuid, int),
+  ts.thin_delivered(uuid, uuid[], int), ts.thin_firmware(uuid[], int), ts.gaps_to_look_at(timestamptz, int, int) TO kinara_ingest;
+RESET ROLE;
