@@ -171,10 +171,11 @@ impl World {
         .await;
     }
 
-    /// Blocks that a statement touches the second time: the first one learns what there is.
+    /// The fewest blocks that a statement touches when it is asked again: the first time it learns what there is, and where
+    /// rows of a question that was undone still lie, some look is longer.
     async fn blocks(&self, question: &Question) -> i64 {
-        let mut blocks = 0;
-        for _ in 0..2 {
+        let mut blocks = i64::MAX;
+        for time in 0..3 {
             let role = if question.page { "SET LOCAL ROLE kinara_app" } else { "" };
             self.run(&format!(
                 "BEGIN; SET LOCAL jit = off; SELECT set_config('kinara.tenant', '{TENANT}', true); {}; {role}",
@@ -192,7 +193,9 @@ impl World {
                     .filter_map(|kind| of[kind].as_i64())
                     .sum::<i64>()
             };
-            blocks = touched(&plan[0]["Plan"]) + touched(&plan[0]["Planning"]);
+            if time > 0 {
+                blocks = blocks.min(touched(&plan[0]["Plan"]) + touched(&plan[0]["Planning"]));
+            }
             self.run("ROLLBACK").await;
         }
         blocks
