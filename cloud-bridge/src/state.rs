@@ -213,7 +213,7 @@ impl Register {
             return Ok(());
         }
         let tx = client.transaction().await?;
-        tx.batch_execute(&format!("SET LOCAL statement_timeout = {}", DELIVERED_MS)).await?;
+        tx.batch_execute(&format!("SET LOCAL statement_timeout = {DELIVERED_MS}")).await?;
         match delivered(&tx, gateway, tenant, state, now).await {
             Ok(()) => Ok(tx.commit().await?),
             Err(error) => {
