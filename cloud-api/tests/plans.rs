@@ -23,7 +23,8 @@ const DEVICE: Uuid = Uuid::from_u128(0x51);
 const HOURS: i64 = 2;
 /// Days of the others' readings before they grow.
 const DAYS_BEFORE: i64 = 6;
-/// An index gets a level more, a list's page splits otherwise: blocks that are no growth.
+/// An index gets a level more, a list's page splits otherwise, what was undone leaves dead rows: blocks that are no growth.
+/// They come on top of the quarter.
 const SLACK: i64 = 24;
 /// The same for twenty keys whose rows are locked: each is looked up twice, so a level more counts twice for each.
 const SLACK_OF_THE_LOCK: i64 = 40;
@@ -171,11 +172,10 @@ impl World {
         .await;
     }
 
-    /// The fewest blocks that a statement touches when it is asked again: the first time it learns what there is, and where
-    /// rows of a question that was undone still lie, some look is longer.
+    /// Blocks that a statement touches the second time: the first one learns what there is.
     async fn blocks(&self, question: &Question) -> i64 {
-        let mut blocks = i64::MAX;
-        for time in 0..3 {
+        let mut blocks = 0;
+        for _ in 0..2 {
             let role = if question.page { "SET LOCAL ROLE kinara_app" } else { "" };
             self.run(&format!(
                 "BEGIN; SET LOCAL jit = off; SELECT set_config('kinara.tenant', '{TENANT}', true); {}; {role}",
@@ -193,9 +193,7 @@ impl World {
                     .filter_map(|kind| of[kind].as_i64())
                     .sum::<i64>()
             };
-            if time > 0 {
-                blocks = blocks.min(touched(&plan[0]["Plan"]) + touched(&plan[0]["Planning"]));
-            }
+            blocks = touched(&plan[0]["Plan"]) + touched(&plan[0]["Planning"]);
             self.run("ROLLBACK").await;
         }
         blocks
@@ -343,7 +341,7 @@ async fn no_statement_touches_more_blocks_because_the_tables_around_its_slice_gr
         let (before, stale, fresh) = (before[place], stale[place], fresh[place]);
         println!("{:32} {before:8} {stale:8} {fresh:8}", question.name);
         let slack = if question.name == "the ledger's lock" { SLACK_OF_THE_LOCK } else { SLACK };
-        if stale.max(fresh) > before + (before / 4).max(slack) {
+        if stale.max(fresh) > before + before / 4 + slack {
             grown.push(format!(
                 "{}: {before} blocks, then {stale}, with fresh statistics {fresh}",
                 question.name

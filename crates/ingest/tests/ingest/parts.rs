@@ -10,7 +10,7 @@ use kinara_ingest::upkeep::{self, Bounds};
 use kinara_ingest::{Counts, timestamp};
 use kinara_protocol::envelope::Gap;
 use kinara_protocol::frame::Epoch;
-use kinara_test_postgres::{Options, Postgres};
+use kinara_test_postgres::Options;
 
 /// Numbers at the ends of parts and far from each other.
 const SCATTERED: [u32; 8] = [0, 1_023, 1_024, 1_025, 70_000, 1_000_000_000, u32::MAX - 1, u32::MAX];
@@ -300,7 +300,7 @@ async fn quiet() -> World {
         .setting("fsync", "off")
         .setting("checkpoint_timeout", "1h")
         .setting("max_wal_size", "4GB");
-    world_on(Postgres::temporary_with(options).unwrap()).await
+    world_on(options).await
 }
 
 /// Bytes that each of these readings writes, each by itself: the middle of them.
