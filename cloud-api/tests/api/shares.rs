@@ -176,7 +176,7 @@ async fn a_member_whose_sessions_wait_for_each_other_keeps_nobody_from_logging_i
     }
     let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%FROM members%'";
     let deadline = Instant::now() + Duration::from_secs(20);
-    while cloud.sql(waiting) < "3".to_owned() {
+    while cloud.sql(waiting).parse::<u32>().unwrap() < 3 {
         assert!(Instant::now() < deadline, "nobody waits");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

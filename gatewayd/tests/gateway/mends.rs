@@ -538,9 +538,11 @@ async fn frames_that_their_wearable_keeps_wait_together_and_what_has_no_second_c
 #[tokio::test]
 async fn a_clock_that_goes_on_as_it_did_commits_nothing_of_what_waits() {
     let dir = tempfile::tempdir().unwrap();
-    let store = open(Settings { wearable_commit: Duration::from_secs(3), ..settings(dir.path()) });
+    let store = open(Settings { wearable_commit: Duration::from_secs(10), ..settings(dir.path()) });
     let clock = known();
     store.clock_is(Some(clock)).await.unwrap();
+    // A second after its start the store looks through its epochs, and commits that.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
     let waits = {
         let store = store.clone();
         tokio::spawn(

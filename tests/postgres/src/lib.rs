@@ -163,7 +163,7 @@ impl Postgres {
             mould::Found::Whole(mould) => mould,
             mould::Found::Missing(making) => {
                 // Settings count from a start on, and this one's end: the next one has its own.
-                Options::fast().start(making.place())?.stop();
+                Options::fast().start(making.folder())?.stop();
                 making.done()?
             }
         };
@@ -184,7 +184,7 @@ impl Postgres {
         let mould = match mould::find(key)? {
             mould::Found::Whole(mould) => mould,
             mould::Found::Missing(making) => {
-                let mut server = Options::fast().start(making.place())?;
+                let mut server = Options::fast().start(making.folder())?;
                 server.create_database(PREPARED)?;
                 prepare(server.superuser_url(PREPARED))
                     .await
@@ -248,14 +248,13 @@ impl Postgres {
         if server.port == 0 {
             server.port = free_port()?;
         }
-        match mould {
-            Some(mould) => server.start_from(mould)?,
-            None => {
-                if !server.data().join("PG_VERSION").exists() {
-                    server.initialise()?;
-                }
-                server.restart()?;
+        if let Some(mould) = mould {
+            server.start_from(mould)?;
+        } else {
+            if !server.data().join("PG_VERSION").exists() {
+                server.initialise()?;
             }
+            server.restart()?;
         }
         Ok(server)
     }

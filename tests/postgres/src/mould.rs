@@ -60,7 +60,7 @@ pub(crate) struct Making {
 
 impl Making {
     /// Where it is to be made.
-    pub(crate) fn place(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         &self.new
     }
 
@@ -191,7 +191,7 @@ mod tests {
     use super::*;
 
     fn make(making: Making) -> Mould {
-        std::fs::create_dir_all(making.place().join("data")).unwrap();
+        std::fs::create_dir_all(making.folder().join("data")).unwrap();
         making.done().unwrap()
     }
 
@@ -227,15 +227,15 @@ mod tests {
         let Found::Missing(making) = find_in(place.path(), "key", 1).unwrap() else {
             panic!("nobody made it")
         };
-        let left = making.place().join("data");
+        let left = making.folder().join("data");
         drop(making);
         // As by somebody who was killed.
         std::fs::create_dir_all(left).unwrap();
         let Found::Missing(making) = find_in(place.path(), "key", 1).unwrap() else { panic!("half a mould") };
-        assert!(!making.place().exists(), "what was left is in the way");
+        assert!(!making.folder().exists(), "what was left is in the way");
         // Nor one whose server was not stopped.
-        std::fs::create_dir_all(making.place().join("data")).unwrap();
-        std::fs::write(making.place().join("data/postmaster.pid"), "1").unwrap();
+        std::fs::create_dir_all(making.folder().join("data")).unwrap();
+        std::fs::write(making.folder().join("data/postmaster.pid"), "1").unwrap();
         assert!(making.done().is_err());
         assert!(whole(find_in(place.path(), "key", 1).unwrap()).is_none());
     }

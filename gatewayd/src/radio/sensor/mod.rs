@@ -135,7 +135,7 @@ impl<'a> Session<'a> {
         for one in placed {
             self.keep(one);
         }
-        for _ in 0..self.clock.from_the_future() {
+        for _ in 0..self.clock.in_the_future() {
             self.leave_out(LeftOut::Future);
         }
     }

@@ -87,13 +87,13 @@ pub struct SensorClock {
     offset: Option<Offset>,
     waiting: Vec<Stamped>,
     dropped: usize,
-    from_the_future: usize,
+    in_the_future: usize,
 }
 
 impl SensorClock {
     /// A clock of which nothing is known. `zone` is where the box stands.
     pub fn new(zone: TimeZone) -> Self {
-        Self { zone, offset: None, waiting: Vec::new(), dropped: 0, from_the_future: 0 }
+        Self { zone, offset: None, waiting: Vec::new(), dropped: 0, in_the_future: 0 }
     }
 
     /// Takes a stamped measurement; gives all that can be placed now. `utc_minus_boot_us`: this box's clock, if known.
@@ -118,7 +118,7 @@ impl SensorClock {
         };
         let (future, past): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.waiting).into_iter().partition(|stamped| stamped.is_future(offset));
-        self.from_the_future += future.len();
+        self.in_the_future += future.len();
         let (ancient, past): (Vec<_>, Vec<_>) =
             past.into_iter().partition(|stamped| stamped.is_ancient(offset));
         self.dropped += ancient.len();
@@ -126,8 +126,8 @@ impl SensorClock {
     }
 
     /// How many were measured later than they came, since the last call.
-    pub fn from_the_future(&mut self) -> usize {
-        std::mem::take(&mut self.from_the_future)
+    pub fn in_the_future(&mut self) -> usize {
+        std::mem::take(&mut self.in_the_future)
     }
 
     /// How many could not be placed; the connection is over.
@@ -255,10 +255,10 @@ mod tests {
         assert!(take(&mut clock, date(2027, 11, 29).at(13, 30, 0, 0), 1_000).is_empty());
         let placed = take(&mut clock, date(2026, 11, 29).at(13, 30, 20, 0), 1_002);
         assert_eq!(placed.len(), 1);
-        assert_eq!((clock.from_the_future(), clock.unplaced()), (1, 0));
+        assert_eq!((clock.in_the_future(), clock.unplaced()), (1, 0));
         assert!(take(&mut clock, date(2099, 1, 1).at(0, 0, 0, 0), 1_003).is_empty());
         assert_eq!(take(&mut clock, date(2026, 11, 29).at(13, 30, 25, 0), 1_007).len(), 1);
-        assert_eq!((clock.from_the_future(), clock.unplaced()), (1, 0));
+        assert_eq!((clock.in_the_future(), clock.unplaced()), (1, 0));
     }
 
     #[test]
@@ -281,7 +281,7 @@ mod tests {
         // Somebody sets it.
         let placed = take(&mut clock, date(2026, 11, 29).at(13, 31, 0, 0), 1_060);
         assert_eq!((placed.len(), placed[0].sync.boot_us), (1, 1_060_000_000));
-        assert_eq!(clock.from_the_future(), 0);
+        assert_eq!(clock.in_the_future(), 0);
     }
 
     #[test]

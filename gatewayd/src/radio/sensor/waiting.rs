@@ -125,7 +125,9 @@ impl Waiting {
         let fates = match store.append(self.hardware.clone(), frames.clone()).await {
             Ok(fates) => fates,
             Err(error) => {
-                frames.into_iter().for_each(|frame| self.push(frame));
+                for frame in frames {
+                    self.push(frame);
+                }
                 return Err(error);
             }
         };
