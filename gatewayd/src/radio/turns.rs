@@ -5,9 +5,11 @@
 //! ends by its time; one whose wearable has handed over everything ends after a quarter of it, as soon as others wait.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use rand::Rng;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -215,7 +217,8 @@ impl Turns<'_> {
             let (manager, adapter, connecting) =
                 (manager.clone(), self.adapter.clone(), self.connecting.clone());
             self.sessions.spawn(async move {
-                let result = manager.attempt(&adapter, claim, &sighting, lost, &connecting).await;
+                let attempt = manager.attempt(&adapter, claim, &sighting, lost, &connecting);
+                let result = unless_it_panics(attempt).await;
                 Ended { hardware: Some(hardware), result, lasted: now.elapsed() }
             });
         }
@@ -254,6 +257,15 @@ impl Turns<'_> {
             self.manager.context.board.remove_device(&hardware);
         }
     }
+}
+
+/// A session that panics has failed as others do: its wearable is told of in `status`, and is tried again after a pause that
+/// doubles, not at once and for ever.
+async fn unless_it_panics(attempt: impl Future<Output = Result<(), RadioError>>) -> Result<(), RadioError> {
+    AssertUnwindSafe(attempt)
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|_| Err(RadioError::Nonsense("a fault of this program ended the link".to_owned())))
 }
 
 /// How much a wearable is in need of a link: the seconds that it waited since its last one, for ever without one;
@@ -312,6 +324,13 @@ impl Manager {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_session_that_panics_has_failed_like_any_other() {
+        let broken = async { panic!("what it sent was not thought of") };
+        assert!(matches!(unless_it_panics(broken).await, Err(RadioError::Nonsense(_))));
+        assert_eq!(unless_it_panics(async { Err(RadioError::TooFar) }).await, Err(RadioError::TooFar));
+    }
 
     #[test]
     fn who_was_never_served_comes_before_everybody() {
