@@ -35,7 +35,7 @@ pub enum Counter {
     /// Nobody can.
     #[default]
     Nobody,
-    /// The kernel, of the whole device.
+    /// The kernel, of the block device below the file system; the whole card where that is a partition.
     Device,
     /// The kernel, of this daemon alone.
     Daemon,

@@ -20,7 +20,7 @@ use crate::align::floor::Floor;
 use crate::align::{certificates, https, source};
 use crate::card;
 use crate::config::Config;
-use crate::decisions::{Decisions, KeyError, SigningKey};
+use crate::decisions::{Decisions, KEEP_EVERY, KeyError, SigningKey};
 use crate::desk::{self, Desk};
 use crate::devices::Devices;
 use crate::files;
@@ -254,7 +254,6 @@ async fn run_all(
     let devices = Arc::new(Devices::open(&config.data_dir).map_err(DaemonError::Files)?);
     let book = Arc::new(Book::open(&config.data_dir, devices.clone()).map_err(DaemonError::Files)?);
     let signing = SigningKey::open(&config.data_dir)?;
-    board.alert("key", signing.trouble());
     let (sink, frames) = FrameSink::new(config.infer.queue);
     let counts = Arc::new(infer::Counts::default());
     let newest = Newest::default();
@@ -269,6 +268,7 @@ async fn run_all(
     let gateway = GatewayId(config.gateway_id);
     let decisions =
         Decisions::new(store.clone(), signing, gateway, clock.clone(), knows.clone(), kept_floor.at_us);
+    parts.spawn("the box's key", decisions.clone().keep_key(KEEP_EVERY, board.clone()));
     let labels = wearables(&config);
     let radio = radio(&config, &Arc::new(Bonds::new(devices.clone())));
     let (window, links) = (PairingWindow::new(clock.clone()), Links::default());
@@ -371,7 +371,7 @@ async fn run_all(
         bridge_time: Arc::new(bridge_time),
         identify,
         desk: desk.clone(),
-        signing_key: decisions.signing_key(),
+        decisions: decisions.clone(),
         judge,
         traces: traces.clone(),
     };

@@ -4,13 +4,15 @@
 //! box, and stays until the bridge has acknowledged it.
 
 use std::io;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use kinara_clock::Clock;
 use kinara_protocol::envelope::{self, Decision, FrameBoundary, decision};
 use kinara_protocol::topic::GatewayId;
 use prost::Message;
+use ring::pkcs8::Document;
 use ring::rand::SystemRandom;
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use tokio::sync::watch;
@@ -20,10 +22,13 @@ use crate::align::source::{BUILD_DATE_US, Known};
 use crate::devices::How;
 use crate::files::{self, write_through};
 use crate::hardware::HardwareId;
+use crate::status::Board;
 use crate::store::{Store, StoreError};
 
 /// The private key, in the data folder.
 const KEY_FILE: &str = "identity.key";
+/// How often it is tried to keep a key that could not be kept.
+pub const KEEP_EVERY: Duration = Duration::from_mins(1);
 /// The uncertainty of a time while the box does not know what time it is: ten years.
 const UNKNOWN_TIME_US: u64 = 10 * 365 * 86_400 * 1_000_000;
 
@@ -163,9 +168,21 @@ impl Decisions {
         Self { store, key: Arc::new(key), gateway, clock, known, floor_us: floor_us.max(BUILD_DATE_US) }
     }
 
-    /// The public half of the key.
-    pub fn signing_key(&self) -> [u8; 32] {
-        self.key.public()
+    /// The public half of the key, for the cloud to trust; nothing while it is not kept, for it may end with this run.
+    pub fn kept_key(&self) -> Option<[u8; 32]> {
+        self.key.trouble().is_none().then(|| self.key.public())
+    }
+
+    /// Keeps the key as soon as the disk takes it, which is tried so often, and has people told how it stands.
+    pub async fn keep_key(self, every: Duration, board: Board) {
+        while let Some(trouble) = self.key.trouble() {
+            board.alert("key", Some(trouble));
+            tokio::time::sleep(every).await;
+            self.key.keep();
+        }
+        board.alert("key", None);
+        // It is never lost again; a part of the daemon that ends would end the daemon.
+        std::future::pending().await
     }
 
     /// UTC and how far off it may be, both in microseconds.
@@ -285,36 +302,69 @@ pub enum KeyError {
 #[derive(Debug)]
 pub struct SigningKey {
     pair: Ed25519KeyPair,
-    not_kept: Option<io::Error>,
+    not_kept: Mutex<Option<NotKept>>,
+}
+
+/// Why a key is not kept.
+#[derive(Debug)]
+struct NotKept {
+    error: io::Error,
+    /// What is to be written, and where. Nothing where a key is there that cannot be read now: it may be at the next start.
+    made: Option<Made>,
+}
+
+/// A key that was made, as it is kept.
+struct Made(PathBuf, Box<Document>);
+
+impl std::fmt::Debug for Made {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Made(…)")
+    }
 }
 
 impl SigningKey {
     /// Reads it from the data folder, or makes it there. One that cannot be read is set aside; the cloud hears of the
-    /// new one with the next `state`. One that cannot be kept, as on a full disk, serves this run: readings do not need it.
+    /// new one with the next `state`. One that cannot be kept, as on a full disk, serves this run, and the cloud hears of it
+    /// when it is kept: readings do not need it.
     pub fn open(data_dir: &Path) -> Result<Self, KeyError> {
         let path = data_dir.join(KEY_FILE);
         let read = files::read(&path, Ed25519KeyPair::from_pkcs8);
         let (read, unreadable) = read.map_or_else(|error| (None, Some(error)), |read| (read, None));
         if let Some(pair) = read {
-            return Ok(Self { pair, not_kept: None });
+            return Ok(Self { pair, not_kept: Mutex::new(None) });
         }
         let made = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|_| KeyError::Random)?;
         let pair = Ed25519KeyPair::from_pkcs8(made.as_ref()).map_err(|_| KeyError::Random)?;
-        // One that is there and cannot be read now may be read at the next start.
         let not_kept = match unreadable {
-            Some(error) => Some(error),
-            None => write_through(&path, made.as_ref()).err(),
+            Some(error) => Some(NotKept { error, made: None }),
+            None => Made(path, Box::new(made)).keep().err(),
         };
-        Ok(Self { pair, not_kept })
+        Ok(Self { pair, not_kept: Mutex::new(not_kept) })
+    }
+
+    /// Tries to keep it, where it is not.
+    fn keep(&self) {
+        // A card may take its time, and whoever asks for the key does not wait for it.
+        let made = self.lock().as_mut().and_then(|not_kept| not_kept.made.take());
+        if let Some(made) = made {
+            let failed = made.keep().err();
+            *self.lock() = failed;
+        }
     }
 
     /// What people should know of it; nothing when it is kept.
     pub fn trouble(&self) -> Option<String> {
-        let error = self.not_kept.as_ref()?;
+        let not_kept = self.lock();
+        let NotKept { error, made } = not_kept.as_ref()?;
+        let again = if made.is_some() { "It is tried again each minute. " } else { "" };
         Some(format!(
-            "The box's own key cannot be kept ({error}); what people decide here is signed by one that ends with this run. \
-             Look at the disk, then restart the daemon."
+            "The box's own key cannot be kept ({error}); what people decide here is signed by one that ends with this run, \
+             and the cloud does not take it. {again}Look at the disk, then restart the daemon."
         ))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<NotKept>> {
+        self.not_kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The public half.
@@ -331,9 +381,18 @@ impl SigningKey {
     }
 }
 
+impl Made {
+    fn keep(self) -> Result<(), NotKept> {
+        let written = write_through(&self.0, (*self.1).as_ref());
+        written.map_err(|error| NotKept { error, made: Some(self) })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::Snapshot;
+    use kinara_clock::SystemClock;
     use ring::signature::{ED25519, UnparsedPublicKey};
     use std::os::unix::fs::PermissionsExt;
 
@@ -364,6 +423,47 @@ mod tests {
         let kept = SigningKey::open(dir.path()).unwrap();
         assert_eq!(kept.trouble(), None);
         assert_eq!(SigningKey::open(dir.path()).unwrap().public(), kept.public());
+    }
+
+    /// The decisions of a box without a store.
+    fn decisions(key: SigningKey) -> Decisions {
+        let store = Store::stopped();
+        let known = watch::channel(None).1;
+        Decisions::new(store, key, GatewayId(Uuid::nil()), Arc::new(SystemClock), known, 0)
+    }
+
+    #[tokio::test]
+    async fn a_key_is_told_when_it_is_kept_and_is_kept_as_soon_as_the_disk_takes_it() {
+        let dir = tempfile::tempdir().unwrap();
+        // Stands for a disk that is full.
+        std::fs::create_dir(dir.path().join("identity.new")).unwrap();
+        let decisions = decisions(SigningKey::open(dir.path()).unwrap());
+        let board = Board::new(Snapshot::default());
+        let often = Duration::from_millis(20);
+        let keeping = tokio::spawn(decisions.clone().keep_key(often, board.clone()));
+        tokio::time::sleep(10 * often).await;
+        assert_eq!(decisions.kept_key(), None, "the cloud would trust a key that ends with this run");
+        assert!(board.now().alerts.contains_key("key"));
+        std::fs::remove_dir(dir.path().join("identity.new")).unwrap();
+        let began = std::time::Instant::now();
+        while board.now().alerts.contains_key("key") {
+            assert!(began.elapsed() < Duration::from_mins(1), "it is not tried again");
+            tokio::time::sleep(often).await;
+        }
+        let kept = SigningKey::open(dir.path()).unwrap().public();
+        assert_eq!(decisions.kept_key(), Some(kept));
+        assert!(!keeping.is_finished(), "a part that ends ends the daemon");
+    }
+
+    #[test]
+    fn a_key_that_is_there_and_cannot_be_read_now_is_not_written_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("identity.key");
+        // A link that leads back to itself: the machine does not say what is there.
+        std::os::unix::fs::symlink("identity.key", &file).unwrap();
+        let key = SigningKey::open(dir.path()).unwrap();
+        key.keep();
+        assert!(key.trouble().is_some() && file.is_symlink());
     }
 
     #[test]

@@ -3,13 +3,16 @@
 //! The promise: what is written here is on disk on return, beside a copy of its own. A file that cannot be read, as one of
 //! zero bytes after a power cut or one on a bad sector, is set aside, its last good copy takes its place, and a person is
 //! told. It does as well where the file is not there at all: who wants it gone deletes both. A disk that cannot be written
-//! keeps nobody from reading.
+//! keeps nobody from reading. A file that belongs to another user, as a backup that root has put there, is whole and stays as
+//! it is: its last good copy is used, nothing is written in this run, and a person is told.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::runtime::RuntimeFlavor;
 
@@ -20,9 +23,15 @@ const BROKEN: &str = "broken";
 /// What the last good copy of a file ends in.
 const GOOD: &str = "good";
 
+/// Files that this run may not read. Nothing is written over them, whatever may be done with them meanwhile.
+static FOREIGN: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
 /// Replaces a file whole, and then its copy: on return the new one is on disk, before that the old one is. Only its owner
 /// can read it. A card may take a second for that: other tasks of this thread go on elsewhere meanwhile.
 pub fn write_through(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    if foreign().contains(path) {
+        return Err(not_ours(path));
+    }
     beside_other_tasks(|| {
         replace(path, bytes)?;
         keep_copy(path, bytes);
@@ -65,12 +74,25 @@ fn copy_of(path: &Path) -> PathBuf {
 
 /// Reads a file, or its copy where there is no good one; `None` when there is neither.
 pub fn read<T, E: Display>(path: &Path, parse: impl Fn(&[u8]) -> Result<T, E>) -> io::Result<Option<T>> {
-    let parsed = match std::fs::read(path) {
+    read_found(path, std::fs::read(path), parse)
+}
+
+fn read_found<T, E: Display>(
+    path: &Path,
+    found: io::Result<Vec<u8>>,
+    parse: impl Fn(&[u8]) -> Result<T, E>,
+) -> io::Result<Option<T>> {
+    if found.is_ok() {
+        // Somebody has given it to us: what is in it is known from now on.
+        foreign().remove(path);
+    }
+    let parsed = match found {
         // A file of no bytes says nothing, even in a form in which nothing is something.
         Ok(bytes) if bytes.is_empty() => Err("it is empty".to_owned()),
         Ok(bytes) => parse(&bytes).map(|value| (value, bytes)).map_err(|error| error.to_string()),
         // It may have been set aside, and the power cut before its copy was in its place.
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(last_good(path, parse)),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(use_last_good(path, parse)),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => return read_foreign(path, parse),
         Err(error) if is_the_files(&error) => Err(error.to_string()),
         Err(error) => return Err(error),
     };
@@ -86,20 +108,49 @@ pub fn read<T, E: Display>(path: &Path, parse: impl Fn(&[u8]) -> Result<T, E>) -
             if let Err(why) = set_aside(path, &error) {
                 tracing::error!(%error, %why, file = %path.display(), "a file cannot be read, nor be set aside");
             }
-            Ok(last_good(path, parse))
+            Ok(use_last_good(path, parse))
         }
     }
+}
+
+/// The last good copy of a file that belongs to somebody else; an error where there is none.
+fn read_foreign<T, E: Display>(path: &Path, parse: impl Fn(&[u8]) -> Result<T, E>) -> io::Result<Option<T>> {
+    foreign().insert(path.to_owned());
+    let Some((value, _)) = last_good(path, parse) else { return Err(not_ours(path)) };
+    tracing::error!(
+        file = %path.display(),
+        "a file belongs to another user: its last good copy is used, and nothing is written in this run"
+    );
+    Ok(Some(value))
+}
+
+fn foreign() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    FOREIGN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn not_ours(path: &Path) -> io::Error {
+    let text = format!(
+        "{} belongs to another user; give it to the daemon's, then restart the daemon",
+        path.display()
+    );
+    io::Error::new(ErrorKind::PermissionDenied, text)
 }
 
 /// Whether this file, and not the machine, is why it cannot be read.
 fn is_the_files(error: &io::Error) -> bool {
     let bad_sector = error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
-    bad_sector || matches!(error.kind(), ErrorKind::IsADirectory | ErrorKind::PermissionDenied)
+    bad_sector || error.kind() == ErrorKind::IsADirectory
 }
 
-fn last_good<T, E: Display>(path: &Path, parse: impl Fn(&[u8]) -> Result<T, E>) -> Option<T> {
+fn last_good<T, E: Display>(path: &Path, parse: impl Fn(&[u8]) -> Result<T, E>) -> Option<(T, Vec<u8>)> {
     let bytes = std::fs::read(copy_of(path)).ok()?;
     let value = parse(&bytes).ok().filter(|_| !bytes.is_empty())?;
+    Some((value, bytes))
+}
+
+/// Puts the last good copy in the place of the file.
+fn use_last_good<T, E: Display>(path: &Path, parse: impl Fn(&[u8]) -> Result<T, E>) -> Option<T> {
+    let (value, bytes) = last_good(path, parse)?;
     tracing::warn!(file = %path.display(), "its last good copy is used");
     if let Err(error) = replace(path, &bytes) {
         tracing::warn!(%error, file = %path.display(), "the copy stays where it is");
@@ -131,8 +182,16 @@ pub fn broken(folder: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Tells people of each file that was set aside, until somebody has taken it away.
+/// Tells people of each file that was set aside, until somebody has taken it away, and of each that belongs to somebody else.
 pub fn tell_broken(folder: &Path, board: &Board) {
+    for path in foreign().iter().filter(|path| path.starts_with(folder)) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let text = format!(
+            "The file {name} belongs to another user, so that this box cannot read it. Its last good copy is used, where there \
+             is one, and what changes is not kept. Give the file to the daemon's user, then restart the daemon."
+        );
+        board.alert(&format!("file {name}"), Some(text));
+    }
     for name in broken(folder).unwrap_or_default() {
         let text = format!(
             "A file of this box could not be read, as after a power cut, and was set aside as {name}. Its last good copy \
@@ -150,6 +209,7 @@ mod tests {
     use rustix::fs::{CWD, FileType, Mode, mknodat};
 
     use super::*;
+    use crate::status::Snapshot;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
     async fn a_card_that_takes_long_holds_up_no_other_task() {
@@ -184,6 +244,27 @@ mod tests {
         assert_eq!(read(&path, text).unwrap().as_deref(), Some("everybody"));
         assert_eq!(std::fs::read(&path).unwrap(), b"everybody");
         assert_eq!(broken(dir.path()).unwrap(), ["people.broken"]);
+    }
+
+    #[test]
+    fn a_file_that_belongs_to_another_user_stays_as_it_is_and_its_copy_serves_until_somebody_gives_it_to_us()
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("devices.json");
+        write_through(&path, b"before").unwrap();
+        std::fs::write(&path, b"a good backup that root put here").unwrap();
+        let refused = || Err(ErrorKind::PermissionDenied.into());
+        assert_eq!(read_found(&path, refused(), text).unwrap().as_deref(), Some("before"));
+        assert_eq!(write_through(&path, b"after").unwrap_err().kind(), ErrorKind::PermissionDenied);
+        assert_eq!(std::fs::read(&path).unwrap(), b"a good backup that root put here");
+        assert!(broken(dir.path()).unwrap().is_empty());
+        let board = Board::new(Snapshot::default());
+        tell_broken(dir.path(), &board);
+        assert!(board.now().alerts["file devices.json"].contains("belongs to another user"));
+        // Without a copy nobody knows what is in it.
+        std::fs::remove_file(copy_of(&path)).unwrap();
+        let error = read_found(&path, refused(), text).unwrap_err();
+        assert!(error.to_string().contains("devices.json belongs to another user"), "{error}");
     }
 
     #[test]

@@ -18,15 +18,16 @@ use super::floor::Floor;
 use super::validity::Validity;
 use crate::status::{Board, ClockSource, ClockState, Word};
 
-/// No Kinara gateway has ever run before this moment: 2026-11-01T00:00:00Z, or the build's `SOURCE_DATE_EPOCH`.
+/// This program has never run before this moment: [`FIRST_DATE_US`], or the build's `SOURCE_DATE_EPOCH`.
 pub const BUILD_DATE_US: i64 = match option_env!("SOURCE_DATE_EPOCH") {
     Some(text) => match i64::from_str_radix(text, 10) {
         Ok(seconds) => seconds * 1_000_000,
-        Err(_) => FALLBACK_BUILD_DATE_US,
+        Err(_) => FIRST_DATE_US,
     },
-    None => FALLBACK_BUILD_DATE_US,
+    None => FIRST_DATE_US,
 };
-const FALLBACK_BUILD_DATE_US: i64 = 1_793_491_200_000_000;
+/// No Kinara gateway has ever run before this moment: 2026-11-01T00:00:00Z.
+pub const FIRST_DATE_US: i64 = 1_793_491_200_000_000;
 
 /// The machine's clock when NTP keeps it: what systemd-timesyncd holds on an ordinary network.
 const NTP_UNCERTAINTY_US: u64 = 2_000;

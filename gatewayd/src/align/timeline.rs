@@ -11,9 +11,11 @@ use std::sync::OnceLock;
 use kinara_protocol::frame::{BootAnchor, Epoch, SyncAnchor};
 
 use super::fit::{Anchor, Believed, MOST_ANCHORS, OUTSIDE_PPB, believable, fit};
-use super::floor::STEP_US;
 use super::source::BUILD_DATE_US;
 use crate::pipeline::Fit;
+
+/// Our clock may be so far behind that of the gateway that an anchor came from.
+const BEHIND_US: i64 = 3_600_000_000;
 
 /// What is known about one epoch's time.
 #[derive(Debug, Clone, Default)]
@@ -135,7 +137,7 @@ impl Timeline {
         }
         .max(BUILD_DATE_US);
         // One that ended long after now has its time from a clock that was ahead. (A little after: ours may be behind.)
-        let possible_us = later.max(now_us).saturating_add(STEP_US);
+        let possible_us = later.max(now_us).saturating_add(BEHIND_US);
         let ended = self.end_of_previous(epoch.0, 0).filter(|ended_us| *ended_us <= possible_us);
         let earlier = ended.unwrap_or(BUILD_DATE_US.min(later));
         Stamp::Known(between(earlier, later, last_ticks))
@@ -208,14 +210,15 @@ fn duration_us(ticks: u64, at_most: bool) -> i64 {
     (if at_most { us + slack } else { us - slack }) as i64
 }
 
-/// An epoch of `last_ticks` somewhere between two moments.
+/// An epoch of `last_ticks` somewhere between two moments. Where they contradict each other either may be right.
 fn between(earlier: i64, later: i64, last_ticks: u64) -> Fit {
+    let contradiction_us = earlier.saturating_sub(later).max(0) as u64;
     let room = (later - earlier - duration_us(last_ticks, false)).max(0);
     Fit {
         ref_ticks: 0,
         ref_utc_us: earlier + room / 2,
         rate_ppb: 0,
-        uncertainty_us: room as u64 / 2 + 1_000,
+        uncertainty_us: contradiction_us.saturating_add(room as u64 / 2 + 1_000),
         growth_ppb: OUTSIDE_PPB,
         time_uncertain: true,
     }
@@ -325,6 +328,21 @@ mod tests {
         assert!(fit.time_uncertain && fit.utc_us(0) <= START);
     }
 
+    #[test]
+    fn an_epoch_behind_one_that_ended_a_little_after_now_has_both_times_within_its_uncertainty() {
+        let mut line = Timeline::default();
+        let (old, new) = (Epoch::new(1, 1), Epoch::new(1, 2));
+        // By the clock of another gateway, which is half an hour ahead of ours.
+        let ahead_us = 1_800_000_000;
+        line.sync(old, Anchor { ticks: 60_000, utc_us: START + ahead_us, uncertainty_us: 5 });
+        line.boot(new, boot_after(old, 60_000, None));
+        let Stamp::Known(fit) = line.stamp(new, 0, 1_000, START, false) else { panic!("should be known") };
+        assert!(fit.time_uncertain);
+        for truth_us in [START, START + ahead_us] {
+            assert!(fit.utc_us(0).abs_diff(truth_us) <= fit.uncertainty_at(0), "{truth_us}: {fit:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn whatever_a_log_says_of_its_time_a_frame_gets_one_that_can_be_computed_with(
@@ -344,7 +362,7 @@ mod tests {
                     panic!("should be known")
                 };
                 let _ = (fit.utc_us(1_000), fit.uncertainty_at(1_000));
-                let latest_us = if fit.time_uncertain { START + 2 * STEP_US } else { LATEST_US };
+                let latest_us = if fit.time_uncertain { START + BEHIND_US } else { LATEST_US };
                 prop_assert!(fit.ref_utc_us <= latest_us, "{fit:?}");
             }
         }

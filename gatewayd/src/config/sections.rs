@@ -228,8 +228,8 @@ section! {
         seal_bytes: u64 = 65_536,
         /// After an outage pack up to this many frame bytes into a batch, at most 393216. Default 262144.
         full_bytes: u64 = 262_144,
-        /// Batches that the bridge could not read are tried again when another one subscribes, for it may be newer; so often at
-        /// most, seconds. Default 600.
+        /// Batches that the bridge could not read are tried again when another one subscribes, for it may be newer. The least
+        /// time between two such tries, seconds. Default 600.
         parked_pause_s: f64 = 600.0,
         /// How often `state` is told when nothing changes, seconds. Default 15.
         state_every_s: f64 = 15.0,

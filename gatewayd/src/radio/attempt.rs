@@ -186,17 +186,29 @@ impl Manager {
         };
         self.nonces.paired(hardware);
         tracing::info!(%hardware, how = how.as_str(), "paired");
-        if introduction.is_some() {
-            let address = self.address(adapter);
-            let paired = What::Paired { hardware: hardware.clone(), how, adapter: address };
-            if let Err(error) = self.decisions.record(&Actor::Box, vec![paired]).await {
-                self.forget_new(adapter, &bond).await;
-                return Err(RadioError::NotKept(error.to_string()));
-            }
-        }
         let introduction = introduction.map(|introduction| introduction.id);
         self.keep_or_forget(adapter, hardware, sighting, (&bond, how), introduction).await?;
+        if let Some(id) = introduction {
+            self.tell_introduced(adapter, hardware, id).await?;
+        }
         Ok(bond)
+    }
+
+    /// Tells the cloud of a bond that is kept. What it could never hear of is undone, and the introduction may serve again.
+    async fn tell_introduced(
+        &self,
+        adapter: &AdapterId,
+        hardware: &HardwareId,
+        introduction: Uuid,
+    ) -> Result<(), RadioError> {
+        let how = How::Introduction;
+        let paired = What::Paired { hardware: hardware.clone(), how, adapter: self.address(adapter) };
+        let Err(error) = self.decisions.record(&Actor::Box, vec![paired]).await else { return Ok(()) };
+        self.drop_bond(adapter, hardware).await;
+        if let Err(error) = self.devices.change(|contents| contents.introduced.remove(&introduction)) {
+            tracing::warn!(%hardware, %error, "that the introduction may serve again is not kept");
+        }
+        Err(RadioError::NotKept(error.to_string()))
     }
 
     /// Before a pairing: where its bond could not be kept none is made, for the wearable would go on keeping it.

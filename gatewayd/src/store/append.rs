@@ -199,9 +199,13 @@ impl Engine {
                     anchor.utc_us,
                     anchor.uncertainty_us as i64
                 ])?;
-            self.device(hardware)?.timeline.sync(epoch, anchor);
-            if self.latest_anchor_us().is_some_and(|latest| anchor.utc_us > latest) {
-                self.forget_anchors_of_the_future();
+            let latest_us = self.latest_us().filter(|latest_us| anchor.utc_us > *latest_us);
+            let timeline = &mut self.device(hardware)?.timeline;
+            timeline.sync(epoch, anchor);
+            if let Some(latest_us) = latest_us {
+                // A log may hold any number of them.
+                timeline.forget_after(latest_us);
+                tracing::debug!(%hardware, %epoch, "a time sync of the future is not believed");
             }
         }
         Ok(())

@@ -13,8 +13,8 @@ use crate::hardware::HardwareId;
 
 /// A sync of this boot that is further off than this by our clock as it is now is judged anew.
 const JUMP_US: i64 = 100_000;
-/// An anchor by which it will be this much later than now is none: no clock of a gateway that is right is so far ahead of
-/// another's.
+/// What says that it is this much later than now comes from a clock that was wrong: one that is right is never so far ahead
+/// of another one, nor of itself a while later.
 const AHEAD_US: i64 = 3_600_000_000;
 /// Under this name a version before this one kept the last time known.
 const UNCONFIRMED: &str = "last_utc_us";
@@ -113,7 +113,7 @@ impl Engine {
 
     /// Takes anchors out of use that say that it is later than it is. They are kept: it may be our clock that is wrong.
     pub(super) fn forget_anchors_of_the_future(&mut self) {
-        let Some(latest_us) = self.latest_anchor_us() else { return };
+        let Some(latest_us) = self.latest_us() else { return };
         for (hardware, device) in &mut self.devices {
             let anchors = device.timeline.forget_after(latest_us);
             if anchors > 0 {
@@ -122,8 +122,8 @@ impl Engine {
         }
     }
 
-    /// Later than this no anchor was made.
-    pub(super) fn latest_anchor_us(&self) -> Option<i64> {
+    /// Later than this nothing has happened, by any clock that is right.
+    pub(super) fn latest_us(&self) -> Option<i64> {
         self.known_us().map(|now_us| now_us.saturating_add(AHEAD_US))
     }
 
@@ -206,5 +206,104 @@ impl OwnAnchor {
             }
         }
         Some(Anchor { ticks: self.ticks, utc_us, uncertainty_us: self.uncertainty_us + clock_us })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use kinara_clock::{Clock, SystemClock};
+    use kinara_protocol::frame::{MAX_FRAME, SyncAnchor, Ticks, encode_sync_anchor};
+    use kinara_protocol::topic::GatewayId;
+    use tracing::{Level, Metadata, Subscriber, span};
+
+    use super::super::Settings;
+    use super::*;
+    use crate::align::timeline::Stamp;
+    use crate::status::{Board, ClockSource, Snapshot};
+
+    /// Counts what is written into a journal of warnings.
+    #[derive(Clone, Default)]
+    struct Warnings(Arc<AtomicU32>);
+
+    impl Subscriber for Warnings {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            *metadata.level() <= Level::WARN
+        }
+
+        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+            span::Id::from_u64(1)
+        }
+
+        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+        fn event(&self, _: &tracing::Event<'_>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn enter(&self, _: &span::Id) {}
+
+        fn exit(&self, _: &span::Id) {}
+    }
+
+    fn settings(dir: &std::path::Path) -> Settings {
+        Settings {
+            dir: dir.to_owned(),
+            gateway: GatewayId(uuid::Uuid::nil()),
+            group_commit: Duration::ZERO,
+            group_frames: 1,
+            wearable_commit: Duration::ZERO,
+            queue: 1,
+            soft_limit: 1 << 40,
+            hard_limit: 1 << 40,
+            reserve: 0,
+            seal_after: Duration::ZERO,
+            seal_bytes: 1,
+            full_bytes: 1,
+            seal_ahead: 1,
+            unstamped_wait: Duration::ZERO,
+            check_below: 0,
+        }
+    }
+
+    #[test]
+    fn a_log_full_of_syncs_of_the_future_is_not_believed_and_fills_no_journal() {
+        let dir = tempfile::tempdir().unwrap();
+        let board = Board::new(Snapshot::default());
+        let clock = SystemClock;
+        let mut engine = Engine::open(settings(dir.path()), Arc::new(clock), board).unwrap();
+        engine.reopen().unwrap();
+        let (now_us, at_boot_us) = (clock.utc_us(), clock.boottime_us());
+        engine.begin().unwrap();
+        engine
+            .clock_is(Known {
+                utc_minus_boot_us: now_us - at_boot_us,
+                uncertainty_us: 1_000,
+                source: ClockSource::TrustSystem,
+                at_boot_us,
+            })
+            .unwrap();
+        let (hardware, epoch) = (HardwareId::kinara(1), Epoch::new(7, 1));
+        let frames: Vec<Bytes> = (0..100)
+            .map(|seq| {
+                let (ticks, utc_us) =
+                    (Ticks(u64::from(seq) * 1_000), now_us + 86_400_000_000 * (2 + i64::from(seq)));
+                let mut out = [0; MAX_FRAME];
+                let anchor = SyncAnchor { ticks, utc_us, uncertainty_us: 1_000 };
+                let len = encode_sync_anchor(epoch, seq, &anchor, &mut out);
+                Bytes::copy_from_slice(&out[..len])
+            })
+            .collect();
+        let warnings = Warnings::default();
+        tracing::subscriber::with_default(warnings.clone(), || engine.append(&hardware, &frames).unwrap());
+        engine.commit().unwrap();
+        assert_eq!(warnings.0.load(Ordering::Relaxed), 0);
+        assert_eq!(engine.devices[&hardware].timeline.stamp(epoch, 0, 1, now_us, true), Stamp::Wait);
     }
 }

@@ -16,6 +16,7 @@ use super::outbox::{Kind, Name};
 use super::quota::Extent;
 use super::ranges::SeqSet;
 use super::{StoreError, piece};
+use crate::align::source::FIRST_DATE_US;
 
 /// Damaged rows are kept so long, microseconds (90 days),
 const KEPT_US: i64 = 90 * 86_400_000_000;
@@ -332,8 +333,12 @@ impl Engine {
     /// Forgets damaged rows that nobody wanted to look at.
     pub(super) fn prune_damaged(&mut self) -> Result<(), StoreError> {
         if let Some(now_us) = self.known_us() {
-            // Found by a clock that was ahead: else they would stand until it is as late as that.
-            self.db.execute("UPDATE damaged SET found_us = ?1 WHERE found_us > ?1", [now_us])?;
+            // Found by a clock that was ahead, they would stand until it is as late as that; by one that was not set, they
+            // would be forgotten before anybody has looked. (Not by the build's date: each new version would keep them anew.)
+            self.db.execute(
+                "UPDATE damaged SET found_us = ?1 WHERE found_us > ?1 OR found_us < ?2",
+                [now_us, FIRST_DATE_US],
+            )?;
             self.db.execute("DELETE FROM damaged WHERE found_us < ?1", [now_us - KEPT_US])?;
         }
         self.db.execute("DELETE FROM damaged WHERE id <= (SELECT max(id) FROM damaged) - ?1", [MOST])?;

@@ -208,19 +208,21 @@ impl Engine {
     fn begin_run(&mut self) -> Result<(), StoreError> {
         self.begin()?;
         self.check_meta()?;
-        self.previous = self.meta("buffer")?.unwrap_or(0) as u64;
-        self.buffer = random_id();
-        self.store_id = match self.meta("store_id")? {
+        let previous = self.meta("buffer")?.unwrap_or(0) as u64;
+        let buffer = random_id();
+        let store_id = match self.meta("store_id")? {
             Some(id) => id as u64,
             None => random_id(),
         };
-        self.set_meta("buffer", self.buffer as i64)?;
-        self.set_meta("previous_buffer", self.previous as i64)?;
-        self.set_meta("store_id", self.store_id as i64)?;
+        self.set_meta("buffer", buffer as i64)?;
+        self.set_meta("previous_buffer", previous as i64)?;
+        self.set_meta("store_id", store_id as i64)?;
         if self.noted::<String>("boot_id")?.as_deref() != Some(&self.boot_id) {
             self.carry_waiting_over()?;
         }
         self.commit()?;
+        // Not before: the cloud is never told of a run that the next one does not remember.
+        (self.buffer, self.previous, self.store_id) = (buffer, previous, store_id);
         self.reload()?;
         self.measure()
     }

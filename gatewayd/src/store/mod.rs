@@ -286,6 +286,13 @@ impl Store {
         Ok(Self { jobs, admission, outbox })
     }
 
+    /// One that has ended, for tests of what needs none.
+    #[cfg(test)]
+    pub(crate) fn stopped() -> Self {
+        let (jobs, _) = mpsc::channel(1);
+        Self { jobs, admission: watch::channel(Admission::Everything).1, outbox: watch::channel(0).1 }
+    }
+
     /// Stores frames of one wearable; returns when they are on disk. Frames must have been parsed before; one that
     /// does not parse is left out and comes back as refused.
     pub async fn append(
@@ -459,9 +466,10 @@ impl Store {
         self.write(Haste::MayWait, 0, move |engine| engine.keep_floor(&floor)).await
     }
 
-    /// This run's buffer id, the one before it, and the store's id.
+    /// This run's buffer id, the one before it, and the store's id; 0 while none could be opened yet. An error means that
+    /// there is none any more.
     pub async fn identity(&self) -> Result<(u64, u64, u64), StoreError> {
-        self.read(|engine| engine.identity()).await
+        self.tell(|engine| engine.identity()).await
     }
 
     /// A number kept under a name.
@@ -499,12 +507,14 @@ impl Store {
         }
     }
 
-    async fn tell(&self, tell: impl FnOnce(&mut Engine) + Send + 'static) -> Result<(), StoreError> {
+    async fn tell<T: Send + 'static>(
+        &self,
+        tell: impl FnOnce(&mut Engine) -> T + Send + 'static,
+    ) -> Result<T, StoreError> {
         let (reply, heard) = oneshot::channel();
         let job = Job::Tell(Box::new(move |engine| {
-            tell(engine);
             // The teller may have gone.
-            let _ = reply.send(());
+            drop(reply.send(tell(engine)));
         }));
         self.jobs.send(job).await.map_err(|_| StoreError::Stopped)?;
         heard.await.map_err(|_| StoreError::Stopped)

@@ -24,9 +24,10 @@ impl Engine {
     pub(super) fn prune_epochs(&mut self) -> Result<(), StoreError> {
         self.write_staged()?;
         let here = self.epochs_here()?;
-        let now_us = self.known_us().unwrap_or(i64::MAX);
-        // What says that it grew later than now was noted by a clock that was wrong: it says nothing.
-        let seen = |seen_us: i64| if seen_us > now_us { 0 } else { seen_us };
+        let latest_us = self.latest_us().unwrap_or(i64::MAX);
+        // What says that it grew long after now was noted by a clock that was wrong: it says nothing. (A little after: ours
+        // went back a little since.)
+        let seen = |seen_us: i64| if seen_us > latest_us { 0 } else { seen_us };
         let mut old = Vec::new();
         for device in self.devices.values() {
             let mut epochs: Vec<(i64, u64)> =
@@ -46,8 +47,19 @@ impl Engine {
                 device.timeline.forget(Epoch(epoch));
             }
         }
+        self.see_now_what_was_seen_in_the_future();
         self.prune_idle_anchors()?;
         self.prune_devices(&here)
+    }
+
+    /// An epoch that grew by a clock that was wrong grew now: else its wearable would be kept until it is as late as that.
+    /// With the commit it is noted.
+    fn see_now_what_was_seen_in_the_future(&mut self) {
+        let latest_us = self.latest_us().unwrap_or(i64::MAX);
+        for device in self.devices.values() {
+            let ahead = device.epochs.iter().filter(|(_, state)| state.seen_us > latest_us);
+            self.dirty.extend(ahead.map(|(epoch, _)| (device.id, *epoch)));
+        }
     }
 
     /// Wearables and epochs with frames that the cloud has not confirmed.

@@ -4,8 +4,12 @@
 //! its rows that can be read comes over once: it is noted with the rows how far they are, so that neither a power cut nor
 //! a full disk makes it begin anew. Where there is little room a few come at a time, and the next ones when those have
 //! gone to the cloud. What lay in a row that is gone is told by the indexes, which lie on other pages: its frames become
-//! a gap. A file of which all has come over is kept for support while the disk has room, and the last few of them only: what
-//! is broken never keeps readings out.
+//! a gap.
+//!
+//! A file of which nothing more is to come is kept for support while the disk has room, and the last few of them only: what
+//! is broken never keeps readings out. That all has come over that can be read is noted, and only a file with this note is
+//! ever removed: one that an earlier version set aside, or that could not be opened when it was, may be all that is left
+//! of its readings.
 
 use std::fs::File;
 use std::path::Path;
@@ -15,6 +19,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, params};
 use tokio::time::Instant;
 
+use super::damage::WHOLE;
 use super::engine::Engine;
 use super::held::Held;
 use super::salvage::{
@@ -43,6 +48,9 @@ const KEPT_ASIDE: usize = 2;
 /// Names in `meta` that begin so are of what is left: the table's place in [`LARGE`], the table there, and the file. The
 /// number is the row that came last.
 const LEFT: &str = "left";
+/// Names that begin so are of files of which nothing is to come any more. The number is their place among each other: what
+/// the clock was when they were set aside says nothing.
+const OVER: &str = "over";
 
 /// Wearable, epoch, and first and last number of frames.
 type Line = (i64, i64, i64, i64);
@@ -82,6 +90,12 @@ pub(super) struct Rescue {
     last: i64,
     /// Rows behind the last that an index knows, and their frames; the next one at the end.
     known: Vec<(i64, Line)>,
+}
+
+/// A file of this name is set aside anew: what was noted of a former one is not of this.
+pub(super) fn forget_former(db: &Connection, aside: &str) -> Result<(), StoreError> {
+    db.execute("DELETE FROM meta WHERE key = ?1", [format!("{OVER} {aside}")])?;
+    Ok(())
 }
 
 /// Notes that a table of the database set aside is still to come.
@@ -131,31 +145,62 @@ impl Engine {
         Ok(())
     }
 
-    /// Removes files that were set aside and of which nothing is to come any more: all where the disk needs the room, else all
-    /// but the newest.
-    pub(super) fn forget_aside(&self, needs_room: bool) -> Result<(), StoreError> {
-        let mut select = self.db.prepare_cached("SELECT key FROM meta WHERE key GLOB ?1")?;
-        let notes = select.query_map([format!("{LEFT} *")], |row| row.get::<_, String>(0))?;
-        let left: Vec<String> = notes.collect::<Result<_, _>>()?;
-        let is_left = |name: &str| left.iter().any(|note| note.splitn(4, ' ').nth(3) == Some(name));
-        let mut done = match schema::files_aside(&self.path) {
-            Ok(files) => files,
-            Err(error) => {
-                tracing::debug!(%error, "it is not known what was set aside here");
-                return Ok(());
-            }
-        };
-        done.retain(|path| !path.file_name().is_some_and(|name| is_left(&name.to_string_lossy())));
+    /// Removes files that were set aside and of which nothing more is to come: all of them where the disk needs the room,
+    /// else all but the last.
+    pub(super) fn forget_aside(&mut self, needs_room: bool) -> Result<(), StoreError> {
+        let (here, mut gone): (Vec<_>, Vec<_>) =
+            self.names_over()?.into_iter().partition(|name| self.lies_aside(name));
         let kept = if needs_room { 0 } else { KEPT_ASIDE };
-        for path in done.iter().rev().skip(kept) {
+        for name in here.into_iter().rev().skip(kept) {
+            let path = self.settings.dir.join(&name);
             tracing::warn!(
                 file = %path.display(), needs_room,
                 "a database that was set aside is removed: what could be read of it is here"
             );
-            if let Err(error) = schema::remove(path) {
-                tracing::warn!(%error, file = %path.display(), "it stays");
+            match schema::remove(&path) {
+                Ok(()) => gone.push(name),
+                Err(error) => tracing::warn!(%error, file = %path.display(), "it stays"),
             }
         }
+        for name in &gone {
+            self.forget_file(name)?;
+        }
+        Ok(())
+    }
+
+    /// The files of which nothing more is to come, in the order in which they came over.
+    fn names_over(&self) -> Result<Vec<String>, StoreError> {
+        let mut select = self.db.prepare_cached(
+            "SELECT substr(key, ?2) FROM meta WHERE key GLOB ?1 || ' *' ORDER BY value, key",
+        )?;
+        let names = select.query_map(params![OVER, OVER.len() as i64 + 2], |row| row.get::<_, String>(0))?;
+        let mut names = names.collect::<Result<Vec<_>, _>>()?;
+        // A bit that flipped in a note must cost no other file.
+        names.retain(|name| schema::is_aside(&self.path, name));
+        Ok(names)
+    }
+
+    /// Whether a file is still there, as far as the folder says.
+    fn lies_aside(&self, name: &str) -> bool {
+        self.settings.dir.join(name).try_exists().unwrap_or(true)
+    }
+
+    /// People are told of it no more, for there is nothing to look at.
+    fn forget_file(&mut self, name: &str) -> Result<(), StoreError> {
+        self.db.execute("DELETE FROM meta WHERE key = ?1", [format!("{OVER} {name}")])?;
+        self.db.execute("DELETE FROM damaged WHERE origin = ?1 AND identity = ?2", [WHOLE, name])?;
+        self.figures.damaged = self.count_rows("damaged")?;
+        Ok(())
+    }
+
+    /// Notes that nothing more of a file is to come, unless some of it is.
+    fn note_over(&mut self, name: &str) -> Result<(), StoreError> {
+        self.db.execute(
+            "INSERT OR REPLACE INTO meta (key, value)
+             SELECT ?1, 1 + coalesce((SELECT max(value) FROM meta WHERE key GLOB ?2 || ' *'), 0)
+             WHERE NOT EXISTS (SELECT 1 FROM meta WHERE key GLOB ?3 || ' *' AND substr(key, -length(?4)) = ?4)",
+            params![format!("{OVER} {name}"), OVER, LEFT, format!(" {name}")],
+        )?;
         Ok(())
     }
 
@@ -269,6 +314,9 @@ impl Engine {
     /// in no other one.
     fn nothing_left(&mut self, note: &str) -> Result<(), StoreError> {
         self.db.execute("DELETE FROM meta WHERE key = ?1", [note])?;
+        if let Some(name) = note.splitn(4, ' ').nth(3) {
+            self.note_over(name)?;
+        }
         if self.next_left()?.is_none() { self.tell_lost() } else { Ok(()) }
     }
 

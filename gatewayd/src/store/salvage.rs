@@ -77,6 +77,7 @@ pub fn salvage(
             tracing::warn!(%error, "the database set aside cannot be opened; nothing is brought over");
         }
     }
+    rescue::forget_former(db, aside)?;
     // A new store, for the cloud as well: it may have to be told again what it was told.
     db.execute("DELETE FROM meta WHERE key = 'store_id'", [])?;
     db.execute(

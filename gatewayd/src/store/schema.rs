@@ -218,21 +218,11 @@ pub fn aside_name(path: &Path, stamp: i64) -> PathBuf {
     aside
 }
 
-/// The databases that were set aside beside this one, the oldest first.
-pub fn files_aside(path: &Path) -> std::io::Result<Vec<PathBuf>> {
+/// Whether this is what a broken database beside this one is called.
+pub fn is_aside(path: &Path, name: &str) -> bool {
     let begins = path.with_extension("broken-");
-    let begins = begins.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(path.parent().unwrap_or(Path::new(".")))? {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let is_one = name.starts_with(&begins) && !name.ends_with("-wal") && !name.ends_with("-shm");
-        if is_one {
-            found.push((entry.metadata()?.modified()?, entry.path()));
-        }
-    }
-    found.sort();
-    Ok(found.into_iter().map(|(_, path)| path).collect())
+    let begins = begins.file_name().unwrap_or_default().to_string_lossy();
+    name.strip_prefix(&*begins).is_some_and(|stamp| stamp.bytes().all(|b| b.is_ascii_digit() || b == b'-'))
 }
 
 /// Moves a broken database out of the way. Its journal goes first: it must never be taken for a successor's.

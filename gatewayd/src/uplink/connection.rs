@@ -41,8 +41,6 @@ const RECEIVE_MOST: u16 = 64;
 const STATE_SHARE: f64 = 10.0;
 /// So long a store that does not work is left alone.
 const STORE_REST: Duration = Duration::from_secs(2);
-/// How often parked batches are tried again.
-const PARKED_EVERY: Duration = Duration::from_hours(24);
 /// The name under which the store keeps the version of the configuration.
 const CONFIG_VERSION: &str = "config_version";
 /// The alert about what the broker does not take.
@@ -86,9 +84,8 @@ impl<'a> Connection<'a> {
     pub async fn open(context: &'a Context, pace: &'a mut Pace) -> Result<Self, UplinkError> {
         let settings = &context.settings;
         let identity = context.store.identity().await?;
-        let config_version = context.store.note(CONFIG_VERSION).await?.unwrap_or(0) as u64;
         let stream = dial::dial(settings, &context.judge).await?;
-        let hello = hello(context, pace, &identity);
+        let hello = hello(context, pace);
         let greeted = match line::greet(stream, hello, settings.connect_timeout).await {
             Ok(greeted) => greeted,
             Err(error) => {
@@ -117,11 +114,12 @@ impl<'a> Connection<'a> {
                 context.known.clone(),
             ),
             deleting: JoinSet::new(),
-            store_rests: None,
+            // It may not be open: what it knows is asked with the first work, and again until it answers.
+            store_rests: Some(Instant::now()),
             stopped: false,
             live_until: None,
             live_by_config: false,
-            config_version,
+            config_version: 0,
             time_request: (0, 0, Instant::now()),
             time_told: None,
             state_bytes: 0,
@@ -138,6 +136,8 @@ impl<'a> Connection<'a> {
         live.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut state_due = Instant::now();
         let mut state_sent = Instant::now();
+        // One that subscribed meanwhile told nobody who was not there.
+        self.pace.bridge_came = true;
         self.context.store.set_online(true).await?;
         self.serve_store().await?;
         for publish in std::mem::take(&mut self.early) {
@@ -206,6 +206,8 @@ impl<'a> Connection<'a> {
         // One that was opened again has another name, which `state` tells.
         if self.store_rests.is_some() {
             self.identity = self.context.store.identity().await?;
+            let kept = self.context.store.note(CONFIG_VERSION).await?.unwrap_or(0) as u64;
+            self.config_version = self.config_version.max(kept);
         }
         self.retry_parked().await?;
         self.fill().await?;
@@ -389,32 +391,18 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Tries again what the cloud could not read, once in a long while. First in each run of the daemon.
+    /// Tries again what the cloud could not read, when it is time to.
     async fn retry_parked(&mut self) -> Result<(), UplinkError> {
-        if self.pace.parked_tried.is_some_and(|at| at.elapsed() < PARKED_EVERY) {
-            return Ok(());
-        }
-        self.send_parked().await
-    }
-
-    /// A bridge has subscribed, which may be newer: tries again what the last one could not read, unless that has just been
-    /// done.
-    async fn retry_parked_with_this_bridge(&mut self) -> Result<(), UplinkError> {
-        let pause = self.context.settings.parked_pause;
-        if self.pace.parked_sent.is_some_and(|at| at.elapsed() < pause) {
-            return Ok(());
-        }
-        self.send_parked().await
-    }
-
-    async fn send_parked(&mut self) -> Result<(), UplinkError> {
-        if sabotage::is(sabotage::Kind::ForgetParked) {
+        if !self.pace.parked_are_due(self.context.settings.parked_pause)
+            || sabotage::is(sabotage::Kind::ForgetParked)
+        {
             return Ok(());
         }
         // Should the store not work, they are looked at when it does.
         self.pace.parked_tried = None;
         let again = self.context.store.retry_parked().await?;
         self.pace.parked_tried = Some(Instant::now());
+        self.pace.bridge_came = false;
         if again > 0 {
             self.pace.parked_sent = Some(Instant::now());
             tracing::info!(again, "batches that the cloud could not read are tried again");
@@ -452,8 +440,7 @@ impl<'a> Connection<'a> {
             Some(command::Command::Resend(_)) => {
                 let again = self.window.resend(Instant::now());
                 tracing::info!(again, "a bridge has subscribed; publishing again what it may have missed");
-                let outcome = self.retry_parked_with_this_bridge().await;
-                self.bear(outcome)?;
+                self.pace.bridge_came = true;
                 return self.serve_store().await;
             }
             None => (false, "a command that this version does not know".to_owned()),
@@ -600,12 +587,12 @@ async fn subscribe(context: &Context, line: &mut Line) -> Result<Vec<Publish>, U
     }
 }
 
-fn hello(context: &Context, pace: &Pace, identity: &Identity) -> Packet {
+fn hello(context: &Context, pace: &Pace) -> Packet {
     let settings = &context.settings;
     // Nobody else can know it (the broker closes the older of two connections with one client id, whoever opens the
     // other), and it is the same for the daemon's life, so that a half-open connection is closed, and its will sent,
     // before the next one says that we are there.
-    let client_id = format!("{}-{:016x}", settings.gateway, identity.0);
+    let client_id = format!("{}-{:016x}", settings.gateway, pace.run_id);
     let will = LastWill::new(
         topic::of(settings.gateway, Leaf::State),
         messages::last_will(),

@@ -112,7 +112,7 @@ pub fn state(
             .take(limits::NOTES)
             .map(|note| limits::cut(note).to_owned())
             .collect(),
-        signing_key: context.signing_key.to_vec(),
+        signing_key: context.decisions.kept_key().map(Vec::from).unwrap_or_default(),
         adapters: snapshot.adapters.iter().map(adapter_state).collect(),
     }
 }

@@ -36,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::align::certificates::Judge;
 use crate::align::source::{Known, ToldTime};
+use crate::decisions::Decisions;
 use crate::desk::Desk;
 use crate::hardware::HardwareId;
 use crate::live::Newest;
@@ -86,7 +87,7 @@ pub struct Settings {
     pub full_bytes: u64,
     /// Frame bytes of a batch while all is well.
     pub seal_bytes: u64,
-    /// What a bridge could not read is tried again this often at most because a bridge has subscribed.
+    /// The least time between two tries of what a bridge could not read because another one has subscribed.
     pub parked_pause: Duration,
     /// How often `state` is told when nothing changes.
     pub state_every: Duration,
@@ -130,8 +131,8 @@ pub struct Context {
     pub identify: broadcast::Sender<HardwareId>,
     /// Who takes configurations.
     pub desk: Desk,
-    /// The public half of the key that decisions are signed with.
-    pub signing_key: [u8; 32],
+    /// Who has the key that decisions are signed with.
+    pub decisions: Decisions,
     /// By whom the broker's certificate is judged.
     pub judge: Judge,
     /// Where traces of batches go.

@@ -13,6 +13,8 @@ const SMALLEST: u64 = 8 * 1024;
 const QUICK: Duration = Duration::from_secs(10);
 /// One that took longer is followed by smaller ones: a line that is cut now and then gets them through.
 const SLOW: Duration = Duration::from_secs(30);
+/// How often parked batches are tried again though no bridge has come.
+const PARKED_EVERY: Duration = Duration::from_hours(24);
 /// How often the keep-alive doubles while connections bring nothing through.
 const DOUBLINGS: u32 = 2;
 
@@ -46,12 +48,16 @@ impl Default for Limits {
 /// See the module.
 #[derive(Debug)]
 pub struct Pace {
+    /// What nobody else can know, the same for the daemon's life: our name at the broker has it.
+    pub run_id: u64,
     /// What the broker is known to take.
     pub limits: Limits,
     /// When it was last looked whether parked batches are to be tried again.
     pub parked_tried: Option<Instant>,
-    /// When some were.
+    /// When parked batches were last sent again.
     pub parked_sent: Option<Instant>,
+    /// A bridge has subscribed since then, or may have while there was no connection: it may be newer.
+    pub bridge_came: bool,
     full: u64,
     smallest: u64,
     batch: u64,
@@ -64,9 +70,11 @@ impl Pace {
     pub fn new(full_bytes: u64, seal_bytes: u64) -> Self {
         let smallest = SMALLEST.min(seal_bytes);
         Self {
+            run_id: rand::random(),
             limits: Limits::default(),
             parked_tried: None,
             parked_sent: None,
+            bridge_came: false,
             full: full_bytes,
             smallest,
             batch: full_bytes,
@@ -106,6 +114,14 @@ impl Pace {
 
     fn shrink(&mut self) {
         self.batch = (self.batch / 2).max(self.smallest);
+    }
+
+    /// Whether parked batches are to be tried again: first in each run of the daemon, once in a long while, and for a bridge
+    /// that has come, when `pause` is over since they were last sent.
+    pub fn parked_are_due(&self, pause: Duration) -> bool {
+        let is_over =
+            |since: Option<Instant>, pause: Duration| since.is_none_or(|since| since.elapsed() >= pause);
+        is_over(self.parked_tried, PARKED_EVERY) || self.bridge_came && is_over(self.parked_sent, pause)
     }
 
     /// The keep-alive to tell the broker: it grows where nothing gets through, for a broker that counts whole packets

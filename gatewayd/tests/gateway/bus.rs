@@ -313,6 +313,25 @@ async fn root_and_the_group_may_call_and_a_stranger_may_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_clock_is_not_reset_while_that_cannot_be_put_into_the_audit() {
+    let bus = Bus::start(&own_name());
+    let data = bus.dir.path().join("data");
+    // Stands for a disk without room: the place of a file of the page is taken.
+    std::fs::create_dir_all(data.join("page.secret/full")).unwrap();
+    let _gatewayd = bus.gatewayd();
+    tokio::task::block_in_place(|| {
+        bus.wait();
+        let reset = || bus.kinaractl(&["clock", "reset", "--json"]).output().unwrap();
+        let refused = reset();
+        assert_eq!((exit(&refused), json(&refused)["error"]["code"].as_str()), (1, Some("busy")));
+        std::fs::remove_dir_all(data.join("page.secret")).unwrap();
+        until("it is reset", || exit(&reset()) == 0);
+        let audit = std::fs::read_to_string(data.join("audit.jsonl")).unwrap();
+        assert_eq!(audit.matches("reset_clock").count(), 1, "{audit}");
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn only_the_daemons_user_may_own_the_name() {
     // Here `daemon` stands for kinara: the user of this test is somebody else, be it root.
     let bus = Bus::start("daemon");

@@ -9,6 +9,7 @@ use kinara_gatewayd::config::Config;
 use kinara_gatewayd::daemon;
 use kinara_gatewayd::desk::Desk;
 use kinara_gatewayd::status::Board;
+use kinara_protocol::envelope::State;
 use kinara_protocol::frame::FrameRef;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -249,9 +250,17 @@ async fn a_box_whose_card_cannot_be_written_at_its_start_stays_up_says_so_and_he
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert!(!daemon.task.is_finished(), "the daemon has ended");
     assert!(!daemon.board.now().buffer.trouble.is_empty());
+    // Which store, and which life of it, nobody knows yet.
+    let says = |note: &String| note.starts_with("The box cannot keep readings now");
+    let is_told = |state: &State| state.online && state.buffer == 0 && state.notes.iter().any(says);
+    until("the cloud is told", || bridge.lock().states.last().is_some_and(is_told)).await;
     card.writable(true);
     until("it heals", || daemon.board.now().buffer.trouble.is_empty()).await;
     until("the rest is through", || all_there(&bridge, &wearable) && wearable.is_drained()).await;
+    until("the cloud knows the store again", || {
+        bridge.lock().states.last().is_some_and(|state| state.buffer != 0 && state.store_id != 0)
+    })
+    .await;
     daemon.stop().await;
 }
 

@@ -17,6 +17,7 @@ mod events;
 mod frames;
 mod full_disk;
 mod intervals;
+mod introduced;
 mod line;
 mod mends;
 mod package;

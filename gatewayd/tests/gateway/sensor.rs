@@ -12,7 +12,7 @@ use kinara_gatewayd::pipeline::FrameSink;
 use kinara_gatewayd::radio::sensor;
 use kinara_gatewayd::radio::session::{Context, Settings as Times};
 use kinara_gatewayd::radio::{SensorConnection, SensorEvent, SensorLink, SensorReport};
-use kinara_gatewayd::store::{Store, database};
+use kinara_gatewayd::store::{Settings, Store, database};
 use rusqlite::Connection;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -31,7 +31,7 @@ impl SensorLink for NoLink {
     }
 }
 
-fn context(store: &Store) -> Context {
+pub fn context(store: &Store) -> Context {
     Context {
         store: store.clone(),
         clock: Arc::new(SystemClock),
@@ -106,5 +106,32 @@ async fn what_a_sensor_told_before_its_link_fell_is_stored_when_the_store_works_
     other.execute_batch("ROLLBACK").unwrap();
     tokio::time::sleep(Duration::from_secs(4)).await;
     assert_eq!(drain(&store).await.len(), 1);
+    store.stop().await;
+}
+
+#[tokio::test]
+async fn what_the_ninth_sensor_told_before_its_link_fell_on_a_full_disk_has_its_gap_and_is_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    // Nothing but events is taken.
+    let store = open(Settings { hard_limit: 0, ..settings(dir.path()) });
+    let gaps = || -> i64 {
+        let db = Connection::open(database(&settings(dir.path()))).unwrap();
+        db.query_row("SELECT count(*) FROM events WHERE gap = 1", [], |row| row.get(0)).unwrap()
+    };
+    for number in 1..=9 {
+        let (send, events) = mpsc::channel(16);
+        let connection = SensorConnection { events, link: Box::new(NoLink) };
+        let (context, hardware) = (context(&store), HardwareId::sensor([1, 2, 3, 4, 5, number]));
+        let bytes = Bytes::from_static(&[0, 72]);
+        send.send(SensorEvent { report: SensorReport::HeartRate, bytes }).await.unwrap();
+        drop(send);
+        let stop = CancellationToken::new();
+        sensor::run(&context, hardware.clone(), connection, &stop).await.unwrap_err();
+        // Eight wait for a disk that takes them; one more does not, and nobody else has what it told.
+        let is_one_more = number == 9;
+        assert_eq!(gaps(), i64::from(is_one_more), "link {number}");
+        let left_out = context.board.now().devices[&hardware].left_out;
+        assert_eq!(left_out, u64::from(is_one_more), "link {number}");
+    }
     store.stop().await;
 }

@@ -207,6 +207,44 @@ async fn a_newer_bridge_gets_what_the_last_one_could_not_read_as_soon_as_it_has_
     daemon.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_newer_bridge_that_comes_soon_after_a_sending_gets_what_is_parked_when_the_pause_is_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path());
+    let bridge = Bridge::start(broker.port);
+    bridge.lock().mood = Mood::Refuse;
+    let wearable = Wearable::start(&air(dir.path()), 1, 30);
+    let uplink = format!("{HASTE}parked_pause_s = 5\n");
+    let daemon = Daemon::start_on(dir.path(), broker.port, &[1], &uplink, "").await;
+    let is_parked = || daemon.board.now().buffer.parked > 0;
+    until("it is parked", || wearable.is_drained() && is_parked()).await;
+    subscribed(broker.port).await;
+    let sent_again = || bridge.lock().batches.values().any(|times| *times > 1);
+    until("it is sent again, refused, and parked again", || sent_again() && is_parked()).await;
+    bridge.lock().mood = Mood::Done;
+    subscribed(broker.port).await;
+    until("it is read", || !is_parked() && is_empty(&daemon.board.now())).await;
+    assert!(all_there(&bridge, &wearable));
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_box_that_was_offline_when_a_newer_bridge_subscribed_sends_what_is_parked_when_it_is_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut broker = Broker::start(dir.path());
+    let bridge = Bridge::start(broker.port);
+    bridge.lock().mood = Mood::Refuse;
+    let wearable = Wearable::start(&air(dir.path()), 1, 30);
+    let daemon = Daemon::start_on(dir.path(), broker.port, &[1], HASTE, "").await;
+    until("it is parked", || wearable.is_drained() && daemon.board.now().buffer.parked > 0).await;
+    broker.kill();
+    until("it is offline", || !daemon.board.now().uplink.connected).await;
+    bridge.lock().mood = Mood::Done;
+    broker.start_again();
+    until("it is read", || daemon.board.now().buffer.parked == 0 && is_empty(&daemon.board.now())).await;
+    daemon.stop().await;
+}
+
 /// Something at a broker's address: for each connection it hears the greeting and says this.
 fn stand_in(answer: &'static [u8]) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -255,7 +255,8 @@ impl Gateway {
         wire::Clock::of(&self.desk.board().now().clock)
     }
 
-    /// Has the last time that this box was sure of forgotten, for one that was wrong. It is in the audit.
+    /// Has the last time that this box was sure of forgotten, for one that was wrong. It is in the audit, and is not
+    /// done while there is none.
     async fn reset_clock(
         &self,
         #[zbus(header)] header: Header<'_>,
@@ -263,11 +264,13 @@ impl Gateway {
     ) -> Result<(), BusError> {
         let _call = self.admit()?;
         let by = actor(connection, &header).await?;
+        // Nothing is done of which the audit would not know.
+        let page = self.times.page.borrow().clone().ok_or_else(|| {
+            let text = "The audit cannot be written yet. Try again; if this stays, look: kinaractl doctor";
+            BusError::new("busy", text)
+        })?;
         tracing::warn!(by = by.name(), "the last known time is to be forgotten");
-        let page = self.times.page.borrow().clone();
-        if let Some(page) = page {
-            page.clock_was_reset(by.name()).await;
-        }
+        page.clock_was_reset(by.name()).await;
         let gone = |_| BusError::new("busy", "The daemon is stopping. Try again.");
         self.times.forget.send(()).await.map_err(gone)
     }

@@ -73,7 +73,8 @@ pub struct Status {
 pub struct Card {
     /// What it bears, GB written, as configured.
     pub endurance_gb: u64,
-    /// Who counts what is written: `device` (the kernel, the whole card), `daemon` (the kernel, this daemon alone), `nobody`.
+    /// Who counts what is written: `device` (the kernel, of the block device below the file system; the whole card where that
+    /// is a partition), `daemon` (the kernel, of this daemon alone), `nobody`.
     pub counted_by: String,
     /// For how long it was watched, seconds; a week at most.
     pub watched_s: u64,

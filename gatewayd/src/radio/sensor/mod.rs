@@ -69,8 +69,7 @@ pub async fn run(
         }
     };
     session.close().await;
-    session.end();
-    session.waiting.outlive(context.store.clone(), context.sink.clone());
+    session.end().await;
     if result.is_ok() {
         link.disconnect().await;
     }
@@ -175,22 +174,40 @@ impl<'a> Session<'a> {
         self.make_room();
     }
 
-    /// Nobody else has what is dropped here, so it has a gap: where it is no number of this connection, in the place of
-    /// the next one.
     fn make_room(&mut self) {
         while let Some(dropped) = self.waiting.make_room() {
-            if dropped == Dropped::Stamped {
-                let ticks = self.ticks();
-                self.waiting.never_comes(self.numbering.skip(), ticks);
-            }
-            self.leave_out(LeftOut::Store);
+            self.is_dropped(dropped);
         }
     }
 
-    /// The connection is over: what still waits for the sensor's clock to be known is left out.
-    fn end(&mut self) {
+    /// Nobody else has what is dropped here, so it has a gap: where it is no number of this connection, in the place of
+    /// the next one.
+    fn is_dropped(&mut self, dropped: Dropped) {
+        if dropped == Dropped::Stamped {
+            let ticks = self.ticks();
+            self.waiting.never_comes(self.numbering.skip(), ticks);
+        }
+        self.leave_out(LeftOut::Store);
+    }
+
+    /// The connection is over: what still waits for the sensor's clock to be known is left out, and what waits for the store
+    /// goes on without this session. Where too many do so already it gives way, and has its gaps.
+    async fn end(mut self) {
         for _ in 0..self.clock.unplaced() {
             self.leave_out(LeftOut::Clock);
+        }
+        if self.waiting.is_empty() {
+            return;
+        }
+        if let Some(place) = waiting::place() {
+            return self.waiting.outlive(place, self.context.store.clone(), self.context.sink.clone());
+        }
+        while let Some(dropped) = self.waiting.drop_oldest() {
+            self.is_dropped(dropped);
+        }
+        // A full disk takes gaps; one that takes nothing is told of by the store.
+        if let Err(error) = self.waiting.store(&self.context.store, &self.context.sink).await {
+            tracing::error!(hardware = %self.hardware, %error, "lost, and without a gap: the store takes nothing");
         }
     }
 

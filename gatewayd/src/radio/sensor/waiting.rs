@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kinara_protocol::frame::{Epoch, FrameRef, Seq};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::lost::Lost;
 use crate::hardware::HardwareId;
@@ -20,12 +20,20 @@ use crate::store::{Outcome, OwnSync, Store, StoreError};
 const MOST_BYTES: usize = 256 << 10;
 /// What a frame or a sync costs beside its own bytes.
 const OVERHEAD: usize = 64;
-/// Sessions that have ended and whose frames still wait; those of one more are lost.
+/// Sessions that have ended and whose frames still wait; those of one more have their gap at once.
 const MOST_LEFT: usize = 8;
 /// How often they are tried again.
 const TRY_EVERY: Duration = Duration::from_secs(1);
 
 static LEFT: Semaphore = Semaphore::const_new(MOST_LEFT);
+
+/// The right to wait when the session has ended.
+pub type Place = SemaphorePermit<'static>;
+
+/// A place, while there is one.
+pub fn place() -> Option<Place> {
+    LEFT.try_acquire().ok()
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -85,9 +93,11 @@ impl Waiting {
 
     /// Drops the oldest frame while there is too much; none when there is not.
     pub fn make_room(&mut self) -> Option<Dropped> {
-        if self.bytes() <= MOST_BYTES {
-            return None;
-        }
+        if self.bytes() > MOST_BYTES { self.drop_oldest() } else { None }
+    }
+
+    /// Drops the oldest frame; none when there is none.
+    pub fn drop_oldest(&mut self) -> Option<Dropped> {
         let frame = self.frames.pop_front()?;
         self.frame_bytes -= frame.len();
         // They were made here.
@@ -163,15 +173,7 @@ impl Waiting {
     }
 
     /// The connection is over: what still waits is tried again until the store takes it or ends.
-    pub fn outlive(mut self, store: Store, sink: FrameSink) {
-        if self.is_empty() {
-            return;
-        }
-        let Ok(place) = LEFT.try_acquire() else {
-            let frames = self.frames.len();
-            tracing::error!(hardware = %self.hardware, frames, "lost: the store does not take them");
-            return;
-        };
+    pub fn outlive(mut self, place: Place, store: Store, sink: FrameSink) {
         tokio::spawn(async move {
             let _place = place;
             while !self.is_empty() {
