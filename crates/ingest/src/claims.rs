@@ -159,7 +159,8 @@ pub(crate) async fn sort_out(
     }
     read(tx, &keys, entries).await?;
     let mut beside = look_up_beside(tx, plan, &keys, entries).await?;
-    for (key, entry) in keys.iter().filter_map(|key| Some((key, entries.get_mut(key)?))) {
+    for key in &keys {
+        let Some(entry) = entries.get_mut(key) else { continue };
         let rows = entry.claims.values().filter_map(|claim| beside.get(&Key { epoch: claim.alias?, ..*key }));
         entry.beside = rows.flat_map(|row| row.seqs.ranges()).copied().collect();
     }

@@ -130,7 +130,7 @@ pub struct Taken<'a> {
     pub assignment: &'a Assignment,
     /// Its epoch.
     pub key: Key,
-    /// The ledger's row that has it: its epoch's, but where another clinic has its number ([`crate::claims`]).
+    /// The ledger's row that has it: its epoch's, but where another clinic has its number.
     pub row: Key,
     /// Nobody knows when it was, or its time contradicts what is stored.
     pub time_uncertain: bool,

@@ -409,6 +409,9 @@ async fn events_whose_keys_a_clinic_used_before_are_the_next_clinics_all_the_sam
 async fn what_is_worn_is_known_of_frames_that_lie_beside_as_of_the_others() {
     let world = world().await;
     write(&world, brings(GATEWAY, &made_up(NEXT, 0..10), began(0))).await;
+    // What somebody says of a boot before it is no word of it.
+    let said = device_event(NEXT, 4_000, 4_000, DeviceEventKind::NotWorn);
+    write(&world, brings(GATEWAY, &[said], began(0))).await;
     goes_to(&world, OTHER_TENANT, OTHERS, GIVEN).await;
     let not_worn = device_event(NEXT, 5, 5_000, DeviceEventKind::NotWorn);
     let frames = [reals(NEXT, 0..5), vec![not_worn], reals(NEXT, 6..20)].concat();
@@ -477,8 +480,9 @@ async fn story(world: &World, lot: &mut Lot, which: u64) {
                ('{row}', '{OTHER_TENANT}', '{hardware}');
              INSERT INTO device_assignments (hardware_id, tenant_id, user_id, device_id, consent_id, valid_from, valid_to)
                SELECT '{row}', '{TENANT}', '{USER}', id, '{USER}', to_timestamp({at} - 86400), to_timestamp({at})
-                 FROM devices WHERE tenant_id = '{TENANT}' AND hardware_id = '{hardware}'
-               UNION ALL SELECT '{row}', '{OTHER_TENANT}', '{OTHERS}', '{row}', '{OTHERS}', to_timestamp({at}), NULL"
+               FROM devices WHERE tenant_id = '{TENANT}' AND hardware_id = '{hardware}';
+             INSERT INTO device_assignments (hardware_id, tenant_id, user_id, device_id, consent_id, valid_from)
+               VALUES ('{row}', '{OTHER_TENANT}', '{OTHERS}', '{row}', '{OTHERS}', to_timestamp({at}))"
         ))
         .await;
     let seen = |seq: &u32| real(NEXT, *seq);
