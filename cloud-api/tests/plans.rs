@@ -108,6 +108,11 @@ impl World {
              INSERT INTO named_frames SELECT '{WEARER}', e, p, int8multirange(int8range(1024 * p, 1024 * p + 9))
                FROM generate_series(1, 20) e, generate_series(0, 9) p;
              INSERT INTO named_frame_times SELECT hardware, epoch, part, 0, 0, 0, false, seqs, now(), now() FROM named_frames;
+             INSERT INTO ledger_claims (hardware, epoch, tenant_id, seqs, alias)
+               SELECT '{WEARER}', e, t, '{{[5,9)}}', 1000 + e FROM generate_series(1, 20) e, (VALUES ('{TENANT}'::uuid), ('{DEVICE}')) v(t);
+             INSERT INTO frame_times SELECT '{WEARER}', e, '{{[0,1000)}}', 0, 5, 0, 0, 0, false FROM generate_series(1, 20) e;
+             INSERT INTO event_keys (hardware, kind, producer, epoch, grid, tenant_id, user_id, device_id, time)
+               SELECT '{WEARER}', 'k', 'p', e, 1, '{TENANT}', '{WEARER}', '{DEVICE}', {SINCE} FROM generate_series(1, 20) e;
              INSERT INTO gaps (hardware, epoch, seqs, reason, from_time, to_time, updated_at)
                SELECT '{WEARER}', e, '{{[5,9)}}', 'late', {SINCE}, {SINCE}, '2000-01-01' FROM generate_series(1, 20) e;
              INSERT INTO device_intervals SELECT '{WEARER}', 1, {SINCE} + make_interval(mins => s), 60000 + s % 2
@@ -139,6 +144,7 @@ impl World {
              INSERT INTO ts.hrv SELECT '{TENANT}', {OTHER}, t.at, 300, 0, 3e5, 900, 40, 30, 5 {tenth};
              INSERT INTO ts.events SELECT t.at, '{TENANT}', {OTHER}, {OTHER}, 'hot_flash', NULL, NULL, '{{}}', NULL, 'k' {tenth};
              INSERT INTO ledger (hardware, epoch, seqs, highest) SELECT {OTHER}, s, '{{[0,1000)}}', 999 {tenth};
+             INSERT INTO ledger_claims (hardware, epoch, tenant_id) SELECT {OTHER}, s, '{TENANT}' {tenth};
              INSERT INTO frame_times SELECT {OTHER}, s, '{{[0,1000)}}', 0, 5, 0, 0, 0, false {tenth};
              -- Another source, and this one: what it used before grows as well.
              INSERT INTO named_frames SELECT {OTHER}, 0, s, '{{}}' {tenth};
@@ -268,7 +274,7 @@ fn questions() -> Vec<Question> {
         own("the quarantine's age", none(), "SELECT id FROM quarantine WHERE received_at < now() - interval '90 days'
             ORDER BY received_at LIMIT 5000".into()),
         own("the ledger's lock", none(), format!("SELECT l.hardware, l.epoch, CASE WHEN l.named THEN '{{}}' ELSE l.seqs::text END, l.highest, l.highest_time,
-              l.stretches, l.named
+              l.stretches, l.named, l.tenant
             FROM ledger l JOIN {KEYS} k(hardware, epoch) ON l.hardware = k.hardware AND l.epoch = k.epoch
             ORDER BY l.hardware, l.epoch FOR UPDATE OF l")),
         own("the parts of a batch's names", none(), format!("SELECT k.hardware, k.epoch, f.seqs::text
@@ -285,6 +291,38 @@ fn questions() -> Vec<Question> {
             SELECT hardware, epoch, 4, '{{[4100,4101)}}', 0, 0, 0, false, now(), now() FROM {KEYS} k(hardware, epoch)
             ON CONFLICT (hardware, epoch, part, rate_ppb, uncertainty_us, growth_ppb, time_uncertain)
             DO UPDATE SET seqs = f.seqs + excluded.seqs, updated_at = excluded.updated_at")),
+        own("what other clinics have of a batch's epochs", none(), format!("SELECT c.hardware, c.epoch, c.tenant_id, c.seqs::text,
+              c.stretches, c.contested, c.alias
+            FROM {KEYS} k(hardware, epoch)
+            CROSS JOIN LATERAL (
+              SELECT * FROM ledger_claims c WHERE c.hardware = k.hardware AND c.epoch = k.epoch OFFSET 0) c")),
+        own("what a batch adds to it", none(), format!("INSERT INTO ledger_claims AS c (hardware, epoch, tenant_id, seqs, stretches, contested)
+            SELECT hardware, epoch, '{TENANT}', '{{[9,10)}}', '', NULL FROM {KEYS} n(hardware, epoch)
+            ON CONFLICT (hardware, epoch, tenant_id) DO UPDATE SET seqs = c.seqs + excluded.seqs, stretches = excluded.stretches,
+              contested = least(c.contested, excluded.contested)")),
+        own("epochs beside a batch's", none(), format!("INSERT INTO ledger_claims AS c (hardware, epoch, tenant_id, alias)
+            SELECT hardware, epoch, '{TENANT}', 7 FROM {KEYS} n(hardware, epoch)
+            ON CONFLICT (hardware, epoch, tenant_id) DO UPDATE SET alias = coalesce(c.alias, excluded.alias)
+            RETURNING hardware, epoch, tenant_id, alias")),
+        own("fits of numbers that another clinic has", none(), format!("SELECT f.epoch, f.seqs::text, f.ref_ticks, f.ref_utc_us, f.rate_ppb
+            FROM (SELECT hardware, epoch, '{{[5,9)}}' AS seqs FROM {KEYS} k(hardware, epoch)) k
+            CROSS JOIN LATERAL (
+              SELECT f.epoch, f.seqs * k.seqs::int8multirange AS seqs, f.ref_ticks, f.ref_utc_us, f.rate_ppb
+              FROM frame_times f WHERE f.hardware = k.hardware AND f.epoch = k.epoch AND f.seqs && k.seqs::int8multirange OFFSET 0) f")),
+        own("fits of names that another clinic has", none(), format!("SELECT f.epoch, f.seqs::text, f.rate_ppb
+            FROM (SELECT hardware, epoch, 4 AS first, 5 AS last FROM {KEYS} k(hardware, epoch)) k
+            CROSS JOIN LATERAL (
+              SELECT f.epoch, f.seqs, f.rate_ppb FROM named_frame_times f
+              WHERE f.hardware = k.hardware AND f.epoch = k.epoch AND f.part BETWEEN k.first AND k.last OFFSET 0) f")),
+        own("whether frames are there", none(), format!("SELECT * FROM ts.found('{WEARER}', 1, ARRAY(SELECT n::int4 FROM generate_series(0, 99) n),
+            ARRAY(SELECT 4 * n::int8 FROM generate_series(0, 99) n), array_fill(1::int2, ARRAY[100]), array_fill(0::int2, ARRAY[100]),
+            ARRAY(SELECT {SINCE} + make_interval(secs => 4 * n) FROM generate_series(0, 99) n), array_fill(70::float8, ARRAY[100]),
+            array_fill(NULL::bytea, ARRAY[100]))")),
+        own("events that another clinic told", none(), format!("SELECT k.place, e.time
+            FROM {KEYS} WITH ORDINALITY k(hardware, epoch, place)
+            CROSS JOIN LATERAL (
+              SELECT e.time FROM event_keys e WHERE e.hardware = k.hardware AND e.kind = 'k' AND e.producer = 'p'
+                AND e.epoch = k.epoch AND e.grid = 1 AND e.tenant_id <> '{DEVICE}' OFFSET 0) e")),
         own("open gaps of a batch", none(), format!("SELECT k.hardware, k.epoch, g.reason, g.seqs::text
             FROM (SELECT DISTINCT * FROM {KEYS}) k(hardware, epoch) CROSS JOIN LATERAL (
               SELECT g.reason, g.seqs FROM gaps g WHERE g.hardware = k.hardware AND g.epoch = k.epoch

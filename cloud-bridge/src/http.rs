@@ -52,6 +52,8 @@ async fn numbers(State(seen): State<Seen>) -> impl IntoResponse {
     let (bytes, length) = seen.queue.load();
     seen.metrics.queue_bytes.store(bytes as u64, Ordering::Relaxed);
     seen.metrics.queue_length.store(length as u64, Ordering::Relaxed);
+    let taken = seen.writer.apart.load(Ordering::Relaxed);
+    seen.metrics.numbers_taken_total.store(taken, Ordering::Relaxed);
     let text = seen.metrics.text() + &stages(&seen.writer.stages);
     ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text)
 }

@@ -61,6 +61,8 @@ metrics! {
     discarded_total: "counter",
     /// Frames and events not kept for their age.
     expired_total: "counter",
+    /// Frames written though another clinic has their numbers: somebody used them before.
+    numbers_taken_total: "counter",
     /// Batches that could not be read at all.
     refused_total: "counter",
     /// Batches sent back for later.

@@ -13,7 +13,9 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::batch::Content;
+use crate::claims::{self, Part};
 use crate::plan::{Key, Taken};
+use crate::told::{self, Word};
 use crate::{Error, timestamp};
 
 /// Who says so.
@@ -28,8 +30,9 @@ struct Said<'a> {
     percent: u8,
 }
 
-/// Words by epoch and tick: in the order of keys, so that two bridges do not wait for each other in a circle.
-type Words<'a> = BTreeMap<(Key, u64), Said<'a>>;
+/// Words by epoch, tick and clinic: in the order of keys, so that two bridges do not wait for each other in a circle.
+type Words<'a> = BTreeMap<Name, Said<'a>>;
+type Name = (Key, u64, Uuid);
 
 /// However many a frame holds, these are all statements: gives which keys are new.
 const KEYS: &str = "
@@ -37,7 +40,7 @@ const KEYS: &str = "
     SELECT hardware, $8, $9, epoch, grid, tenant, wearer, device, time
     FROM unnest($1::uuid[], $2::int8[], $3::int8[], $4::uuid[], $5::uuid[], $6::uuid[], $7::timestamptz[])
       n(hardware, epoch, grid, tenant, wearer, device, time)
-    ON CONFLICT DO NOTHING RETURNING hardware, epoch, grid";
+    ON CONFLICT DO NOTHING RETURNING hardware, epoch, grid, tenant_id";
 const EVENTS: &str = "
     INSERT INTO ts.events (time, tenant_id, user_id, device_id, event_type, severity, data, key)
     SELECT time, tenant, wearer, device, $7, $8, data, key
@@ -51,15 +54,47 @@ pub(crate) async fn write(tx: &Transaction<'_>, new: &[Taken<'_>]) -> Result<(),
     if words.is_empty() {
         return Ok(());
     }
-    let told = keep_keys(tx, &words).await?;
-    words.retain(|(key, ticks), _| told.contains(&(*key, *ticks as i64)));
+    let mut new = keep_keys(tx, &words, &BTreeMap::new()).await?;
+    if new.len() < words.len() {
+        let others: Words<'_> = of_other_events(tx, &words, &new).await?;
+        if !others.is_empty() {
+            let parts = others.keys().map(|(key, _, clinic)| (*key, *clinic)).collect();
+            let epochs = claims::beside(tx, &parts).await?;
+            new.append(&mut keep_keys(tx, &others, &epochs).await?);
+        }
+    }
+    words.retain(|name, _| new.contains(name));
     write_events(tx, &words).await
 }
 
-fn said<'a>(taken: &'a Taken<'a>) -> Vec<((Key, u64), Said<'a>)> {
+/// Words whose keys another clinic has, for other events.
+async fn of_other_events<'a>(
+    tx: &Transaction<'_>,
+    words: &Words<'a>,
+    new: &BTreeSet<Name>,
+) -> Result<Words<'a>, Error> {
+    let known: Vec<(&Name, &Said<'a>)> = words.iter().filter(|(name, _)| !new.contains(name)).collect();
+    let word = |(name, said): &(&Name, &Said<'a>)| Word {
+        hardware: name.0.hardware,
+        kind: BATTERY_LOW.name,
+        producer: PRODUCER,
+        epoch: name.0.epoch,
+        grid: name.1.cast_signed(),
+        clinic: name.2,
+        time_us: said.taken.frame.first_us,
+        uncertainty_us: said.taken.frame.uncertainty_us,
+    };
+    let asked: Vec<Word<'_>> = known.iter().map(word).collect();
+    let others = told::others(tx, &asked).await?;
+    Ok(others.into_iter().map(|place| (*known[place].0, *known[place].1)).collect())
+}
+
+fn said<'a>(taken: &'a Taken<'a>) -> Vec<(Name, Said<'a>)> {
     let Content::Events(events) = &taken.frame.content else { return Vec::new() };
     let low = events.iter().filter_map(|event| match event.kind {
-        DeviceEventKind::BatteryLow(percent) => Some(((taken.key, event.ticks.0), Said { taken, percent })),
+        DeviceEventKind::BatteryLow(percent) => {
+            Some(((taken.key, event.ticks.0, taken.assignment.tenant), Said { taken, percent }))
+        }
         _ => None,
     });
     low.collect()
@@ -70,12 +105,21 @@ fn time(said: &Said<'_>) -> Timestamp {
     timestamp(said.taken.frame.first_us)
 }
 
-/// Which of the words nobody has written yet.
-async fn keep_keys(tx: &Transaction<'_>, words: &Words<'_>) -> Result<BTreeSet<(Key, i64)>, Error> {
+/// Which of the words nobody has written yet. `beside`: the epochs under which their keys are kept, where these are others.
+async fn keep_keys(
+    tx: &Transaction<'_>,
+    words: &Words<'_>,
+    beside: &BTreeMap<Part, i64>,
+) -> Result<BTreeSet<Name>, Error> {
+    let kept = |(key, ticks, clinic): &Name| {
+        let epoch = beside.get(&(*key, *clinic)).copied().unwrap_or(key.epoch);
+        (Key { epoch, ..*key }, *ticks, *clinic)
+    };
+    let names: BTreeMap<Name, Name> = words.keys().map(|name| (kept(name), *name)).collect();
     let of = |get: fn(&Taken<'_>) -> Uuid| words.values().map(|said| get(said.taken)).collect::<Vec<Uuid>>();
-    let hardware: Vec<Uuid> = words.keys().map(|(key, _)| key.hardware).collect();
-    let epochs: Vec<i64> = words.keys().map(|(key, _)| key.epoch).collect();
-    let grids: Vec<i64> = words.keys().map(|(_, ticks)| *ticks as i64).collect();
+    let hardware: Vec<Uuid> = words.keys().map(|(key, ..)| key.hardware).collect();
+    let epochs: Vec<i64> = words.keys().map(|name| kept(name).0.epoch).collect();
+    let grids: Vec<i64> = words.keys().map(|(_, ticks, _)| ticks.cast_signed()).collect();
     let tenants = of(|taken| taken.assignment.tenant);
     let wearers = of(|taken| taken.assignment.user);
     let devices = of(|taken| taken.assignment.device);
@@ -87,10 +131,11 @@ async fn keep_keys(tx: &Transaction<'_>, words: &Words<'_>) -> Result<BTreeSet<(
             &[&hardware, &epochs, &grids, &tenants, &wearers, &devices, &times, &BATTERY_LOW.name, &PRODUCER],
         )
         .await?;
-    Ok(rows
-        .iter()
-        .map(|row| (Key { hardware: row.get(0), epoch: row.get(1) }, row.get::<_, i64>(2)))
-        .collect())
+    let written = |row: &tokio_postgres::Row| {
+        let key = Key { hardware: row.get(0), epoch: row.get(1) };
+        names.get(&(key, row.get::<_, i64>(2).cast_unsigned(), row.get(3))).copied()
+    };
+    Ok(rows.iter().filter_map(written).collect())
 }
 
 async fn write_events(tx: &Transaction<'_>, words: &Words<'_>) -> Result<(), Error> {
@@ -104,7 +149,7 @@ async fn write_events(tx: &Transaction<'_>, words: &Words<'_>) -> Result<(), Err
         .values()
         .map(|said| serde_json::json!({ "producer": PRODUCER, "percent": said.percent }))
         .collect();
-    let name = |(key, ticks): &(Key, u64)| {
+    let name = |(key, ticks, _): &Name| {
         format!("{kind}/{PRODUCER}/{}/{ticks}", Epoch(key.epoch as u64)).into_bytes()
     };
     let keys: Vec<Vec<u8>> = words.keys().map(name).collect();

@@ -28,6 +28,13 @@ pub struct Hardware {
     pub assignments: Vec<Assignment>,
 }
 
+impl Hardware {
+    /// Whether more than one clinic has had it.
+    pub fn is_shared(&self) -> bool {
+        self.assignments.windows(2).any(|pair| pair[0].tenant != pair[1].tenant)
+    }
+}
+
 /// A retired gateway is a stranger: nothing of it is taken any more.
 const GATEWAYS: &str = "SELECT id, tenant_id FROM gateways WHERE id = ANY($1) AND retired_at IS NULL";
 const HARDWARE: &str = "

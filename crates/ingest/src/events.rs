@@ -12,6 +12,7 @@ use kinara_protocol::envelope::{self, Decision, ENVELOPE_VERSION, EnvelopeError,
 use kinara_protocol::frame::Epoch;
 use kinara_store::Transaction;
 use prost::Message as _;
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use crate::assign::{Assignment, Consent, Moment, Whose, all_of, may_be_erased, whose};
@@ -22,6 +23,7 @@ use crate::gaps::{self, Candidate};
 use crate::plan::{Key, NOT_BEFORE_US, Window};
 use crate::quarantine::{self, Refused};
 use crate::seqs::SeqSet;
+use crate::told::{self, Word};
 use crate::write::{Counts, Outcome, Writer};
 use crate::{Error, Work, timestamp};
 
@@ -297,12 +299,19 @@ impl Writer {
         for (event, tenant, user, device, hardware) in write {
             let time = timestamp(event.onset_utc_us);
             let (_, kind, producer, epoch, grid) = key(event, hardware);
-            let new = tx
-                .execute(
-                    &insert_key,
-                    &[&hardware, &kind, &producer, &epoch, &grid, &tenant, &user, &device, &time],
-                )
-                .await?;
+            let (time_us, uncertainty_us) = (event.onset_utc_us, event.uncertainty_us);
+            let word = Word { hardware, kind, producer, epoch, grid, clinic: tenant, time_us, uncertainty_us };
+            let is_shared = directory.hardware(&event.hardware_id).is_some_and(Hardware::is_shared);
+            let mut under = Some(epoch);
+            let mut new = 0;
+            while let Some(epoch) = under.take() {
+                let key: [&(dyn ToSql + Sync); 9] =
+                    [&hardware, &kind, &producer, &epoch, &grid, &tenant, &user, &device, &time];
+                new = tx.execute(&insert_key, &key).await?;
+                if new == 0 && is_shared && epoch == word.epoch {
+                    under = told::beside(&tx, &word).await?;
+                }
+            }
             if new == 0 {
                 counts.duplicate += 1;
                 continue;

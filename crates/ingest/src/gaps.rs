@@ -304,13 +304,17 @@ pub(crate) async fn withdraw(
     now: Timestamp,
 ) -> Result<(), Error> {
     let known = |set: &SeqSet, entry: &Entry| set.minus(&SeqSet::range((entry.highest + 1) as u64, u64::MAX));
-    let (mut arrived, mut accounted) = (BTreeMap::new(), BTreeMap::new());
+    let (mut arrived, mut accounted) = (BTreeMap::<Key, SeqSet>::new(), BTreeMap::<Key, SeqSet>::new());
     for (key, entry) in entries {
         for (out, set) in [(&mut arrived, &entry.new), (&mut accounted, &entry.heard)] {
             let below = known(set, entry);
             if !below.is_empty() {
                 out.insert(*key, below);
             }
+        }
+        if !entry.is_counted() && !entry.beside.is_empty() {
+            // What lies beside an epoch of names was not kept at first, perhaps.
+            arrived.entry(*key).or_default().add(&entry.beside);
         }
         if entry.is_newly_named() && entry.highest >= 0 {
             // What seemed to be missing was never used.
@@ -372,7 +376,8 @@ fn less_what_is_told(
         let key = candidate.key;
         let is_late = candidate.reason == LATE;
         let entry = entries.get(&key);
-        let stored = entry.map(|entry| &entry.seqs).into_iter().chain(entry.map(|entry| &entry.new));
+        let stored =
+            entry.into_iter().flat_map(|entry| [&entry.seqs, &entry.new, &entry.beside]);
         let told = if is_late { named.get(&key) } else { explained.get(&key) };
         let others = [told, carved.get(&key), late.get(&key).filter(|_| is_late)];
         let seqs = stored

@@ -13,6 +13,7 @@ use kinara_store::Transaction;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
+use crate::claims::Claim;
 use crate::order::Order;
 use crate::plan::{Heard, Key};
 use crate::seqs::SeqSet;
@@ -39,6 +40,36 @@ pub(crate) struct Entry {
     pub named: bool,
     /// The same, as this transaction hears.
     pub named_now: bool,
+    /// Whose its frames are.
+    pub owner: Owner,
+    /// The owner, where this transaction says so.
+    pub owned_now: Option<Uuid>,
+    /// What other clinics have in it, where somebody asked ([`crate::claims`]).
+    pub claims: BTreeMap<Uuid, Claim>,
+    /// Numbers asked about of which a row beside this one has a frame, what this transaction writes there included.
+    pub beside: SeqSet,
+}
+
+/// Whose the frames of an epoch are, but for those that others claim.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// A release wrote here that did not keep it.
+    Unknown,
+    /// Nothing was stored yet.
+    #[default]
+    Nobody,
+    /// The clinic of the first frame that was stored.
+    Clinic(Uuid),
+}
+
+impl From<Option<Uuid>> for Owner {
+    fn from(column: Option<Uuid>) -> Self {
+        match column {
+            None => Self::Unknown,
+            Some(nobody) if nobody.is_nil() => Self::Nobody,
+            Some(clinic) => Self::Clinic(clinic),
+        }
+    }
 }
 
 /// Whether the number of a frame that was stamped so is a name and no count: readings over HTTP are, whose ticks are UTC
@@ -119,6 +150,20 @@ impl Entry {
         self.named_now && !self.named
     }
 
+    /// A clinic is about to store a frame: the first one has the epoch. `alone`: no other clinic ever had the device, so that whatever
+    /// is in is its own, whoever wrote it.
+    pub fn take_possession(&mut self, clinic: Uuid, alone: bool) {
+        let is_free = match self.owner {
+            Owner::Clinic(_) => false,
+            Owner::Nobody => alone || self.seqs.is_empty(),
+            Owner::Unknown => alone,
+        };
+        if is_free {
+            self.owner = Owner::Clinic(clinic);
+            self.owned_now = Some(clinic);
+        }
+    }
+
     /// The highest number heard of, this transaction included.
     pub fn highest_now(&self) -> i64 {
         let high = |set: &SeqSet| set.last().map_or(-1, |seq| seq as i64);
@@ -131,7 +176,7 @@ const INSERT: &str = "
     INSERT INTO ledger (hardware, epoch) SELECT * FROM unnest($1::uuid[], $2::int8[]) ON CONFLICT DO NOTHING";
 const LOCK: &str = "
     SELECT l.hardware, l.epoch, CASE WHEN l.named THEN '{}' ELSE l.seqs::text END, l.highest, l.highest_time, l.stretches,
-      l.named
+      l.named, l.tenant
     FROM ledger l JOIN unnest($1::uuid[], $2::int8[]) k(hardware, epoch)
       ON l.hardware = k.hardware AND l.epoch = k.epoch
     ORDER BY l.hardware, l.epoch FOR UPDATE OF l";
@@ -143,10 +188,10 @@ const UPDATE: &str = "
         ELSE l.highest_time END,
       end_seq = coalesce(n.end_seq, l.end_seq), end_ticks = coalesce(n.end_ticks, l.end_ticks),
       next_epoch = coalesce(n.next_epoch, l.next_epoch), named = l.named OR n.named, updated_at = $10,
-      stretches = n.stretches
+      stretches = n.stretches, tenant = coalesce(n.tenant, l.tenant)
     FROM unnest($1::uuid[], $2::int8[], $3::text[], $4::int8[], $5::timestamptz[], $6::int8[], $7::int8[], $8::int8[],
-      $9::bool[], $11::bytea[])
-      n(hardware, epoch, seqs, highest, highest_time, end_seq, end_ticks, next_epoch, named, stretches)
+      $9::bool[], $11::bytea[], $12::uuid[])
+      n(hardware, epoch, seqs, highest, highest_time, end_seq, end_ticks, next_epoch, named, stretches, tenant)
     WHERE l.hardware = n.hardware AND l.epoch = n.epoch";
 const FRAME_TIMES: &str = "
     INSERT INTO frame_times (hardware, epoch, seqs, ref_ticks, ref_utc_us, rate_ppb, uncertainty_us, growth_ppb,
@@ -181,6 +226,7 @@ pub(crate) async fn lock(
             order: Order::from_bytes(row.get(5))
                 .ok_or_else(|| Error::Foreign("the stretches of an epoch in the ledger".to_owned()))?,
             named: row.get(6),
+            owner: row.get::<_, Option<Uuid>>(7).into(),
             ..Entry::default()
         };
         entries.insert(Key { hardware: row.get(0), epoch: row.get(1) }, entry);
@@ -227,6 +273,7 @@ pub(crate) async fn update(
     };
     let named: Vec<bool> = changed.iter().map(|(_, entry)| entry.named_now).collect();
     let stretches: Vec<Vec<u8>> = changed.iter().map(|(_, entry)| entry.order.to_bytes()).collect();
+    let owners: Vec<Option<Uuid>> = changed.iter().map(|(_, entry)| entry.owned_now).collect();
     let statement = tx.prepare_cached(UPDATE).await?;
     tx.execute(
         &statement,
@@ -242,6 +289,7 @@ pub(crate) async fn update(
             &named,
             &now,
             &stretches,
+            &owners,
         ],
     )
     .await?;

@@ -69,6 +69,29 @@ fn number(part: u64) -> i32 {
     i32::try_from(part).unwrap_or(i32::MAX)
 }
 
+/// Runs of parts, each of an epoch.
+#[derive(Debug, Default)]
+pub(crate) struct Blocks {
+    pub hardware: Vec<Uuid>,
+    pub epochs: Vec<i64>,
+    pub first: Vec<i32>,
+    pub last: Vec<i32>,
+}
+
+/// The parts that these numbers lie in.
+pub(crate) fn blocks(asked: &BTreeMap<Key, SeqSet>) -> Blocks {
+    let mut out = Blocks::default();
+    for (key, seqs) in asked {
+        for &(from, to) in seqs.blocks(PART).ranges() {
+            out.hardware.push(key.hardware);
+            out.epochs.push(key.epoch);
+            out.first.push(number(from));
+            out.last.push(number(to - 1));
+        }
+    }
+    out
+}
+
 /// Adds to the entries of names what is in of the numbers `asked` about: whoever goes by what is in has to ask before.
 pub(crate) async fn look_up(
     tx: &Transaction<'_>,
@@ -80,15 +103,7 @@ pub(crate) async fn look_up(
     }
     let mut asked = asked();
     asked.retain(|key, seqs| !seqs.is_empty() && entries.get(key).is_some_and(|entry| entry.named));
-    let (mut hardware, mut epochs, mut first, mut last) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for (key, seqs) in &asked {
-        for &(from, to) in seqs.blocks(PART).ranges() {
-            hardware.push(key.hardware);
-            epochs.push(key.epoch);
-            first.push(number(from));
-            last.push(number(to - 1));
-        }
-    }
+    let Blocks { hardware, epochs, first, last } = blocks(&asked);
     let keys: (Vec<Uuid>, Vec<i64>) = asked.keys().map(|key| (key.hardware, key.epoch)).unzip();
     let sets: Vec<String> = asked.values().map(SeqSet::to_string).collect();
     let (parts, whole) = (tx.prepare_cached(PARTS).await?, tx.prepare_cached(WHOLE).await?);

@@ -1,13 +1,13 @@
 //! What becomes of each frame, before the ledger is asked: it is somebody's, or it is refused, and why.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use kinara_protocol::frame::{DeviceEventKind, Epoch};
 use uuid::Uuid;
 
 use crate::assign::{Assignment, Consent, Moment, Whose, may_be_erased, whose};
 use crate::batch::{Batch, Content, DeviceBatch, Frame};
-use crate::directory::Directory;
+use crate::directory::{Directory, Hardware};
 use crate::ledger::is_name;
 use crate::seqs::SeqSet;
 use crate::write::DAY_US;
@@ -128,8 +128,10 @@ pub struct Taken<'a> {
     pub(crate) frame: &'a Frame,
     /// Whose it is.
     pub assignment: &'a Assignment,
-    /// Its ledger row.
+    /// Its epoch.
     pub key: Key,
+    /// The ledger's row that has it: its epoch's, but where another clinic has its number.
+    pub row: Key,
     /// Nobody knows when it was, or its time contradicts what is stored.
     pub time_uncertain: bool,
 }
@@ -180,6 +182,8 @@ pub struct Plan<'a> {
     pub counts: HashMap<usize, (u64, u64)>,
     /// Every ledger row that the transaction touches, with what was heard of in it beside what is taken.
     pub keys: BTreeMap<Key, Heard>,
+    /// Those of them whose device more than one clinic has had.
+    pub shared: BTreeSet<Key>,
 }
 
 /// Plans the frames of a device in a batch.
@@ -190,6 +194,7 @@ pub fn plan<'a>(plan: &mut Plan<'a>, batches: &'a [Batch], directory: &'a Direct
             let hardware = directory.hardware(&device.hardware_id);
             let assignments = hardware.map_or(&[][..], |hardware| hardware.assignments.as_slice());
             let key = hardware.map(|hardware| Key { hardware: hardware.id, epoch: device.epoch.0 as i64 });
+            plan.shared.extend(key.filter(|_| hardware.is_some_and(Hardware::is_shared)));
             for frame in &device.frames {
                 match (fate(frame, device.epoch, tenant, assignments, window), key) {
                     (Fate::Write(assignment), Some(key)) => {
@@ -204,6 +209,7 @@ pub fn plan<'a>(plan: &mut Plan<'a>, batches: &'a [Batch], directory: &'a Direct
                             frame,
                             assignment,
                             key,
+                            row: key,
                             time_uncertain,
                         });
                     }

@@ -71,13 +71,13 @@ const FRAMES: &str = "
       FROM ledger l FULL JOIN (SELECT hardware, epoch, range_agg(seqs) AS seqs, max(told_at) AS told_at FROM delivered
         GROUP BY 1, 2) d USING (hardware, epoch)),
     told AS (
-      SELECT b.hardware, b.epoch, i.seqs + coalesce(g.seqs, '{}') + coalesce(q.seqs, '{}') AS accounted,
+      SELECT b.hardware, b.epoch, i.seqs + x.seqs + coalesce(g.seqs, '{}') + coalesce(q.seqs, '{}') AS accounted,
         -- What came over HTTP has names and no count.
         CASE WHEN b.named THEN '{}'::int8multirange
           ELSE int8multirange(int8range(0, b.highest + 1)) - i.seqs - coalesce(g.seqs, '{}') - coalesce(q.seqs, '{}')
         END AS nowhere,
         i.seqs * coalesce(g.seqs, '{}') AS twice,
-        b.delivered - i.seqs - coalesce(g.seqs, '{}') - coalesce(q.seqs, '{}') AS acknowledged,
+        b.delivered - i.seqs - x.seqs - coalesce(g.seqs, '{}') - coalesce(q.seqs, '{}') AS acknowledged,
         EXISTS (SELECT FROM alerts a JOIN hardware h ON h.id = b.hardware WHERE a.kind = 'frames'
           AND a.withdrawn_at IS NULL AND a.subject = h.hardware_id || ' ' || lpad(to_hex(b.epoch), 16, '0')) AS alerted,
         b.changed_at
@@ -87,7 +87,12 @@ const FRAMES: &str = "
         CROSS JOIN LATERAL (
           SELECT CASE WHEN b.named AND NOT isempty(b.delivered + coalesce(g.seqs, '{}')) THEN b.seqs + coalesce((
             SELECT range_agg(f.seqs) FROM named_frames f WHERE f.hardware = b.hardware AND f.epoch = b.epoch
-              AND f.seqs && (b.delivered + coalesce(g.seqs, '{}'))), '{}') ELSE b.seqs END AS seqs OFFSET 0) i),
+              AND f.seqs && (b.delivered + coalesce(g.seqs, '{}'))), '{}') ELSE b.seqs END AS seqs OFFSET 0) i
+        -- And beside it, of clinics whose numbers another one used.
+        CROSS JOIN LATERAL (
+          SELECT CASE WHEN isempty(b.delivered) THEN '{}' ELSE coalesce((
+            SELECT range_agg(f.seqs) FROM ledger_claims c JOIN named_frames f ON f.hardware = c.hardware AND f.epoch = c.alias
+            WHERE c.hardware = b.hardware AND c.epoch = b.epoch AND f.seqs && b.delivered), '{}') END AS seqs OFFSET 0) x),
     -- So many are told. Of each clinic some, and of each of its devices: what one says hides no other's loss.
     ranked AS (
       SELECT t.*, row_number() OVER (PARTITION BY t.hardware ORDER BY NOT t.alerted, t.epoch) AS of_device,

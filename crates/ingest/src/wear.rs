@@ -12,29 +12,34 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use crate::batch::{Content, Sample};
-use crate::plan::{Key, Taken};
+use crate::plan::{Key, NOT_BEFORE_US, Taken};
 use crate::{Error, quality, timestamp};
 
 /// What wearables said, by epoch, in the order of time.
 #[derive(Debug, Default)]
 pub(crate) struct Wear(BTreeMap<Key, Vec<(i64, bool)>>);
 
+/// How far clocks may be apart beyond what they say.
+const CLOCKS_US: i64 = 60_000_000;
+
 const BEFORE: &str = "
     SELECT k.hardware, k.epoch, w.at, w.worn
-    FROM (SELECT * FROM unnest($1::uuid[], $2::int8[], $3::timestamptz[])) k(hardware, epoch, first)
+    FROM (SELECT * FROM unnest($1::uuid[], $2::int8[], $3::timestamptz[], $4::timestamptz[])) k(hardware, epoch, first, since)
     CROSS JOIN LATERAL (SELECT at, worn FROM wear w WHERE w.hardware = k.hardware AND w.epoch = k.epoch
-      AND w.at <= k.first ORDER BY at DESC LIMIT 1) w";
+      AND w.at <= k.first AND w.at >= k.since ORDER BY at DESC LIMIT 1) w";
 const INSERT: &str = "
     INSERT INTO wear (hardware, epoch, at, worn)
     SELECT * FROM unnest($1::uuid[], $2::int8[], $3::timestamptz[], $4::bool[]) ON CONFLICT DO NOTHING";
 
 impl Wear {
-    /// What was said before these frames.
+    /// What was said before these frames. What was said before their wearable booted is no word of it: a clinic that had it before
+    /// may have made that up.
     pub async fn before(tx: &Transaction<'_>, frames: &[Taken<'_>]) -> Result<Self, Error> {
-        let mut firsts: BTreeMap<Key, i64> = BTreeMap::new();
+        let mut firsts: BTreeMap<Key, (i64, i64)> = BTreeMap::new();
         for taken in frames {
-            let first = firsts.entry(taken.key).or_insert(i64::MAX);
+            let (first, boot) = firsts.entry(taken.key).or_insert((i64::MAX, i64::MAX));
             *first = taken.frame.first_us.min(*first);
+            *boot = boot_us(taken).min(*boot);
         }
         let mut out = Self::default();
         if firsts.is_empty() {
@@ -42,9 +47,10 @@ impl Wear {
         }
         let hardware: Vec<Uuid> = firsts.keys().map(|key| key.hardware).collect();
         let epochs: Vec<i64> = firsts.keys().map(|key| key.epoch).collect();
-        let firsts: Vec<jiff::Timestamp> = firsts.values().map(|first| timestamp(*first)).collect();
+        let boots: Vec<jiff::Timestamp> = firsts.values().map(|(_, boot)| timestamp(*boot)).collect();
+        let firsts: Vec<jiff::Timestamp> = firsts.values().map(|(first, _)| timestamp(*first)).collect();
         let statement = tx.prepare_cached(BEFORE).await?;
-        let values: [&(dyn ToSql + Sync); 3] = [&hardware, &epochs, &firsts];
+        let values: [&(dyn ToSql + Sync); 4] = [&hardware, &epochs, &firsts, &boots];
         for row in tx.query(&statement, &values).await? {
             let key = Key { hardware: row.get(0), epoch: row.get(1) };
             let at: jiff::Timestamp = row.get(2);
@@ -88,6 +94,15 @@ impl Wear {
     pub fn said(&self, key: Key) -> &[(i64, bool)] {
         self.0.get(&key).map_or(&[], Vec::as_slice)
     }
+}
+
+/// When a frame's wearable had not booted yet, by any clock that keeps to what it says, and a minute.
+fn boot_us(taken: &Taken<'_>) -> i64 {
+    let boot_us = taken.device.fit(taken.frame).map_or(i64::MIN, |fit| {
+        let uncertain = i64::try_from(fit.uncertainty_at(0)).unwrap_or(i64::MAX);
+        fit.utc_us(0).saturating_sub(uncertain).saturating_sub(CLOCKS_US)
+    });
+    boot_us.max(NOT_BEFORE_US)
 }
 
 /// A sample's quality under what its wearable said.

@@ -9,6 +9,7 @@
 //! that will be written: what a frame of nobody claims makes nothing.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,14 +24,15 @@ use uuid::Uuid;
 use crate::Work;
 use crate::assign::order_of_names;
 use crate::batch::{Batch, Content, Frame, Wave};
+use crate::claims;
 use crate::copy::{ReadingTemplate, Rows, pg_time};
+use crate::decide::decide;
 use crate::device_events;
 use crate::directory::Directory;
 use crate::error::{Error, Remedy};
 use crate::gaps::{self, Findings};
 use crate::intervals;
-use crate::ledger::{self, Entry, FitKey, NewFrame, is_name};
-use crate::order::Stamped;
+use crate::ledger::{self, Entry};
 use crate::parts;
 use crate::plan::{self, Aside, Key, NOT_BEFORE_US, Plan, Taken, Window};
 use crate::quarantine::{self, Refused};
@@ -146,6 +148,8 @@ pub struct Writer {
     touched: Touched,
     /// Where the time goes.
     pub stages: Stages,
+    /// Frames that were stored though another clinic has their numbers.
+    pub apart: AtomicU64,
     #[cfg(feature = "sabotage")]
     sabotage: Option<crate::sabotage::Sabotage>,
 }
@@ -166,6 +170,7 @@ impl Writer {
             channels: Mutex::default(),
             touched: Touched::default(),
             stages: Stages::default(),
+            apart: AtomicU64::new(0),
             #[cfg(feature = "sabotage")]
             sabotage: crate::sabotage::Sabotage::from_env(),
         }
@@ -356,8 +361,10 @@ impl Writer {
                 entry.seqs = crate::seqs::SeqSet::new();
             }
         }
+        let verdicts = claims::sort_out(&tx, &plan, &directory, &mut entries, window).await?;
         let mut counts = vec![Counts::default(); batches.len()];
-        let new = decide(&mut plan, &mut entries, &mut counts);
+        let new = decide(&mut plan, &mut entries, &verdicts, &mut counts);
+        let apart = new.iter().filter(|taken| taken.row != taken.key).count();
         let findings = findings(&plan, &new, &mut entries);
 
         let began = passed(Stage::Decide, began);
@@ -371,6 +378,7 @@ impl Writer {
         ledger::update(&tx, &entries, now).await?;
         ledger::frame_times(&tx, &entries).await?;
         parts::write(&tx, &entries, now).await?;
+        claims::write(&tx, &entries).await?;
         name_first_frames(&tx, &new).await?;
         gaps::withdraw(&tx, &entries, now).await?;
         put_aside(&tx, &plan, batches, &directory, &mut counts, now).await?;
@@ -383,6 +391,7 @@ impl Writer {
         let began = passed(Stage::Account, began);
         tx.commit().await?;
         passed(Stage::Commit, began);
+        self.apart.fetch_add(apart as u64, Ordering::Relaxed);
 
         let wait = Duration::from_secs(self.limits.device_status_s);
         if let Err(error) = self.touched.update(&client, &new, wait, now).await {
@@ -626,72 +635,6 @@ fn ends(frame: &Frame) -> [i64; 2] {
     [frame.first_us, frame.last_us]
 }
 
-/// Asks the ledger: which frames are new? Two copies within this transaction whose CRCs differ are a collision: the
-/// first is taken, the other put aside.
-fn decide<'a>(
-    plan: &mut Plan<'a>,
-    entries: &mut BTreeMap<Key, Entry>,
-    counts: &mut [Counts],
-) -> Vec<Taken<'a>> {
-    let mut new = Vec::with_capacity(plan.take.len());
-    for taken in &plan.take {
-        let Some(entry) = entries.get_mut(&taken.key) else { continue };
-        let (frame, seq) = (taken.frame, u64::from(taken.frame.seq));
-        if entry.seqs.contains(seq) {
-            counts[taken.batch].duplicate += 1;
-            continue;
-        }
-        if let Some(other) = entry.frames.get(&frame.seq) {
-            if other.crc == frame.crc {
-                counts[taken.batch].duplicate += 1;
-            } else {
-                plan.aside.push(Aside {
-                    batch: taken.batch,
-                    device: taken.device,
-                    frame,
-                    reason: "collision",
-                    detail: "another frame of this name came in the same transaction",
-                });
-            }
-            continue;
-        }
-        entry.new.insert(seq);
-        let (placed, contradicted) = in_order(*taken, entry);
-        let (first_us, last_us) = (frame.first_us, frame.last_us);
-        entry.frames.insert(frame.seq, NewFrame { crc: frame.crc, first_us, last_us, contradicted });
-        counts[taken.batch].stored += 1;
-        new.push(placed);
-    }
-    for entry in entries.values_mut().filter(|entry| !entry.new.is_empty()) {
-        let mut is_in = entry.seqs.clone();
-        is_in.add(&entry.new);
-        entry.order.settle(&is_in);
-    }
-    for (batch, (discarded, expired)) in &plan.counts {
-        counts[*batch].discarded += discarded;
-        counts[*batch].expired += expired;
-    }
-    new
-}
-
-/// Notes how a frame's time came about, and marks it where it contradicts what is stored; whether it does.
-fn in_order<'a>(taken: Taken<'a>, entry: &mut Entry) -> (Taken<'a>, bool) {
-    let Some(fit) = taken.device.fit(taken.frame) else { return (taken, false) };
-    let mut key = FitKey::from(fit);
-    let seq = taken.frame.seq;
-    // Numbers of what comes over HTTP are names, and have no order.
-    let class = taken.frame.class.filter(|_| !taken.time_uncertain && !is_name(fit));
-    let contradicted = class
-        .map_or(Ok(()), |class| entry.order.take(&Stamped { class, seq, ticks: taken.frame.ticks, fit }));
-    if let Err(by_us) = contradicted {
-        tracing::debug!(hardware = taken.device.hardware_id, seq, by_us, "a time contradicts what is stored");
-        key = key.contradicted(by_us);
-    }
-    entry.fits.entry(key).or_default().insert(u64::from(seq));
-    let time_uncertain = taken.time_uncertain || contradicted.is_err();
-    (Taken { time_uncertain, ..taken }, contradicted.is_err())
-}
-
 fn findings(plan: &Plan<'_>, new: &[Taken<'_>], entries: &mut BTreeMap<Key, Entry>) -> Findings {
     let mut findings = Findings::default();
     for taken in new {
@@ -759,8 +702,10 @@ async fn put_aside(
 /// Keeps the lowest frame stored for each assignment whose beginning is known only as a time.
 async fn name_first_frames(tx: &Transaction<'_>, new: &[Taken<'_>]) -> Result<(), Error> {
     let mut firsts: BTreeMap<Uuid, (Epoch, u32)> = BTreeMap::new();
-    // A frame whose time contradicts its neighbours does not say where a time lies among the frames.
-    for taken in new.iter().filter(|taken| !taken.time_uncertain && taken.assignment.from.frame.is_none()) {
+    // A frame whose time contradicts its neighbours does not say where a time lies among the frames, nor does one whose number
+    // another clinic has.
+    let says = |taken: &&Taken<'_>| !taken.time_uncertain && taken.row == taken.key;
+    for taken in new.iter().filter(says).filter(|taken| taken.assignment.from.frame.is_none()) {
         // One that may have been taken before the boundary says nothing.
         let uncertainty = i64::try_from(taken.frame.uncertainty_us).unwrap_or(i64::MAX);
         if taken.frame.first_us < taken.assignment.from.time_us.saturating_add(uncertainty) {

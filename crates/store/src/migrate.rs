@@ -100,6 +100,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(29, "0029_order"),
     migration!(30, "0030_named_in_parts"),
     migration!(31, "0031_shares"),
+    migration!(32, "0032_claims"),
 ];
 
 /// The migration that decides the storage.

@@ -83,6 +83,7 @@ async fn furnish(admin: &tokio_postgres::Client) {
              INSERT INTO wear VALUES ('{tenant}', 1, now(), true);
              INSERT INTO device_intervals VALUES ('{tenant}', 1, now(), 60000);
              INSERT INTO ledger (hardware, epoch) VALUES ('{tenant}', 1);
+             INSERT INTO ledger_claims (hardware, epoch, tenant_id) VALUES ('{tenant}', 1, '{tenant}');
              INSERT INTO frame_times VALUES ('{tenant}', 1, '{{[0,1)}}', 0, 0, 0, 0, 0, false);
              INSERT INTO named_frames VALUES ('{tenant}', 1, 0, '{{[0,1)}}');
              INSERT INTO named_frame_times VALUES ('{tenant}', 1, 0, 0, 0, 0, false, '{{[0,1)}}', now(), now());
@@ -267,7 +268,9 @@ async fn the_bridge_writes_readings_and_reads_none_and_sees_no_secrets() {
     for column in ["email", "profile"] {
         assert!(client.query(&format!("SELECT {column} FROM users"), &[]).await.is_err(), "users.{column}");
     }
-    for relation in ["ledger", "gaps", "quarantine", "frame_times", "named_frames", "named_frame_times"] {
+    for relation in
+        ["ledger", "ledger_claims", "gaps", "quarantine", "frame_times", "named_frames", "named_frame_times"]
+    {
         let rows = client.query(&format!("SELECT 1 FROM {relation}"), &[]).await.unwrap();
         assert_eq!(rows.len(), 2, "{relation}");
     }

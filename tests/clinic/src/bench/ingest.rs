@@ -225,7 +225,7 @@ fn restart(clinic: &mut Clinic, bridge: usize) -> Result<()> {
 
 pub(super) fn empty(clinic: &Clinic) -> Result<()> {
     clinic.database.sql(
-        "TRUNCATE ts.readings, ts.waveforms, ts.stale, ts.written, ledger, frame_times, wear, gaps, quarantine,
+        "TRUNCATE ts.readings, ts.waveforms, ts.stale, ts.written, ledger, ledger_claims, frame_times, wear, gaps, quarantine,
            gateway_buffers; CHECKPOINT",
     )?;
     Ok(())

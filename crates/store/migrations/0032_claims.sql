@@ -1,0 +1,72 @@
+-- Whose the frames of an epoch are (decision 38): a clinic that had a device before may have used numbers that the device's frames
+-- have under the next clinic. The ledger's row says which clinic's frame came first, and beside it lies which numbers came from
+-- others.
+SET ROLE kinara_owner;
+
+-- The clinic of the first frame that was stored; 0: none was yet; NULL: a release wrote here that did not know.
+ALTER TABLE ledger ADD COLUMN tenant uuid;
+ALTER TABLE ledger ALTER COLUMN tenant SET DEFAULT '00000000-0000-0000-0000-000000000000';
+
+-- What other clinics have in an epoch. Written under the lock of the ledger's row, but for `alias`, and as its rows never deleted.
+CREATE TABLE ledger_claims (
+  hardware uuid NOT NULL,
+  epoch int8 NOT NULL,
+  tenant_id uuid NOT NULL,
+  seqs int8multirange NOT NULL DEFAULT '{}', -- of the row's frames, those that are this clinic's
+  stretches bytea NOT NULL DEFAULT '',       -- as the ledger's, of these
+  contested int8, -- from this number on, what another clinic has under a number is not this clinic's frame
+  alias int8,     -- the epoch under which the ledger has this clinic's frames whose numbers another clinic has
+  PRIMARY KEY (hardware, epoch, tenant_id)
+) WITH (fillfactor = 70);
+ALTER TABLE ledger_claims ENABLE ROW LEVEL SECURITY;
+ALTER TABLE ledger_claims FORCE ROW LEVEL SECURITY;
+CREATE POLICY owner ON ledger_claims TO kinara_owner USING (true) WITH CHECK (true);
+CREATE POLICY ingest ON ledger_claims TO kinara_ingest USING (true) WITH CHECK (true);
+GRANT SELECT, INSERT, UPDATE ON ledger_claims TO kinara_ingest;
+
+-- How many of each frame's samples are stored, with this time, number and value, under whoever had the device then, in whichever
+-- clinic: what moves is in one place or the other. The writers may not read a reading; they are told whether one is there that they
+-- have at hand. With the day in the text, so that the planner knows one partition.
+CREATE FUNCTION ts.found(which uuid, of_epoch int8, probes int4[], seqs int8[], types int2[], places int2[], times timestamptz[],
+    vals float8[], waves bytea[]) RETURNS TABLE (probe int4, there int8)
+  LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  -- A frame's name may put it on the other side of a boundary than its time does, by as much as clocks go wrong.
+  slack CONSTANT interval := interval '1 day';
+  nobody CONSTANT uuid := '00000000-0000-0000-0000-000000000000';
+  clinics uuid[];
+  wearers uuid[];
+  part record;
+BEGIN
+  WITH span AS (SELECT min(t) - slack AS low, max(t) + slack AS high FROM unnest(times) t),
+  held AS (
+    SELECT DISTINCT a.tenant_id, a.user_id FROM public.device_assignments a CROSS JOIN span s
+    WHERE a.hardware_id = which AND a.valid_from < s.high AND (a.valid_to IS NULL OR a.valid_to > s.low)),
+  whose AS (
+    SELECT h.tenant_id, p.id FROM held h CROSS JOIN LATERAL ts.same_person(h.tenant_id, h.user_id) p(id)
+    UNION SELECT a.tenant_id, nobody FROM public.device_assignments a WHERE a.hardware_id = which
+    UNION SELECT m.tenant_id, m.from_user FROM public.moves m WHERE m.settled_at IS NULL AND m.device_id IN (
+      SELECT a.device_id FROM public.device_assignments a WHERE a.hardware_id = which))
+  SELECT array_agg(w.tenant_id), array_agg(w.id) INTO clinics, wearers FROM whose w;
+  FOR part IN
+    SELECT DISTINCT CASE WHEN p.wave IS NULL THEN 'readings' ELSE 'waveforms' END AS base, date_bin('1 day', p.at, 'epoch') AS day
+    FROM unnest(times, waves) p(at, wave)
+  LOOP
+    RETURN QUERY EXECUTE format($sql$
+      SELECT p.probe, count(*)
+      FROM unnest($1::int4[], $2::int8[], $3::int2[], $4::int2[], $5::timestamptz[], $6::float8[], $7::bytea[])
+        p(probe, seq, type, place, at, value, wave)
+      WHERE p.at >= %2$L::timestamptz AND p.at < %3$L::timestamptz AND (p.wave IS NULL) = %4$L AND EXISTS (
+        SELECT FROM unnest($8::uuid[], $9::uuid[]) w(clinic, wearer)
+        CROSS JOIN LATERAL (
+          SELECT FROM ts.%1$I r WHERE r.tenant_id = w.clinic AND r.user_id = w.wearer AND r.type = p.type AND r.time = p.at
+            AND r.time >= %2$L::timestamptz AND r.time < %3$L::timestamptz AND r.epoch = $10 AND r.seq = p.seq
+            AND r.idx = p.place AND %5$s OFFSET 0) r)
+      GROUP BY 1$sql$, part.base, part.day, part.day + interval '1 day', part.base = 'readings',
+      CASE part.base WHEN 'readings' THEN 'r.value = p.value' ELSE 'r.data = p.wave' END)
+      USING probes, seqs, types, places, times, vals, waves, clinics, wearers, of_epoch;
+  END LOOP;
+END $$;
+REVOKE ALL ON FUNCTION ts.found(uuid, int8, int4[], int8[], int2[], int2[], timestamptz[], float8[], bytea[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION ts.found(uuid, int8, int4[], int8[], int2[], int2[], timestamptz[], float8[], bytea[]) TO kinara_ingest;
+RESET ROLE;
