@@ -167,7 +167,9 @@ pub(crate) async fn sort_out(
     let Split { mut apart, doubts, same } = split(plan, &keys, entries, &beside);
     verdicts.extend(same.into_iter().map(|index| (index, Verdict::Same)));
     for ((key, clinic), doubts) in doubts {
-        let Some(claim) = entries.get_mut(&key).map(|entry| entry.claims.entry(clinic).or_default()) else { continue };
+        let Some(claim) = entries.get_mut(&key).map(|entry| entry.claims.entry(clinic).or_default()) else {
+            continue;
+        };
         for (index, is_same) in look(tx, directory, window, claim, doubts).await? {
             if is_same {
                 verdicts.insert(index, Verdict::Same);
@@ -188,7 +190,8 @@ pub(crate) async fn sort_out(
 
 /// The epochs that more than one clinic may have frames of.
 fn shared(plan: &Plan<'_>, entries: &BTreeMap<Key, Entry>) -> BTreeSet<Key> {
-    let mut keys: BTreeSet<Key> = plan.shared.iter().copied().filter(|key| entries.contains_key(key)).collect();
+    let mut keys: BTreeSet<Key> =
+        plan.shared.iter().copied().filter(|key| entries.contains_key(key)).collect();
     // Where one clinic is left of two, frames of one device come one after another and are all its.
     for frames in plan.take.chunk_by(|one, next| one.key == next.key) {
         let owner = entries.get(&frames[0].key).map(|entry| entry.owner);
@@ -286,7 +289,8 @@ fn split<'a>(
             continue;
         }
         let is_named = taken.device.fit(frame).is_some_and(is_name);
-        let others = entry.claims.iter().filter(|(other, _)| **other != clinic).filter_map(|(_, claim)| is_in(claim));
+        let others =
+            entry.claims.iter().filter(|(other, _)| **other != clinic).filter_map(|(_, claim)| is_in(claim));
         let rows: Vec<Key> = whose.map(|_| taken.key).into_iter().chain(others).collect();
         if !rows.is_empty() {
             let is_contested = entry.claims.get(&clinic).is_some_and(|claim| claim.is_contested(seq));
@@ -328,7 +332,9 @@ async fn look(
         let highest_same =
             counted().filter(|(_, found)| **found == Found::Same).map(|(doubt, _)| doubt.seq()).max();
         let another = counted()
-            .filter(|(doubt, found)| **found == Found::Another && highest_same.is_none_or(|same| doubt.seq() > same))
+            .filter(|(doubt, found)| {
+                **found == Found::Another && highest_same.is_none_or(|same| doubt.seq() > same)
+            })
             .map(|(doubt, _)| doubt.seq())
             .min();
         if let Some(from) = another {
@@ -349,7 +355,9 @@ async fn name(
     beside: &mut BTreeMap<Key, Entry>,
 ) -> Result<(), Error> {
     let nameless = |(key, clinic): &&Part| {
-        entries.get(key).is_some_and(|entry| entry.claims.get(clinic).is_none_or(|claim| claim.alias.is_none()))
+        entries
+            .get(key)
+            .is_some_and(|entry| entry.claims.get(clinic).is_none_or(|claim| claim.alias.is_none()))
     };
     let nameless: BTreeSet<Part> = apart.keys().filter(nameless).copied().collect();
     if !nameless.is_empty() {
@@ -377,7 +385,10 @@ async fn name(
 
 /// The epochs under which what these clinics have is kept whose numbers, or keys, another clinic has; drawn where there is none, so
 /// that nobody can know them and send frames of them.
-pub(crate) async fn beside(tx: &Transaction<'_>, parts: &BTreeSet<Part>) -> Result<BTreeMap<Part, i64>, Error> {
+pub(crate) async fn beside(
+    tx: &Transaction<'_>,
+    parts: &BTreeSet<Part>,
+) -> Result<BTreeMap<Part, i64>, Error> {
     let hardware: Vec<Uuid> = parts.iter().map(|(key, _)| key.hardware).collect();
     let epochs: Vec<i64> = parts.iter().map(|(key, _)| key.epoch).collect();
     let clinics: Vec<Uuid> = parts.iter().map(|(_, clinic)| *clinic).collect();

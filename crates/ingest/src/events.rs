@@ -300,7 +300,8 @@ impl Writer {
             let time = timestamp(event.onset_utc_us);
             let (_, kind, producer, epoch, grid) = key(event, hardware);
             let (time_us, uncertainty_us) = (event.onset_utc_us, event.uncertainty_us);
-            let word = Word { hardware, kind, producer, epoch, grid, clinic: tenant, time_us, uncertainty_us };
+            let word =
+                Word { hardware, kind, producer, epoch, grid, clinic: tenant, time_us, uncertainty_us };
             let is_shared = directory.hardware(&event.hardware_id).is_some_and(Hardware::is_shared);
             let mut under = Some(epoch);
             let mut new = 0;

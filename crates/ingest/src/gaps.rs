@@ -376,8 +376,7 @@ fn less_what_is_told(
         let key = candidate.key;
         let is_late = candidate.reason == LATE;
         let entry = entries.get(&key);
-        let stored =
-            entry.into_iter().flat_map(|entry| [&entry.seqs, &entry.new, &entry.beside]);
+        let stored = entry.into_iter().flat_map(|entry| [&entry.seqs, &entry.new, &entry.beside]);
         let told = if is_late { named.get(&key) } else { explained.get(&key) };
         let others = [told, carved.get(&key), late.get(&key).filter(|_| is_late)];
         let seqs = stored

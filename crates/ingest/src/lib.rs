@@ -38,9 +38,9 @@ pub mod reconcile;
 pub mod requests;
 pub mod retention;
 pub mod rollup;
-mod same;
 #[cfg(feature = "sabotage")]
 pub mod sabotage;
+mod same;
 pub mod seqs;
 pub mod stages;
 pub mod sweep;

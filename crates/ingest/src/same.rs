@@ -138,7 +138,8 @@ async fn fits(tx: &Transaction<'_>, doubts: &[&Doubt<'_>]) -> Result<Vec<Vec<Fit
     let (counted, names) = (tx.prepare_cached(FITS).await?, tx.prepare_cached(NAMED_FITS).await?);
     let of_counted: [&(dyn ToSql + Sync); 3] = [&hardware, &epochs, &seqs];
     let of_names: [&(dyn ToSql + Sync); 4] = [&of, &named, &first, &last];
-    let (counted, names) = futures_util::try_join!(tx.query(&counted, &of_counted), tx.query(&names, &of_names))?;
+    let (counted, names) =
+        futures_util::try_join!(tx.query(&counted, &of_counted), tx.query(&names, &of_names))?;
     let mut known: Vec<(i64, SeqSet, Fit)> = Vec::with_capacity(counted.len() + names.len());
     for row in counted.iter().chain(&names) {
         let text: &str = row.get(1);
@@ -176,7 +177,7 @@ fn fit(row: &tokio_postgres::Row) -> Fit {
 struct Probes {
     /// Whose they are, by number.
     of: Vec<usize>,
-    probes: Vec<i32>,
+    numbers: Vec<i32>,
     seqs: Vec<i64>,
     types: Vec<i16>,
     places: Vec<i16>,
@@ -211,7 +212,8 @@ impl Probes {
     fn add(&mut self, doubt: &Doubt<'_>, stamped: &DeviceBatch, window: Window) {
         let probe = i32::try_from(self.of.len()).unwrap_or(i32::MAX);
         self.of.push(doubt.index);
-        let samples = stamped.samples.iter().map(|one| (one.kind, one.index, one.utc_us, Some(one.value), None));
+        let samples =
+            stamped.samples.iter().map(|one| (one.kind, one.index, one.utc_us, Some(one.value), None));
         let waves =
             stamped.waves.iter().map(|one| (one.kind, one.index, one.utc_us, None, Some(one.data.clone())));
         for (kind, place, utc_us, value, wave) in samples.chain(waves) {
@@ -219,7 +221,7 @@ impl Probes {
             if !(NOT_BEFORE_US..=window.newest_us).contains(&utc_us) {
                 continue;
             }
-            self.probes.push(probe);
+            self.numbers.push(probe);
             self.seqs.push(i64::from(doubt.taken.frame.seq));
             self.types.push(kind);
             self.places.push(place);
@@ -232,14 +234,14 @@ impl Probes {
     /// How many of a frame's samples are there, under the fit under which most are.
     async fn ask(&self, tx: &Transaction<'_>, key: Key) -> Result<HashMap<usize, usize>, Error> {
         let mut out: HashMap<usize, usize> = HashMap::new();
-        if self.probes.is_empty() {
+        if self.numbers.is_empty() {
             return Ok(out);
         }
         let statement = tx.prepare_cached(FOUND).await?;
         let values: [&(dyn ToSql + Sync); 9] = [
             &key.hardware,
             &key.epoch,
-            &self.probes,
+            &self.numbers,
             &self.seqs,
             &self.types,
             &self.places,
@@ -250,7 +252,8 @@ impl Probes {
         // A frame may lie in two days.
         let mut of_probes: HashMap<i32, usize> = HashMap::new();
         for row in tx.query(&statement, &values).await? {
-            *of_probes.entry(row.get(0)).or_default() += usize::try_from(row.get::<_, i64>(1)).unwrap_or_default();
+            *of_probes.entry(row.get(0)).or_default() +=
+                usize::try_from(row.get::<_, i64>(1)).unwrap_or_default();
         }
         for (probe, there) in of_probes {
             let Some(index) = self.of.get(probe.unsigned_abs() as usize) else { continue };

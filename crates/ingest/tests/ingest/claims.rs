@@ -140,7 +140,8 @@ async fn numbers_that_a_clinic_used_before_a_device_was_handed_over_are_the_next
     // None of them contradicts the time of what was made up.
     assert_eq!(of(&world, OTHER_TENANT).await, (29 * 5, 29 * 5, 29 * 5));
     assert_eq!(of(&world, TENANT).await.0, 31 * 5);
-    let theirs = format!("SELECT count(*) FROM ts.readings WHERE tenant_id = '{OTHER_TENANT}' AND epoch = {}", NEXT.0);
+    let theirs =
+        format!("SELECT count(*) FROM ts.readings WHERE tenant_id = '{OTHER_TENANT}' AND epoch = {}", NEXT.0);
     assert_eq!(world.number(&theirs).await, 29 * 5);
     // What the boot said is known, and nothing was invented but what the clinic before brought about.
     let end = format!("SELECT end_seq FROM ledger WHERE epoch = {}", EPOCH.0);
@@ -165,7 +166,8 @@ async fn a_frame_that_two_clinics_boxes_stamp_on_two_sides_of_a_boundary_stays_o
     assert_eq!(counts, Counts { stored: 10, duplicate: 3, ..Counts::default() });
     assert_eq!(write(&world, brings(FOREIGN_GATEWAY, &all[47..], late)).await, duplicate(13));
     assert_eq!(write(&world, brings(GATEWAY, &all[..50], fit())).await, duplicate(50));
-    let (scalars, waves) = (|range: std::ops::Range<i64>| range.filter(|seq| seq % 5 != 3).count() as i64 * 5, 12);
+    let (scalars, waves) =
+        (|range: std::ops::Range<i64>| range.filter(|seq| seq % 5 != 3).count() as i64 * 5, 12);
     assert_eq!(of(&world, TENANT).await.0, scalars(0..50));
     assert_eq!(of(&world, OTHER_TENANT).await, (scalars(50..60), scalars(50..60), scalars(50..60)));
     assert_eq!(world.number("SELECT count(*) FROM ts.waveforms").await, waves);
@@ -182,7 +184,11 @@ async fn numbers_ahead_in_the_epoch_that_goes_on_are_told_from_those_that_were_t
     assert_eq!(write(&world, brings(GATEWAY, &made_up(EPOCH, 50..60), began(-20))).await.stored, 10);
     assert_eq!(write(&world, brings(GATEWAY, &reals(EPOCH, 60..70), still)).await.stored, 10);
     goes_to(&world, OTHER_TENANT, OTHERS, 50).await;
-    let counts = write(&world, brings(FOREIGN_GATEWAY, &reals(EPOCH, 49..75), Fit { uncertainty_us: 100, ..began(1) })).await;
+    let counts = write(
+        &world,
+        brings(FOREIGN_GATEWAY, &reals(EPOCH, 49..75), Fit { uncertainty_us: 100, ..began(1) }),
+    )
+    .await;
     assert_eq!(counts, Counts { stored: 25, duplicate: 1, ..Counts::default() });
     assert_eq!(of(&world, OTHER_TENANT).await, (125, 125, 125));
     assert_eq!(of(&world, TENANT).await.0, 350);
@@ -264,7 +270,10 @@ async fn two_clinics_frames_of_one_number_in_one_transaction_are_both_stored() {
     let world = world().await;
     goes_to(&world, OTHER_TENANT, OTHERS, GIVEN).await;
     let both = || {
-        [brings(GATEWAY, &made_up(NEXT, 0..5), began(0)), brings(FOREIGN_GATEWAY, &reals(NEXT, 0..8), began(REBOOT))]
+        [
+            brings(GATEWAY, &made_up(NEXT, 0..5), began(0)),
+            brings(FOREIGN_GATEWAY, &reals(NEXT, 0..8), began(REBOOT)),
+        ]
     };
     assert_eq!(world.write(&both()).await, [stored(5), stored(8)]);
     assert_eq!(world.write(&both()).await, [duplicate(5), duplicate(8)]);
@@ -315,7 +324,8 @@ async fn names_that_a_clinic_used_over_http_are_the_next_clinics_all_the_same() 
 }
 
 #[tokio::test]
-async fn a_wearables_numbers_that_were_used_as_names_before_and_names_among_a_wearables_numbers_are_stored_once() {
+async fn a_wearables_numbers_that_were_used_as_names_before_and_names_among_a_wearables_numbers_are_stored_once()
+ {
     let world = world().await;
     let made_up: Vec<(u32, i64, i32)> = (0..20).map(|n| (n, i64::from(n), 650)).collect();
     assert_eq!(write(&world, http(TENANT, NEXT, &made_up)).await, stored(20));
@@ -347,7 +357,9 @@ async fn names_that_were_not_kept_at_first_are_in_no_gap_once_they_are_beside() 
     let theirs = || http(OTHER_TENANT, NAMES, &[(7, 110, 650)]);
     assert_eq!(write(&world, theirs()).await.discarded, 1);
     assert_eq!(world.gaps().await, "no_consent {[7,8)}");
-    world.run(&format!("UPDATE device_assignments SET consent_id = user_id WHERE user_id = '{OTHERS}'")).await;
+    world
+        .run(&format!("UPDATE device_assignments SET consent_id = user_id WHERE user_id = '{OTHERS}'"))
+        .await;
     assert_eq!(write(&world, theirs()).await, stored(1));
     assert_eq!(world.gaps().await, "none");
     world.run(&format!("UPDATE consents SET withdrawn_at = '2000-01-01' WHERE user_id = '{OTHERS}'")).await;
@@ -396,7 +408,9 @@ async fn events_whose_keys_a_clinic_used_before_are_the_next_clinics_all_the_sam
     assert_eq!(write(&world, lows(FOREIGN_GATEWAY, REBOOT)).await, duplicate(10));
     let by_clinic = "SELECT string_agg(tenant_id || event_type || n, ' ' ORDER BY tenant_id, event_type)
       FROM (SELECT tenant_id, event_type, count(*) AS n FROM ts.events GROUP BY 1, 2) c";
-    let expected = format!("{TENANT}battery_low10 {TENANT}hot_flash10 {OTHER_TENANT}battery_low10 {OTHER_TENANT}hot_flash12");
+    let expected = format!(
+        "{TENANT}battery_low10 {TENANT}hot_flash10 {OTHER_TENANT}battery_low10 {OTHER_TENANT}hot_flash12"
+    );
     assert_eq!(world.text(by_clinic).await, expected);
     // The two sides of a boundary stay one event.
     let other = |second, began| Event { producer: "m 2".to_owned(), ..flash(second, began) };
@@ -416,7 +430,9 @@ async fn what_is_worn_is_known_of_frames_that_lie_beside_as_of_the_others() {
     let not_worn = device_event(NEXT, 5, 5_000, DeviceEventKind::NotWorn);
     let frames = [reals(NEXT, 0..5), vec![not_worn], reals(NEXT, 6..20)].concat();
     assert_eq!(write(&world, brings(FOREIGN_GATEWAY, &frames, began(REBOOT))).await, stored(20));
-    let worn = format!("SELECT count(*) FROM ts.readings WHERE tenant_id = '{OTHER_TENANT}' AND type = 1 AND quality > 0");
+    let worn = format!(
+        "SELECT count(*) FROM ts.readings WHERE tenant_id = '{OTHER_TENANT}' AND type = 1 AND quality > 0"
+    );
     assert_eq!(world.number(&worn).await, 5);
     assert_eq!(write(&world, brings(FOREIGN_GATEWAY, &frames, began(REBOOT))).await, duplicate(20));
 }
@@ -438,7 +454,8 @@ async fn what_was_erased_at_the_clinic_before_comes_to_nobody_and_hides_nothing_
 }
 
 #[tokio::test]
-async fn an_epoch_that_an_older_release_wrote_is_its_clinics_where_no_other_had_the_device_and_else_nobodys() {
+async fn an_epoch_that_an_older_release_wrote_is_its_clinics_where_no_other_had_the_device_and_else_nobodys()
+{
     let world = world().await;
     let older = "UPDATE ledger SET tenant = NULL";
     write(&world, brings(GATEWAY, &reals(EPOCH, 0..10), fit())).await;
@@ -446,7 +463,10 @@ async fn an_epoch_that_an_older_release_wrote_is_its_clinics_where_no_other_had_
     write(&world, brings(GATEWAY, &made_up(EPOCH, 10..20), fit())).await;
     assert_eq!(world.text("SELECT tenant FROM ledger").await, TENANT.to_string());
     goes_to(&world, OTHER_TENANT, OTHERS, GIVEN).await;
-    assert_eq!(write(&world, brings(FOREIGN_GATEWAY, &reals(EPOCH, 10..21), began(REBOOT))).await, stored(11));
+    assert_eq!(
+        write(&world, brings(FOREIGN_GATEWAY, &reals(EPOCH, 10..21), began(REBOOT))).await,
+        stored(11)
+    );
     world.run(older).await;
     assert_eq!(write(&world, brings(FOREIGN_GATEWAY, &reals(EPOCH, 15..22), began(REBOOT))).await.stored, 1);
 }
@@ -471,7 +491,8 @@ const LAST: u32 = 24;
 
 /// One device that goes from the first clinic to the second, whatever the first one's box sends, and in whatever order.
 async fn story(world: &World, lot: &mut Lot, which: u64) {
-    let (hardware, row) = (format!("kinara:00000000000{which:05}"), Uuid::from_u128(0x7000 + u128::from(which)));
+    let (hardware, row) =
+        (format!("kinara:00000000000{which:05}"), Uuid::from_u128(0x7000 + u128::from(which)));
     let at = BOOT_US / 1_000_000 + GIVEN;
     world
         .run(&format!(
@@ -528,7 +549,8 @@ async fn story(world: &World, lot: &mut Lot, which: u64) {
         "SELECT string_agg(seq || ':' || round(value * 10), ' ' ORDER BY seq) FROM ts.readings
          WHERE tenant_id = '{OTHER_TENANT}' AND device_id = '{row}' AND type = 1"
     );
-    let expected: Vec<String> = (0..LAST).map(|seq| format!("{seq}:{}", 600 + seq as i32 * 7 % 311)).collect();
+    let expected: Vec<String> =
+        (0..LAST).map(|seq| format!("{seq}:{}", 600 + seq as i32 * 7 % 311)).collect();
     assert_eq!(world.text(&rows).await, expected.join(" "), "{which}");
     let certain = format!("SELECT count(*) FROM ts.readings WHERE device_id = '{row}' AND quality > 0");
     assert_eq!(world.number(&certain).await, i64::from(LAST) * 5, "{which}");

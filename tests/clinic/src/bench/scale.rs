@@ -64,7 +64,9 @@ pub async fn costs(clinic: &Clinic, sealed: &[Vec<Prepared>], rows: i64) -> Resu
     for (size, rates) in [(SMALL, &mut small), (rows, &mut large)] {
         fill(clinic, size)?;
         for _ in 0..ROUNDS {
-            clinic.database.sql("TRUNCATE ledger, ledger_claims, frame_times, gaps, ts.stale, ts.written; CHECKPOINT")?;
+            clinic
+                .database
+                .sql("TRUNCATE ledger, ledger_claims, frame_times, gaps, ts.stale, ts.written; CHECKPOINT")?;
             rates.push(write(&writer, &one).await?);
         }
     }
