@@ -96,8 +96,7 @@ pub async fn run(board: Board, spawner: Spawner) {
     let (reason, faults) = fault::count_start();
     let pause = Duration::from_millis(restarts::pause_ms(faults));
     let erases = is_held(&button, FACTORY_RESET, || watchdog.pet()).await;
-    if reason == ResetReason::Fault && !erases {
-        // It will come again, wherever it was: nothing is written before that.
+    if restarts::pauses_first(reason) && !erases {
         rest(pause, || watchdog.pet()).await;
     }
     let mut vault = BoardVault {
