@@ -22,19 +22,19 @@ use super::broker::Broker;
 use super::frames::GATEWAY;
 use super::line::{Daemon, all_there, until};
 
-const MINUTE: Duration = Duration::from_mins(1);
+pub const MINUTE: Duration = Duration::from_mins(1);
 const WRONG: &str = "BBBBBBBBBBBBBBBB";
 
 pub fn nurse() -> Actor {
     Actor::Staff { name: "Meera".to_owned(), member: Some(Uuid::from_u128(5)) }
 }
 
-fn label(text: &str) -> Code {
+pub fn label(text: &str) -> Code {
     Code::Label(text.parse().unwrap())
 }
 
 /// Waits until something is near, and gives its key.
-async fn nearby(desk: &Desk) -> String {
+pub async fn nearby(desk: &Desk) -> String {
     let mut window = desk.window();
     let near = window.wait_for(|window| matches!(window, Window::Open { nearby, .. } if !nearby.is_empty()));
     let shown = tokio::time::timeout(Duration::from_secs(20), near).await.unwrap().unwrap().clone();
