@@ -385,6 +385,27 @@ async fn a_hand_over_outlives_a_wearable_that_goes_and_a_box_that_starts_again()
     daemon.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_wearers_of_one_name_are_told_apart_wherever_a_device_is_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path());
+    let [one, other] = [1u64, 2].map(|number| RosterEntry {
+        hardware_id: HardwareId::kinara(number).to_string(),
+        user_id: Uuid::from_u128(number.into()).as_bytes().to_vec(),
+        display_name: "Anjali Verma".to_owned(),
+        external_id: format!("V{number}"),
+        ..RosterEntry::default()
+    });
+    publish(broker.port, &Config { config_version: 1, roster: vec![one, other], ..Config::default() }).await;
+    let daemon = Daemon::start(dir.path(), broker.port, &[1, 2], "").await;
+    let called = || -> Vec<String> {
+        daemon.desk.devices().into_iter().filter_map(|device| Some(device.wearer?.1)).collect()
+    };
+    until("the roster is here", || called().len() == 2).await;
+    assert_eq!(called(), ["Anjali Verma (V1)", "Anjali Verma (V2)"]);
+    daemon.stop().await;
+}
+
 /// A wearable that has begun its new log and is linked: what is decided now waits until the database is let go of.
 async fn new_log_that_is_being_given(dir: &Path, wearable: &Wearable, desk: &Desk) -> Connection {
     let hardware = pair(desk).await;
