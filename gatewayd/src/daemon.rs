@@ -332,6 +332,7 @@ async fn run_all(
     if config.infer.enabled {
         let settings = infer::Settings {
             onnxruntime: config.infer.onnxruntime.clone(),
+            library_digest: config.infer.onnxruntime_sha256,
             model: config.infer.model.clone(),
             maker: config.infer.maker,
             refractory: Duration::from_secs_f64(config.infer.refractory_min * 60.0),

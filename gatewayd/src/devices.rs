@@ -2,29 +2,29 @@
 //!
 //! The promise: what a call here has changed is on disk when it returns, in one file that only this user can read, and
 //! a call that fails has changed nothing. The file is not in the database: a database that has to be set aside must not
-//! cost the pairings. A file that cannot be read is set aside itself.
+//! cost the pairings. A file that cannot be read is set aside itself. Who asks what is known waits for no disk.
+
+mod disk;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use kinara_protocol::channel::ChannelId;
 use kinara_protocol::intervals::Intervals;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use self::disk::{bonds_of_an_older_version, decode, encode};
 use crate::decisions::Actor;
-use crate::files::{self, set_aside, write_through};
+use crate::files::{self, Turns, write_through};
 use crate::hardware::HardwareId;
 
 /// Where it is in the data folder.
 pub const FILE: &str = "devices.json";
 /// Its predecessor: bonds alone, key by hardware.
 const BONDS_FILE: &str = "bonds.json";
-/// The version this program writes.
-const VERSION: u32 = 1;
 
 /// What the transport needs to connect again. For BlueZ, which keeps the keys itself, where and whom: `"<adapter
 /// address> <identity address> <public|random>"`.
@@ -147,7 +147,9 @@ pub struct Contents {
 #[derive(Debug)]
 pub struct Devices {
     path: PathBuf,
+    /// Held while nothing is written.
     contents: Mutex<Contents>,
+    changes: Turns,
     changed: watch::Sender<u64>,
 }
 
@@ -155,38 +157,33 @@ impl Devices {
     /// Reads the file of a data folder. One that cannot be read is set aside, and the devices have to be paired again.
     pub fn open(data_dir: &Path) -> io::Result<Self> {
         let path = data_dir.join(FILE);
-        let is_new = !path.exists();
-        let contents = files::read(&path, decode)?;
-        let devices =
-            Self { path, contents: Mutex::new(contents.unwrap_or_default()), changed: watch::channel(0).0 };
-        if is_new {
-            devices.take_over_bonds(&data_dir.join(BONDS_FILE))?;
+        let old = data_dir.join(BONDS_FILE);
+        let found = files::read(&path, decode)?;
+        let is_kept = found.is_some();
+        let found = found.or_else(|| bonds_of_an_older_version(&old));
+        let is_known = found.is_some();
+        let devices = Self {
+            path,
+            contents: Mutex::new(found.unwrap_or_default()),
+            changes: Turns::default(),
+            changed: watch::channel(0).0,
+        };
+        if is_known {
+            devices.done_with(&old, is_kept);
         }
         Ok(devices)
     }
 
-    /// The bonds of an older version become devices, once.
-    fn take_over_bonds(&self, old: &Path) -> io::Result<()> {
-        let bytes = match std::fs::read(old) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        let bonds: BTreeMap<String, String> = match serde_json::from_slice(&bytes) {
-            Ok(bonds) => bonds,
-            Err(error) => return set_aside(old, &error),
-        };
-        self.change(|contents| {
-            for (hardware, key) in &bonds {
-                let (Ok(hardware), Ok(key)) = (HardwareId::parse(hardware), hex::decode(key)) else {
-                    continue;
-                };
-                let bonded = Bonded { bond: Bond(key), adapter: None, how: How::Label, stale: false };
-                contents.devices.entry(hardware).or_default().bonded = Some(bonded);
+    /// An older version's file has served once what was in it is in ours. A disk that takes nothing now stops nobody: what is
+    /// known goes to disk with the next change, and the older file goes with the next start.
+    fn done_with(&self, old: &Path, is_kept: bool) {
+        let kept = if is_kept { Ok(()) } else { self.can_be_kept() };
+        match kept.and_then(|()| std::fs::remove_file(old)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                tracing::warn!(%error, "the bonds of an older version are known, and not taken over on disk yet");
             }
-        })?;
-        tracing::info!(bonds = bonds.len(), "the bonds of an older version are taken over");
-        std::fs::remove_file(old)
+            _ => {}
+        }
     }
 
     /// Everything, as it is now.
@@ -206,22 +203,22 @@ impl Devices {
 
     /// Changes the file; on an error nothing has changed.
     pub fn change<T>(&self, change: impl FnOnce(&mut Contents) -> T) -> io::Result<T> {
-        let mut contents = self.lock();
-        let mut next = contents.clone();
-        let value = change(&mut next);
-        if next != *contents {
-            self.save(&next)?;
-            *contents = next;
-            drop(contents);
-            self.changed.send_modify(|count| *count += 1);
-        }
-        Ok(value)
+        self.changes.alone(|| {
+            let before = self.now();
+            let mut next = before.clone();
+            let value = change(&mut next);
+            if next != before {
+                self.save(&next)?;
+                *self.lock() = next;
+                self.changed.send_modify(|count| *count += 1);
+            }
+            Ok(value)
+        })
     }
 
     /// Whether a change could be kept now: writes the file as it is. For whoever is about to do what cannot be undone.
     pub fn can_be_kept(&self) -> io::Result<()> {
-        let contents = self.lock();
-        self.save(&contents)
+        self.changes.alone(|| self.save(&self.now()))
     }
 
     /// Wakes when something has changed.
@@ -255,127 +252,14 @@ pub fn parse_address(text: &str) -> Option<[u8; 6]> {
     parts.next().is_none().then_some(address)
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct OnDisk {
-    version: u32,
-    devices: BTreeMap<String, DeviceOnDisk>,
-    #[serde(default)]
-    introduced: BTreeSet<Uuid>,
-    #[serde(default)]
-    revoked: BTreeSet<String>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct DeviceOnDisk {
-    #[serde(default)]
-    name: String,
-    bond: Option<BondOnDisk>,
-    worn_by: Option<Binding>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    hand_over: Option<HandOver>,
-    /// Seconds by channel number.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    intervals: Option<BTreeMap<u16, u16>>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct BondOnDisk {
-    key: String,
-    adapter: Option<String>,
-    how: How,
-    #[serde(default)]
-    stale: bool,
-}
-
-/// Why a file is not one of ours.
-#[derive(Debug, thiserror::Error)]
-enum NotOurs {
-    #[error(transparent)]
-    Json(#[from] serde_json::Error),
-    #[error("it is of version {0}, newer than this program")]
-    Newer(u32),
-    #[error("{0:?} is no device of this kind")]
-    Device(String),
-}
-
-fn decode(bytes: &[u8]) -> Result<Contents, NotOurs> {
-    let file: OnDisk = serde_json::from_slice(bytes)?;
-    if file.version > VERSION {
-        return Err(NotOurs::Newer(file.version));
-    }
-    let mut contents =
-        Contents { devices: BTreeMap::new(), introduced: file.introduced, revoked: file.revoked };
-    for (text, device) in file.devices {
-        let bad = || NotOurs::Device(text.clone());
-        let hardware = HardwareId::parse(&text).map_err(|_| bad())?;
-        let bonded = match device.bond {
-            None => None,
-            Some(bond) => Some(Bonded {
-                bond: Bond(hex::decode(&bond.key).map_err(|_| bad())?),
-                adapter: match &bond.adapter {
-                    None => None,
-                    Some(address) => Some(parse_address(address).ok_or_else(bad)?),
-                },
-                how: bond.how,
-                stale: bond.stale,
-            }),
-        };
-        let device = Device {
-            name: device.name,
-            bonded,
-            worn_by: device.worn_by,
-            hand_over: device.hand_over,
-            intervals: match &device.intervals {
-                None => None,
-                Some(kept) => Some(intervals(kept).ok_or_else(bad)?),
-            },
-        };
-        contents.devices.insert(hardware, device);
-    }
-    Ok(contents)
-}
-
-/// `None`: more than a wearable takes.
-fn intervals(kept: &BTreeMap<u16, u16>) -> Option<Intervals> {
-    let mut pairs = kept.iter().map(|(channel, seconds)| (ChannelId(*channel), *seconds));
-    pairs.try_fold(Intervals::REFERENCE, |all, (channel, seconds)| all.with(channel, seconds))
-}
-
-fn encode(contents: &Contents) -> io::Result<Vec<u8>> {
-    let devices = contents.devices.iter().map(|(hardware, device)| {
-        let bond = device.bonded.as_ref().map(|bonded| BondOnDisk {
-            key: hex::encode(&bonded.bond.0),
-            adapter: bonded.adapter.map(address_text),
-            how: bonded.how,
-            stale: bonded.stale,
-        });
-        let intervals = device
-            .intervals
-            .map(|intervals| intervals.iter().map(|(channel, seconds)| (channel.0, seconds)).collect());
-        let device = DeviceOnDisk {
-            name: device.name.clone(),
-            bond,
-            worn_by: device.worn_by,
-            hand_over: device.hand_over.clone(),
-            intervals,
-        };
-        (hardware.to_string(), device)
-    });
-    let file = OnDisk {
-        version: VERSION,
-        devices: devices.collect(),
-        introduced: contents.introduced.clone(),
-        revoked: contents.revoked.clone(),
-    };
-    Ok(serde_json::to_vec_pretty(&file)?)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use kinara_protocol::channel::ChannelId;
+
     use super::*;
+    use crate::files::tests::slow_card;
 
     fn bonded(key: u8) -> Bonded {
         let adapter = Some([0xc0, 1, 2, 3, 4, 5]);
@@ -435,6 +319,43 @@ mod tests {
             assert_eq!((found.bond, found.adapter), (Bond(vec![1, 2]), None));
         }
         assert!(!old.exists());
+    }
+
+    #[test]
+    fn the_bonds_of_an_older_version_are_known_although_the_card_takes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (old, full) = (dir.path().join("bonds.json"), dir.path().join("devices.new"));
+        std::fs::write(&old, r#"{"kinara:0000000000000007": "0102"}"#).unwrap();
+        // Stands for a full card, and below for one that is read-only besides.
+        std::fs::create_dir(&full).unwrap();
+        let bond = |devices: &Devices| devices.bonded(&HardwareId::kinara(7)).map(|bonded| bonded.bond);
+        let devices = Devices::open(dir.path()).unwrap();
+        assert_eq!((bond(&devices), old.exists()), (Some(Bond(vec![1, 2])), true));
+        std::fs::remove_dir(&full).unwrap();
+        devices.change(|contents| contents.revoked.insert("x".to_owned())).unwrap();
+        std::fs::write(&old, r#"{"kinara:0000000000000007": "03"}"#).unwrap();
+        let devices = Devices::open(dir.path()).unwrap();
+        assert_eq!((bond(&devices), old.exists()), (Some(Bond(vec![1, 2])), false), "it is ours by now");
+
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("bonds.json"), "{torn").unwrap();
+        std::fs::create_dir_all(dir.path().join("bonds.broken/taken")).unwrap();
+        assert_eq!(Devices::open(dir.path()).unwrap().now(), Contents::default());
+    }
+
+    #[test]
+    fn who_asks_for_a_bond_does_not_wait_for_a_card_that_takes_long() {
+        let dir = tempfile::tempdir().unwrap();
+        let devices = Arc::new(Devices::open(dir.path()).unwrap());
+        // Two changes, one behind the other; then somebody asks.
+        let change = |name: &'static str| {
+            let devices = devices.clone();
+            move || _ = devices.change(|contents| contents.revoked.insert(name.to_owned()))
+        };
+        let asked = devices.clone();
+        slow_card(&dir.path().join("devices.new"), [change("a"), change("b")], move || {
+            asked.bonded(&HardwareId::kinara(7));
+        });
     }
 
     #[test]

@@ -27,7 +27,8 @@ const GOOD: &str = "good";
 static FOREIGN: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 /// Replaces a file whole, and then its copy: on return the new one is on disk, before that the old one is. Only its owner
-/// can read it. A card may take a second for that: other tasks of this thread go on elsewhere meanwhile.
+/// can read it. A card may take a second for that: other tasks of this thread go on elsewhere meanwhile. No lock may be held
+/// that others wait for.
 pub fn write_through(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if foreign().contains(path) {
         return Err(not_ours(path));
@@ -44,7 +45,21 @@ pub fn write_uncopied(path: &Path, bytes: &[u8]) -> io::Result<()> {
     beside_other_tasks(|| replace(path, bytes))
 }
 
-fn beside_other_tasks(write: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+/// Has those who change something on disk do so one after the other, each as a whole.
+#[derive(Debug, Default)]
+pub struct Turns(Mutex<()>);
+
+impl Turns {
+    /// Does it when nobody else does. Who waits here, or for the card, waits beside other tasks.
+    pub fn alone<T>(&self, work: impl FnOnce() -> T) -> T {
+        beside_other_tasks(|| {
+            let _turn = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            work()
+        })
+    }
+}
+
+fn beside_other_tasks<T>(write: impl FnOnce() -> T) -> T {
     match tokio::runtime::Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
         Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(write),
         _ => write(),
@@ -202,35 +217,56 @@ pub fn tell_broken(folder: &Path, board: &Board) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::mpsc;
     use std::time::Duration;
 
-    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 
     use super::*;
     use crate::status::Snapshot;
 
-    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-    async fn a_card_that_takes_long_holds_up_no_other_task() {
+    /// Has tasks write a file on a card that takes long, on one thread, and `other` done meanwhile: it may not wait for them.
+    pub(crate) fn slow_card(
+        new_file: &Path,
+        writes: impl IntoIterator<Item = impl FnOnce() + Send + 'static>,
+        other: impl FnOnce() + Send + 'static,
+    ) {
+        // Stands for the card: whoever opens it to write waits until somebody reads.
+        mknodat(CWD, new_file, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        let (begun, begins) = mpsc::channel();
+        let mut writing = Vec::new();
+        for write in writes {
+            let begun = begun.clone();
+            writing.push(runtime.spawn(async move {
+                begun.send(()).unwrap();
+                write();
+            }));
+            begins.recv().unwrap();
+        }
+        // Long enough for the first one to be at the card.
+        std::thread::sleep(Duration::from_millis(200));
+        let (done, is_done) = mpsc::channel();
+        runtime.spawn(async move {
+            other();
+            done.send(()).unwrap();
+        });
+        let is_done = is_done.recv_timeout(Duration::from_secs(5));
+        let not_waiting = OFlags::NONBLOCK.bits().cast_signed();
+        while writing.iter().any(|task| !task.is_finished()) {
+            // A pipe cannot be forced to disk; that is not what is asked.
+            drop(OpenOptions::new().read(true).custom_flags(not_waiting).open(new_file).unwrap());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(is_done.is_ok(), "it waited for the card");
+    }
+
+    #[test]
+    fn a_card_that_takes_long_holds_up_no_other_task() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("devices.json");
-        // Stands for the card: whoever opens it to write waits until somebody reads.
-        let card = path.with_extension("new");
-        mknodat(CWD, &card, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
-        let (begun, begins) = mpsc::channel();
-        let writing = tokio::spawn(async move {
-            begun.send(()).unwrap();
-            write_through(&path, b"{}")
-        });
-        begins.recv().unwrap();
-        let (done, other) = mpsc::channel();
-        tokio::spawn(async move { done.send(()) });
-        let other = other.recv_timeout(Duration::from_secs(5));
-        drop(File::open(&card).unwrap());
-        // A pipe cannot be forced to disk; that is not what is asked.
-        drop(writing.await.unwrap());
-        assert!(other.is_ok(), "the one thread that runs tasks waited for the card");
+        slow_card(&path.with_extension("new"), [move || _ = write_through(&path, b"{}")], || {});
     }
 
     #[test]

@@ -38,6 +38,27 @@ pub fn digits(text: &str, count: usize) -> Option<String> {
     (out.len() == count).then_some(out)
 }
 
+/// The characters of a code that is written in letters and digits, as a label's: digits of any script as 0 to 9, letters, also
+/// full-width ones, as capitals. Spaces, hyphens and what cannot be seen do not matter.
+pub fn code_characters(text: &str) -> impl Iterator<Item = char> + '_ {
+    text.chars().filter(|c| !is_blank(*c) && !is_hyphen(*c)).map(|c| match digit(c) {
+        Some(digit) => char::from(b'0' + digit),
+        None => half_width(c).to_ascii_uppercase(),
+    })
+}
+
+/// A letter of a keyboard for Chinese or Japanese as that of any other.
+fn half_width(c: char) -> char {
+    match u32::from(c) {
+        code @ (0xFF21..=0xFF3A | 0xFF41..=0xFF5A) => char::from_u32(code - 0xFEE0).unwrap_or(c),
+        _ => c,
+    }
+}
+
+fn is_hyphen(c: char) -> bool {
+    matches!(u32::from(c), 0x2D | 0x2010..=0x2015 | 0x2212 | 0xFE58 | 0xFE63 | 0xFF0D)
+}
+
 /// The digits of a passkey and of a PIN.
 pub const CODE_DIGITS: usize = 6;
 
@@ -208,6 +229,15 @@ mod tests {
             (digit('9'), digit(':'), digit('/'), digit('९'), digit('॰')),
             (Some(9), None, None, Some(9), None)
         );
+    }
+
+    #[test]
+    fn the_letters_and_digits_of_every_keyboard_make_a_code() {
+        for typed in ["AB-27", " ab 27", "ＡＢ２７", "ａｂ－２７", "ab२७", "AB‑٢٧", "ab—২৭\u{200b}"]
+        {
+            assert_eq!(code_characters(typed).collect::<String>(), "AB27", "{typed}");
+        }
+        assert_eq!(code_characters("é½").collect::<String>(), "é½", "what is none stays what it is");
     }
 
     #[test]

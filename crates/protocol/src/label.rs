@@ -47,13 +47,12 @@ impl LabelSecret {
 impl core::str::FromStr for LabelSecret {
     type Err = BadLabel;
 
-    /// Reads the 16 characters; case, spaces and hyphens do not matter.
+    /// Reads the 16 characters; case, spaces and hyphens do not matter. With `std` they may be typed on any keyboard.
     fn from_str(text: &str) -> Result<Self, BadLabel> {
         let mut bits = 0u128;
         let mut count = 0;
-        for byte in text.bytes().filter(|byte| !matches!(byte, b' ' | b'-')) {
-            let value =
-                ALPHABET.iter().position(|&known| known == byte.to_ascii_uppercase()).ok_or(BadLabel)?;
+        for character in characters(text) {
+            let value = ALPHABET.iter().position(|&known| char::from(known) == character).ok_or(BadLabel)?;
             bits = bits << 5 | value as u128;
             count += 1;
             if count > 16 {
@@ -66,6 +65,15 @@ impl core::str::FromStr for LabelSecret {
         let tail = bits.to_be_bytes();
         Ok(Self(*tail.last_chunk().expect("16 bytes hold 10")))
     }
+}
+
+#[cfg(feature = "std")]
+use crate::entry::code_characters as characters;
+
+/// A wearable is given its label as it is printed.
+#[cfg(not(feature = "std"))]
+fn characters(text: &str) -> impl Iterator<Item = char> + '_ {
+    text.chars().filter(|c| !matches!(c, ' ' | '-')).map(|c| c.to_ascii_uppercase())
 }
 
 /// 128 bits that the cloud made for one wearable and one gateway. They serve once, and not for long.
@@ -129,6 +137,24 @@ mod tests {
         assert_eq!(typed.parse(), Ok(secret));
         assert_eq!("ABC".parse::<LabelSecret>(), Err(BadLabel));
         assert_eq!("AAAAAAAAAAAAAAA1".parse::<LabelSecret>(), Err(BadLabel));
+    }
+
+    #[cfg(feature = "std")]
+    #[test]
+    fn a_label_code_may_be_typed_on_any_keyboard() {
+        let secret: LabelSecret = "ABCDEFGHIJKL2345".parse().unwrap();
+        for typed in [
+            "ABCD-EFGH-IJKL-२३४५",
+            "ＡＢＣＤＥＦＧＨＩＪＫＬ２３４５",
+            "ａｂｃｄ efgh ijkl ٢٣٤٥",
+            "ABCDEFGH–IJKL২৩৪৫",
+        ] {
+            assert_eq!(typed.parse(), Ok(secret.clone()), "{typed}");
+        }
+        for wrong in ["ABCDEFGHIJKL२३४", "ABCDEFGHIJKL२३४५६", "ABCDEFGHIJKL१२३४", "ÀBCDEFGHIJKL2345"]
+        {
+            assert_eq!(wrong.parse::<LabelSecret>(), Err(BadLabel), "{wrong}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! gateway writes, and sends what [`app::App::outgoing`] gives for as long as the link takes it.
 //!
 //! - [`plan`]: what is measured how often. [`acquisition`]: how much, and what the raw readings give.
-//! - [`presence`]: whether a sensor answers. [`restarts`]: faults in a row.
+//! - [`presence`]: whether a sensor answers. [`restarts`]: faults in a row. [`factory`]: the key, and factory reset.
 //! - [`framing`]: samples to frames.
 //! - [`ring`]: frames in flash, with the promise that everything else stands on.
 //! - [`log`]: the ring with numbering, anchors and device events.
@@ -25,6 +25,7 @@ pub mod app;
 mod boot;
 mod control;
 pub mod delivery;
+pub mod factory;
 pub mod flash;
 pub mod framing;
 pub mod log;

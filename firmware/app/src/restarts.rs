@@ -9,12 +9,19 @@ const LONGEST_PAUSE_MS: u64 = 600_000;
 /// Once it has done all its work for so long, the faults before it are forgotten.
 pub const HEALTHY_MS: u64 = 60_000;
 
-/// How many faults in a row there are with this start.
+/// How many faults in a row there are with this start. A supply that breaks down is one: whatever draws it down, the radio or
+/// a sensor, does so at the next start too, and a weak cell recovers in a pause and not by starting.
 pub fn counted(before: u32, reason: ResetReason) -> u32 {
     match reason {
-        ResetReason::Fault | ResetReason::Watchdog => before.saturating_add(1),
+        ResetReason::Fault | ResetReason::Watchdog | ResetReason::BrownOut => before.saturating_add(1),
         _ => 0,
     }
+}
+
+/// Whether the pause comes before everything else, also before anything is written: what ended the program may come again
+/// wherever it is. (A watchdog's reset is waited for with the radio on: what blocks is the sensors' bus.)
+pub fn pauses_first(reason: ResetReason) -> bool {
+    matches!(reason, ResetReason::Fault | ResetReason::BrownOut)
 }
 
 /// How long to wait after so many of them.
@@ -127,9 +134,22 @@ mod tests {
     }
 
     #[test]
+    fn a_supply_that_breaks_down_at_each_start_is_waited_for_like_a_fault() {
+        let mut faults = 0;
+        for _ in 0..5 {
+            faults = counted(faults, ResetReason::BrownOut);
+        }
+        assert_eq!((faults, pause_ms(faults)), (5, 2_000));
+        assert!(pauses_first(ResetReason::BrownOut) && pauses_first(ResetReason::Fault));
+        assert!(!pauses_first(ResetReason::Watchdog) && !pauses_first(ResetReason::PowerOn));
+    }
+
+    #[test]
     fn a_start_that_is_no_fault_begins_anew() {
-        assert_eq!(counted(7, ResetReason::Watchdog), 8);
-        for reason in [ResetReason::PowerOn, ResetReason::Requested, ResetReason::BrownOut] {
+        for fault in [ResetReason::Fault, ResetReason::Watchdog, ResetReason::BrownOut] {
+            assert_eq!(counted(7, fault), 8);
+        }
+        for reason in [ResetReason::PowerOn, ResetReason::Requested] {
             assert_eq!(counted(7, reason), 0);
         }
     }

@@ -2,7 +2,9 @@
 //!
 //! **Promise.** The key is drawn on the first start and at each factory reset, lies in a page of the chip's own flash, and
 //! leaves it for nobody: what is in the other flash is worth nothing without this chip, and the chip's port is closed in
-//! production. Nonces begin anew with a factory reset; so no two images are ever enciphered by the same key and nonce.
+//! production. Nonces begin anew with a factory reset; so no two images are ever enciphered by the same key and nonce
+//! (`kinara_firmware_app::factory`). All of it happens before the controller starts: a page that is erased stops the
+//! processor for 85 ms.
 
 use aes::Aes128;
 use aes::cipher::{KeyIvInit, StreamCipher};
@@ -29,26 +31,25 @@ pub fn encipher(key: &Key, nonce: &[u8; 12], bytes: &mut [u8]) {
     ctr::Ctr32BE::<Aes128>::new(key.into(), &start.into()).apply_keystream(bytes);
 }
 
-/// The device's key. Called before the controller starts: a page that is erased stops the processor for 85 ms.
-pub fn of_device(nvmc: Peri<'_, NVMC>, rng: &mut Rng<'_, Async>) -> Key {
-    let mut flash = Nvmc::new(nvmc);
+/// The device's key, if there is a whole one.
+pub fn kept(nvmc: Peri<'_, NVMC>) -> Option<Key> {
     let mut image = [0; 20];
-    let read = flash.read(PAGE, &mut image);
-    if read.is_ok() && image[..4] == MAGIC {
-        let mut key = [0; 16];
-        key.copy_from_slice(&image[4..]);
-        return key;
-    }
-    keep_new(&mut flash, rng)
+    Nvmc::new(nvmc).read(PAGE, &mut image).ok()?;
+    let (magic, key) = image.split_at(MAGIC.len());
+    if magic == MAGIC { key.try_into().ok() } else { None }
 }
 
-/// Another key in place of this device's: what was enciphered by the former one, whoever has copied it, stays closed. Called
-/// when all of it is erased, before the controller starts.
-pub fn drawn_anew(nvmc: Peri<'_, NVMC>, rng: &mut Rng<'_, Async>) -> Key {
-    keep_new(&mut Nvmc::new(nvmc), rng)
+/// No key any more: what was enciphered by it, whoever has copied it, stays closed.
+pub fn forget(nvmc: Peri<'_, NVMC>) {
+    let mut flash = Nvmc::new(nvmc);
+    // The magic first: a page whose erasure is cut holds no key.
+    flash.write(PAGE, &[0; MAGIC.len()]).expect("the page is one of this chip's");
+    flash.erase(PAGE, PAGE + PAGE_BYTES).expect("the page is one of this chip's");
 }
 
-fn keep_new(flash: &mut Nvmc<'_>, rng: &mut Rng<'_, Async>) -> Key {
+/// Draws a key and keeps it.
+pub fn draw(nvmc: Peri<'_, NVMC>, rng: &mut Rng<'_, Async>) -> Key {
+    let mut flash = Nvmc::new(nvmc);
     let mut image = [0; 20];
     let mut key = [0; 16];
     rng.blocking_fill_bytes(&mut key);

@@ -9,7 +9,7 @@
 //! - [`board`]: which pin is what.
 //! - [`flash`]: frames, and what the radio remembers, enciphered.
 //! - `install`: an image that came over the air.
-//! - [`key`]: this device's key, and the random numbers.
+//! - [`key`]: this device's key, and the random numbers. `vault`: what a factory reset erases.
 //! - [`sensors`]: raw readings.
 //! - [`unit`]: the application and the radio's view of it.
 //! - [`controller`]: the Bluetooth controller.
@@ -31,6 +31,7 @@ mod install;
 mod key;
 mod sensors;
 mod unit;
+mod vault;
 mod version;
 
 use embassy_executor::Spawner;

@@ -14,6 +14,7 @@ use embassy_sync::signal::Signal;
 use embassy_time::{Duration, Instant, Ticker, Timer};
 use kinara_firmware_app::acquisition::{Acquisition, Level};
 use kinara_firmware_app::app::{App, DeviceIdentity, Recovered, Settings};
+use kinara_firmware_app::factory;
 use kinara_firmware_app::framing::FrameAge;
 use kinara_firmware_app::plan::Plan;
 use kinara_firmware_app::restarts;
@@ -34,13 +35,12 @@ use rand_core::RngCore;
 use static_cell::StaticCell;
 
 use crate::board::{self, Board};
-#[cfg(not(feature = "external"))]
-use crate::flash::erase_all;
 use crate::flash::{Chip, Memories, Region};
 #[cfg(feature = "external")]
 use crate::install;
-use crate::key::{self, Random};
+use crate::key::Random;
 use crate::sensors::{self, Sensors};
+use crate::vault::BoardVault;
 use crate::version::{VERSION, VERSION_TEXT};
 use crate::{controller, fault};
 
@@ -89,34 +89,26 @@ pub async fn run(board: Board, spawner: Spawner) {
     static UNIT: StaticCell<Unit> = StaticCell::new();
     static RESOURCES: StaticCell<Resources> = StaticCell::new();
     #[cfg(feature = "external")]
-    let qspi = board.qspi;
+    let mut qspi = board.qspi;
     let Board { i2c, converter, ranges, led, motor, button, mut rng, mut nvmc, mut watchdog, radio, .. } =
         board;
-    let key = key::of_device(nvmc.reborrow(), &mut rng);
     let mut random = Random::from_noise(&mut rng);
     let (reason, faults) = fault::count_start();
     let pause = Duration::from_millis(restarts::pause_ms(faults));
     let erases = is_held(&button, FACTORY_RESET, || watchdog.pet()).await;
-    if reason == ResetReason::Fault && !erases {
-        // It will come again, wherever it was: nothing is written before that.
+    if restarts::pauses_first(reason) && !erases {
         rest(pause, || watchdog.pet()).await;
     }
+    let mut vault = BoardVault {
+        nvmc: nvmc.reborrow(),
+        rng: &mut rng,
+        watchdog: &mut watchdog,
+        #[cfg(feature = "external")]
+        qspi: &mut qspi,
+    };
+    let key = factory::key_of(&mut vault, erases).expect("the flash answers");
     #[cfg(feature = "external")]
-    let chip = {
-        let mut chip = Chip::new(qspi, key);
-        if erases {
-            let new_key = || key::drawn_anew(nvmc.reborrow(), &mut rng);
-            chip.erase_all(|| watchdog.pet(), new_key).expect("the flash answers");
-        }
-        chip
-    };
-    #[cfg(not(feature = "external"))]
-    let key = if erases {
-        erase_all(nvmc.reborrow(), || watchdog.pet());
-        key::drawn_anew(nvmc.reborrow(), &mut rng)
-    } else {
-        key
-    };
+    let chip = Chip::new(qspi, key);
     #[cfg(not(feature = "external"))]
     let layer = controller::start_layer(radio.mpsl, spawner);
     #[cfg(not(feature = "external"))]

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use kinara_inference::Maker;
 use serde::Deserialize;
 
+use crate::infer::LibraryDigest;
+
 macro_rules! section {
     ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty = $default:expr,)* }) => {
         $(#[$doc])*
@@ -253,6 +255,8 @@ section! {
         enabled: bool = true,
         /// The ONNX Runtime library; without it the rule runs alone. No default.
         onnxruntime: Option<PathBuf> = None,
+        /// What the library's SHA-256 has to be, 64 hexadecimal digits; without it any library is loaded. No default.
+        onnxruntime_sha256: Option<LibraryDigest> = None,
         /// The folder of the model package; without it the rule runs alone. No default.
         model: Option<PathBuf> = None,
         /// The public key of the package's maker, 64 hexadecimal digits; without it the signature is not looked at. No default.

@@ -49,30 +49,11 @@ async fn open(gateway: &GatewayProxy<'_>, seconds: u32) -> Result<bool, CtlError
 
 async fn converse(gateway: &GatewayProxy<'_>, wanted: &Pair) -> Result<String, CtlError> {
     let near = find(gateway, wanted).await?;
-    let (method, code) = match (near.offer.as_str(), wanted.just_works) {
-        ("sensor", true) => ("just_works", String::new()),
-        ("sensor", false) => {
-            let text = "This is a sensor of another maker: it cannot prove what it is. To pair it all the same, add \
-                        --just-works.";
-            return Err(refused("other_code", text));
-        }
-        (_, true) => {
-            return Err(refused("other_code", "A wearable is paired with its code, never --just-works."));
-        }
-        ("display", false) => ("display", String::new()),
-        ("introduction", false) => {
-            return Err(refused(
-                "other_code",
-                "This wearable has been introduced to a box and pairs by itself.",
-            ));
-        }
-        (_, false) => {
-            let code = match &wanted.code {
-                Some(code) => code.clone(),
-                None => ask("The 16 characters on its label: ").await?,
-            };
-            ("label", code)
-        }
+    let method = method(&near, wanted.just_works)?;
+    let code = match &wanted.code {
+        _ if method != "label" => String::new(),
+        Some(code) => code.clone(),
+        None => ask("The 16 characters on its label: ").await?,
     };
     let pairing = gateway.pair(&near.key, method, &code);
     tokio::pin!(pairing);
@@ -96,31 +77,49 @@ async fn converse(gateway: &GatewayProxy<'_>, wanted: &Pair) -> Result<String, C
     }
 }
 
-/// Waits until the device is heard: by key, or by a name that is not another's too.
+/// The way in which a device can be paired.
+fn method(near: &wire::Nearby, just_works: bool) -> Result<&'static str, CtlError> {
+    let text = match (near.offer.as_str(), just_works) {
+        ("sensor", true) => return Ok("just_works"),
+        ("sensor", false) => {
+            "This is a sensor of another maker: it cannot prove what it is. To pair it all the same, add --just-works."
+        }
+        (_, true) => "A wearable is paired with its code, never --just-works.",
+        ("display", false) => return Ok("display"),
+        ("introduction", false) => "This wearable has been introduced to a box and pairs by itself.",
+        (_, false) => return Ok("label"),
+    };
+    Err(refused("other_code", text))
+}
+
+/// Waits until the device is heard.
 async fn find(gateway: &GatewayProxy<'_>, wanted: &Pair) -> Result<wire::Nearby, CtlError> {
     let until = Instant::now() + Duration::from_secs(wanted.wait.into());
     loop {
-        let mut nearby = gateway.nearby().await?;
-        nearby.retain(|near| near.key.eq_ignore_ascii_case(&wanted.device) || near.name == wanted.device);
-        // A key names one device; another one may have been given that name.
-        if let Some(place) = nearby.iter().position(|near| near.key.eq_ignore_ascii_case(&wanted.device)) {
-            return Ok(nearby.swap_remove(place));
-        }
-        match nearby.len() {
-            0 if Instant::now() >= until => {
+        match chosen(gateway.nearby().await?, &wanted.device)? {
+            Some(near) => return Ok(near),
+            None if Instant::now() >= until => {
                 let text = "It is not heard. Press its button, bring it near, and look at what is near: kinaractl scan";
                 return Err(refused("not_near", text));
             }
-            0 => sleep(LOOK).await,
-            1 => return Ok(nearby.remove(0)),
-            _ => {
-                let keys: Vec<&str> = nearby.iter().map(|near| near.key.as_str()).collect();
-                let text =
-                    format!("Several devices have this name; choose one by its key: {}", keys.join(", "));
-                return Err(refused("ambiguous", text));
-            }
+            None => sleep(LOOK).await,
         }
     }
+}
+
+/// The device that is meant, if it is near: by key, or by a name that is not another's too.
+fn chosen(mut nearby: Vec<wire::Nearby>, wanted: &str) -> Result<Option<wire::Nearby>, CtlError> {
+    // A key names one device; another one may have been given that name.
+    if let Some(place) = nearby.iter().position(|near| near.key.eq_ignore_ascii_case(wanted)) {
+        return Ok(Some(nearby.swap_remove(place)));
+    }
+    nearby.retain(|near| near.name == wanted);
+    if nearby.len() > 1 {
+        let keys: Vec<&str> = nearby.iter().map(|near| near.key.as_str()).collect();
+        let text = format!("Several devices have this name; choose one by its key: {}", keys.join(", "));
+        return Err(refused("ambiguous", text));
+    }
+    Ok(nearby.pop())
 }
 
 fn refused(code: &str, text: impl Into<String>) -> CtlError {
@@ -142,5 +141,43 @@ async fn ask(question: &'static str) -> Result<String, CtlError> {
     match answered.await {
         Ok(Ok(line)) if !line.is_empty() => Ok(line),
         _ => Err(refused("bad_argument", "Nothing was typed.")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn near(key: &str, name: &str, offer: &str) -> wire::Nearby {
+        wire::Nearby {
+            key: key.to_owned(),
+            name: name.to_owned(),
+            rssi_dbm: -50,
+            offer: offer.to_owned(),
+            sensor: (offer == "sensor").then(|| "heart_rate".to_owned()),
+            seen_ms_ago: 10,
+            adapter: "hci0".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_sensor_of_another_maker_is_paired_by_its_key_whatever_others_are_called() {
+        // Two of one make, one without a name, and one that was given another one's key as its name.
+        let all = [
+            near("a1f3", "Pulse-1", "sensor"),
+            near("b2f3", "Pulse-1", "sensor"),
+            near("c3f3", "", "sensor"),
+            near("d4f3", "B2F3", "label"),
+        ];
+        for key in ["a1f3", "B2F3", "c3f3"] {
+            let found = chosen(all.to_vec(), key).unwrap().unwrap();
+            assert!(found.key.eq_ignore_ascii_case(key), "{key}: {found:?}");
+            assert_eq!(method(&found, true).unwrap(), "just_works");
+            assert!(method(&found, false).is_err(), "nobody has said that it need not prove anything");
+        }
+        let CtlError::Refused { code, text } = chosen(all.to_vec(), "Pulse-1").unwrap_err() else { panic!() };
+        assert_eq!((code.as_str(), text.ends_with("a1f3, b2f3")), ("ambiguous", true), "{text}");
+        assert_eq!(chosen(all.to_vec(), "e5f3").unwrap(), None);
+        assert_eq!(chosen(all[2..].to_vec(), "B2F3").unwrap().unwrap().key, "d4f3", "then it is a name");
     }
 }

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::align::source::shown;
 use crate::local::bus::wire;
+use crate::roster;
 
 /// Prints an answer: as JSON, or as `text` has it.
 pub fn result<T: Serialize>(json: bool, answer: &T, text: impl FnOnce(&T) -> String) {
@@ -180,7 +181,7 @@ pub fn wearers(wearers: &[wire::Wearer], texts: &[wire::ConsentText]) -> String 
     let rows = wearers.iter().map(|wearer| {
         vec![
             wearer.user.clone(),
-            wearer.display_name.clone(),
+            roster::called(&wearer.display_name, &wearer.external_id),
             if wearer.hardware.is_empty() { "-".to_owned() } else { wearer.hardware.join(" ") },
             wearer.consent_version.clone().unwrap_or_else(|| "none".to_owned()),
             if wearer.provisional { "not confirmed yet" } else { "" }.to_owned(),
@@ -266,6 +267,13 @@ fn mib(bytes: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::roster::tests::namesakes;
+
+    #[test]
+    fn two_wearers_of_one_name_are_told_apart_in_the_list_of_wearers() {
+        let shown = wearers(&namesakes().each_ref().map(wire::Wearer::from), &[]);
+        assert!(shown.contains("Anjali Verma (V1)") && shown.contains("Anjali Verma (V2)"), "{shown}");
+    }
 
     #[test]
     fn the_years_of_a_card_are_told_once_they_are_known_and_with_what_they_rest_on() {

@@ -24,7 +24,7 @@ pub struct DeviceView {
     pub stale: bool,
     /// Its label came with the configuration file.
     pub configured: bool,
-    /// Who wears it, by this box.
+    /// Who wears it, by this box, and what people are to read of them.
     pub wearer: Option<(Uuid, String)>,
     /// Battery in percent.
     pub battery_percent: Option<u8>,
@@ -64,7 +64,7 @@ impl Desk {
                 bonded: device.bonded.is_some(),
                 stale: device.bonded.is_some_and(|bonded| bonded.stale),
                 configured: labels.contains(hardware),
-                wearer: wearer.map(|wearer| (wearer.user, wearer.display_name.clone())),
+                wearer: wearer.map(|wearer| (wearer.user, wearer.called())),
                 battery_percent: seen.battery_percent,
                 worn: seen.worn,
                 rssi_dbm: seen.rssi_dbm,

@@ -11,6 +11,7 @@
 //! by the windows' own bounds. A model is run on this task, between two frames: it must answer within milliseconds.
 
 mod device;
+mod library;
 mod memory;
 
 use std::collections::HashMap;
@@ -31,11 +32,15 @@ use crate::store::{Store, StoreError};
 use device::Device;
 use memory::Memory;
 
+pub use library::LibraryDigest;
+
 /// How inference works. Built from the configuration.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The ONNX Runtime library; without it the rule runs alone.
     pub onnxruntime: Option<PathBuf>,
+    /// What the library has to be; without it that is not looked at.
+    pub library_digest: Option<LibraryDigest>,
     /// The model package's directory; without it the rule runs alone.
     pub model: Option<PathBuf>,
     /// The key that the package is to be signed with; without it the signature is not looked at.
@@ -53,6 +58,7 @@ impl Settings {
     pub fn in_folder(data_dir: &Path) -> Self {
         Self {
             onnxruntime: None,
+            library_digest: None,
             model: None,
             maker: None,
             refractory: Duration::from_mins(20),
@@ -169,7 +175,10 @@ async fn report<O: Outbox>(
 fn open_model(settings: &Settings, board: &Board) -> Option<Session> {
     let opened = match (&settings.onnxruntime, &settings.model) {
         (Some(library), Some(package)) => {
-            Session::open(library, package, settings.maker).map_err(|error| error.to_string())
+            let is_meant = settings.library_digest.map_or(Ok(()), |digest| digest.check(library));
+            is_meant.and_then(|()| {
+                Session::open(library, package, settings.maker).map_err(|error| error.to_string())
+            })
         }
         (None, _) => Err("infer.onnxruntime is not configured".to_owned()),
         (_, None) => Err("infer.model is not configured".to_owned()),

@@ -237,6 +237,31 @@ async fn without_library_or_model_the_rule_goes_on_alone_and_says_so() {
 }
 
 #[tokio::test]
+async fn a_library_that_is_another_than_was_meant_is_not_loaded() {
+    let dir = tempfile::tempdir().unwrap();
+    let library = dir.path().join("libonnxruntime.so");
+    // It would be loaded, and refused as no library.
+    std::fs::write(&library, "not what was put there").unwrap();
+    let mut settings = with_model(dir.path());
+    settings.onnxruntime = Some(library.clone());
+    settings.library_digest = Some("00".repeat(32).try_into().unwrap());
+    let alert = async |settings: &Settings| {
+        let (board, _) = look(settings, &frames(1, &[]), &Tray::default()).await;
+        board.now().alerts.get("inference").cloned().unwrap()
+    };
+    let found = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(std::fs::read(&library).unwrap()));
+    let said = alert(&settings).await;
+    assert!(
+        said.contains("the rule alone runs") && said.contains(&found) && said.contains("not loaded"),
+        "{said}"
+    );
+    settings.library_digest = Some(found.try_into().unwrap());
+    let said = alert(&settings).await;
+    assert!(!said.contains("infer.onnxruntime_sha256"), "{said}");
+    assert!(LibraryDigest::try_from("12ab".to_owned()).is_err());
+}
+
+#[tokio::test]
 async fn an_event_that_the_outbox_refuses_is_put_again_until_it_is_taken() {
     let dir = tempfile::tempdir().unwrap();
     let outbox = Tray::default();

@@ -14,7 +14,7 @@ use super::sensor;
 use super::session::{self, Greeted};
 use super::turns::Ended;
 use super::window::{Chosen, Passkey};
-use super::{AdapterId, Agreement, Offer, PasskeyProvider, RadioError, Sighting};
+use super::{AdapterId, Agreement, Connection, Offer, PasskeyProvider, RadioError, Sighting};
 use crate::decisions::{Actor, What};
 use crate::devices::{Bond, Bonded, How};
 use crate::hardware::HardwareId;
@@ -67,9 +67,10 @@ impl Manager {
             };
             match connected {
                 Ok(connection) => connection,
-                Err(error) => {
-                    return Err(self.not_connected(adapter, &hardware, sighting, &bond, error).await);
+                Err(RadioError::StaleBond) if self.pairs_anew(&hardware, sighting) => {
+                    self.pair_anew(adapter, &hardware, sighting, &bond).await?
                 }
+                Err(error) => return Err(self.not_connected(adapter, &hardware, &bond, error).await),
             }
         };
         let greeted = session::greet(&self.context, connection).await?;
@@ -101,7 +102,7 @@ impl Manager {
             match self.radio.connect_sensor(adapter, sighting, &bonded.bond).await {
                 Ok(connection) => connection,
                 Err(error) => {
-                    return Err(self.not_connected(adapter, hardware, sighting, &bonded.bond, error).await);
+                    return Err(self.not_connected(adapter, hardware, &bonded.bond, error).await);
                 }
             }
         };
@@ -113,17 +114,10 @@ impl Manager {
         &self,
         adapter: &AdapterId,
         hardware: &HardwareId,
-        sighting: &Sighting,
         bond: &Bond,
         error: RadioError,
     ) -> RadioError {
-        let in_window = matches!(sighting.offer, Some(Offer::Label { .. }));
         match &error {
-            RadioError::StaleBond if in_window && self.labels.contains_key(hardware) => {
-                // It has been reset and somebody opened its window: pair again at the next sighting.
-                tracing::info!(%hardware, %error, "the wearable does not know us any more");
-                self.drop_bond(adapter, hardware).await;
-            }
             RadioError::StaleBond => {
                 tracing::warn!(%hardware, "the wearable does not know us any more; a person has to forget it and pair again");
                 self.mark_stale(hardware, true);
@@ -137,6 +131,44 @@ impl Manager {
             _ => {}
         }
         error
+    }
+
+    /// Whether it can be paired again without a person: somebody opened its window, and its label is known.
+    fn pairs_anew(&self, hardware: &HardwareId, sighting: &Sighting) -> bool {
+        matches!(sighting.offer, Some(Offer::Label { .. })) && self.labels.contains_key(hardware)
+    }
+
+    /// It seems to have been reset. That it does not know us is no more than what was heard on the air, and its window may be
+    /// open for another box: the bond stays until its successor stands.
+    async fn pair_anew(
+        &self,
+        adapter: &AdapterId,
+        hardware: &HardwareId,
+        sighting: &Sighting,
+        former: &Bond,
+    ) -> Result<Connection, RadioError> {
+        tracing::info!(%hardware, "the wearable does not know us any more; it is paired again");
+        self.mark_stale(hardware, true);
+        let bond = match self.pair_by_itself(adapter, hardware, sighting).await {
+            Err(RadioError::StaleBond) => return Err(self.make_way(adapter, sighting, former).await),
+            paired => paired?,
+        };
+        if bond != *former {
+            self.forget_in_radio(adapter, former).await;
+        }
+        self.radio.connect(adapter, sighting, &bond).await
+    }
+
+    /// The radio keeps its keys itself, and pairs with nobody whose keys it has. They go only where the wearable is near: at the
+    /// edge of what is heard links break off by themselves. The next advertisement is answered with the pairing.
+    async fn make_way(&self, adapter: &AdapterId, sighting: &Sighting, former: &Bond) -> RadioError {
+        if sighting.rssi_dbm <= self.context.settings.weak_rssi_dbm {
+            return RadioError::TooFar;
+        }
+        self.forget_in_radio(adapter, former).await;
+        RadioError::Refused(
+            "its window is open, and its former keys made way; it is paired at once".to_owned(),
+        )
     }
 
     /// Pairs without a person: with a label of the configuration, or by introduction.
@@ -227,7 +259,7 @@ impl Manager {
     ) -> Result<(), RadioError> {
         let kept = self.keep(adapter, hardware, &sighting.name, bond, how, introduction);
         if kept.is_err() {
-            self.forget_new(adapter, bond).await;
+            self.forget_in_radio(adapter, bond).await;
         }
         kept
     }
@@ -295,6 +327,7 @@ impl Manager {
             let identity =
                 bond.identity().ok_or_else(|| RadioError::Nonsense("a bond without address".to_owned()))?;
             let hardware = HardwareId::sensor(identity);
+            self.refuse_worn(adapter, &hardware, &bond).await?;
             self.keep_or_forget(adapter, &hardware, sighting, (&bond, how), None).await?;
             return Ok((hardware, None));
         }
@@ -307,34 +340,38 @@ impl Manager {
         match greeted {
             Ok(greeted) => {
                 let hardware = greeted.hardware();
-                if self.is_worn_under_another_bond(&hardware) {
-                    self.forget_new(adapter, &bond).await;
-                    return Err(RadioError::Replaces(hardware));
-                }
+                self.refuse_worn(adapter, &hardware, &bond).await?;
                 self.keep_or_forget(adapter, &hardware, sighting, (&bond, how), None).await?;
                 Ok((hardware, Some(greeted)))
             }
             Err(error) => {
-                self.forget_new(adapter, &bond).await;
+                self.forget_in_radio(adapter, &bond).await;
                 Err(error)
             }
         }
     }
 
-    async fn forget_new(&self, adapter: &AdapterId, bond: &Bond) {
+    /// Drops a bond that is none any more where the radio keeps its keys.
+    async fn forget_in_radio(&self, adapter: &AdapterId, bond: &Bond) {
         if let Err(error) = self.radio.forget(adapter, bond).await {
-            tracing::warn!(%error, "a bond that came to nothing was not dropped");
+            tracing::warn!(%error, "a bond that is of no use was not dropped");
         }
     }
 
-    /// Whether somebody wears it by a bond that is not known to be stale. Who it is says the device itself: whoever claims
-    /// the identity of a device that is worn would bring readings for its wearer and lock the real one out, so a
-    /// person has to forget that one first.
-    fn is_worn_under_another_bond(&self, hardware: &HardwareId) -> bool {
-        let live = |device: &crate::devices::Device| {
-            device.worn_by.is_some() && device.bonded.as_ref().is_some_and(|bonded| !bonded.stale)
-        };
-        self.devices.get(hardware).is_some_and(|device| live(&device))
+    /// Refuses what says that it is a device which somebody wears, or is about to, whatever became of the bond with that one.
+    /// Who it is says the device itself: whoever claims the identity of one that is worn would bring readings for its
+    /// wearer and lock the real one out, so a person has to take that one back from its wearer first.
+    async fn refuse_worn(
+        &self,
+        adapter: &AdapterId,
+        hardware: &HardwareId,
+        bond: &Bond,
+    ) -> Result<(), RadioError> {
+        if self.devices.get(hardware).is_none_or(|device| device.wearer().is_none()) {
+            return Ok(());
+        }
+        self.forget_in_radio(adapter, bond).await;
+        Err(RadioError::Replaces(hardware.clone()))
     }
 
     /// The passkey for one attempt, of a nonce that has served none of this secret before.

@@ -163,7 +163,9 @@ pub enum RadioError {
     #[error("the label in the configuration is not this wearable's; the box tries again later")]
     Pausing,
     /// What was paired says that it is a device that somebody wears.
-    #[error("it says that it is {0}, which is paired and worn; forget that one first, if this replaces it")]
+    #[error(
+        "it says that it is {0}, which is worn; take that one back from its wearer first, if this replaces it"
+    )]
     Replaces(HardwareId),
     /// The box cannot keep a bond, so it makes none: the wearable would go on keeping it.
     #[error("a bond cannot be kept here: {0}; look at the disk")]
@@ -187,7 +189,8 @@ pub trait Radio: Send + Sync {
     /// Whether the adapter takes part in pairings at all: while a person has a window open.
     fn pairable<'a>(&'a self, adapter: &'a AdapterId, on: bool) -> BoxFuture<'a, Result<(), RadioError>>;
 
-    /// Pairs; the bond is for later connections. Leaves no link behind. Dropped before its end, it is called off.
+    /// Pairs; the bond is for later connections. Leaves no link behind. Dropped before its end, it is called off. A transport
+    /// that keeps the keys itself and has some of this device answers that the bond is stale; they have to be forgotten first.
     fn pair<'a>(
         &'a self,
         adapter: &'a AdapterId,

@@ -291,14 +291,14 @@ impl Manager {
         }
     }
 
-    /// The one wearable with a configured label and without a bond that shows this name in its window: `K-` and the
-    /// last four digits of its factory id. Its label's secret then proves who it is.
+    /// The one wearable with a configured label, and without a bond that is known to serve, that shows this name in its
+    /// window: `K-` and the last four digits of its factory id. Its label's secret then proves who it is.
     fn labelled(&self, name: &str) -> Option<HardwareId> {
         let digits = name.strip_prefix("K-")?.to_ascii_lowercase();
         let mut fitting = self.labels.keys().filter(|hardware| {
             digits.len() == 4
                 && hardware.as_str().ends_with(&digits)
-                && self.devices.bonded(hardware).is_none()
+                && self.devices.bonded(hardware).is_none_or(|bonded| bonded.stale)
         });
         let only = fitting.next()?.clone();
         fitting.next().is_none().then_some(only)

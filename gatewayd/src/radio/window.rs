@@ -145,7 +145,7 @@ impl Why {
             Self::StaleBond => "The wearable and this box no longer know each other.",
             Self::NotAuthenticated => "The device did not prove that it is the wearable it says it is.",
             Self::NonceSpent => "The device offers a pairing number that was used before.",
-            Self::Replaces => "The device says that it is one that is paired here and worn by somebody.",
+            Self::Replaces => "The device says that it is one that somebody wears.",
             Self::Timeout => "The wearable did not answer in time.",
             Self::GivenUp => "Nobody typed the number that the wearable shows.",
             Self::NotKept => "This box cannot save a pairing now.",
@@ -171,7 +171,8 @@ impl Why {
             }
             Self::NonceSpent => "Press the wearable's button again, and choose it again.",
             Self::Replaces => {
-                "It was not paired. If it was reset, or replaces that one, forget that one first, then pair it."
+                "It was not paired. If it was reset, or replaces that one, take that one back from its wearer first, \
+                 then pair it."
             }
             Self::Timeout => "Bring it nearer, press its button again, and try again.",
             Self::GivenUp => "Start again and type the six digits within half a minute.",

@@ -1,4 +1,5 @@
-//! The roster on disk: the cloud's last word, and what was decided here that it has not heard of yet.
+//! The roster on disk: the cloud's last word, and what was decided here that it has not heard of yet. Who asks waits for no
+//! disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -15,7 +16,7 @@ use uuid::Uuid;
 
 use super::{ConsentText, Introduction, Revocation, Roster, StaffEntry, WearerEntry, texts};
 use crate::devices::{Device, Devices};
-use crate::files::{self, write_through};
+use crate::files::{self, Turns, write_through};
 use crate::hardware::HardwareId;
 
 /// The cloud's configuration as it came, in the data folder.
@@ -55,7 +56,9 @@ struct State {
 pub struct Book {
     dir: PathBuf,
     devices: Arc<Devices>,
+    /// Held while nothing is written.
     state: Mutex<State>,
+    changes: Turns,
     roster: watch::Sender<Roster>,
     introductions: watch::Sender<Vec<Introduction>>,
 }
@@ -70,6 +73,7 @@ impl Book {
             dir: dir.to_owned(),
             devices,
             state: Mutex::new(State { config, people }),
+            changes: Turns::default(),
             roster: watch::channel(Roster::default()).0,
             introductions: watch::channel(Vec::new()).0,
         };
@@ -106,35 +110,38 @@ impl Book {
 
     /// Takes a configuration of the cloud; on return it is on disk. False for an older one than that in force.
     pub fn take(&self, config: &Config) -> io::Result<bool> {
-        let mut state = self.lock();
-        if config.config_version < state.config.config_version {
-            return Ok(false);
-        }
-        if *config != state.config {
-            write_through(&self.dir.join(CONFIG_FILE), &config.encode_to_vec())?;
-            state.config = config.clone();
-        }
-        let mut people = state.people.clone();
-        forget_what_the_cloud_knows(&mut people, config);
-        if people != state.people {
-            self.save(&people)?;
-            state.people = people;
-        }
-        drop(state);
-        self.tell();
-        Ok(true)
+        self.changes.alone(|| {
+            let (known, is_new) = {
+                let state = self.lock();
+                (state.config.config_version, *config != state.config)
+            };
+            if config.config_version < known {
+                return Ok(false);
+            }
+            if is_new {
+                write_through(&self.dir.join(CONFIG_FILE), &config.encode_to_vec())?;
+                self.lock().config = config.clone();
+            }
+            let before = self.lock().people.clone();
+            let mut people = before.clone();
+            forget_what_the_cloud_knows(&mut people, config);
+            if people != before {
+                self.save(people)?;
+            }
+            self.tell();
+            Ok(true)
+        })
     }
 
     /// Changes what was decided here; on return it is on disk, on an error nothing has changed.
     pub fn decide(&self, change: impl FnOnce(&mut People)) -> io::Result<()> {
-        let mut state = self.lock();
-        let mut people = state.people.clone();
-        change(&mut people);
-        self.save(&people)?;
-        state.people = people;
-        drop(state);
-        self.tell();
-        Ok(())
+        self.changes.alone(|| {
+            let mut people = self.lock().people.clone();
+            change(&mut people);
+            self.save(people)?;
+            self.tell();
+            Ok(())
+        })
     }
 
     /// The cloud's own word on who wears a device.
@@ -163,8 +170,10 @@ impl Book {
         });
     }
 
-    fn save(&self, people: &People) -> io::Result<()> {
-        write_through(&self.dir.join(PEOPLE_FILE), &serde_json::to_vec_pretty(people)?)
+    fn save(&self, people: People) -> io::Result<()> {
+        write_through(&self.dir.join(PEOPLE_FILE), &serde_json::to_vec_pretty(&people)?)?;
+        self.lock().people = people;
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -292,6 +301,7 @@ fn introductions(config: &Config, before: &[Introduction]) -> Vec<Introduction> 
 mod tests {
     use super::*;
     use crate::devices::Binding;
+    use crate::files::tests::slow_card;
 
     fn id(number: u128) -> Uuid {
         Uuid::from_u128(number)
@@ -402,6 +412,21 @@ mod tests {
         };
         book.take(&Config { consent_texts: vec![text("1"), text("2")], ..config(1, vec![]) }).unwrap();
         assert_eq!(languages(&book), [("en".to_owned(), "2".to_owned())]);
+    }
+
+    #[test]
+    fn who_asks_for_the_roster_does_not_wait_for_a_card_that_takes_long() {
+        let dir = tempfile::tempdir().unwrap();
+        let book = Arc::new(open(dir.path()).0);
+        let (decides, takes, asks) = (book.clone(), book.clone(), book);
+        let writes: [Box<dyn FnOnce() + Send>; 2] = [
+            Box::new(move || _ = decides.decide(|people| _ = people.withdrawn.insert(id(1)))),
+            Box::new(move || _ = takes.take(&config(3, vec![entry(id(1), "Asha")]))),
+        ];
+        slow_card(&dir.path().join("people.new"), writes, move || {
+            assert_eq!((asks.version(), asks.cloud_says(&HardwareId::kinara(7))), (0, None));
+            asks.tell();
+        });
     }
 
     #[test]

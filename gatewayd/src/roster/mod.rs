@@ -49,6 +49,18 @@ pub struct WearerEntry {
     pub consent_version: Option<String>,
 }
 
+impl WearerEntry {
+    /// As people are to read of them.
+    pub fn called(&self) -> String {
+        called(&self.display_name, &self.external_id)
+    }
+}
+
+/// A wearer as people are to read of them, wherever they do: two may have one name, so the clinic's number stands beside it.
+pub fn called(display_name: &str, external_id: &str) -> String {
+    if external_id.is_empty() { display_name.to_owned() } else { format!("{display_name} ({external_id})") }
+}
+
 /// Somebody who may use the page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StaffEntry {
@@ -111,4 +123,29 @@ pub struct Revocation {
     pub hardware: HardwareId,
     /// The adapter's address by which the wearable knows that gateway.
     pub adapter: [u8; 6],
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Two wearers of one name.
+    pub(crate) fn namesakes() -> [WearerEntry; 2] {
+        [1, 2].map(|number| WearerEntry {
+            user: Uuid::from_u128(number),
+            display_name: "Anjali Verma".to_owned(),
+            external_id: format!("V{number}"),
+            provisional: false,
+            hardware: Vec::new(),
+            consent_version: None,
+        })
+    }
+
+    #[test]
+    fn a_wearer_whom_the_clinic_has_given_no_number_is_called_by_name() {
+        let [mut one, _] = namesakes();
+        assert_eq!(one.called(), "Anjali Verma (V1)");
+        one.external_id.clear();
+        assert_eq!(one.called(), "Anjali Verma");
+    }
 }

@@ -68,6 +68,10 @@ pub struct State {
     pub repeats_nonce: bool,
     /// Who it says that it is.
     pub claims: u64,
+    /// No link by a bond comes about, as at the edge of what is heard.
+    pub is_far: bool,
+    /// Nor does a pairing.
+    pub pairs_with_nobody: bool,
     /// Its firmware does not say which is the oldest frame that it holds, nor where a hand-over is.
     pub is_old: bool,
     /// Another frame closes right after it was asked for a boundary.
@@ -115,6 +119,8 @@ impl Wearable {
             goes_at_format: false,
             repeats_nonce: false,
             claims: factory_id,
+            is_far: false,
+            pairs_with_nobody: false,
             is_old: false,
             closes_at_once: false,
             intervals: Intervals::REFERENCE,
@@ -217,6 +223,11 @@ impl Wearable {
     pub fn held(&self) -> std::collections::BTreeSet<(u64, Seq)> {
         let state = self.lock();
         state.log[state.acknowledged..].iter().map(identity).map(|(epoch, seq)| (epoch.0, seq)).collect()
+    }
+
+    /// It knows no gateway any more.
+    pub fn forgets(&self) {
+        self.lock().bonds.clear();
     }
 
     /// Whether it knows no gateway.
@@ -474,7 +485,7 @@ async fn serve(state: &Mutex<State>, mut socket: UnixStream) {
                 ToWearable::Connect { bond, .. } => {
                     let refusal = if state.linked {
                         Some("linked")
-                    } else if bond.is_some_and(|bond| !state.bonds.contains(&bond)) {
+                    } else if bond.is_some_and(|bond| state.is_far || !state.bonds.contains(&bond)) {
                         Some("this bond is not known here; pair again")
                     } else {
                         None
@@ -489,7 +500,10 @@ async fn serve(state: &Mutex<State>, mut socket: UnixStream) {
                 }
                 ToWearable::Pair { passkey } => {
                     let secret: LabelSecret = SECRET.parse().unwrap();
-                    if passkey == secret.passkey(&state.pairing_number()) {
+                    if state.pairs_with_nobody {
+                        let reason = "the pairing window is closed".to_owned();
+                        FromWearable::Refused { reason }.encode(&mut out);
+                    } else if passkey == secret.passkey(&state.pairing_number()) {
                         let bond = [state.nonce + 1; 16];
                         state.bonds.insert(bond);
                         FromWearable::Paired { bond }.encode(&mut out);

@@ -22,19 +22,19 @@ use super::broker::Broker;
 use super::frames::GATEWAY;
 use super::line::{Daemon, all_there, until};
 
-const MINUTE: Duration = Duration::from_mins(1);
+pub const MINUTE: Duration = Duration::from_mins(1);
 const WRONG: &str = "BBBBBBBBBBBBBBBB";
 
 pub fn nurse() -> Actor {
     Actor::Staff { name: "Meera".to_owned(), member: Some(Uuid::from_u128(5)) }
 }
 
-fn label(text: &str) -> Code {
+pub fn label(text: &str) -> Code {
     Code::Label(text.parse().unwrap())
 }
 
 /// Waits until something is near, and gives its key.
-async fn nearby(desk: &Desk) -> String {
+pub async fn nearby(desk: &Desk) -> String {
     let mut window = desk.window();
     let near = window.wait_for(|window| matches!(window, Window::Open { nearby, .. } if !nearby.is_empty()));
     let shown = tokio::time::timeout(Duration::from_secs(20), near).await.unwrap().unwrap().clone();
@@ -382,6 +382,27 @@ async fn a_hand_over_outlives_a_wearable_that_goes_and_a_box_that_starts_again()
         "the new log is all the new wearer's, from its first boot"
     );
     assert_eq!(daemon.desk.devices()[0].wearer, Some(wearer));
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_wearers_of_one_name_are_told_apart_wherever_a_device_is_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path());
+    let [one, other] = [1u64, 2].map(|number| RosterEntry {
+        hardware_id: HardwareId::kinara(number).to_string(),
+        user_id: Uuid::from_u128(number.into()).as_bytes().to_vec(),
+        display_name: "Anjali Verma".to_owned(),
+        external_id: format!("V{number}"),
+        ..RosterEntry::default()
+    });
+    publish(broker.port, &Config { config_version: 1, roster: vec![one, other], ..Config::default() }).await;
+    let daemon = Daemon::start(dir.path(), broker.port, &[1, 2], "").await;
+    let called = || -> Vec<String> {
+        daemon.desk.devices().into_iter().filter_map(|device| Some(device.wearer?.1)).collect()
+    };
+    until("the roster is here", || called().len() == 2).await;
+    assert_eq!(called(), ["Anjali Verma (V1)", "Anjali Verma (V2)"]);
     daemon.stop().await;
 }
 

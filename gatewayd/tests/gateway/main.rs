@@ -6,6 +6,7 @@
 )]
 
 mod air;
+mod bonds;
 mod bridge;
 mod broker;
 mod bus;

@@ -22,6 +22,7 @@ mod journal;
 mod layout;
 #[cfg(test)]
 mod power_tests;
+mod recovery;
 
 use kinara_protocol::frame::{Epoch, MAX_FRAME, Seq, SyncAnchor};
 
@@ -113,72 +114,6 @@ impl<F: Flash> Ring<F> {
         ring.recover()?;
         ring.unacknowledged = ring.count_from(ring.state.acknowledged, ring.head)?;
         Ok((ring, formatted))
-    }
-
-    fn recover(&mut self) -> Result<(), RingError<F::Error>> {
-        let mut newest = None;
-        for page in 0..self.log_pages {
-            let header = self.header_of(page)?;
-            let found = self.serial_of(&header, page);
-            newest = newest.max(found);
-            if found.is_none() && header != [0xff; PAGE_HEADER as usize] {
-                self.scrubs = Some(0);
-            }
-        }
-        let Some(head) = newest else {
-            self.make_blank(0)?;
-            self.start_page(0)?;
-            return self.prepare_spare();
-        };
-        self.tail = self.oldest_page(head)?;
-        self.head = Position::start_of(head);
-        while let Some(entry) = self.entry_in_page(self.head)? {
-            self.last = Some(entry.id);
-            self.head = entry.end;
-        }
-        if !self.is_blank(head % self.log_pages, self.head.offset)? {
-            // A write was cut here. Its words cannot be written again, so the page is left as it is.
-            self.head.offset = PAGE;
-        }
-        if self.last.is_none() && head > self.tail {
-            let mut at = Position::start_of(head - 1);
-            while let Some(entry) = self.entry_in_page(at)? {
-                self.last = Some(entry.id);
-                at = entry.end;
-            }
-        }
-        if self.state.acknowledged > self.head {
-            // Cannot be: what is acknowledged was stored. Better to offer too much than to hide a frame.
-            self.state.acknowledged = Position::start_of(self.tail);
-        }
-        self.prepare_spare()
-    }
-
-    /// The oldest page of this log. Pages are followed back from the head, and one whose header is damaged ends nothing: those
-    /// behind it hold frames that nobody may have, and it is of this log itself where its first record says so. (The
-    /// place of the spare is one of them: a page that was being erased there has lost its header to zeros.)
-    fn oldest_page(&mut self, head: u32) -> Result<u32, RingError<F::Error>> {
-        let mut tail = head;
-        for serial in ((head + 1).saturating_sub(self.log_pages)..head).rev() {
-            if self.serial_in(serial % self.log_pages)? == Some(serial)
-                || self.lost_its_header(serial, tail)?
-            {
-                tail = serial;
-            }
-        }
-        Ok(tail)
-    }
-
-    /// Whether a page without a good header begins with a frame of this log, older than those of a younger page.
-    fn lost_its_header(&mut self, serial: u32, younger: u32) -> Result<bool, RingError<F::Error>> {
-        if self.header_of(serial % self.log_pages)? == [0; PAGE_HEADER as usize] {
-            return Ok(false);
-        }
-        let first_younger = self.entry_in_page(Position::start_of(younger))?.map(|entry| entry.id);
-        let first = self.entry_in_page(Position::start_of(serial))?.map(|entry| entry.id);
-        Ok(first.is_some_and(|id| {
-            id.epoch.log_id() == self.state.log_id && first_younger.is_none_or(|younger| id < younger)
-        }))
     }
 
     /// This boot's epoch.

@@ -1,9 +1,10 @@
 //! The ring's promise, with the power cut between any two flash operations.
 
 use std::collections::BTreeSet;
+use std::vec;
 use std::vec::Vec;
 
-use kinara_protocol::frame::{Epoch, FrameRef, Kind, MAX_FRAME, ResetReason, Ticks};
+use kinara_protocol::frame::{Body, Epoch, FrameRef, Kind, MAX_FRAME, ResetReason, Ticks};
 use proptest::prelude::*;
 
 use super::{Identity, JOURNAL_PAGES, Ring, RingError};
@@ -259,33 +260,80 @@ proptest! {
 
 #[test]
 fn a_damaged_page_header_hides_no_frame_of_any_page() {
-    let mut ledger = Ledger::default();
-    let mut log = boot(RamFlash::new(PAGES + 4), &mut ledger).unwrap();
-    run(&mut log, &[Step::Frame(150); 80], &mut ledger).unwrap();
+    // The first page alone, and several.
+    for (frames, least) in [(3, 0), (80, 3)] {
+        let mut ledger = Ledger::default();
+        let mut log = boot(RamFlash::new(PAGES + 4), &mut ledger).unwrap();
+        run(&mut log, &vec![Step::Frame(150); frames], &mut ledger).unwrap();
+        let pages = log.ring().head().serial - log.ring().oldest().serial;
+        assert!(pages >= least && ledger.lost.is_empty(), "{pages} pages, and nothing overwritten");
+        assert!(damage_each_header(&mut log).is_empty(), "nothing has to make room");
+    }
+}
+
+#[test]
+fn a_damaged_page_header_in_a_log_that_has_gone_round_hides_no_frame_of_any_page() {
+    // Each way in which the newest page may be filled.
+    for frames in 0..7 {
+        let mut ledger = Ledger::default();
+        let mut log = boot(RamFlash::new(PAGES), &mut ledger).unwrap();
+        run(&mut log, &vec![Step::Frame(150); 80 + frames], &mut ledger).unwrap();
+        assert!(!ledger.lost.is_empty(), "it has gone round");
+        damage_each_header(&mut log);
+    }
+}
+
+/// Flips each bit of each page's header, boots, and looks for every frame; gives those that were named as lost.
+fn damage_each_header(log: &mut Log<RamFlash>) -> BTreeSet<Identity> {
     let (first, last) = (log.ring().oldest().serial, log.ring().head().serial);
     let before: BTreeSet<Identity> = frames_in(log.ring()).into_iter().collect();
-    assert!(last - first >= 3 && ledger.lost.is_empty(), "{first} to {last}: pages, and nothing overwritten");
-    let flash = log.into_flash();
-    for serial in first..last {
+    let newest = *before.last().unwrap();
+    let flash = log.ring().flash.clone();
+    let log_pages = flash.pages() - JOURNAL_PAGES;
+    let mut lost = BTreeSet::new();
+    for serial in first..=last {
         for bit in 0..PAGE_HEADER_BITS {
             let mut damaged = flash.clone();
-            let at = ((JOURNAL_PAGES + serial) * PAGE + bit / 8) as usize;
+            let at = ((JOURNAL_PAGES + serial % log_pages) * PAGE + bit / 8) as usize;
             damaged.bytes[at] ^= 1 << (bit % 8);
-            let mut again = boot(damaged, &mut Ledger::default()).unwrap();
-            let found: BTreeSet<Identity> = frames_in(again.ring()).into_iter().collect();
-            assert!(
-                found.is_superset(&before),
-                "page {serial}, bit {bit}: {} of {}",
-                found.len(),
-                before.len()
+            let mut named = Ledger::default();
+            let mut again = boot(damaged, &mut named).unwrap();
+            let is_whole = |ring: &mut Ring<RamFlash>, when: &str| {
+                let found: BTreeSet<Identity> = frames_in(ring).into_iter().collect();
+                let missing = before.difference(&found).filter(|id| !named.lost.contains(id)).count();
+                assert_eq!(missing, 0, "page {serial} of {first} to {last}, bit {bit}: {when}");
+            };
+            is_whole(again.ring(), "found");
+            assert_eq!(
+                previous_in(&mut again),
+                Some((newest.epoch, newest.seq + 1)),
+                "page {serial}, bit {bit}"
             );
-            for _ in 0..PAGES + 4 {
+            for _ in 0..log_pages {
                 again.scrub().unwrap();
             }
-            let kept: BTreeSet<Identity> = frames_in(again.ring()).into_iter().collect();
-            assert!(kept.is_superset(&before), "page {serial}, bit {bit}: scrubbed");
+            is_whole(again.ring(), "scrubbed");
+            // And what comes after it hides nothing of it either.
+            let mut later = boot(again.into_flash(), &mut Ledger::default()).unwrap();
+            is_whole(later.ring(), "found by another boot");
+            lost.extend(named.lost);
         }
     }
+    lost
+}
+
+/// Where the epoch before ended, as this boot's anchor says.
+fn previous_in(log: &mut Log<RamFlash>) -> Option<(Epoch, u32)> {
+    let mut bytes = [0; MAX_FRAME];
+    let id = Identity { epoch: log.epoch(), seq: 0 };
+    let at = log.ring().seek(id).unwrap();
+    let entry = log.ring().entry_at(at).unwrap().filter(|entry| entry.id == id)?;
+    let Ok(Body::BootAnchor(anchor)) =
+        FrameRef::parse(log.ring().read(&entry, &mut bytes).unwrap()).unwrap().body()
+    else {
+        return None;
+    };
+    anchor.previous.map(|previous| (previous.epoch, previous.next_seq))
 }
 
 #[test]

@@ -20,6 +20,29 @@ const CHUNK: usize = 256;
 #[repr(C, align(4))]
 struct Words([u8; CHUNK]);
 
+/// Everything of a wearer goes, and the bonds: factory reset, and the first start. It takes minutes where there is much;
+/// `alive` is called for each page. (On release from a wearer the log is formatted, which erases its frames page by page.)
+pub fn erase_all(qspi: &mut Qspi<'static>, mut alive: impl FnMut()) -> Result<(), Error> {
+    for page in 0..PAGES {
+        alive();
+        if !is_blank(qspi, page)? {
+            qspi.blocking_erase(page * PAGE)?;
+        }
+    }
+    Ok(())
+}
+
+fn is_blank(qspi: &mut Qspi<'static>, page: u32) -> Result<bool, Error> {
+    let mut words = Words([0; CHUNK]);
+    for chunk in 0..PAGE / CHUNK as u32 {
+        qspi.blocking_read(page * PAGE + chunk * CHUNK as u32, &mut words.0)?;
+        if words.0.iter().any(|&byte| byte != 0xff) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// The chip, and the key.
 pub struct Chip {
     qspi: Qspi<'static>,

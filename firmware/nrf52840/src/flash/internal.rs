@@ -31,8 +31,8 @@ pub const PAGES: u32 = (FLASH_SIZE as u32 - FIRST) / PAGE;
 /// How much of it is copied at a time, to whole words.
 const CHUNK: usize = 256;
 
-/// Everything of a wearer goes, and the bonds: factory reset. Called before the layer starts, and before another key is
-/// drawn; `alive` is called for each page.
+/// Everything of a wearer goes, and the bonds: factory reset, and the first start. Called before the layer starts; `alive` is
+/// called for each page.
 pub fn erase_all(nvmc: Peri<'_, NVMC>, mut alive: impl FnMut()) {
     let mut flash = Nvmc::new(nvmc);
     for page in 0..PAGES {

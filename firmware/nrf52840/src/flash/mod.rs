@@ -22,33 +22,15 @@ use kinara_protocol::frame::checksum;
 use self::external as place;
 #[cfg(not(feature = "external"))]
 use self::internal as place;
-#[cfg(feature = "external")]
-use crate::key::Key;
 use crate::key::encipher;
 
-#[cfg(not(feature = "external"))]
-pub use place::erase_all;
-pub use place::{Chip, Error};
+pub use place::{Chip, Error, erase_all};
 
 /// Pages of what the radio remembers.
 const MEMORY_PAGES: u32 = 2;
 /// The ring's first page.
 const RING: u32 = MEMORY_PAGES + place::SLOT_PAGES;
 const WORD: usize = 4;
-
-#[cfg(feature = "external")]
-impl Chip {
-    /// Everything of a wearer goes, and the bonds: factory reset; what comes is of another key. It takes minutes; `alive` is
-    /// called for each page. (On release from a wearer the log is formatted, which erases its frames page by page.)
-    pub fn erase_all(&mut self, mut alive: impl FnMut(), new_key: impl FnOnce() -> Key) -> Result<(), Error> {
-        for page in 0..place::PAGES {
-            alive();
-            self.erase(page)?;
-        }
-        self.key = new_key();
-        Ok(())
-    }
-}
 
 /// Some pages of the chip.
 pub struct Region {

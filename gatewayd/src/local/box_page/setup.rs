@@ -8,6 +8,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use kinara_protocol::entry;
 use rand::RngCore;
 use sha2::{Digest, Sha256};
 
@@ -63,12 +64,11 @@ fn shown(code: &str) -> String {
     format!("{}-{}-{}", &code[..4], &code[4..8], &code[8..])
 }
 
-/// Letters and digits as the code has them: 0, 1 and 8 do not occur in it and are read as what they look
-/// like.
+/// Letters and digits as the code has them, from any keyboard: 0, 1 and 8 do not occur in it and are read as what they
+/// look like.
 fn tidy(typed: &str) -> String {
-    typed
-        .chars()
-        .filter_map(|c| match c.to_ascii_uppercase() {
+    entry::code_characters(typed)
+        .filter_map(|c| match c {
             '0' => Some('O'),
             '1' => Some('I'),
             '8' => Some('B'),
@@ -111,5 +111,12 @@ mod tests {
     #[test]
     fn look_alikes_are_read_as_what_the_code_has() {
         assert_eq!(tidy("o0i1-b8"), "OOIIBB");
+    }
+
+    #[test]
+    fn the_code_may_be_typed_on_any_keyboard() {
+        for typed in ["ab२३", "ＡＢ２３", "ａｂ－٢٣"] {
+            assert_eq!(tidy(typed), "AB23", "{typed}");
+        }
     }
 }

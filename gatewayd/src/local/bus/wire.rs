@@ -265,7 +265,7 @@ pub struct Device {
     pub configured: bool,
     /// Who wears it.
     pub wearer_id: Option<String>,
-    /// As the clinic calls them.
+    /// As the clinic calls them, and its number for them.
     pub wearer_name: Option<String>,
     /// Battery, percent.
     pub battery_percent: Option<u8>,

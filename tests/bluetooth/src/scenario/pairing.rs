@@ -267,7 +267,15 @@ pub fn another_makers_sensor(day: &mut Day) -> Result<()> {
         code_of(&refused) == "other_code",
         format!("a sensor without proof was answered with {refused}"),
     )?;
-    let paired = day.ward.ctl(day.gateway, &["pair", NAME, "--just-works", "--wait", "60"])?;
+    // By its key, as where several have one name, or none.
+    let key = until_some("the sensor is near", LINK, || {
+        let near = day.ward.ctl(day.gateway, &["scan", "--seconds", "5"])?;
+        let mut found =
+            near["nearby"].as_array().into_iter().flatten().filter(|one| one["name"] == json!(NAME));
+        Ok(found.next().and_then(|one| one["key"].as_str()).map(str::to_owned))
+    })
+    .map_err(|error| day.ward.with_log(day.gateway, error))?;
+    let paired = day.ward.ctl(day.gateway, &["pair", &key, "--just-works", "--wait", "60"])?;
     let hardware = paired["hardware"].as_str().unwrap_or_default().to_owned();
     day.must(hardware.starts_with("bt:"), format!("pairing the sensor answered {paired}"))?;
     day.ward.stage.expect(&hardware);

@@ -72,10 +72,7 @@ fn wearer_page(front: &Front, visit: &Visit, device: &DeviceView, wrong: &str) -
 }
 
 fn described(words: &Words, one: &WearerEntry) -> String {
-    let mut text = one.display_name.clone();
-    if !one.external_id.is_empty() {
-        text = format!("{text} ({})", one.external_id);
-    }
+    let mut text = one.called();
     if one.provisional {
         text = format!("{text} · {}", words.pairing.provisional);
     }
@@ -85,11 +82,11 @@ fn described(words: &Words, one: &WearerEntry) -> String {
     text
 }
 
-/// Whom a form names: somebody of the roster, or somebody new.
+/// Whom a form names, and as people are to read of them: somebody of the roster, or somebody new.
 fn named(roster: &Roster, fields: &Fields) -> Option<(Wearer, String)> {
     if let Ok(user) = fields.text("wearer").parse::<Uuid>() {
         let entry = roster.wearers.iter().find(|entry| entry.user == user)?;
-        return Some((Wearer::Known(user), entry.display_name.clone()));
+        return Some((Wearer::Known(user), entry.called()));
     }
     let name = entry::name(fields.text("name"), entry::LONGEST_NAME).ok()?;
     Some((Wearer::Provisional { display_name: name.clone() }, name))
@@ -257,5 +254,23 @@ pub(super) async fn agreed(
         }
         Err(DeskError::NotDrained { .. }) => Err(again("", true)),
         Err(error) => Err(again(&words::refused(at.visit.language, &error), false)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::roster::tests::namesakes;
+
+    #[test]
+    fn who_is_asked_to_consent_is_told_from_a_wearer_of_the_same_name() {
+        let roster = Roster { wearers: namesakes().to_vec(), ..Roster::default() };
+        let asked = |entry: &WearerEntry| {
+            let fields = Fields::query(&format!("wearer={}", entry.user));
+            named(&roster, &fields).unwrap().1
+        };
+        let called: Vec<String> = roster.wearers.iter().map(asked).collect();
+        assert_eq!(called, ["Anjali Verma (V1)", "Anjali Verma (V2)"]);
+        assert_eq!(named(&roster, &Fields::query("name=Bela")).unwrap().1, "Bela");
     }
 }
