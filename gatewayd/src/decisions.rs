@@ -182,7 +182,7 @@ impl Decisions {
         }
         board.alert("key", None);
         // It is never lost again; a part of the daemon that ends would end the daemon.
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// UTC and how far off it may be, both in microseconds.

@@ -227,6 +227,7 @@ pub(crate) mod tests {
     use crate::status::Snapshot;
 
     /// Has tasks write a file on a card that takes long, on one thread, and `other` done meanwhile: it may not wait for them.
+    #[expect(clippy::disallowed_methods, reason = "the thread is the test's own")]
     pub(crate) fn slow_card(
         new_file: &Path,
         writes: impl IntoIterator<Item = impl FnOnce() + Send + 'static>,

@@ -217,7 +217,7 @@ impl Turns<'_> {
             let (manager, adapter, connecting) =
                 (manager.clone(), self.adapter.clone(), self.connecting.clone());
             self.sessions.spawn(async move {
-                let attempt = manager.attempt(&adapter, claim, &sighting, lost, &connecting);
+                let attempt = Box::pin(manager.attempt(&adapter, claim, &sighting, lost, &connecting));
                 let result = unless_it_panics(attempt).await;
                 Ended { hardware: Some(hardware), result, lasted: now.elapsed() }
             });
