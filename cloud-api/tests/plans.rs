@@ -292,14 +292,18 @@ fn questions() -> Vec<Question> {
             ON CONFLICT (hardware, epoch, part, rate_ppb, uncertainty_us, growth_ppb, time_uncertain)
             DO UPDATE SET seqs = f.seqs + excluded.seqs, updated_at = excluded.updated_at")),
         own("what other clinics have of a batch's epochs", none(), format!("SELECT c.hardware, c.epoch, c.tenant_id, c.seqs::text,
-              c.stretches, c.contested, c.alias
+              c.stretches, c.alias
             FROM {KEYS} k(hardware, epoch)
             CROSS JOIN LATERAL (
               SELECT * FROM ledger_claims c WHERE c.hardware = k.hardware AND c.epoch = k.epoch OFFSET 0) c")),
-        own("what a batch adds to it", none(), format!("INSERT INTO ledger_claims AS c (hardware, epoch, tenant_id, seqs, stretches, contested)
-            SELECT hardware, epoch, '{TENANT}', '{{[9,10)}}', '', NULL FROM {KEYS} n(hardware, epoch)
-            ON CONFLICT (hardware, epoch, tenant_id) DO UPDATE SET seqs = c.seqs + excluded.seqs, stretches = excluded.stretches,
-              contested = least(c.contested, excluded.contested)")),
+        own("what a batch adds to it", none(), format!("INSERT INTO ledger_claims AS c (hardware, epoch, tenant_id, seqs, stretches)
+            SELECT hardware, epoch, '{TENANT}', '{{[9,10)}}', '' FROM {KEYS} n(hardware, epoch)
+            ON CONFLICT (hardware, epoch, tenant_id) DO UPDATE SET seqs = c.seqs + excluded.seqs, stretches = excluded.stretches")),
+        own("epochs beside a batch's that are known", none(), format!("SELECT c.hardware, c.epoch, c.tenant_id, c.alias
+            FROM {KEYS} k(hardware, epoch)
+            CROSS JOIN LATERAL (
+              SELECT * FROM ledger_claims c WHERE c.hardware = k.hardware AND c.epoch = k.epoch AND c.tenant_id = '{TENANT}'
+                AND c.alias IS NOT NULL OFFSET 0) c")),
         own("epochs beside a batch's", none(), format!("INSERT INTO ledger_claims AS c (hardware, epoch, tenant_id, alias)
             SELECT hardware, epoch, '{TENANT}', 7 FROM {KEYS} n(hardware, epoch)
             ON CONFLICT (hardware, epoch, tenant_id) DO UPDATE SET alias = coalesce(c.alias, excluded.alias)

@@ -34,15 +34,10 @@ pub(crate) struct Claim {
     pub seqs: SeqSet,
     /// The ends of them, in time.
     pub order: Order,
-    /// From this number on, what another clinic has under a number is not this clinic's frame: numbers are in the order of time, and
-    /// one was proven to be another frame.
-    pub contested: Option<u64>,
     /// The epoch of the row beside.
     pub alias: Option<i64>,
     /// Its frames that this transaction writes.
     pub new: SeqSet,
-    /// As `contested`, where this transaction found out.
-    pub contested_now: Option<u64>,
 }
 
 impl Claim {
@@ -52,17 +47,6 @@ impl Claim {
             let mut is_in = self.seqs.clone();
             is_in.add(&self.new);
             self.order.settle(&is_in);
-        }
-    }
-
-    fn is_contested(&self, seq: u64) -> bool {
-        self.contested.is_some_and(|from| from <= seq)
-    }
-
-    fn contest(&mut self, from: u64) {
-        if !self.is_contested(from) {
-            self.contested = Some(from);
-            self.contested_now = Some(from);
         }
     }
 }
@@ -115,28 +99,27 @@ impl Doubt<'_> {
     pub fn seq(&self) -> u64 {
         u64::from(self.taken.frame.seq)
     }
-
-    /// Its number is a name, and says nothing of others.
-    fn is_named(&self) -> bool {
-        self.taken.device.fit(self.taken.frame).is_some_and(is_name)
-    }
 }
 
 /// An epoch and a clinic.
 pub(crate) type Part = (Key, Uuid);
 
 const CLAIMS: &str = "
-    SELECT c.hardware, c.epoch, c.tenant_id, c.seqs::text, c.stretches, c.contested, c.alias
+    SELECT c.hardware, c.epoch, c.tenant_id, c.seqs::text, c.stretches, c.alias
     FROM unnest($1::uuid[], $2::int8[]) k(hardware, epoch)
     CROSS JOIN LATERAL (
       SELECT * FROM ledger_claims c WHERE c.hardware = k.hardware AND c.epoch = k.epoch OFFSET 0) c";
 const WRITE: &str = "
-    INSERT INTO ledger_claims AS c (hardware, epoch, tenant_id, seqs, stretches, contested)
-    SELECT hardware, epoch, tenant, seqs::int8multirange, stretches, contested
-    FROM unnest($1::uuid[], $2::int8[], $3::uuid[], $4::text[], $5::bytea[], $6::int8[])
-      n(hardware, epoch, tenant, seqs, stretches, contested)
-    ON CONFLICT (hardware, epoch, tenant_id) DO UPDATE SET seqs = c.seqs + excluded.seqs, stretches = excluded.stretches,
-      contested = least(c.contested, excluded.contested)";
+    INSERT INTO ledger_claims AS c (hardware, epoch, tenant_id, seqs, stretches)
+    SELECT hardware, epoch, tenant, seqs::int8multirange, stretches
+    FROM unnest($1::uuid[], $2::int8[], $3::uuid[], $4::text[], $5::bytea[]) n(hardware, epoch, tenant, seqs, stretches)
+    ON CONFLICT (hardware, epoch, tenant_id) DO UPDATE SET seqs = c.seqs + excluded.seqs, stretches = excluded.stretches";
+const KNOWN: &str = "
+    SELECT c.hardware, c.epoch, c.tenant_id, c.alias
+    FROM unnest($1::uuid[], $2::int8[], $3::uuid[]) k(hardware, epoch, tenant)
+    CROSS JOIN LATERAL (
+      SELECT * FROM ledger_claims c WHERE c.hardware = k.hardware AND c.epoch = k.epoch AND c.tenant_id = k.tenant
+        AND c.alias IS NOT NULL OFFSET 0) c";
 const NAME: &str = "
     INSERT INTO ledger_claims AS c (hardware, epoch, tenant_id, alias)
     SELECT * FROM unnest($1::uuid[], $2::int8[], $3::uuid[], $4::int8[]) n(hardware, epoch, tenant, alias)
@@ -167,10 +150,7 @@ pub(crate) async fn sort_out(
     let Split { mut apart, doubts, same } = split(plan, &keys, entries, &beside);
     verdicts.extend(same.into_iter().map(|index| (index, Verdict::Same)));
     for ((key, clinic), doubts) in doubts {
-        let Some(claim) = entries.get_mut(&key).map(|entry| entry.claims.entry(clinic).or_default()) else {
-            continue;
-        };
-        for (index, is_same) in look(tx, directory, window, claim, doubts).await? {
+        for (index, is_same) in look(tx, directory, window, doubts).await? {
             if is_same {
                 verdicts.insert(index, Verdict::Same);
             } else {
@@ -215,8 +195,7 @@ async fn read(
         let claim = Claim {
             seqs: SeqSet::parse(text).ok_or_else(foreign)?,
             order: Order::from_bytes(row.get(4)).ok_or_else(foreign)?,
-            contested: row.get::<_, Option<i64>>(5).map(i64::cast_unsigned),
-            alias: row.get(6),
+            alias: row.get(5),
             ..Claim::default()
         };
         let key = Key { hardware: row.get(0), epoch: row.get(1) };
@@ -291,13 +270,12 @@ fn split<'a>(
         let is_named = taken.device.fit(frame).is_some_and(is_name);
         let others =
             entry.claims.iter().filter(|(other, _)| **other != clinic).filter_map(|(_, claim)| is_in(claim));
+        // What lies beside a counted row and not in it are names. A frame that was counted is none of them, and has its number.
+        let others = others.filter(|_| whose.is_some() || is_named || !entry.is_counted());
         let rows: Vec<Key> = whose.map(|_| taken.key).into_iter().chain(others).collect();
         if !rows.is_empty() {
-            let is_contested = entry.claims.get(&clinic).is_some_and(|claim| claim.is_contested(seq));
             if matches!(frame.content, Content::Sync) {
                 out.same.push(index);
-            } else if is_contested && !is_named {
-                out.apart.entry(part).or_default().push(index);
             } else {
                 out.doubts.entry(part).or_default().push(Doubt { index, taken: *taken, rows });
             }
@@ -313,35 +291,19 @@ fn split<'a>(
     out
 }
 
-/// Looks at one clinic's frames of an epoch, the lowest numbers first: whether each is the frame that another clinic has. Once one
-/// is not, none of a higher number is.
+/// Looks at one clinic's frames of an epoch: whether each is the frame that another clinic has.
 async fn look(
     tx: &Transaction<'_>,
     directory: &Directory,
     window: Window,
-    claim: &mut Claim,
     mut doubts: Vec<Doubt<'_>>,
 ) -> Result<Vec<(usize, bool)>, Error> {
-    doubts.sort_by_key(|doubt| (doubt.is_named(), doubt.seq()));
+    doubts.sort_by_key(Doubt::seq);
     let mut out = Vec::with_capacity(doubts.len());
     for part in same::slices(&doubts) {
-        let open: Vec<&Doubt<'_>> =
-            part.iter().filter(|doubt| doubt.is_named() || !claim.is_contested(doubt.seq())).collect();
-        let found = same::look(tx, directory, window, &open).await?;
-        let counted = || open.iter().zip(&found).filter(|(doubt, _)| !doubt.is_named());
-        let highest_same =
-            counted().filter(|(_, found)| **found == Found::Same).map(|(doubt, _)| doubt.seq()).max();
-        let another = counted()
-            .filter(|(doubt, found)| {
-                **found == Found::Another && highest_same.is_none_or(|same| doubt.seq() > same)
-            })
-            .map(|(doubt, _)| doubt.seq())
-            .min();
-        if let Some(from) = another {
-            claim.contest(from);
-        }
-        let looked: HashMap<usize, Found> = open.iter().map(|doubt| doubt.index).zip(found).collect();
-        out.extend(part.iter().map(|doubt| (doubt.index, looked.get(&doubt.index) == Some(&Found::Same))));
+        let part: Vec<&Doubt<'_>> = part.iter().collect();
+        let found = same::look(tx, directory, window, &part).await?;
+        out.extend(part.iter().zip(found).map(|(doubt, found)| (doubt.index, found == Found::Same)));
     }
     Ok(out)
 }
@@ -389,14 +351,27 @@ pub(crate) async fn beside(
     tx: &Transaction<'_>,
     parts: &BTreeSet<Part>,
 ) -> Result<BTreeMap<Part, i64>, Error> {
-    let hardware: Vec<Uuid> = parts.iter().map(|(key, _)| key.hardware).collect();
-    let epochs: Vec<i64> = parts.iter().map(|(key, _)| key.epoch).collect();
-    let clinics: Vec<Uuid> = parts.iter().map(|(_, clinic)| *clinic).collect();
-    let drawn: Vec<i64> = parts.iter().map(|_| draw()).collect();
-    let statement = tx.prepare_cached(NAME).await?;
-    let rows = tx.query(&statement, &[&hardware, &epochs, &clinics, &drawn]).await?;
+    let (known, name) = (tx.prepare_cached(KNOWN).await?, tx.prepare_cached(NAME).await?);
+    let columns = |parts: &BTreeSet<Part>| -> (Vec<Uuid>, Vec<i64>, Vec<Uuid>) {
+        (
+            parts.iter().map(|(key, _)| key.hardware).collect(),
+            parts.iter().map(|(key, _)| key.epoch).collect(),
+            parts.iter().map(|(_, clinic)| *clinic).collect(),
+        )
+    };
     let part = |row: &tokio_postgres::Row| (Key { hardware: row.get(0), epoch: row.get(1) }, row.get(2));
-    Ok(rows.iter().map(|row| (part(row), row.get(3))).collect())
+    // One that is known never changes, and is not locked: events come to these in an order of their own.
+    let (hardware, epochs, clinics) = columns(parts);
+    let rows = tx.query(&known, &[&hardware, &epochs, &clinics]).await?;
+    let mut out: BTreeMap<Part, i64> = rows.iter().map(|row| (part(row), row.get(3))).collect();
+    let nameless: BTreeSet<Part> = parts.iter().filter(|part| !out.contains_key(part)).copied().collect();
+    if !nameless.is_empty() {
+        let (hardware, epochs, clinics) = columns(&nameless);
+        let drawn: Vec<i64> = nameless.iter().map(|_| draw()).collect();
+        let rows = tx.query(&name, &[&hardware, &epochs, &clinics, &drawn]).await?;
+        out.extend(rows.iter().map(|row| (part(row), row.get(3))));
+    }
+    Ok(out)
 }
 
 /// 64 bits that nobody can guess: of a random id's two halves, each has bits that say what it is.
@@ -410,7 +385,7 @@ pub(crate) async fn write(tx: &Transaction<'_>, entries: &BTreeMap<Key, Entry>) 
     let changed: Vec<(&Key, &Uuid, &Claim)> = entries
         .iter()
         .flat_map(|(key, entry)| entry.claims.iter().map(move |(clinic, claim)| (key, clinic, claim)))
-        .filter(|(_, _, claim)| !claim.new.is_empty() || claim.contested_now.is_some())
+        .filter(|(_, _, claim)| !claim.new.is_empty())
         .collect();
     if changed.is_empty() {
         return Ok(());
@@ -420,10 +395,8 @@ pub(crate) async fn write(tx: &Transaction<'_>, entries: &BTreeMap<Key, Entry>) 
     let clinics: Vec<Uuid> = changed.iter().map(|(_, clinic, _)| **clinic).collect();
     let seqs: Vec<String> = changed.iter().map(|(.., claim)| claim.new.to_string()).collect();
     let stretches: Vec<Vec<u8>> = changed.iter().map(|(.., claim)| claim.order.to_bytes()).collect();
-    let contested: Vec<Option<i64>> =
-        changed.iter().map(|(.., claim)| claim.contested_now.map(u64::cast_signed)).collect();
     let statement = tx.prepare_cached(WRITE).await?;
-    let values: [&(dyn ToSql + Sync); 6] = [&hardware, &epochs, &clinics, &seqs, &stretches, &contested];
+    let values: [&(dyn ToSql + Sync); 5] = [&hardware, &epochs, &clinics, &seqs, &stretches];
     tx.execute(&statement, &values).await?;
     Ok(())
 }

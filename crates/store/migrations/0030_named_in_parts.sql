@@ -117,7 +117,8 @@ DECLARE
   looked int8 := 0;
 BEGIN
   FOR this IN
-    SELECT l.hardware, l.epoch, l.named FROM public.ledger l
+    -- A row that holds nothing whole is not locked: nor then those beside an epoch, which writers lock after it (0032).
+    SELECT l.hardware, l.epoch, l.named AND NOT isempty(l.seqs) AS named FROM public.ledger l
     WHERE (l.hardware, l.epoch) > (coalesce(come.id, '00000000-0000-0000-0000-000000000000'), coalesce(come.epoch, 0))
     ORDER BY l.hardware, l.epoch LIMIT 1000
   LOOP

@@ -112,8 +112,12 @@ async fn give_others_theirs(pool: &Pool, tenant: Uuid, user: Uuid) -> Result<(),
 const REFUSED: &str = "
     SELECT q.id, q.what, q.hardware_id, q.epoch, q.seq, q.payload, q.fit, q.received_at,
       q.replayed_at IS NULL AND q.reason <> 'foreign_gateway' AND q.tenant_id = $1 AS believed,
-      (SELECT min(f.ref_utc_us) FROM frame_times f WHERE f.hardware = h.id AND f.epoch = q.epoch AND f.ref_utc_us > 0),
-      (SELECT l.highest_time FROM ledger l WHERE l.hardware = h.id AND l.epoch = q.epoch)
+      (SELECT min(f.ref_utc_us) FROM frame_times f WHERE f.hardware = h.id AND f.ref_utc_us > 0 AND f.epoch IN (
+         SELECT q.epoch UNION ALL
+         SELECT c.alias FROM ledger_claims c WHERE c.hardware = h.id AND c.epoch = q.epoch AND c.alias IS NOT NULL)),
+      (SELECT max(l.highest_time) FROM ledger l WHERE l.hardware = h.id AND l.epoch IN (
+         SELECT q.epoch UNION ALL
+         SELECT c.alias FROM ledger_claims c WHERE c.hardware = h.id AND c.epoch = q.epoch AND c.alias IS NOT NULL))
     FROM hardware h JOIN quarantine q ON q.hardware_id = h.hardware_id AND q.what <> 'decision'
     WHERE h.id IN (SELECT a.hardware_id FROM device_assignments a JOIN tombstones t USING (tenant_id, user_id)
                    WHERE a.tenant_id = $1 AND a.user_id = $2) AND q.id > $3
