@@ -21,6 +21,7 @@ pub mod metrics;
 pub mod newest;
 pub mod notices;
 pub mod queue;
+pub mod reading;
 pub mod roster;
 pub mod state;
 pub mod tasks;
@@ -157,6 +158,7 @@ async fn run_all(config: Config, clock: Arc<dyn Clock>, stop: CancellationToken)
             clock: clock.clone(),
             limits: config.limits.clone(),
             tracer: Tracer::new(traces.clone(), clock.clone()),
+            decode: kinara_ingest::decode_until,
         };
         tasks.spawn("a writer", workplace.work(stop.clone()));
     }

@@ -27,6 +27,7 @@ use crate::config::Limits;
 use crate::link::Publisher;
 use crate::metrics::Metrics;
 use crate::queue::{Item, Queue, WriterId};
+use crate::reading::{self, Decode, Read};
 use crate::trace::{Told, Tracer, Way};
 
 /// The longest that a gateway is sent away for, in seconds, while the database is down.
@@ -51,14 +52,12 @@ pub struct Workplace {
     pub limits: Limits,
     /// Where traces go.
     pub tracer: Tracer,
+    /// How a batch's payload is read.
+    pub decode: Decode,
 }
 
 /// Transactions' worth of large batches that one writer has in hand: more than one batch, and not many.
 const IN_HAND: usize = 20;
-
-/// Batches that are read at once, and payload bytes after which no more are added to them.
-const TOGETHER: usize = 16;
-const TOGETHER_BYTES: usize = 64 * 1024;
 
 /// Decisions in a turn.
 const DECISIONS: usize = 16;
@@ -81,7 +80,7 @@ enum Piece {
 #[derive(Default)]
 struct Hand {
     large: VecDeque<Large>,
-    /// Not read yet: the time to gather was over.
+    /// Not read yet: the time to gather was over, or it is not read together with what came before it.
     unread: VecDeque<Item>,
 }
 
@@ -90,13 +89,6 @@ impl Hand {
         self.large.iter().any(|one| one.to.name.gateway == *gateway)
             || self.unread.iter().any(|item| item.gateway == *gateway)
     }
-}
-
-/// A payload that was read, or why not; `None`: the reader panicked, which is the payload's doing.
-struct Read {
-    item: Item,
-    way: Option<Way>,
-    batch: Option<Result<Batch, Unreadable>>,
 }
 
 struct Group {
@@ -175,25 +167,12 @@ impl Workplace {
 
     /// Reads a batch, and small ones behind it along with it, as long as there is time.
     async fn gather(&self, first: Item, until: Instant, group: &mut Group, hand: &mut Hand) {
-        let mut bytes = first.payload.len();
-        let mut items = VecDeque::from([first]);
-        while items.len() < TOGETHER && bytes < TOGETHER_BYTES {
-            match self.next_of(hand) {
-                Some(item) if item.event => {
-                    hand.unread.push_front(item);
-                    break;
-                }
-                Some(item) => {
-                    bytes += item.payload.len();
-                    items.push_back(item);
-                }
-                None => break,
-            }
-        }
+        let (items, other) = reading::together(first, || self.next_of(hand));
         let workplace = self.clone();
+        let read = off_thread(move || reading::read_some(items, until, |item| workplace.read(item))).await;
         // Without an answer they come again.
-        let Some((read, left)) = off_thread(move || workplace.read_some(items, until)).await else { return };
-        for one in left.into_iter().rev() {
+        let (read, left) = read.unwrap_or_default();
+        for one in left.into_iter().chain(other).rev() {
             hand.unread.push_front(one);
         }
         for one in read {
@@ -201,20 +180,13 @@ impl Workplace {
         }
     }
 
-    /// Reads one, and the others until the time is over; gives also what is left.
-    fn read_some(&self, mut items: VecDeque<Item>, until: Instant) -> (Vec<Read>, VecDeque<Item>) {
-        let mut read = Vec::with_capacity(items.len());
-        while read.is_empty() || Instant::now() < until {
-            let Some(item) = items.pop_front() else { break };
-            let began = std::time::Instant::now();
-            let way = self.tracer.taken(&item, began);
-            let limit = began + Duration::from_secs(self.limits.decode_s);
-            let decode = || kinara_ingest::decode_until(&item.payload, limit);
-            let batch = std::panic::catch_unwind(std::panic::AssertUnwindSafe(decode)).ok();
-            self.writer.stages.passed(Stage::Decode, began);
-            read.push(Read { item, way, batch });
-        }
-        (read, items)
+    /// Reads one within its time.
+    fn read(&self, item: Item) -> Read {
+        let began = std::time::Instant::now();
+        let way = self.tracer.taken(&item, began);
+        let read = Read::of(item, way, self.decode, began + Duration::from_secs(self.limits.decode_s));
+        self.writer.stages.passed(Stage::Decode, began);
+        read
     }
 
     fn gathered(&self, read: Read, group: &mut Group, large: &mut VecDeque<Large>) {
@@ -393,4 +365,153 @@ impl Workplace {
 /// Reads on a thread that nobody waits for. `None`: it panicked there, which is the payload's doing.
 async fn off_thread<T: Send + 'static>(read: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     tokio::task::spawn_blocking(read).await.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use kinara_clock::ManualClock;
+    use kinara_ingest::Name;
+    use kinara_protocol::envelope::{self, DeviceFrames, ENVELOPE_VERSION};
+
+    use super::*;
+
+    const GATEWAY: Uuid = Uuid::from_u128(0x11);
+    const HOUR: Duration = Duration::from_hours(1);
+
+    fn item(sequence: u64, payload: Vec<u8>) -> Item {
+        let name = Some(Name { gateway: GATEWAY, buffer: 7, sequence });
+        let payload = Bytes::from(payload);
+        let arrived = std::time::Instant::now();
+        Item { gateway: GATEWAY, name, event: false, payload, arrived, traceparent: None }
+    }
+
+    fn small(sequence: u64) -> Item {
+        let batch = envelope::Batch {
+            version: ENVELOPE_VERSION,
+            name: Some(Name { gateway: GATEWAY, buffer: 7, sequence }.into()),
+            sealed_at_us: 0,
+            devices: vec![DeviceFrames::default()],
+        };
+        item(sequence, envelope::seal(&batch))
+    }
+
+    /// A writer whose queue holds these; no database and no broker is asked for anything here.
+    fn workplace(decode: Decode, decode_s: u64, items: impl Iterator<Item = Item>) -> Workplace {
+        let clock = Arc::new(ManualClock::new(0, 0));
+        let metrics = Arc::new(Metrics::default());
+        let pool = kinara_store::connect(
+            "postgres://nobody@localhost/none",
+            "test",
+            &kinara_store::Limits::default(),
+        );
+        let queue = Queue::new(1 << 30, 100, 1);
+        for item in items {
+            assert!(queue.push(Some(GATEWAY), item).is_empty());
+        }
+        Workplace {
+            id: WriterId(0),
+            writer: Arc::new(Writer::new(pool.unwrap(), clock.clone(), kinara_ingest::Limits::default())),
+            queue,
+            publisher: Publisher::new(metrics.clone()),
+            metrics,
+            clock: clock.clone(),
+            limits: Limits { decode_s, ..Limits::default() },
+            tracer: Tracer::new(None, clock),
+            decode,
+        }
+    }
+
+    /// What one turn of reading gives: which are to be written, in their order, and which are not read yet.
+    async fn gather(workplace: &Workplace, hand: &mut Hand, within: Duration) -> (Vec<u64>, Vec<u64>) {
+        let mut group =
+            Group { batches: Vec::new(), to: Vec::new(), ways: Vec::new(), readings: 0, weight: 0 };
+        let first = workplace.next_of(hand).unwrap();
+        workplace.gather(first, Instant::now() + within, &mut group, hand).await;
+        assert_eq!(
+            group.batches.iter().map(|batch| batch.name).collect::<Vec<_>>(),
+            group.to.iter().map(|to| to.name).collect::<Vec<_>>(),
+            "each batch is answered by its own name"
+        );
+        let unread = hand.unread.iter().filter_map(|item| item.name).map(|name| name.sequence);
+        (group.to.iter().map(|to| to.name.sequence).collect(), unread.collect())
+    }
+
+    fn sequences(from: u64, to: u64) -> Vec<u64> {
+        (from..to).collect()
+    }
+
+    fn refused_and_put_off(workplace: &Workplace) -> (u64, u64) {
+        let count = |number: &std::sync::atomic::AtomicU64| number.load(Ordering::Relaxed);
+        (count(&workplace.metrics.refused_total), count(&workplace.metrics.retry_after_total))
+    }
+
+    fn panics_at_the_seventh(payload: &[u8], limit: std::time::Instant) -> Result<Batch, Unreadable> {
+        let batch = kinara_ingest::decode_until(payload, limit)?;
+        assert_ne!(batch.name.sequence, 7, "the reader's fault");
+        Ok(batch)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "on a thread that is for waiting")]
+    fn is_slow_at_the_seventh(payload: &[u8], limit: std::time::Instant) -> Result<Batch, Unreadable> {
+        if kinara_ingest::decode_until(payload, limit)?.name.sequence == 7 {
+            std::thread::sleep(Duration::from_millis(1_100));
+        }
+        kinara_ingest::decode_until(payload, limit)
+    }
+
+    #[tokio::test]
+    async fn one_at_which_the_reader_panics_is_refused_alone_and_the_fifteen_others_keep_their_order() {
+        let workplace = workplace(panics_at_the_seventh, 10, (0..16).map(small));
+        let mut hand = Hand::default();
+        let others = [sequences(0, 7), sequences(8, 16)].concat();
+        assert_eq!(gather(&workplace, &mut hand, HOUR).await, (others, Vec::new()));
+        assert_eq!(refused_and_put_off(&workplace), (1, 0));
+    }
+
+    #[tokio::test]
+    async fn one_that_takes_longer_than_it_may_is_put_off_alone_since_each_has_a_time_of_its_own() {
+        let workplace = workplace(is_slow_at_the_seventh, 1, (0..16).map(small));
+        let mut hand = Hand::default();
+        let others = [sequences(0, 7), sequences(8, 16)].concat();
+        assert_eq!(gather(&workplace, &mut hand, HOUR).await, (others, Vec::new()));
+        assert_eq!(refused_and_put_off(&workplace), (0, 1));
+    }
+
+    #[tokio::test]
+    async fn what_is_behind_a_slow_one_when_the_time_is_over_comes_next_in_its_order_and_nobody_else_takes_it()
+     {
+        let workplace = workplace(is_slow_at_the_seventh, 60, (0..20).map(small));
+        let mut hand = Hand::default();
+        let first = gather(&workplace, &mut hand, Duration::from_secs(1)).await;
+        assert_eq!(first, (sequences(0, 8), sequences(8, 16)));
+        assert!(hand.is_of(&GATEWAY));
+        workplace.queue.release(workplace.id, |gateway| hand.is_of(gateway));
+        assert!(workplace.queue.pop(WriterId(1)).is_none(), "the gateway is still this writer's");
+        assert_eq!(gather(&workplace, &mut hand, HOUR).await, (sequences(8, 20), Vec::new()));
+        assert_eq!(refused_and_put_off(&workplace), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn with_no_time_left_one_is_read_all_the_same_and_none_is_lost() {
+        let workplace = workplace(kinara_ingest::decode_until, 60, (0..16).map(small));
+        let mut hand = Hand::default();
+        for sequence in 0..16 {
+            let left = sequences(sequence + 1, 16);
+            assert_eq!(gather(&workplace, &mut hand, Duration::ZERO).await, (vec![sequence], left));
+        }
+        assert!(workplace.queue.pop(workplace.id).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_large_one_waits_in_its_place_and_is_read_by_itself() {
+        let large = item(2, vec![0; 100_000]);
+        let items = [small(0), small(1), large, small(3), small(4)];
+        let workplace = workplace(kinara_ingest::decode_until, 60, items.into_iter());
+        let mut hand = Hand::default();
+        assert_eq!(gather(&workplace, &mut hand, HOUR).await, (vec![0, 1], vec![2]));
+        assert_eq!(gather(&workplace, &mut hand, HOUR).await, (vec![], vec![]));
+        assert_eq!(refused_and_put_off(&workplace), (1, 0), "it is no batch");
+        assert_eq!(gather(&workplace, &mut hand, HOUR).await, (vec![3, 4], vec![]));
+    }
 }

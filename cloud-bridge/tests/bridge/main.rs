@@ -9,3 +9,4 @@ mod messages;
 mod shares;
 #[path = "../../../crates/ingest/tests/ingest/support/mod.rs"]
 mod support;
+mod together;

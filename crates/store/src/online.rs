@@ -66,6 +66,13 @@ const STEPS: &[Step] = &[
         "public",
         "ON gaps (hardware, (coalesce(looked_at, created_at))) WHERE reason = 'late' AND withdrawn_at IS NULL",
     ),
+    // Which gaps reach into some numbers, however many their epoch has. It serves whoever asks for an epoch's, too.
+    index(
+        "gaps_numbers",
+        "public",
+        "ON gaps USING gist (hardware, epoch, seqs) WHERE withdrawn_at IS NULL",
+    ),
+    Step { name: "gaps_hardware", what: What::NoIndex("public") },
     index("gaps_withdrawn", "public", "ON gaps (withdrawn_at) WHERE withdrawn_at IS NOT NULL"),
     index("gaps_age", "public", "ON gaps (updated_at) WHERE withdrawn_at IS NULL"),
     index("quarantine_age", "public", "ON quarantine (received_at)"),

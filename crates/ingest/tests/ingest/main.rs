@@ -15,6 +15,7 @@ mod fairness;
 mod hostile;
 mod housekeeping;
 mod names;
+mod not_kept;
 mod parts;
 mod pipeline;
 mod requests;
