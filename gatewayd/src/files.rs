@@ -168,6 +168,7 @@ pub(crate) mod tests {
     use super::*;
 
     /// Has tasks write a file on a card that takes long, on one thread, and `other` done meanwhile: it may not wait for them.
+    #[allow(clippy::disallowed_methods, reason = "the thread is the test's own")]
     pub(crate) fn slow_card(
         new_file: &Path,
         writes: impl IntoIterator<Item = impl FnOnce() + Send + 'static>,
