@@ -55,6 +55,14 @@ fn a_number(text: &str) -> Result<String, String> {
     entry::reference(text, entry::LONGEST_NAME).map_err(|bad| format!("the number {bad}"))
 }
 
+fn a_version(text: &str) -> Result<String, String> {
+    entry::version(text).map_err(|bad| format!("the version {bad}"))
+}
+
+fn an_address(text: &str) -> Result<String, String> {
+    entry::email(text).map_err(|bad| format!("{text:?} {bad}"))
+}
+
 /// `admin …`
 #[derive(Debug, Args)]
 pub struct Admin {
@@ -114,7 +122,7 @@ pub enum MemberCommand {
         #[arg(long)]
         tenant: String,
         /// The address they log in with.
-        #[arg(long)]
+        #[arg(long, value_parser = an_address)]
         email: String,
         /// What they may.
         #[arg(long)]
@@ -161,7 +169,7 @@ pub enum WearerCommand {
         #[arg(long)]
         time_zone: Option<String>,
         /// They have agreed to this version of the terms. Without a consent, what their device measures is discarded.
-        #[arg(long)]
+        #[arg(long, value_parser = a_version)]
         consent_version: Option<String>,
     },
     /// Erases a wearer and all that was measured of them, for ever.

@@ -18,6 +18,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
+use kinara_protocol::entry;
 use rand::TryRngCore as _;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -203,7 +204,8 @@ pub async fn login(
     Body(request): Body<LoginRequest>,
 ) -> Result<Response, Problem> {
     same_site(&headers)?;
-    let email = request.email.trim().to_owned();
+    // What is no address is looked for as it was typed: nobody has it, or a release before took it.
+    let email = entry::email(&request.email).unwrap_or_else(|_| request.email.trim().to_owned());
     if email.len() > MAX_EMAIL || request.password.len() > password::MAX_PASSWORD * 4 || email.contains('\0')
     {
         return Err(Problem::invalid("Address or password is longer than any can be."));

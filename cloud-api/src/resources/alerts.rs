@@ -53,9 +53,21 @@ pub struct Alert {
     pub acknowledged_by: Option<Uuid>,
 }
 
-const SELECT: &str =
-    "SELECT id, kind, rule_id, user_id, title, severity, from_time, to_time, data, raised_at,
-        acknowledged_at, acknowledged_by FROM alerts WHERE withdrawn_at IS NULL";
+macro_rules! select {
+    ($more:literal) => {
+        concat!(
+            "SELECT id, kind, rule_id, user_id, title, severity, from_time, to_time, data, raised_at, acknowledged_at,
+               acknowledged_by FROM alerts WHERE withdrawn_at IS NULL ",
+            $more
+        )
+    };
+}
+
+const SELECT: &str = select!("");
+/// The newest alerts about a wearer ($1; null: all of the clinic's), those that nobody has dealt with alone ($2), so many ($3).
+pub const NEWEST: &str = select!(
+    "AND ($1::uuid IS NULL OR user_id = $1) AND (NOT $2 OR acknowledged_at IS NULL) ORDER BY raised_at DESC, id LIMIT $3"
+);
 
 fn read(row: &tokio_postgres::Row) -> Result<Alert, Problem> {
     let acknowledged: Option<jiff::Timestamp> = row.try_get(10)?;
@@ -109,12 +121,8 @@ pub async fn list(
     if let Some(user) = query.user_id {
         known_user(&transaction, user).await?;
     }
-    let statement = format!(
-        "{SELECT} AND ($1::uuid IS NULL OR user_id = $1) AND (NOT $2 OR acknowledged_at IS NULL)
-         ORDER BY raised_at DESC, id LIMIT $3"
-    );
     let open = query.open.unwrap_or(false);
-    let rows = transaction.rows(&statement, &[&query.user_id, &open, &i64::from(limit)]).await?;
+    let rows = transaction.rows(NEWEST, &[&query.user_id, &open, &i64::from(limit)]).await?;
     Ok(Json(Items { items: rows.iter().map(read).collect::<Result<_, _>>()? }))
 }
 

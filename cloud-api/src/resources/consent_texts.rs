@@ -3,6 +3,7 @@
 
 use axum::Json;
 use axum::extract::State;
+use kinara_protocol::entry;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -79,15 +80,10 @@ pub struct ConsentTextRequest {
     pub text: String,
 }
 
-fn check(request: &ConsentTextRequest) -> Result<(), Problem> {
-    let version = request.version.trim();
-    if version.is_empty()
-        || version.chars().count() > 50
-        || version.contains('\0')
-        || version != request.version
-    {
-        return Err(Problem::invalid("A version has 1 to 50 characters, and no space around it."));
-    }
+/// The request as it is kept: its version as a consent names it, whoever types it.
+fn checked(mut request: ConsentTextRequest) -> Result<ConsentTextRequest, Problem> {
+    request.version =
+        entry::version(&request.version).map_err(|bad| Problem::invalid(format!("The version {bad}.")))?;
     let mut parts = request.language.splitn(2, '-');
     let letters = |part: &str| part.chars().all(|c| c.is_ascii_alphabetic());
     let main = parts.next().unwrap_or_default();
@@ -100,7 +96,7 @@ fn check(request: &ConsentTextRequest) -> Result<(), Problem> {
     if request.text.trim().is_empty() || request.text.len() > MAX_TEXT || request.text.contains('\0') {
         return Err(Problem::invalid(format!("A text has 1 to {MAX_TEXT} bytes.")));
     }
-    Ok(())
+    Ok(request)
 }
 
 /// Add a text. The same again changes nothing; another text under the same version and language is refused.
@@ -114,7 +110,7 @@ pub async fn add(
     member: Member,
     Body(request): Body<ConsentTextRequest>,
 ) -> Result<Json<ConsentText>, Problem> {
-    check(&request)?;
+    let request = checked(request)?;
     let mut connection = app.database.connection().await?;
     let transaction = connection.tenant_write(member.tenant).await?;
     let languages: i64 = transaction

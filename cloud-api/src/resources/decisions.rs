@@ -17,6 +17,12 @@ const DEFAULT_LIMIT: u32 = 100;
 /// Lines at most.
 const MOST: u32 = 1_000;
 
+/// The newest decisions about a device ($1) and a wearer ($2; null: about any), so many ($3).
+pub const NEWEST: &str =
+    "SELECT id, gateway_id, kind, at, actor_kind, actor_name, member_id, hardware_id, user_id, detail, received_at, refused
+     FROM decisions WHERE ($1::text IS NULL OR hardware_id = $1) AND ($2::uuid IS NULL OR user_id = $2)
+     ORDER BY at DESC, id DESC LIMIT $3";
+
 /// A decision.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Decision {
@@ -83,16 +89,7 @@ pub async fn list(
     if let Some(user) = query.user_id {
         super::known_user(&transaction, user).await?;
     }
-    let rows = transaction
-        .rows(
-            "SELECT id, gateway_id, kind, at, actor_kind, actor_name, member_id, hardware_id, user_id, detail,
-               received_at, refused
-             FROM decisions
-             WHERE ($1::text IS NULL OR hardware_id = $1) AND ($2::uuid IS NULL OR user_id = $2)
-             ORDER BY at DESC, id DESC LIMIT $3",
-            &[&hardware, &query.user_id, &i64::from(limit)],
-        )
-        .await?;
+    let rows = transaction.rows(NEWEST, &[&hardware, &query.user_id, &i64::from(limit)]).await?;
     let read = |row: &tokio_postgres::Row| {
         Ok(Decision {
             id: row.try_get(0)?,

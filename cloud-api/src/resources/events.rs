@@ -40,9 +40,18 @@ pub struct Event {
     pub acknowledged_at: Option<UtcMs>,
 }
 
-const SELECT: &str =
-    "SELECT time, user_id, device_id, event_type, severity, confidence, data, acknowledged_at
-     FROM events";
+macro_rules! select {
+    ($more:literal) => {
+        concat!(
+            "SELECT time, user_id, device_id, event_type, severity, confidence, data, acknowledged_at FROM events ",
+            $more
+        )
+    };
+}
+
+const SELECT: &str = select!("");
+/// The newest events of a clinic in a period ($1 to $2), so many ($3).
+pub const OF_CLINIC: &str = select!("WHERE time >= $1 AND time <= $2 ORDER BY time DESC LIMIT $3");
 
 fn read(row: &tokio_postgres::Row) -> Result<Event, Problem> {
     let acknowledged: Option<jiff::Timestamp> = row.try_get(7)?;
@@ -100,8 +109,7 @@ pub async fn list(
             format!("{SELECT} WHERE user_id = $1 AND time >= $2 AND time <= $3 ORDER BY time DESC LIMIT $4");
         transaction.rows(&statement, &[&user, &from, &to, &limit]).await?
     } else {
-        let statement = format!("{SELECT} WHERE time >= $1 AND time <= $2 ORDER BY time DESC LIMIT $3");
-        transaction.rows(&statement, &[&from, &to, &limit]).await?
+        transaction.rows(OF_CLINIC, &[&from, &to, &limit]).await?
     };
     Ok(Json(Items { items: rows.iter().map(read).collect::<Result<_, _>>()? }))
 }

@@ -17,6 +17,11 @@ const LIMIT: i64 = 1000;
 /// Hours of a question that does not say from when.
 const DEFAULT_HOURS: i64 = 24;
 
+/// Gaps of a wearer ($1; null: of all) that touch a period ($2 to $3), so many ($4).
+pub const WITHIN: &str =
+    "SELECT id, user_id, device_id, reason, from_time, to_time, frames FROM gaps_within($1, $2, $3, $4)
+     ORDER BY from_time DESC NULLS FIRST, id";
+
 /// A gap.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Gap {
@@ -67,15 +72,7 @@ pub async fn list(
     if let Some(user) = query.user_id {
         known_user(&transaction, user).await?;
     }
-    let rows = transaction
-        .rows(
-            "SELECT id, user_id, device_id, reason, from_time, to_time, frames FROM wearer_gaps
-             WHERE ($1::uuid IS NULL OR user_id = $1)
-               AND (from_time IS NULL OR from_time <= $3) AND (to_time IS NULL OR to_time >= $2)
-             ORDER BY from_time DESC NULLS FIRST, id LIMIT $4",
-            &[&query.user_id, &from, &to, &LIMIT],
-        )
-        .await?;
+    let rows = transaction.rows(WITHIN, &[&query.user_id, &from, &to, &LIMIT]).await?;
     let items = rows
         .iter()
         .map(|row| {

@@ -25,6 +25,10 @@ pub struct PasswordRequest {
     pub new_password: String,
 }
 
+fn another() -> Problem {
+    Problem::invalid("The present password is another.")
+}
+
 /// Change one's own password. All other sessions of the member are ended.
 #[utoipa::path(put, path = "/api/v1/staff/me/password", tag = "staff", request_body = PasswordRequest,
     responses(
@@ -38,24 +42,34 @@ pub async fn set_password(
     headers: HeaderMap,
     Body(request): Body<PasswordRequest>,
 ) -> Result<Json<Items<OpenSession>>, Problem> {
-    let mut connection = app.database.connection().await?;
-    let transaction = connection.tenant_write(member.tenant).await?;
-    let row = transaction
-        .row("SELECT email, password_hash FROM members WHERE id = $1 FOR NO KEY UPDATE", &[&member.id])
-        .await?
-        .ok_or_else(|| Problem::not_found("member"))?;
-    let (email, stored): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+    let (email, stored) = {
+        let mut connection = app.database.connection().await?;
+        let transaction = connection.tenant(member.tenant).await?;
+        let statement = "SELECT email, password_hash FROM members WHERE id = $1";
+        let row = transaction.row(statement, &[&member.id]).await?;
+        let row = row.ok_or_else(|| Problem::not_found("member"))?;
+        (row.try_get::<_, String>(0)?, row.try_get::<_, String>(1)?)
+    };
     // A stolen session guesses no better than a stranger.
     let from = app.proxies.client(peer, &headers);
     app.login_limit.attempt(from, &email).map_err(|seconds| {
         Problem::too_many(format!("Too many failures. Try again in {seconds} s."), seconds)
     })?;
-    if !app.passwords.check(request.current_password, Some(stored)).await? {
-        return Err(Problem::invalid("The present password is another."));
+    // What takes long holds neither a connection nor the member's row.
+    let fits = app.passwords.check(request.current_password, Some(stored.clone())).await;
+    // Nobody was refused: we could not look.
+    let fits = fits.inspect_err(|_| app.login_limit.give_back(from, &email))?;
+    if !fits {
+        return Err(another());
     }
     app.login_limit.succeeded(from, &email);
     let hash = app.passwords.in_turn(move || password::hash(&request.new_password)).await?;
     let hash = hash.map_err(|error| Problem::invalid(format!("{error}.")))?;
+    let mut connection = app.database.connection().await?;
+    let transaction = connection.tenant_write(member.tenant).await?;
+    let statement = "SELECT 1 FROM members WHERE id = $1 AND password_hash = $2 FOR NO KEY UPDATE";
+    // None: it was changed meanwhile, and what was looked at is not the present one.
+    transaction.row(statement, &[&member.id, &stored]).await?.ok_or_else(another)?;
     transaction.run("UPDATE members SET password_hash = $2 WHERE id = $1", &[&member.id, &hash]).await?;
     transaction
         .run(

@@ -85,6 +85,54 @@ async fn a_wearers_name_and_number_are_the_same_by_command_and_by_api() {
 }
 
 #[tokio::test]
+async fn a_consents_version_and_a_members_address_are_the_same_at_every_door() {
+    let cloud = Cloud::start().await;
+    let app = cloud.app();
+    let router = routes::router(&app);
+    let consents = async |version: &str| {
+        let wearer = ["wearer", "add", "--tenant", "here", "--external-id", "w1", "--name", "Wearer One"];
+        let made = cloud.admin(&[&wearer[..], &["--consent-version", version]].concat()).await?;
+        Ok::<_, String>(made["consent_id"].clone())
+    };
+    for wrong in ["", " ", "\u{200b}", "a\nb", "a\u{1b}[31mb", "x".repeat(51).as_str()] {
+        consents(wrong).await.unwrap_err();
+    }
+    let first = consents("2026-1").await.unwrap();
+    for same in [" 2026-1", "2026-1\u{200b}", "२०२६-1"] {
+        assert_eq!(consents(same).await.unwrap(), first, "{same:?}");
+    }
+    let clinician = token(&app, "admin", "here").await;
+    let text = async |version: &str| {
+        let body = json!({ "version": version, "language": "en", "text": "I agree." });
+        call(&router, request(Method::POST, "/api/v1/consent-texts", Some(&clinician), Some(body))).await
+    };
+    assert!(text("a\nb").await.is_problem(422));
+    assert_eq!(text("२०२६-1").await.json()["version"], "2026-1");
+
+    let member = async |email: &str, verb: &str| {
+        let more: &[&str] = if verb == "add" { &["--role", "viewer"] } else { &[] };
+        let args = ["member", verb, "--tenant", "here", "--email", email];
+        cloud.admin(&[&args[..], more].concat()).await
+    };
+    for wrong in ["", " @", "@here.example", "viewer@", "view er@here.example", "a\nb@here.example", "a@b@c"]
+    {
+        assert!(member(wrong, "add").await.unwrap_err().contains("nurse@clinic.example"), "{wrong:?}");
+    }
+    for same in [" viewer@here.example ", "\u{feff}Viewer@here.example", "viewer@\u{200b}here.example"] {
+        assert_eq!(member(same, "add").await.unwrap()["changed"], false, "{same:?}");
+        assert_eq!(member(same, "enable").await.unwrap()["changed"], false, "{same:?}");
+        assert_eq!(
+            crate::common::log_in(&router, same, crate::common::PASSWORD).await.status,
+            200,
+            "{same:?}"
+        );
+    }
+    // Who got in under a release before as what is no address can be shut out.
+    cloud.sql("UPDATE members SET email = 'x y' WHERE email = 'viewer@here.example'");
+    assert_eq!(member(" X y", "disable").await.unwrap()["changed"], true);
+}
+
+#[tokio::test]
 async fn the_name_of_a_key_that_was_taken_back_makes_a_new_key() {
     let cloud = Cloud::start().await;
     let router = routes::router(&cloud.app());

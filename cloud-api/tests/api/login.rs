@@ -1,12 +1,13 @@
 //! Logging in, staying logged in, logging out.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::common::{Answer, Cloud, PASSWORD, call, get, log_in, request};
 use axum::body::Body;
 use axum::http::{Method, Request, header};
 use kinara_clock::{Clock as _, ManualClock, SystemClock};
-use kinara_cloud_api::routes;
+use kinara_cloud_api::{App, routes};
 use serde_json::json;
 
 async fn with_cookie(router: &axum::Router, path: &str, cookie: &str) -> Answer {
@@ -242,4 +243,33 @@ async fn a_member_changes_their_own_password_and_ends_their_other_sessions() {
     assert!(get(&router, "/api/v1/users", &other).await.is_problem(401));
     assert!(login(PASSWORD).await.is_problem(401));
     assert_eq!(login("a whole new one").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_change_of_password_that_nobody_had_time_for_is_no_failure_and_holds_up_nobody() {
+    let cloud = Cloud::start().await;
+    let login = log_in(&routes::router(&cloud.app()), "viewer@here.example", PASSWORD).await.json();
+    let token = login["access_token"].as_str().unwrap();
+    let mut config = cloud.config("");
+    // It is never anybody's turn, and one failure is too many.
+    (config.login.checks_at_once, config.login.failures_per_account) = (0, 1);
+    let router = routes::router(&App::new(config, Arc::new(SystemClock)).unwrap());
+    let mine = "SELECT count(*) FROM (
+        SELECT FROM members WHERE email = 'viewer@here.example' FOR UPDATE NOWAIT) m";
+    let held =
+        "SELECT count(*) FROM pg_stat_activity WHERE usename = 'api' AND state = 'idle in transaction'";
+    for _ in 0..2 {
+        let body = json!({ "current_password": PASSWORD, "new_password": "a whole new one" });
+        let change = request(Method::PUT, "/api/v1/staff/me/password", Some(token), Some(body));
+        let meanwhile = async {
+            for _ in 0..8 {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                assert_eq!(cloud.sql(mine), "1");
+            }
+            cloud.sql(held)
+        };
+        let (answer, held) = tokio::join!(call(&router, change), meanwhile);
+        assert!(answer.is_problem(503), "{answer:?}");
+        assert_eq!(held, "0");
+    }
 }

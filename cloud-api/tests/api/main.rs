@@ -10,6 +10,7 @@ mod doors;
 mod ingest;
 mod live;
 mod login;
+mod pages;
 mod program;
 mod resources;
 mod shares;

@@ -208,6 +208,12 @@ pub fn possible<'a>(assignments: &'a [Assignment], moment: &Moment) -> Vec<&'a A
     assignments.iter().enumerate().filter(may).map(|(_, assignment)| assignment).collect()
 }
 
+/// Whether a frame in doubt may be of a clinic at all. To one that cannot have it no more is said than of another's device, or
+/// else whoever names a device learns when others had it.
+pub(crate) fn may_be_of(assignments: &[Assignment], moment: &Moment, tenant: Uuid) -> bool {
+    possible(assignments, moment).iter().any(|one| one.tenant == tenant)
+}
+
 /// Whether a frame in doubt may be of an erased wearer of a clinic: then it is not kept for anybody.
 pub(crate) fn may_be_erased(assignments: &[Assignment], moment: &Moment, tenant: Uuid) -> bool {
     possible(assignments, moment).iter().any(|one| one.erased && one.tenant == tenant)

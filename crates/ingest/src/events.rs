@@ -15,7 +15,7 @@ use prost::Message as _;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use crate::assign::{Assignment, Consent, Moment, Whose, all_of, may_be_erased, whose};
+use crate::assign::{Assignment, Consent, Moment, Whose, all_of, may_be_erased, may_be_of, whose};
 use crate::batch::{Name, Sender, Unreadable, canonical, is_hardware_id, name};
 use crate::directory::{Directory, Hardware};
 use crate::error::Remedy;
@@ -148,6 +148,11 @@ fn fate(event: &Event, tenant: Uuid, hardware: Option<&Hardware>, window: Window
     let assignment = match whose(&hardware.assignments, &moment) {
         Whose::Of(assignment) => assignment,
         Whose::Nobody => return Fate::Aside("no_assignment"),
+        Whose::Unsure | Whose::Straddles | Whose::Contradicts
+            if !may_be_of(&hardware.assignments, &moment, tenant) =>
+        {
+            return Fate::Aside("foreign_gateway");
+        }
         Whose::Unsure | Whose::Straddles | Whose::Contradicts
             if may_be_erased(&hardware.assignments, &moment, tenant) =>
         {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use kinara_protocol::frame::{DeviceEventKind, Epoch};
 use uuid::Uuid;
 
-use crate::assign::{Assignment, Consent, Moment, Whose, may_be_erased, whose};
+use crate::assign::{Assignment, Consent, Moment, Whose, may_be_erased, may_be_of, whose};
 use crate::batch::{Batch, Content, DeviceBatch, Frame};
 use crate::directory::{Directory, Hardware};
 use crate::ledger::is_name;
@@ -83,6 +83,11 @@ pub(crate) fn fate<'a>(
     let assignment = match whose(assignments, &moment) {
         Whose::Of(assignment) => assignment,
         Whose::Nobody => return aside("no_assignment"),
+        Whose::Unsure | Whose::Straddles | Whose::Contradicts
+            if !may_be_of(assignments, &moment, sender_tenant) =>
+        {
+            return aside("foreign_gateway");
+        }
         Whose::Unsure | Whose::Straddles | Whose::Contradicts
             if may_be_erased(assignments, &moment, sender_tenant) =>
         {

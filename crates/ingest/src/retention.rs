@@ -1,5 +1,5 @@
 //! What grows and has an end: the audit log, gaps, alerts, how times came about, how often and whether wearables measured on skin,
-//! requests that were never written.
+//! which events are in, requests that were never written, and what was asked of boxes and of the roll-up and is done.
 //! Readings, events and aggregates have theirs by their own storage.
 
 use jiff::Timestamp;
@@ -20,10 +20,12 @@ pub struct Retention {
     pub derived_days: i64,
     /// Gaps that were withdrawn: their frames came.
     pub withdrawn_days: i64,
-    /// How frames' times came about, and whether wearables were worn: a while longer than readings are kept.
+    /// How frames' times came about, whether wearables were worn, and which events are in: a while longer than readings are kept.
     pub frame_times_days: i64,
     /// Requests over HTTP that were never written, since their job died and nobody revived it.
     pub dead_requests_days: i64,
+    /// Moves of readings, introductions and revocations that are done, or whose time was over.
+    pub done_days: i64,
 }
 
 impl Default for Retention {
@@ -34,6 +36,7 @@ impl Default for Retention {
             withdrawn_days: 90,
             frame_times_days: 762,
             dead_requests_days: 90,
+            done_days: 365,
         }
     }
 }
@@ -46,7 +49,7 @@ pub fn forget<'a>(pool: &'a Pool, now: Timestamp, keep: &'a Retention) -> Work<'
 async fn forget_all(pool: &Pool, now: Timestamp, keep: &Retention) -> (u64, u64) {
     let ago = |days: i64| timestamp(now.as_microsecond() - days * DAY_US);
     let derived = ago(keep.derived_days);
-    let kinds: [(&str, &str, Vec<Timestamp>); 8] = [
+    let kinds: [(&str, &str, Vec<Timestamp>); 11] = [
         ("the audit log", "SELECT forget_audit($1, $2)", vec![ago(keep.audit_days)]),
         ("alerts", "SELECT forget_alerts($1, $2)", vec![derived]),
         ("gaps", "SELECT forget_gaps($1, $2, $3)", vec![ago(keep.withdrawn_days), derived]),
@@ -55,6 +58,9 @@ async fn forget_all(pool: &Pool, now: Timestamp, keep: &Retention) -> (u64, u64)
         // What days tell is counted by them for as long as days are kept.
         ("intervals", "SELECT forget_intervals($1, $2)", vec![derived]),
         ("being worn", "SELECT forget_wear($1, $2)", vec![ago(keep.frame_times_days)]),
+        ("event keys", "SELECT forget_event_keys($1, $2)", vec![ago(keep.frame_times_days)]),
+        ("moves", "SELECT forget_moves($1, $2)", vec![ago(keep.done_days)]),
+        ("introductions and revocations", "SELECT forget_asked($1, $2)", vec![ago(keep.done_days)]),
         ("dead requests", "SELECT forget_dead_requests($1, $2)", vec![ago(keep.dead_requests_days)]),
     ];
     let (mut gone, mut failed) = (0, 0);

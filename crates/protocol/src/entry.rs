@@ -171,6 +171,37 @@ pub fn reference(text: &str, most: usize) -> Result<String, BadName> {
     name(&plain_digits(&seen), most)
 }
 
+/// The longest version of a text that people agree to, in characters.
+pub const LONGEST_VERSION: usize = 50;
+
+/// The version of a text that people agree to: a [`reference`], so that a consent finds the text it was given to.
+pub fn version(text: &str) -> Result<String, BadName> {
+    reference(text, LONGEST_VERSION)
+}
+
+/// The longest e-mail address, in characters.
+pub const LONGEST_EMAIL: usize = 255;
+
+/// No e-mail address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("is not an e-mail address, such as nurse@clinic.example")]
+pub struct BadEmail;
+
+/// An e-mail address: one `@` with something before and behind it, and without what cannot be seen, of which much comes along when
+/// it is pasted. Its capitals are left as they are, and make no difference to who looks for it.
+pub fn email(text: &str) -> Result<String, BadEmail> {
+    let seen: String = text.trim().chars().filter(|c| c.is_whitespace() || !is_blank(*c)).collect();
+    let seen = seen.trim();
+    let fits =
+        seen.chars().count() <= LONGEST_EMAIL && !seen.chars().any(|c| c.is_whitespace() || is_control(c));
+    match seen.split_once('@') {
+        Some((who, host)) if fits && !who.is_empty() && !host.is_empty() && !host.contains('@') => {
+            Ok(seen.to_owned())
+        }
+        _ => Err(BadEmail),
+    }
+}
+
 /// A time of our years that is not counted in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{value} looks like {unit} since 1970; milliseconds are needed")]
@@ -273,6 +304,38 @@ mod tests {
         }
         assert_eq!(reference("\u{200b}", 10), Err(BadName::Blank));
         assert_eq!(reference("v 12", 10).as_deref(), Ok("v 12"));
+    }
+
+    #[test]
+    fn an_address_is_the_same_with_what_came_along_and_what_is_none_is_refused() {
+        for typed in [
+            "a.b@c.example",
+            " a.b@c.example\n",
+            "\u{feff}a.b@\u{200b}c.example",
+            "\u{200b} a.b@c.example \u{200b}",
+        ] {
+            assert_eq!(email(typed).as_deref(), Ok("a.b@c.example"), "{typed:?}");
+        }
+        assert_eq!(email("A.B@C.example").as_deref(), Ok("A.B@C.example"));
+        let long = format!("{}@c.example", "a".repeat(LONGEST_EMAIL));
+        for wrong in [
+            "",
+            "@",
+            " @",
+            "a@",
+            "@c",
+            "\u{200b}@c",
+            "a b@c",
+            "a@b\nc",
+            "a@b@c",
+            "a\0@c",
+            "a\u{202e}\u{1b}@c",
+            &long,
+        ] {
+            assert_eq!(email(wrong), Err(BadEmail), "{wrong:?}");
+        }
+        assert_eq!(version(" २०२६-1\u{200b}").as_deref(), Ok("2026-1"));
+        assert_eq!(version("a\nb"), Err(BadName::Control));
     }
 
     #[test]

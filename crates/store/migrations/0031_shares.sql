@@ -280,6 +280,66 @@ CREATE FUNCTION forget_wear(before timestamptz, most int) RETURNS int8
       RETURNING 1)
     SELECT CASE WHEN EXISTS (SELECT FROM looked) THEN (SELECT count(*) FROM gone) END $$;
 
+-- Gaps of a clinic's wearers (of one, or of all: NULL) that touch a time, the newest first: devices are asked for those that ended
+-- since, and not for all that they ever had.
+CREATE FUNCTION gaps_within(wearer uuid, since timestamptz, until timestamptz, most int8)
+  RETURNS TABLE (id uuid, user_id uuid, device_id uuid, reason text, from_time timestamptz, to_time timestamptz, frames int8)
+  LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    SELECT w.id, w.user_id, w.device_id, w.reason, w.from_time, w.to_time, w.frames
+    FROM wearer_gaps w
+    WHERE w.id = ANY(ARRAY(
+        SELECT t.id
+        FROM (SELECT DISTINCT a.hardware_id FROM device_assignments a
+              WHERE a.tenant_id = (SELECT current_tenant()) AND (wearer IS NULL OR a.user_id = wearer)
+                AND a.valid_from <= until AND (a.valid_to IS NULL OR a.valid_to >= since)) h
+        CROSS JOIN LATERAL (
+          SELECT g.id FROM gaps g WHERE g.hardware = h.hardware_id AND g.withdrawn_at IS NULL AND g.to_time >= since
+            AND (g.from_time IS NULL OR g.from_time <= until)
+          UNION ALL
+          SELECT g.id FROM gaps g WHERE g.hardware = h.hardware_id AND g.withdrawn_at IS NULL AND g.to_time IS NULL
+            AND (g.from_time IS NULL OR g.from_time <= until)) t))
+      AND (wearer IS NULL OR w.user_id = wearer)
+      AND (w.from_time IS NULL OR w.from_time <= until) AND (w.to_time IS NULL OR w.to_time >= since)
+    ORDER BY w.from_time DESC NULLS FIRST, w.id LIMIT most $$;
+REVOKE ALL ON FUNCTION gaps_within(uuid, timestamptz, timestamptz, int8) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION gaps_within(uuid, timestamptz, timestamptz, int8) TO kinara_app;
+
+-- Which events are in. One that is older than readings are kept is refused for its age, before anybody asks whether it is in.
+CREATE FUNCTION forget_event_keys(before timestamptz, most int) RETURNS int8
+  LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    WITH gone AS (
+      DELETE FROM event_keys WHERE ctid = ANY(ARRAY(
+        SELECT k.ctid FROM event_keys k WHERE k.time < before ORDER BY k.time LIMIT most))
+      RETURNING 1)
+    SELECT nullif(count(*), 0) FROM gone $$;
+-- Moves that were carried out. One stays while another is open that may have to take on what it brought: that one has not made a
+-- whole pass since (upkeep.rs, SETTLE).
+CREATE FUNCTION forget_moves(before timestamptz, most int) RETURNS int8
+  LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    WITH gone AS (
+      DELETE FROM moves WHERE ctid = ANY(ARRAY(
+        SELECT m.ctid FROM moves m WHERE m.settled_at < before AND NOT EXISTS (
+          SELECT FROM moves o WHERE o.settled_at IS NULL AND o.from_user = m.to_user AND o.pass_at <= m.settled_at)
+        ORDER BY m.settled_at LIMIT most))
+      RETURNING 1)
+    SELECT nullif(count(*), 0) FROM gone $$;
+-- Introductions and revocations that were carried out, or whose time was over.
+CREATE FUNCTION forget_asked(before timestamptz, most int) RETURNS int8
+  LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    WITH introduced AS (
+      DELETE FROM introductions WHERE ctid = ANY(ARRAY(
+        SELECT i.ctid FROM introductions i WHERE i.settled_at < before ORDER BY i.settled_at LIMIT most))
+      RETURNING 1),
+    revoked AS (
+      DELETE FROM revocations WHERE ctid = ANY(ARRAY(
+        SELECT r.ctid FROM revocations r WHERE r.settled_at < before ORDER BY r.settled_at LIMIT most))
+      RETURNING 1)
+    SELECT nullif((SELECT count(*) FROM introduced) + (SELECT count(*) FROM revoked), 0) $$;
+REVOKE ALL ON FUNCTION forget_event_keys(timestamptz, int), forget_moves(timestamptz, int),
+  forget_asked(timestamptz, int) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION forget_event_keys(timestamptz, int), forget_moves(timestamptz, int),
+  forget_asked(timestamptz, int) TO kinara_ingest;
+
 -- What gateways say of themselves: the newest is kept. A gateway that draws a life, or an epoch, for each of its words fills no
 -- table.
 CREATE FUNCTION ts.thin_lives(which uuid, most int) RETURNS void

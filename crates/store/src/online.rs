@@ -4,9 +4,17 @@
 //! is done is not done again. Each runs in statements of its own, never in a transaction with another: an index is made
 //! concurrently (one that was left half-made is dropped first), rows are changed a slice at a time. Writers and readers go on.
 
+use std::time::Duration;
+
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use crate::Error;
+
+/// How often a lock is asked for, a second each time, until the step is left for another time.
+const TRIES: u32 = 60;
+/// Between two tries.
+const PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 enum What {
@@ -14,6 +22,8 @@ enum What {
     Index(&'static str, &'static str),
     /// The same of an index that lets nothing be there twice.
     UniqueIndex(&'static str, &'static str),
+    /// An index of a table of time series, whose rows lie in parts: the table, and its columns.
+    PartsIndex(&'static str, &'static str),
     /// A query that changes a slice of rows and gives how many of something it did; 0: nothing is left.
     Slices(&'static str),
     /// An index that another one took the place of.
@@ -92,6 +102,19 @@ const STEPS: &[Step] = &[
     ),
     index("device_intervals_age", "public", "ON device_intervals (from_time, hardware)"),
     index("alerts_age", "public", "ON alerts (raised_at)"),
+    index("event_keys_age", "public", "ON event_keys (time)"),
+    index("moves_settled", "public", "ON moves (settled_at) WHERE settled_at IS NOT NULL"),
+    index("introductions_settled", "public", "ON introductions (settled_at) WHERE settled_at IS NOT NULL"),
+    index("revocations_settled", "public", "ON revocations (settled_at) WHERE settled_at IS NOT NULL"),
+    index("gaps_ends", "public", "ON gaps (hardware, to_time) WHERE withdrawn_at IS NULL"),
+    // The newest of a clinic, whoever's.
+    Step { name: "events_clinic", what: What::PartsIndex("events", "(tenant_id, time DESC)") },
+    index("alerts_in_force", "public", "ON alerts (tenant_id, raised_at DESC, id) WHERE withdrawn_at IS NULL"),
+    index(
+        "alerts_open",
+        "public",
+        "ON alerts (tenant_id, raised_at DESC, id) WHERE withdrawn_at IS NULL AND acknowledged_at IS NULL",
+    ),
     Step { name: "uncertain_readings", what: What::Slices("SELECT ts.mark_uncertain()") },
     // Last: what is above looks for frames' times where older releases wrote them.
     Step { name: "named_in_parts", what: What::Slices("SELECT ts.part_named()") },
@@ -144,6 +167,7 @@ impl Step {
         match self.what {
             What::Index(schema, on) => make_index(client, "INDEX", schema, name, on).await,
             What::UniqueIndex(schema, on) => make_index(client, "UNIQUE INDEX", schema, name, on).await,
+            What::PartsIndex(table, columns) => make_parts_index(client, name, table, columns).await,
             What::NoIndex(schema) => {
                 client.batch_execute(&format!("DROP INDEX CONCURRENTLY IF EXISTS {schema}.{name}")).await
             }
@@ -155,6 +179,16 @@ impl Step {
     }
 }
 
+/// Whether an index is there. One that a former attempt was cut short at is dropped first.
+async fn is_made(client: &Client, index: &str, drop: &str) -> Result<bool, tokio_postgres::Error> {
+    let valid = "SELECT i.indisvalid FROM pg_index i WHERE i.indexrelid = to_regclass($1)";
+    let found = client.query_opt(valid, &[&index]).await?.map(|row| row.get::<_, bool>(0));
+    if found == Some(false) {
+        client.batch_execute(&format!("{drop} {index}")).await?;
+    }
+    Ok(found == Some(true))
+}
+
 async fn make_index(
     client: &Client,
     kind: &str,
@@ -162,13 +196,62 @@ async fn make_index(
     name: &str,
     on: &str,
 ) -> Result<(), tokio_postgres::Error> {
-    let valid = "SELECT i.indisvalid FROM pg_index i WHERE i.indexrelid = to_regclass($1)";
-    let found = client.query_opt(valid, &[&format!("{schema}.{name}")]).await?;
-    match found.map(|row| row.get::<_, bool>(0)) {
-        Some(true) => return Ok(()),
-        // A former attempt was cut short.
-        Some(false) => client.batch_execute(&format!("DROP INDEX CONCURRENTLY {schema}.{name}")).await?,
-        None => {}
+    if is_made(client, &format!("{schema}.{name}"), "DROP INDEX CONCURRENTLY").await? {
+        return Ok(());
     }
     client.batch_execute(&format!("CREATE {kind} CONCURRENTLY {name} {on}")).await
+}
+
+/// Nothing makes an index of a table in parts concurrently. On plain storage it is made of no part first, which the parts to come
+/// get theirs by; then each part's is made concurrently and added. TimescaleDB takes a transaction for each part.
+async fn make_parts_index(
+    client: &Client,
+    name: &str,
+    table: &str,
+    columns: &str,
+) -> Result<(), tokio_postgres::Error> {
+    let plain = client.query_opt("SELECT FROM ts.storage WHERE kind = 'plain'", &[]).await?.is_some();
+    if !plain {
+        if is_made(client, &format!("ts.{name}"), "DROP INDEX").await? {
+            return Ok(());
+        }
+        let each = "WITH (timescaledb.transaction_per_chunk)";
+        return client.batch_execute(&format!("CREATE INDEX {name} ON ts.{table} {columns} {each}")).await;
+    }
+    let whole = format!("ts.{name}");
+    if client.query_opt("SELECT FROM pg_index WHERE indexrelid = to_regclass($1)", &[&whole]).await?.is_none()
+    {
+        briefly(client, &format!("CREATE INDEX {name} ON ONLY ts.{table} {columns}")).await?;
+    }
+    let left = format!(
+        "SELECT c.relname::text FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+         WHERE i.inhparent = 'ts.{table}'::regclass AND NOT i.inhdetachpending AND NOT EXISTS (
+           SELECT FROM pg_index x JOIN pg_inherits p ON p.inhrelid = x.indexrelid
+           WHERE x.indrelid = c.oid AND p.inhparent = 'ts.{name}'::regclass)
+         ORDER BY 1 DESC LIMIT 1"
+    );
+    while let Some(row) = client.query_opt(&left, &[]).await? {
+        let part: &str = row.get(0);
+        let of_part = format!("{name}_{part}");
+        make_index(client, "INDEX", "ts", &of_part, &format!("ON ts.{part} {columns}")).await?;
+        briefly(client, &format!("ALTER INDEX ts.{name} ATTACH PARTITION ts.{of_part}")).await?;
+    }
+    Ok(())
+}
+
+/// A statement before which others would stand while it waits for its lock: it waits a second, and lets them pass.
+async fn briefly(client: &Client, sql: &str) -> Result<(), tokio_postgres::Error> {
+    let mut left = TRIES;
+    loop {
+        left -= 1;
+        client.batch_execute("SET lock_timeout = '1s'").await?;
+        let result = client.batch_execute(sql).await;
+        client.batch_execute("SET lock_timeout = 0").await?;
+        match result {
+            Err(error) if left > 0 && error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+                tokio::time::sleep(PAUSE).await;
+            }
+            other => return other,
+        }
+    }
 }

@@ -211,6 +211,40 @@ async fn a_gap_without_a_time_is_the_present_wearers_and_names_no_other_clinics_
 }
 
 #[tokio::test]
+async fn a_gap_that_is_cut_at_a_boundary_tells_neither_clinic_how_many_frames_the_other_lacks() {
+    let world = world().await;
+    furnish(&world.admin).await;
+    world
+        .admin
+        .batch_execute(&format!(
+            "UPDATE device_assignments SET valid_to = now() - interval '30 minutes' WHERE hardware_id = '{ONE}';
+             INSERT INTO device_assignments (hardware_id, tenant_id, user_id, device_id, valid_from)
+               VALUES ('{ONE}', '{TWO}', '{TWO}', '{TWO}', now() - interval '30 minutes');
+             DELETE FROM gaps;
+             INSERT INTO gaps (hardware, epoch, seqs, reason, from_time, to_time) VALUES
+               ('{ONE}', 1, '{{[0,10)}}', 'quota', now() - interval '50 minutes', now() - interval '40 minutes'),
+               ('{ONE}', 1, '{{[100,100000)}}', 'overflow', now() - interval '31 minutes', now() - interval '5 minutes'),
+               ('{ONE}', 1, '{{[200000,200020)}}', 'late', now() - interval '4 minutes', now()),
+               ('{ONE}', 2, '{{[0,5)}}', 'gateway_lost', NULL, now() - interval '20 minutes'),
+               ('{ONE}', 2, '{{[5,7)}}', 'expired', now() - interval '31 minutes', NULL)"
+        ))
+        .await
+        .unwrap();
+    let told = async |tenant: Uuid| {
+        let mut app = world.app.get().await.unwrap();
+        let transaction = with_tenant(&mut app, tenant).await.unwrap();
+        let sql = "SELECT reason, frames FROM wearer_gaps ORDER BY reason";
+        let rows = transaction.query(sql, &[]).await.unwrap();
+        rows.iter().map(|row| (row.get(0), row.get(1))).collect::<Vec<(String, Option<i64>)>>()
+    };
+    let expected = |gaps: &[(&str, Option<i64>)]| {
+        gaps.iter().map(|(reason, frames)| ((*reason).to_owned(), *frames)).collect::<Vec<_>>()
+    };
+    assert_eq!(told(ONE).await, expected(&[("expired", None), ("overflow", None), ("quota", Some(10))]));
+    assert_eq!(told(TWO).await, expected(&[("gateway_lost", None), ("late", Some(20)), ("overflow", None)]));
+}
+
+#[tokio::test]
 async fn the_application_writes_nothing_into_another_tenant() {
     let world = world().await;
     furnish(&world.admin).await;

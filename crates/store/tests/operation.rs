@@ -101,6 +101,63 @@ async fn a_step_beside_lets_a_writer_and_a_reader_go_on_and_is_resumed_when_it_w
 }
 
 #[tokio::test]
+async fn an_index_of_what_lies_in_parts_is_made_part_by_part_while_somebody_writes_and_goes_on_where_it_was_cut_short()
+ {
+    let server = Postgres::temporary().unwrap();
+    let url = server.fresh_database().unwrap();
+    migrate(&url).await.unwrap();
+    let admin = client(&url).await;
+    if number(&admin, "SELECT count(*) FROM ts.storage WHERE kind = 'timescale'").await > 0 {
+        return;
+    }
+    // One part has its index and does not belong yet, one was being made, and a part that comes then has its own.
+    admin
+        .batch_execute(
+            "DROP INDEX ts.events_clinic;
+             CREATE INDEX events_clinic ON ONLY ts.events (tenant_id, time DESC);
+             DELETE FROM kinara.online_steps WHERE name = 'events_clinic';
+             SELECT ts.ensure_partitions(now() - interval '9 days', now() - interval '9 days');
+             CREATE TABLE parts AS SELECT c.relname::text AS part, row_number() OVER (ORDER BY c.relname) AS place
+               FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = 'ts.events'::regclass;
+             DO $$ DECLARE p text; BEGIN
+               FOR p IN SELECT part FROM parts WHERE place IN (3, 5) LOOP
+                 EXECUTE format('CREATE INDEX events_clinic_%s ON ts.%s (tenant_id, time DESC)', p, p);
+               END LOOP;
+               UPDATE pg_index SET indisvalid = false
+                 WHERE indexrelid = to_regclass('ts.events_clinic_' || (SELECT part FROM parts WHERE place = 5));
+             END $$",
+        )
+        .await
+        .unwrap();
+    // Somebody's transaction that has written an event is waited for, and others pass.
+    let event = "INSERT INTO ts.events (time, tenant_id, user_id, device_id, event_type, key)
+                 VALUES (now(), gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 'hot_flash', '')";
+    let writer = client(&url).await;
+    writer.batch_execute(&format!("BEGIN; {event}")).await.unwrap();
+    let beside = tokio::spawn({
+        let url = url.clone();
+        async move { migrate::beside(&url).await }
+    });
+    let other = client(&url).await;
+    other.batch_execute("SET lock_timeout = '3s'").await.unwrap();
+    for _ in 0..10 {
+        other.batch_execute(event).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert!(!beside.is_finished(), "it did not wait");
+    writer.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(beside.await.unwrap().unwrap(), 1);
+    let of_parts = "SELECT count(*) FROM pg_inherits p JOIN pg_index x ON x.indexrelid = p.inhrelid
+                    WHERE p.inhparent = 'ts.events_clinic'::regclass AND x.indisvalid";
+    let parts = number(&admin, "SELECT count(*) FROM parts").await;
+    assert_eq!(number(&admin, of_parts).await, parts);
+    let whole =
+        "SELECT count(*) FROM pg_index WHERE indexrelid = 'ts.events_clinic'::regclass AND indisvalid";
+    assert_eq!(number(&admin, whole).await, 1);
+    assert_eq!(migrate::beside(&url).await.unwrap(), 0);
+}
+
+#[tokio::test]
 async fn the_schema_is_there_while_a_dump_goes_on_and_the_steps_beside_wait_for_it() {
     let server = Postgres::temporary().unwrap();
     let url = server.fresh_database().unwrap();

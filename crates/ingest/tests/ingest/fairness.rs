@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use crate::housekeeping::event_batch;
 use crate::support::*;
 use jiff::Timestamp;
+use kinara_ingest::Counts;
 use kinara_ingest::retention::{Retention, forget};
 use kinara_ingest::rollup::{Slice, round};
 use kinara_ingest::sweep::{Policy, sweep};
 use kinara_ingest::timestamp;
+use kinara_protocol::envelope::Event;
 use kinara_store::{Pool, connect};
 use uuid::Uuid;
 
@@ -354,6 +357,64 @@ async fn what_grows_has_an_end_and_what_still_counts_stays() {
     let hasty = Retention { audit_days: 0, ..Retention::default() };
     forget(&world.pool, Timestamp::now(), &hasty).await;
     assert_eq!(world.number("SELECT count(*) FROM audit_log").await, 2);
+}
+
+#[tokio::test]
+async fn what_is_done_goes_in_its_time_and_what_is_open_or_still_needed_stays() {
+    let world = world().await;
+    let (open, first) = (Uuid::from_u128(0x71), Uuid::from_u128(0x72));
+    world
+        .run(&format!(
+            "CREATE TEMPORARY TABLE times AS SELECT * FROM (VALUES (now() - interval '800 days'), (now() - interval '400 days'),
+               (now() - interval '300 days'), (NULL)) v(t);
+             INSERT INTO event_keys (hardware, kind, producer, epoch, grid, tenant_id, user_id, device_id, time)
+               SELECT '{HARDWARE_ROW}', 'hot_flash', 'p', 1, extract(epoch FROM t), '{TENANT}', '{USER}', '{DEVICE}', t
+               FROM times WHERE t IS NOT NULL;
+             INSERT INTO bonds (id, tenant_id, gateway_id, hardware_id, adapter, how, since)
+               VALUES ('{TENANT}', '{TENANT}', '{GATEWAY}', '{HARDWARE}', '\\x000000000001', 'label', now());
+             INSERT INTO introductions (tenant_id, hardware_id, from_gateway, to_gateway, secret, state, expires_at, settled_at)
+               SELECT '{TENANT}', '{HARDWARE}', '{GATEWAY}', '{SECOND_GATEWAY}',
+                 CASE WHEN t IS NULL THEN decode(repeat('00', 16), 'hex') END, CASE WHEN t IS NULL THEN 'open' ELSE 'done' END,
+                 now(), t FROM times;
+             INSERT INTO revocations (tenant_id, bond_id, hardware_id, gateway_id, adapter, expires_at, settled_at)
+               SELECT '{TENANT}', '{TENANT}', '{HARDWARE}', '{GATEWAY}', '\\x000000000001', now(), t FROM times;
+             INSERT INTO moves (tenant_id, from_user, to_user, settled_at) SELECT '{TENANT}', '{SECOND_USER}', '{USER}', t FROM times;
+             -- It passes on what this one brought, and has not looked through since.
+             INSERT INTO moves (id, tenant_id, from_user, to_user, settled_at)
+               VALUES ('{first}', '{TENANT}', '{USER}', '{SECOND_USER}', now() - interval '500 days');
+             UPDATE moves SET id = '{open}', pass_at = now() - interval '501 days', failed = 'again and again'
+               WHERE settled_at IS NULL"
+        ))
+        .await;
+    let now = Timestamp::now();
+    assert_eq!(forget(&world.pool, now, &Retention::default()).await, (1 + 2 + 2 + 2, 0));
+    for (table, left) in [("event_keys", 2), ("introductions", 2), ("revocations", 2), ("moves", 3)] {
+        assert_eq!(world.number(&format!("SELECT count(*) FROM {table}")).await, left, "{table}");
+    }
+    let needed = format!("SELECT count(*) FROM moves WHERE id IN ('{open}', '{first}')");
+    assert_eq!(world.number(&needed).await, 2);
+    world.run(&format!("UPDATE moves SET pass_at = now(), settled_at = now() WHERE id = '{open}'")).await;
+    assert_eq!(forget(&world.pool, now, &Retention::default()).await, (1, 0));
+    assert_eq!(world.number(&needed).await, 1);
+}
+
+#[tokio::test]
+async fn an_event_whose_key_is_forgotten_is_not_taken_again() {
+    let world = world().await;
+    world.run("UPDATE device_assignments SET valid_from = '2020-01-01'").await;
+    let long_ago = NOW_US - Retention::default().frame_times_days * 86_400_000_000;
+    let event = Event {
+        hardware_id: HARDWARE.to_owned(),
+        kind: "hot_flash".to_owned(),
+        producer: "rule:sternal/1".to_owned(),
+        epoch: EPOCH.0,
+        grid_ms: 30_000,
+        onset_utc_us: long_ago,
+        ..Event::default()
+    };
+    let batch = event_batch(GATEWAY, vec![event], Vec::new());
+    let taken = world.writer().write_events(&batch).await.unwrap();
+    assert_eq!(counts(vec![taken]), [Counts { expired: 1, ..Counts::default() }]);
 }
 
 #[tokio::test]

@@ -60,6 +60,33 @@ async fn an_event_is_in_once_whoever_repeats_it() {
 }
 
 #[tokio::test]
+async fn an_event_in_doubt_between_wearers_of_others_is_refused_as_another_clinics() {
+    let world = world().await;
+    world
+        .run(&format!(
+            "UPDATE device_assignments SET valid_to = to_timestamp({0});
+             INSERT INTO device_assignments (hardware_id, tenant_id, user_id, device_id, valid_from, first_epoch, first_seq)
+               VALUES ('{HARDWARE_ROW}', '{TENANT}', '{SECOND_USER}', '{DEVICE}', to_timestamp({0}), {1}, 150)",
+            BOOT_US / 1_000_000 + 100,
+            EPOCH.0
+        ))
+        .await;
+    let unsure = Event { uncertainty_us: 3_600_000_000, ..event(60) };
+    // By its name the second wearer's, by its time the first's.
+    let out_of_order = Event { onset_seq: 200, ..event(90) };
+    for (gateway, reasons) in
+        [(FOREIGN_GATEWAY, "foreign_gateway 60, foreign_gateway 200"), (GATEWAY, "order 200, unsure 60")]
+    {
+        world.run("DELETE FROM quarantine").await;
+        let counts =
+            write(&world, &event_batch(gateway, vec![unsure.clone(), out_of_order.clone()], Vec::new()))
+                .await;
+        assert_eq!(counts, Counts { quarantined: 2, ..Counts::default() });
+        assert_eq!(world.quarantine().await, reasons);
+    }
+}
+
+#[tokio::test]
 async fn an_event_with_data_that_the_database_refuses_is_put_aside_alone() {
     let world = world().await;
     let mut bad = event(60);

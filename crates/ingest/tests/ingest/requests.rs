@@ -5,7 +5,8 @@ use kinara_ingest::erase::erase;
 use kinara_ingest::items::{Form, pack, read, unpack};
 use kinara_ingest::quarantine::{self, Which};
 use kinara_ingest::requests::{forget, take};
-use kinara_ingest::timestamp;
+use kinara_ingest::{batch, timestamp};
+use kinara_protocol::envelope::Fit;
 use uuid::Uuid;
 
 const SECOND: i64 = 1_000;
@@ -38,6 +39,19 @@ async fn outcome(world: &World, id: Uuid) -> serde_json::Value {
     let row =
         world.admin.query_one("SELECT outcome FROM ingest_requests WHERE id = $1", &[&id]).await.unwrap();
     row.get(0)
+}
+
+/// The device goes from the first wearer to the second, 5.5 s after its boot; the second's frames begin with 50.
+fn handed_over_within_the_clinic() -> String {
+    format!(
+        "UPDATE device_assignments SET valid_to = to_timestamp({0} + 5.5);
+         INSERT INTO device_assignments (hardware_id, tenant_id, user_id, device_id, consent_id, valid_from,
+             first_epoch, first_seq)
+           VALUES ('{HARDWARE_ROW}', '{TENANT}', '{SECOND_USER}', '{DEVICE}', '{SECOND_USER}', to_timestamp({0} + 5.5),
+             {1}, 50)",
+        BOOT_US / 1_000_000,
+        EPOCH.0
+    )
 }
 
 #[tokio::test]
@@ -100,6 +114,55 @@ async fn another_clinics_device_is_refused_like_one_of_nobody_and_marks_nothing(
     let id = accepted(&world, TENANT, &[item(HARDWARE, 3, now_ms)]).await;
     take(&world.writer(), &world.pool, world.clock.as_ref(), id).await.unwrap();
     assert_eq!(outcome(&world, id).await["stored"], 1);
+}
+
+#[tokio::test]
+async fn a_key_does_not_learn_from_what_is_in_doubt_that_others_had_a_device() {
+    let world = world().await;
+    world.run(&handed_over_within_the_clinic()).await;
+    let now_ms = NOW_US / 1_000;
+    let doubtful = |source: &str| {
+        let certain = item(source, 3, now_ms);
+        certain.replace(r#""type""#, r#""uncertainty_ms":86400000,"type""#)
+    };
+    let stranger = "bt:00:11:22:33:44:55";
+    let told = async |tenant: Uuid| {
+        let id = accepted(&world, tenant, &[doubtful(HARDWARE), doubtful(stranger)]).await;
+        take(&world.writer(), &world.pool, world.clock.as_ref(), id).await.unwrap();
+        let aside = outcome(&world, id).await["aside"].as_array().unwrap().clone();
+        let reason = |one: &serde_json::Value| one["reason"].as_str().unwrap().to_owned();
+        aside.iter().map(reason).collect::<Vec<String>>()
+    };
+    assert_eq!(told(OTHER_TENANT).await, ["no_assignment", "no_assignment"]);
+    // To the clinic itself the doubt is told.
+    assert_eq!(told(TENANT).await, ["no_assignment", "unsure"]);
+}
+
+#[tokio::test]
+async fn a_frame_in_doubt_between_wearers_of_others_is_refused_as_another_clinics() {
+    let world = world().await;
+    world.run(&handed_over_within_the_clinic()).await;
+    let batch = |gateway: Uuid, bytes: &[u8], uncertainty_us: u64| {
+        let columns = columns_of(HARDWARE, &[bytes.to_vec()]);
+        let columns = stamped(columns, Fit { uncertainty_us, ..fit() });
+        batch::from_envelope(envelope_of(gateway, 0, vec![columns])).unwrap()
+    };
+    // Across the boundary, near it by a clock that may be wrong, and named after a frame of the second wearer.
+    let doubts = [
+        (frame(EPOCH, 5), 5_000),
+        (frame(EPOCH, 3), 3_600_000_000),
+        (frame_with(EPOCH, 60, 1_000, 700), 5_000),
+    ];
+    for (gateway, reasons) in [
+        (FOREIGN_GATEWAY, "foreign_gateway 3, foreign_gateway 5, foreign_gateway 60"),
+        (GATEWAY, "order 60, straddle 5, unsure 3"),
+    ] {
+        world.run("DELETE FROM quarantine").await;
+        for (bytes, uncertainty_us) in &doubts {
+            world.write(&[batch(gateway, bytes, *uncertainty_us)]).await;
+        }
+        assert_eq!((world.quarantine().await.as_str(), world.readings().await), (reasons, 0));
+    }
 }
 
 #[tokio::test]
