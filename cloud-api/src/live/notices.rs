@@ -5,7 +5,7 @@
 //! lost; so after each new connection everything that clients look at is read again.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use kinara_clock::Clock;
@@ -157,8 +157,9 @@ async fn one_connection(
 
 /// Clinics whose state is read at the same time.
 const AT_ONCE: usize = 3;
-/// How long a statement that reads one clinic's may take: others wait for their turns. In milliseconds.
-const READ_WITHIN_MS: u64 = 3_000;
+/// How long reading one clinic's may take in all, and each statement of it: others wait for their turns. It ends between two
+/// statements.
+const READ_WITHIN: Duration = Duration::from_secs(3);
 /// How long after that it is tried again.
 const READ_AGAIN: Duration = Duration::from_secs(5);
 
@@ -169,10 +170,10 @@ pub async fn follow(database: Database, hub: Arc<Hub>, stop: CancellationToken) 
             () = stop.cancelled() => return,
             dirty = hub.dirty() => dirty,
         };
-        let read = futures_util::stream::iter(dirty).for_each_concurrent(AT_ONCE, |(tenant, what)| {
+        let read = futures_util::stream::iter(dirty).for_each_concurrent(AT_ONCE, |(tenant, mut what)| {
             let (database, hub) = (&database, &hub);
             async move {
-                let Err(problem) = read(database, hub, tenant, &what).await else { return };
+                let Err(problem) = read(database, hub, tenant, &mut what).await else { return };
                 tracing::warn!(%tenant, ?problem, "the newest state could not be read");
                 tokio::spawn(mark_again(hub.clone(), tenant, what));
             }
@@ -202,18 +203,27 @@ async fn mark_again(hub: Arc<Hub>, tenant: Uuid, what: Dirty) {
     }
 }
 
-async fn read(database: &Database, hub: &Hub, tenant: Uuid, dirty: &Dirty) -> Result<(), Problem> {
+/// Reads what has to be read again, and gives it to who listens. What was given is not asked for any more, also where the rest fails.
+async fn read(database: &Database, hub: &Hub, tenant: Uuid, dirty: &mut Dirty) -> Result<(), Problem> {
     let mut connection = database.connection().await?;
     let transaction = connection.tenant(tenant).await?;
-    transaction.batch_execute(&format!("SET LOCAL statement_timeout = {READ_WITHIN_MS}")).await?;
+    let timeout = format!("SET LOCAL statement_timeout = {}", READ_WITHIN.as_millis());
+    transaction.batch_execute(&timeout).await?;
+    let until = Instant::now() + READ_WITHIN;
+    let in_time = || {
+        let over = || Problem::unavailable("There is more to read than a clinic's turn is long.");
+        (Instant::now() < until).then_some(()).ok_or_else(over)
+    };
     let mut found = Vec::new();
     for (user, time) in &dirty.events {
+        in_time()?;
         // The notice may be rounded to milliseconds.
         let whole = jiff::Timestamp::from_millisecond(time.as_millisecond()).unwrap_or(*time);
         let next = whole.saturating_add(jiff::SignedDuration::from_millis(1)).unwrap_or(whole);
         found.extend(events::between(&transaction, Some(*user), whole, next, EVENTS_AGAIN).await?);
     }
     if let Some(since) = dirty.events_since {
+        in_time()?;
         found.extend(events::between(&transaction, None, since, END_OF_TIME, EVENTS_AGAIN).await?);
     }
     for event in found {
@@ -221,19 +231,18 @@ async fn read(database: &Database, hub: &Hub, tenant: Uuid, dirty: &Dirty) -> Re
             outbox.event(event.clone());
         });
     }
-    if dirty.alerts {
+    (dirty.events, dirty.events_since) = (Vec::new(), None);
+    if std::mem::take(&mut dirty.alerts) {
         hub.each(tenant, super::outbox::Outbox::alerts);
     }
     if dirty.state {
-        let (gateways, devices) = (gateways::all(&transaction).await?, devices::all(&transaction).await?);
-        hub.each(tenant, |outbox| {
-            for gateway in &gateways {
-                outbox.gateway(gateway.clone());
-            }
-            for device in &devices {
-                outbox.device(device.clone());
-            }
-        });
+        in_time()?;
+        let gateways = gateways::all(&transaction).await?;
+        hub.each(tenant, |outbox| gateways.iter().for_each(|gateway| outbox.gateway(gateway.clone())));
+        in_time()?;
+        let devices = devices::all(&transaction).await?;
+        hub.each(tenant, |outbox| devices.iter().for_each(|device| outbox.device(device.clone())));
+        dirty.state = false;
     }
     Ok(())
 }

@@ -15,18 +15,50 @@ use crate::resources::devices::Device;
 use crate::resources::events::Event;
 use crate::resources::gateways::Gateway;
 
-/// Stored marks that wait for a client that reads slowly: beyond that the oldest epoch's goes. Its values are shown as not yet stored
-/// until they are overtaken.
+/// Stored marks that wait for a client that reads slowly: beyond that the first epoch's of the device that has most goes. Its values
+/// are shown as not yet stored until they are overtaken.
 const MAX_STORED: usize = 4_096;
 
 #[derive(Debug, Default)]
 struct Waiting {
     live: BTreeMap<(Uuid, Uuid), BTreeMap<String, LiveReading>>,
-    stored: BTreeMap<(Uuid, u64), i64>,
+    stored: Marks,
     events: VecDeque<Event>,
     devices: HashMap<Uuid, Device>,
     gateways: HashMap<Uuid, Gateway>,
     alerts: bool,
+}
+
+/// Stored marks by device and epoch.
+#[derive(Debug, Default)]
+struct Marks {
+    of: BTreeMap<Uuid, BTreeMap<u64, i64>>,
+    count: usize,
+}
+
+impl Marks {
+    fn put(&mut self, device: Uuid, epoch: u64, seq: i64) {
+        if let Some(mark) = self.of.get_mut(&device).and_then(|marks| marks.get_mut(&epoch)) {
+            *mark = seq.max(*mark);
+            return;
+        }
+        if self.count >= MAX_STORED {
+            self.forget_one();
+        }
+        self.of.entry(device).or_default().insert(epoch, seq);
+        self.count += 1;
+    }
+
+    /// However many one device has, the others keep theirs.
+    fn forget_one(&mut self) {
+        let Some((device, marks)) = self.of.iter_mut().max_by_key(|(_, marks)| marks.len()) else { return };
+        let device = *device;
+        marks.pop_first();
+        self.count -= 1;
+        if marks.is_empty() {
+            self.of.remove(&device);
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -70,13 +102,7 @@ impl Outbox {
 
     /// A stored mark.
     pub fn stored(&self, device: Uuid, epoch: u64, seq: i64) {
-        self.put(|waiting| {
-            if waiting.stored.len() >= MAX_STORED && !waiting.stored.contains_key(&(device, epoch)) {
-                waiting.stored.pop_first();
-            }
-            let mark = waiting.stored.entry((device, epoch)).or_insert(seq);
-            *mark = seq.max(*mark);
-        });
+        self.put(|waiting| waiting.stored.put(device, epoch, seq));
     }
 
     /// An event. True if the oldest had to go.
@@ -132,11 +158,14 @@ impl Outbox {
             device_id,
             readings: values.into_values().collect(),
         });
-        let stored = waiting.stored.into_iter().map(|((device_id, epoch), seq)| Message::Stored {
-            device_id,
-            epoch: Epoch(epoch).to_string(),
-            seq,
-        });
+        let of_device = |(device_id, marks): (Uuid, BTreeMap<u64, i64>)| {
+            marks.into_iter().map(move |(epoch, seq)| Message::Stored {
+                device_id,
+                epoch: Epoch(epoch).to_string(),
+                seq,
+            })
+        };
+        let stored = waiting.stored.of.into_iter().flat_map(of_device);
         live.chain(stored)
             .chain(waiting.events.into_iter().map(Message::Event))
             .chain(waiting.gateways.into_values().map(Message::Gateway))
@@ -190,6 +219,23 @@ mod tests {
         assert!(
             matches!(taken.last(), Some(Message::Stored { epoch, .. }) if *epoch == Epoch(99_999).to_string())
         );
+    }
+
+    #[test]
+    fn however_many_epochs_one_device_has_the_marks_of_the_others_wait_on() {
+        let outbox = Outbox::new(2);
+        // On both sides of it, in the order of their ids.
+        let (before, crowded, behind) = (Uuid::from_u128(1), Uuid::from_u128(2), Uuid::from_u128(3));
+        for device in [before, behind] {
+            (0..3).for_each(|epoch| outbox.stored(device, epoch, 5));
+        }
+        (0..100_000).for_each(|epoch| outbox.stored(crowded, epoch, 5));
+        let taken = outbox.take();
+        let of = |device: Uuid| {
+            let is_its = |message: &&Message| matches!(message, Message::Stored { device_id, .. } if *device_id == device);
+            taken.iter().filter(is_its).count()
+        };
+        assert_eq!([before, crowded, behind].map(of), [3, MAX_STORED - 6, 3]);
     }
 
     #[test]

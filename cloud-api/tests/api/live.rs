@@ -337,6 +337,51 @@ async fn a_page_of_a_member_who_was_disabled_is_cut_off_long_before_its_token_en
     assert_eq!(end, 1001, "another clinic's page stayed");
 }
 
+/// From here on whatever a clinic asks takes so long.
+fn slow_down(cloud: &Cloud, tenant: &Tenant, seconds: f64) {
+    cloud.sql(&format!(
+        "CREATE OR REPLACE FUNCTION current_tenant() RETURNS uuid LANGUAGE plpgsql STABLE AS $$
+         DECLARE asks uuid := nullif(current_setting('kinara.tenant', true), '')::uuid;
+         BEGIN IF asks = '{}' THEN PERFORM pg_sleep({seconds}); END IF; RETURN asks; END $$",
+        tenant.id
+    ));
+}
+
+#[tokio::test]
+async fn a_clinic_of_whose_many_events_each_is_read_in_time_keeps_no_other_clinics_pages_waiting() {
+    let cloud = Cloud::start().await;
+    let service = serve(&cloud, "").await;
+    let metrics = service.app.metrics.clone();
+    until("the notices", || metrics.is_listening()).await;
+    let (here, there) = (token(&service, "here").await, token(&service, "there").await);
+    let (mut page, mut slow) =
+        (Client::with_token(&service, &here).await, Client::with_token(&service, &there).await);
+    page.wait_for("device").await;
+    slow.wait_for("device").await;
+    let first = now();
+    cloud.event(&cloud.there, first);
+    slow_down(&cloud, &cloud.there, 0.5);
+    // Half a minute of questions, none of which takes long.
+    let times = (0..60).map(|n| first + jiff::SignedDuration::from_millis(n));
+    let notices: Vec<String> = times
+        .map(|time| json!({ "tenant": cloud.there.id, "user": cloud.there.wearer, "time": time }))
+        .map(|notice| format!("SELECT pg_notify('kinara_event', '{notice}')"))
+        .collect();
+    cloud.sql(&notices.join(";"));
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    cloud.sql(&format!(
+        "UPDATE gateways SET state = '{{\"online\": true, \"software\": \"7\"}}' WHERE tenant_id = '{0}';
+         SELECT pg_notify('kinara_state', '{{\"tenant\": \"{0}\"}}')",
+        cloud.here.id
+    ));
+    let began = std::time::Instant::now();
+    assert_eq!(page.wait_for("gateway").await["version"], "7");
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    // Its own event comes all the same, by a question about all of them.
+    assert_eq!(slow.wait_for("event").await["user_id"], json!(cloud.there.wearer));
+    service.stop().await;
+}
+
 #[tokio::test]
 async fn a_clinic_whose_state_takes_long_to_read_keeps_no_other_clinics_pages_waiting() {
     let cloud = Cloud::start().await;
@@ -348,13 +393,7 @@ async fn a_clinic_whose_state_takes_long_to_read_keeps_no_other_clinics_pages_wa
         (Client::with_token(&service, &here).await, Client::with_token(&service, &there).await);
     page.wait_for("device").await;
     slow.wait_for("device").await;
-    // From here on whatever the other clinic asks takes a minute.
-    cloud.sql(&format!(
-        "CREATE OR REPLACE FUNCTION current_tenant() RETURNS uuid LANGUAGE plpgsql STABLE AS $$
-         DECLARE asks uuid := nullif(current_setting('kinara.tenant', true), '')::uuid;
-         BEGIN IF asks = '{}' THEN PERFORM pg_sleep(60); END IF; RETURN asks; END $$",
-        cloud.there.id
-    ));
+    slow_down(&cloud, &cloud.there, 60.0);
     let notify = |tenant: &Tenant| {
         let notice = json!({ "tenant": tenant.id });
         cloud.sql(&format!("SELECT pg_notify('kinara_state', '{notice}')"));

@@ -125,13 +125,13 @@ impl Findings {
                 let before = from.checked_sub(1).and_then(|seq| entry.frames.get(&(seq as u32)));
                 let before = before.filter(|frame| !frame.contradicted);
                 let from_us = before.map(|frame| frame.last_us).or(entry.highest_us);
-                let after = entry.frames.get(&(to as u32)).map(|frame| frame.first_us);
+                let after = entry.frames.get(&(to as u32)).filter(|frame| !frame.contradicted);
                 self.candidates.push(Candidate {
                     key: *key,
                     reason: LATE,
                     seqs: SeqSet::range(from, to),
                     from_us,
-                    to_us: after.or(entry.ended.map(|ended| ended.boot_us)),
+                    to_us: after.map(|frame| frame.first_us).or(entry.ended.map(|ended| ended.boot_us)),
                     gateway: None,
                 });
             }
@@ -215,19 +215,27 @@ const OPEN: &str = "
       SELECT g.reason, g.seqs FROM gaps g WHERE g.hardware = k.hardware AND g.epoch = k.epoch
         AND g.withdrawn_at IS NULL AND g.seqs && int8range(k.low, k.high) OFFSET 0) g";
 const ASIDE: &str = "
-    SELECT k.hardware, k.epoch, q.seq, q.tenant_id
+    SELECT k.hardware, k.epoch, q.seq, q.tenant_id, q.received_at
     FROM unnest($1::uuid[], $2::int8[], $3::int8[], $4::int8[]) k(hardware, epoch, low, high)
     CROSS JOIN LATERAL (
-      SELECT q.seq, q.tenant_id FROM quarantine q WHERE q.hardware_id = (SELECT h.hardware_id FROM hardware h WHERE h.id = k.hardware)
+      SELECT q.seq, q.tenant_id, q.received_at FROM quarantine q WHERE q.hardware_id = (SELECT h.hardware_id FROM hardware h WHERE h.id = k.hardware)
         AND q.epoch = k.epoch AND q.seq >= k.low AND q.seq < k.high AND q.what = 'frame'
         AND q.reason <> 'foreign_gateway' OFFSET 0) q";
 const MAY_BE_ITS: &str = "
     SELECT k.hardware, k.epoch, k.clinic, (CASE
-        WHEN NOT EXISTS (SELECT FROM device_assignments a WHERE a.hardware_id = k.hardware AND a.tenant_id <> k.clinic)
-          THEN '{[0,4294967296)}'::int8multirange
-        ELSE coalesce((SELECT c.possible FROM ts.numbers_of(k.hardware, k.epoch, $4) c WHERE c.clinic = k.clinic), '{}')
+        WHEN NOT k.shared THEN '{[0,4294967296)}'::int8multirange
+        WHEN k.place <= $5
+          THEN coalesce((SELECT c.possible FROM ts.numbers_of(k.hardware, k.epoch, k.told_at) c WHERE c.clinic = k.clinic), '{}')
+        ELSE '{}'
       END)::text
-    FROM unnest($1::uuid[], $2::int8[], $3::uuid[]) k(hardware, epoch, clinic)";
+    FROM (
+      SELECT n.*, d.shared, row_number() OVER (PARTITION BY n.clinic, d.shared ORDER BY n.hardware, n.epoch) AS place
+      FROM unnest($1::uuid[], $2::int8[], $3::uuid[], $4::timestamptz[]) n(hardware, epoch, clinic, told_at)
+      JOIN (
+        SELECT u.hardware, u.clinic, EXISTS (SELECT FROM device_assignments a
+          WHERE a.hardware_id = u.hardware AND a.tenant_id <> u.clinic) AS shared
+        FROM (SELECT DISTINCT hardware, clinic FROM unnest($1::uuid[], $3::uuid[]) u(hardware, clinic)) u) d
+      ON d.hardware = n.hardware AND d.clinic = n.clinic) k";
 const INSERT: &str = "
     INSERT INTO gaps (hardware, epoch, seqs, reason, from_time, to_time, gateway_id, created_at, updated_at)
     SELECT hardware, epoch, seqs::int8multirange, reason, from_time, to_time, gateway, $8, $8
@@ -246,28 +254,58 @@ const TAKE_OUT: &str = "
     WHERE g.hardware = n.hardware AND g.epoch = n.epoch AND g.withdrawn_at IS NULL
       AND g.seqs && n.seqs::int8multirange AND ($4 OR g.reason = 'late')";
 
-fn refused_by(row: &tokio_postgres::Row) -> Option<(Key, Uuid, u64)> {
-    let key = Key { hardware: row.get(0), epoch: row.get(1) };
-    Some((key, row.get::<_, Option<Uuid>>(3)?, row.get::<_, i64>(2) as u64))
+/// A frame of a clinic's gateway that was refused.
+struct RefusedFrame {
+    key: Key,
+    clinic: Uuid,
+    seq: u64,
+    at: Timestamp,
+}
+
+fn refused_by(row: &tokio_postgres::Row) -> Option<RefusedFrame> {
+    Some(RefusedFrame {
+        key: Key { hardware: row.get(0), epoch: row.get(1) },
+        clinic: row.get::<_, Option<Uuid>>(3)?,
+        seq: row.get::<_, i64>(2) as u64,
+        at: row.get(4),
+    })
+}
+
+/// Epochs of a clinic that are asked about at once, of devices that other clinics had too: for each of them all assignments of its
+/// device are looked at.
+pub(crate) const ASKED: usize = 64;
+
+/// Epochs of which a clinic had frames refused, and when the last one came: that tells whose an epoch is of which nothing is
+/// stored.
+pub(crate) type Asked = BTreeMap<(Key, Uuid), Timestamp>;
+
+/// Adds a frame that was refused.
+pub(crate) fn ask(asked: &mut Asked, (key, clinic): (Key, Uuid), at: Timestamp) {
+    let last = asked.entry((key, clinic)).or_insert(at);
+    *last = at.max(*last);
 }
 
 /// Which numbers of an epoch may be a clinic's, whose gateway had frames of them refused: any clinic may have any frame refused,
-/// and that says nothing of frames that are another's. All of them, where no other clinic ever had the device.
-pub(crate) async fn may_be_its(
+/// and that says nothing of frames that are another's. All of them, where no other clinic ever had the device; else none of
+/// what is more than [`ASKED`] epochs of a clinic.
+pub(crate) async fn may_be_its<'a>(
     tx: &Transaction<'_>,
-    whose: impl Iterator<Item = (Key, Uuid)>,
-    now: Timestamp,
+    asked: impl Iterator<Item = (&'a (Key, Uuid), &'a Timestamp)>,
 ) -> Result<BTreeMap<(Key, Uuid), SeqSet>, Error> {
-    let whose: BTreeSet<(Key, Uuid)> = whose.collect();
-    if whose.is_empty() {
+    let (mut hardware, mut epochs) = (Vec::new(), Vec::new());
+    let (mut clinics, mut told): (Vec<Uuid>, Vec<Timestamp>) = (Vec::new(), Vec::new());
+    for ((key, clinic), at) in asked {
+        hardware.push(key.hardware);
+        epochs.push(key.epoch);
+        clinics.push(*clinic);
+        told.push(*at);
+    }
+    if hardware.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let hardware: Vec<Uuid> = whose.iter().map(|(key, _)| key.hardware).collect();
-    let epochs: Vec<i64> = whose.iter().map(|(key, _)| key.epoch).collect();
-    let clinics: Vec<Uuid> = whose.iter().map(|(_, clinic)| *clinic).collect();
     let statement = tx.prepare_cached(MAY_BE_ITS).await?;
     let mut its = BTreeMap::new();
-    for row in tx.query(&statement, &[&hardware, &epochs, &clinics, &now]).await? {
+    for row in tx.query(&statement, &[&hardware, &epochs, &clinics, &told, &(ASKED as i64)]).await? {
         let text: &str = row.get(3);
         let seqs = SeqSet::parse(text).ok_or_else(|| Error::Foreign(format!("the numbers {text}")))?;
         its.insert((Key { hardware: row.get(0), epoch: row.get(1) }, row.get(2)), seqs);
@@ -392,6 +430,22 @@ fn less_what_is_told(
     (new, carved)
 }
 
+/// Numbers in quarantine that may be of the clinics whose gateways had them refused.
+async fn refused_of_its_own(
+    tx: &Transaction<'_>,
+    aside: &[tokio_postgres::Row],
+) -> Result<Vec<(Key, u64)>, Error> {
+    let aside: Vec<RefusedFrame> = aside.iter().filter_map(refused_by).collect();
+    let mut asked = Asked::new();
+    for one in &aside {
+        ask(&mut asked, (one.key, one.clinic), one.at);
+    }
+    let its = may_be_its(tx, asked.iter()).await?;
+    let may =
+        |one: &&RefusedFrame| its.get(&(one.key, one.clinic)).is_some_and(|seqs| seqs.contains(one.seq));
+    Ok(aside.iter().filter(may).map(|one| (one.key, one.seq)).collect())
+}
+
 /// Writes what was found out, less what is stored and what other gaps say already.
 pub(crate) async fn record(
     tx: &Transaction<'_>,
@@ -425,12 +479,9 @@ pub(crate) async fn record(
             explained.entry(key).or_default().extend(seqs.ranges());
         }
     }
-    let aside: Vec<(Key, Uuid, u64)> = aside.iter().filter_map(refused_by).collect();
-    let its = may_be_its(tx, aside.iter().map(|(key, clinic, _)| (*key, *clinic)), now).await?;
-    for (key, clinic, seq) in aside {
-        if its.get(&(key, clinic)).is_some_and(|seqs| seqs.contains(seq)) {
-            named.entry(key).or_default().push((seq, seq + 1));
-        }
+    // What is not asked about is late: it is known to be missing all the same.
+    for (key, seq) in refused_of_its_own(tx, &aside).await? {
+        named.entry(key).or_default().push((seq, seq + 1));
     }
     let (new, carved) = less_what_is_told(candidates, entries, &sets(named), &sets(explained));
     if !new.is_empty() {

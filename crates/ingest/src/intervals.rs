@@ -1,7 +1,8 @@
 //! How often a device measured: the interval in force at a time, the registry's where nothing else was said.
 //!
 //! The promise: what a wearable's log says of its intervals is recorded in the transaction that takes the frame, once, at the
-//! frame's own time; a boot ends it. Whoever counts readings asks for the interval by device and time.
+//! frame's own time; a boot ends it. Whoever counts readings asks for the interval by device and time. What a clinic's frame says
+//! holds in that clinic's time alone.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -35,8 +36,7 @@ pub(crate) async fn hear(tx: &Transaction<'_>, new: &[Taken<'_>]) -> Result<(), 
         for (channel, interval_ms) in said(&taken.frame.content) {
             hardware.push(taken.key.hardware);
             channels.push(channel);
-            // The frame's time is its event's.
-            times.push(timestamp(taken.frame.first_us));
+            times.push(timestamp(said_at(taken)));
             intervals.push(interval_ms);
         }
     }
@@ -55,6 +55,14 @@ pub(crate) async fn hear(tx: &Transaction<'_>, new: &[Taken<'_>]) -> Result<(), 
     let note = tx.prepare_cached("SELECT ts.note_intervals($1, $2, $3, $4)").await?;
     tx.query(&note, &[&hardware, &channels, &times, &intervals]).await?;
     Ok(())
+}
+
+/// The frame's time is its event's. A boundary that names a frame gives frames away by their numbers: one whose time is
+/// of the wearer before or after says nothing of that one's time.
+fn said_at(taken: &Taken<'_>) -> i64 {
+    let assignment = taken.assignment;
+    let last_us = assignment.to.map_or(i64::MAX, |to| to.time_us.saturating_sub(1));
+    taken.frame.first_us.min(last_us).max(assignment.from.time_us)
 }
 
 fn said(content: &Content) -> Vec<(i16, i32)> {
@@ -196,7 +204,7 @@ pub(crate) async fn of_rules(
           SELECT a.hardware_id, a.valid_from, a.valid_to FROM device_assignments a
           WHERE a.tenant_id = $1 AND a.user_id = l.wearer
             AND a.valid_from < l.until AND (a.valid_to IS NULL OR a.valid_to > l.since) OFFSET 0) a
-        CROSS JOIN LATERAL interval_spans(a.hardware_id, r.type, greatest(a.valid_from, l.since),
+        CROSS JOIN LATERAL interval_spans(a.hardware_id, $1, r.type, greatest(a.valid_from, l.since),
           least(a.valid_to, l.until)) s";
     let rules: Vec<Uuid> = asked.iter().map(|one| one.rule).collect();
     let wearers: Vec<Uuid> = asked.iter().map(|one| one.wearer).collect();

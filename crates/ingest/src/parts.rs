@@ -2,7 +2,7 @@
 //!
 //! The promise: a write reads and changes the parts of its frames' numbers, however many its source has used before. A wearable
 //! counts, so that what is in of it is a range or a few, in the ledger's row; a name may be any number, and what is in of such
-//! an epoch is as many ranges as frames. A part is a row of [`PART`] numbers, which has an end. All of it is read and
+//! an epoch is as many ranges as frames. A part is a row of [`PART`] numbers, whose size has a bound. All of it is read and
 //! written under the lock of the ledger's row, as what that row holds itself.
 
 use std::collections::BTreeMap;

@@ -64,12 +64,18 @@ const FRAMES: &str = "
     delivered AS (
       SELECT d.hardware, d.epoch, g.tenant_id AS clinic, range_agg(d.seqs) AS seqs, max(d.told_at) AS told_at
       FROM gateway_delivered d JOIN gateways g ON g.id = d.gateway_id GROUP BY 1, 2, 3),
+    holders AS (
+      SELECT DISTINCT ON (a.hardware_id) a.hardware_id AS hardware, a.tenant_id AS clinic FROM device_assignments a
+      ORDER BY a.hardware_id, a.valid_from DESC),
     both_of_them AS (
       SELECT hardware, epoch, coalesce(l.seqs, '{}') AS seqs, coalesce(l.highest, -1) AS highest,
         coalesce(l.named, false) AS named, coalesce(d.seqs, '{}') AS delivered,
-        greatest(l.updated_at, d.told_at) AS changed_at
-      FROM ledger l FULL JOIN (SELECT hardware, epoch, range_agg(seqs) AS seqs, max(told_at) AS told_at FROM delivered
-        GROUP BY 1, 2) d USING (hardware, epoch)),
+        coalesce(d.of_holder, '{}') AS of_holder, d.another, greatest(l.updated_at, d.told_at) AS changed_at
+      FROM ledger l FULL JOIN (
+        SELECT d.hardware, d.epoch, range_agg(d.seqs) AS seqs, max(d.told_at) AS told_at,
+          range_agg(d.seqs) FILTER (WHERE d.clinic = h.clinic) AS of_holder,
+          (array_agg(d.clinic ORDER BY d.clinic) FILTER (WHERE d.clinic IS DISTINCT FROM h.clinic))[1] AS another
+        FROM delivered d LEFT JOIN holders h ON h.hardware = d.hardware GROUP BY 1, 2) d USING (hardware, epoch)),
     told AS (
       SELECT b.hardware, b.epoch, i.seqs + x.seqs + coalesce(g.seqs, '{}') + coalesce(q.seqs, '{}') AS accounted,
         -- What came over HTTP has names and no count.
@@ -80,7 +86,7 @@ const FRAMES: &str = "
         b.delivered - i.seqs - x.seqs - coalesce(g.seqs, '{}') - coalesce(q.seqs, '{}') AS acknowledged,
         EXISTS (SELECT FROM alerts a JOIN hardware h ON h.id = b.hardware WHERE a.kind = 'frames'
           AND a.withdrawn_at IS NULL AND a.subject = h.hardware_id || ' ' || lpad(to_hex(b.epoch), 16, '0')) AS alerted,
-        b.changed_at
+        b.of_holder, b.another, b.changed_at
       FROM both_of_them b LEFT JOIN gone g ON g.hardware = b.hardware AND g.epoch = b.epoch
         LEFT JOIN aside q ON q.hardware = b.hardware AND q.epoch = b.epoch
         -- What is in. Names are in parts, of which those count that somebody else speaks of.
@@ -93,17 +99,19 @@ const FRAMES: &str = "
           SELECT CASE WHEN isempty(b.delivered) THEN '{}' ELSE coalesce((
             SELECT range_agg(f.seqs) FROM ledger_claims c JOIN named_frames f ON f.hardware = c.hardware AND f.epoch = c.alias
             WHERE c.hardware = b.hardware AND c.epoch = b.epoch AND f.seqs && b.delivered), '{}') END AS seqs OFFSET 0) x),
-    -- So many are told. Of each clinic some, and of each of its devices: what one says hides no other's loss.
+    -- So many are told. Of each clinic some, and of each of its devices: what one says hides no other's loss. What only another
+    -- clinic's gateways say of a device takes no place of the clinic that has it.
     ranked AS (
-      SELECT t.*, row_number() OVER (PARTITION BY t.hardware ORDER BY NOT t.alerted, t.epoch) AS of_device,
-        (SELECT a.tenant_id FROM device_assignments a WHERE a.hardware_id = t.hardware ORDER BY a.valid_from DESC LIMIT 1)
-          AS holder
-      FROM told t
+      SELECT t.*, o.clinic, row_number() OVER (PARTITION BY t.hardware, o.clinic ORDER BY NOT t.alerted, t.epoch) AS of_device
+      FROM told t LEFT JOIN holders h ON h.hardware = t.hardware
+      CROSS JOIN LATERAL (
+        SELECT CASE WHEN isempty(t.nowhere) AND isempty(t.twice) AND isempty(t.acknowledged * t.of_holder) THEN t.another
+          ELSE h.clinic END AS clinic) o
       WHERE (t.changed_at >= $1 OR t.alerted)
         AND NOT (isempty(t.nowhere) AND isempty(t.twice) AND isempty(t.acknowledged))),
     wrong AS MATERIALIZED (
       SELECT w.* FROM (
-        SELECT r.*, row_number() OVER (PARTITION BY r.holder ORDER BY r.of_device, NOT r.alerted, r.hardware) AS place
+        SELECT r.*, row_number() OVER (PARTITION BY r.clinic ORDER BY r.of_device, NOT r.alerted, r.hardware) AS place
         FROM ranked r) w
       ORDER BY w.place, NOT w.alerted, w.hardware, w.epoch LIMIT $2),
     certain AS MATERIALIZED (

@@ -3,16 +3,16 @@
 //! The promise: each step stands alone, is a bounded slice, and takes what it looks at in turn. One that fails, for whatever
 //! is there of one clinic, keeps no other from being done. What a gateway says of itself may be any number.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use kinara_clock::Clock;
-use kinara_store::{Pool, Transaction};
+use kinara_store::{Client, Pool};
 use uuid::Uuid;
 
 use crate::error::Remedy;
-use crate::gaps::{self, LetGo};
+use crate::gaps::{self, Asked, LetGo};
 use crate::plan::Key;
 use crate::{Error, Work, quarantine, timestamp};
 
@@ -107,33 +107,33 @@ const SETTLE: &str = "
 
 /// What goes of one clinic: `$2` things or `$3` bytes too many, the oldest first. What another clinic's gateway brought tells
 /// nothing: that one's word is not believed.
-fn expire_excess(of_a_clinic: bool) -> String {
+fn excessive(of_a_clinic: bool) -> String {
     let whose = if of_a_clinic { "tenant_id = $1" } else { "tenant_id IS NULL AND $1::uuid IS NOT NULL" };
     format!(
-        "WITH old AS (
+        "SELECT {LEAVES}
+         FROM (
            SELECT id FROM (
              SELECT id, row_number() OVER w AS place, sum(octet_length(payload)) OVER w - octet_length(payload) AS before
              FROM (SELECT id, received_at, payload FROM quarantine WHERE {whose} ORDER BY received_at LIMIT {SLICE}) oldest
              WINDOW w AS (ORDER BY received_at, id)) ranked
-           WHERE place <= $2 OR before < $3)
-         {EXPIRE}"
+           WHERE place <= $2 OR before < $3) old
+         JOIN quarantine q ON q.id = old.id"
     )
 }
 
 /// What goes for its age.
-fn expire_old() -> String {
+fn old() -> String {
     format!(
-        "WITH old AS (SELECT id FROM quarantine WHERE received_at < $1 ORDER BY received_at LIMIT {SLICE})
-         {EXPIRE}"
+        "SELECT {LEAVES} FROM (SELECT id FROM quarantine WHERE received_at < $1 ORDER BY received_at LIMIT {SLICE}) old
+         JOIN quarantine q ON q.id = old.id"
     )
 }
 
 /// Quarantined things that expire in a transaction.
 const SLICE: i64 = 5_000;
-/// What left, and what is needed to say whose its number may be.
-const EXPIRE: &str = "
-    DELETE FROM quarantine q USING old WHERE q.id = old.id
-    RETURNING (SELECT id FROM hardware h WHERE h.hardware_id = q.hardware_id), q.epoch, q.received_at,
+/// What leaves, and what is needed to say whose its number may be.
+const LEAVES: &str = "
+    q.id, (SELECT id FROM hardware h WHERE h.hardware_id = q.hardware_id), q.epoch, q.received_at,
       CASE WHEN q.what = 'frame' AND q.replayed_at IS NULL AND q.reason <> 'foreign_gateway' THEN q.seq END,
       q.fit, q.tenant_id";
 
@@ -273,21 +273,15 @@ async fn excess(pool: &Pool, policy: &Policy) -> Result<Vec<Excess>, Error> {
 
 async fn expire_of(pool: &Pool, excess: &Excess, now: Timestamp) -> Result<u64, Error> {
     let mut client = pool.get().await?;
-    let tx = client.transaction().await?;
-    let sql = expire_excess(!excess.clinic.is_nil());
-    let rows = tx.query(&sql, &[&excess.clinic, &excess.items, &excess.bytes]).await?;
-    leave_gaps(&tx, &rows, now).await?;
-    tx.commit().await?;
-    Ok(rows.len() as u64)
+    let sql = excessive(!excess.clinic.is_nil());
+    let rows = client.query(&sql, &[&excess.clinic, &excess.items, &excess.bytes]).await?;
+    expire(&mut client, &rows, now).await
 }
 
 async fn expire_aged(pool: &Pool, before: Timestamp, now: Timestamp) -> Result<u64, Error> {
     let mut client = pool.get().await?;
-    let tx = client.transaction().await?;
-    let rows = tx.query(&expire_old(), &[&before]).await?;
-    leave_gaps(&tx, &rows, now).await?;
-    tx.commit().await?;
-    Ok(rows.len() as u64)
+    let rows = client.query(&old(), &[&before]).await?;
+    expire(&mut client, &rows, now).await
 }
 
 /// Compresses chunks that are closed, or that got late rows since; gives how many. Each may take `patience`: longer than any
@@ -327,7 +321,7 @@ pub async fn fit_chunks(pool: &Pool, memory: Option<u64>) -> Result<Option<Strin
 struct Gone {
     key: Key,
     seq: u64,
-    received_us: i64,
+    received: Timestamp,
     named: bool,
     clinic: Uuid,
 }
@@ -335,27 +329,42 @@ struct Gone {
 /// One whose name is believed as far as its clinic can speak of it.
 fn gone(row: &tokio_postgres::Row) -> Option<Gone> {
     Some(Gone {
-        key: Key { hardware: row.get::<_, Option<Uuid>>(0)?, epoch: row.get::<_, Option<i64>>(1)? },
-        seq: row.get::<_, Option<i64>>(3)?.unsigned_abs(),
-        received_us: row.get::<_, Timestamp>(2).as_microsecond(),
-        named: quarantine::is_named(row.get(4)),
-        clinic: row.get::<_, Option<Uuid>>(5)?,
+        key: Key { hardware: row.get::<_, Option<Uuid>>(1)?, epoch: row.get::<_, Option<i64>>(2)? },
+        seq: row.get::<_, Option<i64>>(4)?.unsigned_abs(),
+        received: row.get(3),
+        named: quarantine::is_named(row.get(5)),
+        clinic: row.get::<_, Option<Uuid>>(6)?,
     })
 }
 
-/// Frames that leave the quarantine leave a gap `expired`. Which numbers are a clinic's is asked here: a frame that was refused
-/// for its time was never asked whose it is, and any clinic may have any frame refused.
-async fn leave_gaps(tx: &Transaction<'_>, rows: &[tokio_postgres::Row], now: Timestamp) -> Result<(), Error> {
-    let gone: Vec<Gone> = rows.iter().filter_map(gone).collect();
-    if gone.is_empty() {
-        return Ok(());
+/// Takes things out of the quarantine; gives how many. Frames leave a gap `expired`. Which numbers are a clinic's is asked here: a
+/// frame that was refused for its time was never asked whose it is, and any clinic may have any frame refused. It is asked
+/// before, so many epochs at a time: however many there are and however often their device was given on, no statement takes long.
+async fn expire(client: &mut Client, rows: &[tokio_postgres::Row], now: Timestamp) -> Result<u64, Error> {
+    let mut asked = Asked::new();
+    for one in rows.iter().filter_map(gone) {
+        gaps::ask(&mut asked, (one.key, one.clinic), one.received);
     }
-    let its = gaps::may_be_its(tx, gone.iter().map(|one| (one.key, one.clinic)), now).await?;
+    let asked: Vec<_> = asked.iter().collect();
+    let mut its = BTreeMap::new();
+    for part in asked.chunks(gaps::ASKED) {
+        let tx = client.transaction().await?;
+        its.extend(gaps::may_be_its(&tx, part.iter().copied()).await?);
+        tx.commit().await?;
+    }
+    let ids: Vec<Uuid> = rows.iter().map(|row| row.get(0)).collect();
+    let tx = client.transaction().await?;
+    let left = tx
+        .query(&format!("DELETE FROM quarantine q WHERE q.id = ANY($1) RETURNING {LEAVES}"), &[&ids])
+        .await?;
     let mut told = LetGo::new("expired");
-    for one in &gone {
+    for one in left.iter().filter_map(gone) {
         if its.get(&(one.key, one.clinic)).is_some_and(|seqs| seqs.contains(one.seq)) {
-            told.add(one.key, one.seq, (one.received_us, one.received_us), one.named);
+            let received_us = one.received.as_microsecond();
+            told.add(one.key, one.seq, (received_us, received_us), one.named);
         }
     }
-    told.tell(tx, now).await
+    told.tell(&tx, now).await?;
+    tx.commit().await?;
+    Ok(left.len() as u64)
 }

@@ -3,17 +3,22 @@
 SET ROLE kinara_owner;
 
 -- From when until when a channel of a device had another interval, of a time: what was said in it, and the last word before it. The
--- rest of what was ever said is not gone through. Who asks is asked whose it is.
-CREATE FUNCTION interval_spans(which uuid, of_channel int2, since timestamptz, until timestamptz)
+-- rest of what was ever said is not gone through. `of_clinic` has the device at `since`: nothing is believed from before it got it
+-- from another one. Who asks is asked whose it is.
+CREATE FUNCTION interval_spans(which uuid, of_clinic uuid, of_channel int2, since timestamptz, until timestamptz)
   RETURNS TABLE (from_time timestamptz, to_time timestamptz, interval_ms int4)
   LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    WITH got AS MATERIALIZED (
+      SELECT coalesce(max(o.valid_to), '-infinity') AS at FROM device_assignments o
+      WHERE o.hardware_id = which AND o.tenant_id <> of_clinic AND o.valid_to <= since)
     SELECT s.from_time, s.to_time, s.interval_ms
     FROM (
       SELECT w.channel, w.from_time, w.interval_ms, lead(w.from_time) OVER (ORDER BY w.from_time, w.channel) AS to_time
-      FROM (VALUES (0::int2), (of_channel)) c(channel)
+      FROM got CROSS JOIN (VALUES (0::int2), (of_channel)) c(channel)
       CROSS JOIN LATERAL (
         (SELECT i.channel, i.from_time, i.interval_ms FROM device_intervals i
-         WHERE i.hardware = which AND i.channel = c.channel AND i.from_time <= since ORDER BY i.from_time DESC LIMIT 1)
+         WHERE i.hardware = which AND i.channel = c.channel AND i.from_time BETWEEN got.at AND since
+         ORDER BY i.from_time DESC LIMIT 1)
         UNION ALL
         SELECT i.channel, i.from_time, i.interval_ms FROM device_intervals i
         WHERE i.hardware = which AND i.channel = c.channel AND i.from_time > since AND i.from_time < until) w) s
@@ -25,15 +30,16 @@ CREATE FUNCTION wearer_interval_spans(wearer uuid, of_channel int2, since timest
   LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
     SELECT greatest(a.valid_from, s.from_time), least(a.valid_to, s.to_time), s.interval_ms
     FROM device_assignments a
-    CROSS JOIN LATERAL interval_spans(a.hardware_id, of_channel, greatest(a.valid_from, since), least(a.valid_to, until)) s
+    CROSS JOIN LATERAL interval_spans(a.hardware_id, a.tenant_id, of_channel, greatest(a.valid_from, since),
+      least(a.valid_to, until)) s
     WHERE a.tenant_id = (SELECT current_tenant()) AND a.user_id = wearer
       AND a.valid_from < until AND (a.valid_to IS NULL OR a.valid_to > since) $$;
-REVOKE ALL ON FUNCTION interval_spans(uuid, int2, timestamptz, timestamptz),
+REVOKE ALL ON FUNCTION interval_spans(uuid, uuid, int2, timestamptz, timestamptz),
   wearer_interval_spans(uuid, int2, timestamptz, timestamptz) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION interval_spans(uuid, int2, timestamptz, timestamptz) TO kinara_ingest;
+GRANT EXECUTE ON FUNCTION interval_spans(uuid, uuid, int2, timestamptz, timestamptz) TO kinara_ingest;
 GRANT EXECUTE ON FUNCTION wearer_interval_spans(uuid, int2, timestamptz, timestamptz) TO kinara_app;
 
--- As before, and of each day only the intervals of that day.
+-- As before, and of each day only the intervals of that day, and none from before the clinic got the device from another one.
 CREATE OR REPLACE VIEW wearer_days WITH (security_barrier) AS
   SELECT d.tenant_id, d.user_id, d.day, d.bucket,
     (WITH spans AS MATERIALIZED (
@@ -41,15 +47,18 @@ CREATE OR REPLACE VIEW wearer_days WITH (security_barrier) AS
          least(coalesce(a.valid_to, 'infinity'), coalesce(w.to_time, 'infinity')) AS to_time, w.interval_ms
        FROM device_assignments a
        CROSS JOIN LATERAL (
+         SELECT coalesce(max(o.valid_to), '-infinity') AS at FROM device_assignments o
+         WHERE o.hardware_id = a.hardware_id AND o.tenant_id <> a.tenant_id AND o.valid_to <= a.valid_from) got
+       CROSS JOIN LATERAL (
          SELECT i.channel, i.from_time, i.interval_ms, lead(i.from_time) OVER (ORDER BY i.from_time, i.channel) AS to_time
          FROM (VALUES (0::int2), (1::int2)) c(channel)
          CROSS JOIN LATERAL (
            (SELECT n.channel, n.from_time, n.interval_ms FROM device_intervals n
-            WHERE n.hardware = a.hardware_id AND n.channel = c.channel
+            WHERE n.hardware = a.hardware_id AND n.channel = c.channel AND n.from_time >= got.at
               AND n.from_time <= d.day::timestamp AT TIME ZONE 'UTC' - interval '14 hours' ORDER BY n.from_time DESC LIMIT 1)
            UNION ALL
            SELECT n.channel, n.from_time, n.interval_ms FROM device_intervals n
-           WHERE n.hardware = a.hardware_id AND n.channel = c.channel
+           WHERE n.hardware = a.hardware_id AND n.channel = c.channel AND n.from_time >= got.at
              AND n.from_time > d.day::timestamp AT TIME ZONE 'UTC' - interval '14 hours'
              AND n.from_time < d.day::timestamp AT TIME ZONE 'UTC' + interval '36 hours') i) w
        WHERE a.tenant_id = d.tenant_id AND a.user_id = d.user_id AND w.channel > 0
@@ -72,15 +81,18 @@ CREATE OR REPLACE VIEW wearer_days WITH (security_barrier) AS
          least(coalesce(a.valid_to, 'infinity'), coalesce(w.to_time, 'infinity')) AS to_time, w.interval_ms
        FROM device_assignments a
        CROSS JOIN LATERAL (
+         SELECT coalesce(max(o.valid_to), '-infinity') AS at FROM device_assignments o
+         WHERE o.hardware_id = a.hardware_id AND o.tenant_id <> a.tenant_id AND o.valid_to <= a.valid_from) got
+       CROSS JOIN LATERAL (
          SELECT i.channel, i.from_time, i.interval_ms, lead(i.from_time) OVER (ORDER BY i.from_time, i.channel) AS to_time
          FROM (VALUES (0::int2), (1::int2)) c(channel)
          CROSS JOIN LATERAL (
            (SELECT n.channel, n.from_time, n.interval_ms FROM device_intervals n
-            WHERE n.hardware = a.hardware_id AND n.channel = c.channel
+            WHERE n.hardware = a.hardware_id AND n.channel = c.channel AND n.from_time >= got.at
               AND n.from_time <= d.day::timestamp AT TIME ZONE 'UTC' - interval '14 hours' ORDER BY n.from_time DESC LIMIT 1)
            UNION ALL
            SELECT n.channel, n.from_time, n.interval_ms FROM device_intervals n
-           WHERE n.hardware = a.hardware_id AND n.channel = c.channel
+           WHERE n.hardware = a.hardware_id AND n.channel = c.channel AND n.from_time >= got.at
              AND n.from_time > d.day::timestamp AT TIME ZONE 'UTC' - interval '14 hours'
              AND n.from_time < d.day::timestamp AT TIME ZONE 'UTC' + interval '36 hours') i) w
        WHERE a.tenant_id = d.tenant_id AND a.user_id = d.user_id AND w.channel > 0
@@ -111,24 +123,33 @@ CREATE TABLE ts.interval_looks (
 CREATE INDEX interval_looks_tenant ON ts.interval_looks (tenant_id, id);
 
 -- Notes what words change (channel 0: a boot, with the interval 0) that are in the table already: until the next word of the
--- channel or the next boot, where another interval was in force before, of channels that a clinic which had the device then has
--- a rule about.
+-- channel or the next boot, where another interval was in force before, of channels that the clinic which had the device then has
+-- a rule about. A word is that clinic's alone, and so is what was in force before it. A row for each channel of a device, however
+-- many words there are.
 CREATE FUNCTION ts.note_intervals(which uuid[], channels int2[], since timestamptz[], intervals int4[]) RETURNS void
   LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    WITH said AS (
-      SELECT * FROM unnest(which, channels, since, intervals) u(hardware, channel, since, interval_ms)),
+    -- When each clinic got the device from another one: each assignment is looked at once.
+    WITH held AS MATERIALIZED (
+      SELECT t.id, max(CASE WHEN t.came THEN t.at END) OVER (PARTITION BY t.hardware_id ORDER BY t.valid_from) AS got
+      FROM (SELECT a.id, a.hardware_id, a.valid_from, lag(a.valid_to) OVER turns AS at, lag(a.tenant_id) OVER turns <> a.tenant_id AS came
+        FROM public.device_assignments a WHERE a.hardware_id = ANY(which)
+        WINDOW turns AS (PARTITION BY a.hardware_id ORDER BY a.valid_from, a.valid_to)) t),
+    said AS MATERIALIZED (
+      SELECT u.*, o.tenant_id AS clinic, o.id FROM unnest(which, channels, since, intervals) u(hardware, channel, since, interval_ms)
+      CROSS JOIN LATERAL (SELECT a.tenant_id, a.id FROM public.device_assignments a
+        WHERE a.hardware_id = u.hardware AND tstzrange(a.valid_from, a.valid_to) @> u.since OFFSET 0) o),
     ruled AS MATERIALIZED (
-      SELECT DISTINCT h.hardware, r.type FROM (SELECT DISTINCT s.hardware FROM said s) h
-      JOIN public.device_assignments a ON a.hardware_id = h.hardware
-      JOIN public.alert_rules r ON r.tenant_id = a.tenant_id AND r.type IS NOT NULL AND r.ended_at IS NULL),
+      SELECT DISTINCT r.tenant_id, r.type FROM public.alert_rules r
+      WHERE r.tenant_id IN (SELECT s.clinic FROM said s) AND r.type IS NOT NULL AND r.ended_at IS NULL),
     changed AS (
-      SELECT s.hardware, r.type, s.since, coalesce(behind.at, 'infinity') AS until
-      FROM said s JOIN ruled r ON r.hardware = s.hardware AND s.channel IN (0, r.type)
+      SELECT s.clinic, s.hardware, r.type, s.since, coalesce(behind.at, 'infinity') AS until
+      FROM said s JOIN held h ON h.id = s.id JOIN ruled r ON r.tenant_id = s.clinic AND s.channel IN (0, r.type)
       CROSS JOIN LATERAL (
         SELECT coalesce((
           SELECT w.interval_ms FROM (VALUES (0::int2), (r.type)) c(channel)
           CROSS JOIN LATERAL (SELECT i.from_time, i.channel, i.interval_ms FROM public.device_intervals i
             WHERE i.hardware = s.hardware AND i.channel = c.channel AND i.from_time < s.since
+              AND i.from_time >= coalesce(h.got, '-infinity')
             ORDER BY i.from_time DESC LIMIT 1) w
           ORDER BY w.from_time DESC, w.channel DESC LIMIT 1), 0) AS interval_ms) before
       CROSS JOIN LATERAL (
@@ -138,12 +159,7 @@ CREATE FUNCTION ts.note_intervals(which uuid[], channels int2[], since timestamp
           ORDER BY i.from_time LIMIT 1) w) behind
       WHERE before.interval_ms <> s.interval_ms)
     INSERT INTO ts.interval_looks (tenant_id, hardware, channel, from_time, to_time)
-      SELECT a.tenant_id, c.hardware, c.type, greatest(a.valid_from, c.since), least(a.valid_to, c.until)
-      FROM changed c
-      JOIN public.device_assignments a ON a.hardware_id = c.hardware
-        AND tstzrange(a.valid_from, a.valid_to) && tstzrange(c.since, c.until)
-      WHERE EXISTS (SELECT FROM public.alert_rules r WHERE r.tenant_id = a.tenant_id AND r.type = c.type
-        AND r.ended_at IS NULL) $$;
+      SELECT c.clinic, c.hardware, c.type, min(c.since), max(c.until) FROM changed c GROUP BY 1, 2, 3 $$;
 
 -- Makes notes for a clinic's rules of the hours that have readings, at most so many; gives how many.
 CREATE FUNCTION ts.spread_looks(clinic uuid, most int) RETURNS int
@@ -154,6 +170,16 @@ DECLARE
   done int;
   reached timestamptz;
 BEGIN
+  -- One for each channel of a device, however many transactions wrote some. Writers only add: none waits for this.
+  WITH several AS MATERIALIZED (
+    SELECT l.hardware, l.channel FROM ts.interval_looks l WHERE l.tenant_id = clinic GROUP BY 1, 2 HAVING count(*) > 1),
+  taken AS (
+    DELETE FROM ts.interval_looks WHERE id = ANY(ARRAY(
+      SELECT l.id FROM ts.interval_looks l JOIN several s ON s.hardware = l.hardware AND s.channel = l.channel
+      WHERE l.tenant_id = clinic FOR UPDATE OF l SKIP LOCKED))
+    RETURNING hardware, channel, from_time, to_time)
+  INSERT INTO ts.interval_looks (tenant_id, hardware, channel, from_time, to_time)
+    SELECT clinic, t.hardware, t.channel, min(t.from_time), max(t.to_time) FROM taken t GROUP BY t.hardware, t.channel;
   FOR look IN SELECT * FROM ts.interval_looks l WHERE l.tenant_id = clinic ORDER BY l.id LIMIT most FOR UPDATE SKIP LOCKED LOOP
     WITH hours AS (
       SELECT a.user_id, h.bucket FROM public.device_assignments a
@@ -396,14 +422,18 @@ BEGIN
   RETURN QUERY SELECT * FROM unnest(ids, whose);
 END $$;
 
--- As before, but an hour with more intervals than hearts have (five a second) says nothing: they would all be in memory at once.
+-- As before, but a device's hour with more intervals than a heart has (five a second) says nothing: they would all be in memory at
+-- once. Other devices of the wearer are heard all the same.
 CREATE OR REPLACE FUNCTION ts.take_hrv(most int, raw_from timestamptz)
   RETURNS TABLE (tenant_id uuid, user_id uuid, hour timestamptz, device_id uuid, times timestamptz[], intervals float8[])
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   note record;
   believed CONSTANT int := 20000;
+  -- Of all devices together so many are looked at.
+  most_of_all CONSTANT int := 10 * believed;
   there int8;
+  devices uuid[];
   -- By lot, so that one wearer's hours keep no others from being done.
   beginning uuid := gen_random_uuid();
 BEGIN
@@ -429,19 +459,22 @@ BEGIN
   LOOP
     CONTINUE WHEN note.hour < raw_from;
     EXECUTE format($sql$
-      SELECT count(*) FROM (
-        SELECT FROM ts.readings r WHERE r.tenant_id = $1 AND r.user_id = $2 AND r.type = 2
-          AND r.time >= %1$L::timestamptz AND r.time < %2$L::timestamptz LIMIT $3) those$sql$,
-      note.hour, note.hour + interval '1 hour')
-      INTO there USING note.tenant_id, note.user_id, 2 * believed + 1;
-    IF there BETWEEN 1 AND 2 * believed THEN
+      SELECT sum(d.there), array_agg(d.device_id) FILTER (WHERE d.good <= $4)
+      FROM (
+        SELECT those.device_id, count(*) AS there, count(*) FILTER (WHERE those.quality > 0) AS good
+        FROM (
+          SELECT r.device_id, r.quality FROM ts.readings r WHERE r.tenant_id = $1 AND r.user_id = $2 AND r.type = 2
+            AND r.time >= %1$L::timestamptz AND r.time < %2$L::timestamptz LIMIT $3) those
+        GROUP BY 1) d$sql$, note.hour, note.hour + interval '1 hour')
+      INTO there, devices USING note.tenant_id, note.user_id, most_of_all + 1, believed;
+    IF there <= most_of_all THEN
       RETURN QUERY EXECUTE format($sql$
         SELECT $1, $2, %1$L::timestamptz, r.device_id, array_agg(r.time ORDER BY r.time, r.epoch, r.seq, r.idx),
           array_agg(r.value ORDER BY r.time, r.epoch, r.seq, r.idx)
         FROM ts.readings r WHERE r.tenant_id = $1 AND r.user_id = $2 AND r.type = 2
-          AND r.time >= %1$L::timestamptz AND r.time < %2$L::timestamptz AND r.quality > 0
-        GROUP BY r.device_id HAVING count(*) <= $3 ORDER BY r.device_id$sql$, note.hour, note.hour + interval '1 hour')
-        USING note.tenant_id, note.user_id, believed;
+          AND r.time >= %1$L::timestamptz AND r.time < %2$L::timestamptz AND r.quality > 0 AND r.device_id = ANY($3)
+        GROUP BY r.device_id ORDER BY r.device_id$sql$, note.hour, note.hour + interval '1 hour')
+        USING note.tenant_id, note.user_id, devices;
       CONTINUE WHEN FOUND;
     END IF;
     -- What was made of them has to go.
@@ -497,6 +530,41 @@ BEGIN
       USING of.hardware_id, tenant, of.user_id, of.id, of.hardware;
   END LOOP;
 END $$;
+
+-- As before, and each assignment is looked at once, however often the device was given on.
+CREATE OR REPLACE FUNCTION ts.numbers_of(which uuid, of_epoch int8, told_at timestamptz)
+  RETURNS TABLE (clinic uuid, possible int8multirange, certain int8multirange)
+  LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    WITH known AS (
+      SELECT coalesce(least(f.first, l.highest_time), told_at) AS low, coalesce(l.highest_time, f.first, told_at) AS high
+      FROM (SELECT min(to_timestamp(t.ref_utc_us / 1e6)) AS first FROM public.frame_times t
+            WHERE t.hardware = which AND t.epoch = of_epoch AND t.ref_utc_us > 0) f
+        LEFT JOIN public.ledger l ON l.hardware = which AND l.epoch = of_epoch),
+    -- In one log boots are in order; two logs know nothing of each other.
+    held AS (
+      SELECT a.tenant_id, a.valid_from, a.valid_to, k.low, k.high, a.from_epoch, a.from_seq, a.to_epoch, a.to_seq,
+        coalesce(a.from_epoch >> 32 = of_epoch >> 32, false) AS from_named,
+        coalesce(a.to_epoch >> 32 = of_epoch >> 32, false) AS to_named,
+        min(a.first_seq) FILTER (WHERE a.first_epoch = of_epoch)
+          OVER (ORDER BY a.valid_from DESC GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS next_first
+      FROM public.device_assignments a CROSS JOIN known k WHERE a.hardware_id = which),
+    ranges AS (
+      SELECT h.tenant_id, range_agg(int8range(begins.seq, greatest(begins.seq, ends.seq))) AS seqs
+      FROM held h
+        CROSS JOIN LATERAL (SELECT CASE WHEN h.from_epoch = of_epoch THEN h.from_seq ELSE 0 END AS seq) begins
+        -- A number has 32 bits.
+        CROSS JOIN LATERAL (SELECT least(4294967296, h.next_first, CASE WHEN h.to_epoch = of_epoch THEN h.to_seq END) AS seq) ends
+      WHERE NOT (h.from_named AND h.from_epoch & 4294967295 > of_epoch & 4294967295)
+        AND NOT (h.to_named AND h.to_epoch & 4294967295 < of_epoch & 4294967295)
+        AND (h.from_named OR h.high IS NULL OR h.high >= h.valid_from)
+        AND (h.to_named OR h.low IS NULL OR h.valid_to IS NULL OR h.low < h.valid_to)
+      GROUP BY 1),
+    sure AS (
+      SELECT r.tenant_id, r.seqs, r.seqs - coalesce((SELECT range_agg(o.seqs) FROM ranges o WHERE o.tenant_id <> r.tenant_id), '{}')
+        AS certain FROM ranges r)
+    SELECT s.tenant_id,
+      s.seqs - coalesce((SELECT range_agg(o.certain) FROM sure o WHERE o.tenant_id <> s.tenant_id), '{}'), s.certain
+    FROM sure s $$;
 
 REVOKE ALL ON FUNCTION ts.note_intervals(uuid[], int2[], timestamptz[], int4[]), ts.spread_looks(uuid, int),
   forget_intervals(timestamptz, int), forget_wear(timestamptz, int), ts.thin_lives(uuid, int),

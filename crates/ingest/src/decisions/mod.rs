@@ -8,8 +8,8 @@
 //! intervals. It takes effect at its own time, however late it comes: frames that were refused for want of it are taken
 //! after all, and what was stored under the wearer before moves to the new one ([`crate::upkeep`]).
 //!
-//! What may become possible later (the key is not known yet, a decision before it has not arrived, somebody is in the way) is
-//! tried again.
+//! What may become possible later (the key is not known yet, a decision before it has not arrived, somebody is in the way, a clinic
+//! has too many of something) is tried again.
 
 mod assignment;
 mod content;
@@ -33,13 +33,14 @@ use crate::{Error, timestamp};
 const CLOCK_UNKNOWN_US: i64 = 86_400_000_000;
 
 /// Reasons that may go away by themselves.
-pub(crate) const MAY_PASS: [&str; 6] = [
+pub(crate) const MAY_PASS: [&str; 7] = [
     reason::NO_KEY,
     reason::OTHER_KEY,
     reason::UNKNOWN_WEARER,
     reason::UNKNOWN_CONSENT,
     reason::NOT_ASSIGNED,
     reason::BUSY,
+    reason::TOO_MANY,
 ];
 
 /// The words for reasons.

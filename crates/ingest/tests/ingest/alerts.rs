@@ -365,6 +365,32 @@ async fn what_an_interval_changes_is_looked_at_so_many_hours_at_a_time_until_all
     assert_eq!(world.number("SELECT count(*) FROM ts.interval_looks").await, 0);
 }
 
+#[tokio::test]
+async fn however_many_words_of_an_interval_come_one_look_of_the_channel_waits() {
+    let world = world().await;
+    fast(&world).await;
+    let every = |minute: u32, every_ms: u32| {
+        let kind = DeviceEventKind::Interval { channel: HEART_RATE, every_ms };
+        device_event(EPOCH, minute, u64::from(minute) * 60_000, kind)
+    };
+    let looks = "SELECT count(*) FROM ts.interval_looks";
+    // In one batch, in which each changes what was in force.
+    let words: Vec<Vec<u8>> = (10..20).map(|minute| every(minute, 60_000 + minute % 2 * 60_000)).collect();
+    world.write(&[batch_of(GATEWAY, &words)]).await;
+    assert_eq!(world.number(looks).await, 1);
+    // In batches of their own, until the roll-up comes.
+    for minute in [5, 30, 40] {
+        world.write(&[batch_of(GATEWAY, &[every(minute, minute * 1_000)])]).await;
+    }
+    assert_eq!(world.number(looks).await, 4);
+    world.run(&format!("SELECT ts.spread_looks('{TENANT}', 0)")).await;
+    let waits = format!(
+        "SELECT string_agg(round((extract(epoch FROM from_time) - {}) / 60) || ' ' || to_time, ', ') FROM ts.interval_looks",
+        BOOT_US / 1_000_000
+    );
+    assert_eq!(world.text(&waits).await, "5 infinity");
+}
+
 /// A boot, so many minutes after the first one.
 fn boot_at(epoch: Epoch, minute: u64) -> Vec<u8> {
     use kinara_protocol::frame::{BootAnchor, MAX_FRAME, ResetReason, Ticks, encode_boot_anchor};

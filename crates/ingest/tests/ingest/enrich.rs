@@ -143,3 +143,30 @@ async fn of_two_wearables_on_one_wearer_the_better_covered_one_gives_the_window(
     assert_eq!(settle(&world).await, 1);
     assert_eq!(world.text(told).await, alone);
 }
+
+#[tokio::test]
+async fn a_device_with_more_beats_than_a_heart_makes_silences_no_other_one_of_its_wearer() {
+    let world = world().await;
+    let window = NOW_US - 1_800_000_000;
+    world.write(&[beats(Epoch::new(0xaa, 5), window, &recorded())]).await;
+    assert_eq!(settle(&world).await, 1);
+    let told = "SELECT string_agg(intervals || ' ' || round(covered_ms), ' ') FROM ts.hrv";
+    let alone = world.text(told).await;
+    let broken = async |first: i64, last: i64| {
+        world
+            .run(&format!(
+                "INSERT INTO ts.readings (time, tenant_id, user_id, device_id, type, idx, epoch, seq, value)
+                   SELECT to_timestamp({}) + make_interval(secs => n / 1000.0), '{TENANT}', '{USER}', '{SECOND_USER}', 2, 0, 9, n, 800
+                   FROM generate_series({first}, {last}) n;
+                 INSERT INTO ts.stale_hrv VALUES ('{TENANT}', '{USER}', date_bin('1 hour', to_timestamp({0}), 'epoch'))",
+                window / 1_000_000
+            ))
+            .await;
+        enrich(&world.pool, timestamp(NOW_US), &Slice::default()).await.unwrap();
+    };
+    broken(1, 50_000).await;
+    assert_eq!(world.text(told).await, alone);
+    // All of them together are looked at as far as ten hearts' would go.
+    broken(50_001, 200_000).await;
+    assert_eq!(world.number("SELECT count(*) FROM ts.hrv").await, 0);
+}

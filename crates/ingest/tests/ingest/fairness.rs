@@ -15,7 +15,7 @@ use kinara_store::{Pool, connect};
 use uuid::Uuid;
 
 /// The bridge's connections with other limits.
-fn hasty(world: &World, statement: Duration) -> Pool {
+pub(crate) fn hasty(world: &World, statement: Duration) -> Pool {
     let limits = kinara_store::Limits { statement, ..kinara_store::Limits::default() };
     connect(&world.server.url("bridge", "bridge", "test_0"), "test", &limits).unwrap()
 }
@@ -443,10 +443,11 @@ async fn old_words_about_intervals_go_and_the_one_that_was_in_force_stays() {
         assert_eq!(left, "0 0, 3 8000, 1 6000, 0 0, 1 9000");
     }
     // What holds at any time since then is what held.
-    let spans =
-        "SELECT string_agg(interval_ms::text, ' ' ORDER BY from_time) FROM interval_spans('$h', 1::int2,
-        now() - interval '1827 days', now())";
-    assert_eq!(world.text(&spans.replace("$h", &later.to_string())).await, "6000 9000");
+    let spans = format!(
+        "SELECT string_agg(interval_ms::text, ' ' ORDER BY from_time) FROM interval_spans('{later}', '{TENANT}', 1::int2,
+           now() - interval '1827 days', now())"
+    );
+    assert_eq!(world.text(&spans).await, "6000 9000");
     assert_eq!(world.number("SELECT count(*) FROM wear").await, 1);
     assert_eq!(forget(&world.pool, now, &Retention::default()).await, (0, 0));
 }

@@ -103,6 +103,15 @@ async fn when_the_highest_frame_was_is_said_by_no_time_that_is_not_believed_and_
     // A refused frame is the highest, and an earlier one is taken with it.
     world.write(&[stamped_by(20..30, 3_500_000)]).await;
     assert_eq!(world.text(&highest).await, "29 33");
+    // Nor does such a time say when a gap ended.
+    world.write(&[stamped_by(32..33, -3_000_000_000)]).await;
+    assert_eq!(world.text(&highest).await, "32 33");
+    let ends = format!(
+        "SELECT string_agg(seqs || ' ' || coalesce(round(extract(epoch FROM to_time) - {})::text, '-'), ', ' ORDER BY seqs)
+         FROM gaps",
+        BOOT_US / 1_000_000
+    );
+    assert_eq!(world.text(&ends).await, "{[12,20)} 24, {[30,32)} -");
     let undecodable = {
         let mut frame = frame(EPOCH, 40);
         frame[1] = 0x41;
