@@ -1,7 +1,8 @@
 //! Payloads of batches are read some at once: on a busy machine each change of threads waits for a processor.
 //!
 //! The promise: each of them is read by itself and within a time of its own. One at which the reader panics, or that takes too
-//! long, costs no other its answer nor its place. What is large is read alone.
+//! long, costs no other its answer nor its place. What is large is read alone; and once what was read makes a transaction, nothing
+//! more is, however few bytes it has: a few hundred may hold thousands of readings.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -32,6 +33,12 @@ impl Read {
         let batch = catch_unwind(AssertUnwindSafe(|| decode(&item.payload, limit))).ok();
         Self { item, way, batch }
     }
+
+    /// Work that it makes for a transaction, in readings.
+    pub(crate) fn work(&self) -> usize {
+        let Some(Ok(batch)) = &self.batch else { return 0 };
+        batch.readings().max(batch.weight() / 2)
+    }
 }
 
 /// A batch, and small ones behind it that are read along with it; and what was taken and does not go with them.
@@ -52,16 +59,19 @@ pub(crate) fn together(
     (items, None)
 }
 
-/// Reads one, and the others until the time is over; gives also what is left.
-pub(crate) fn read_some(
+/// Reads one, and the others until the time is over or there is no room for more work; gives also what is left.
+pub(crate) fn read_some<T>(
     mut items: VecDeque<Item>,
     until: Instant,
-    read: impl Fn(Item) -> Read,
-) -> (Vec<Read>, VecDeque<Item>) {
-    let mut done = Vec::with_capacity(items.len());
-    while done.is_empty() || Instant::now() < until {
+    room: usize,
+    read: impl Fn(Item) -> T,
+    work: impl Fn(&T) -> usize,
+) -> (Vec<T>, VecDeque<Item>) {
+    let (mut done, mut worked) = (Vec::with_capacity(items.len()), 0);
+    while done.is_empty() || (worked < room && Instant::now() < until) {
         let Some(item) = items.pop_front() else { break };
         done.push(read(item));
+        worked += done.last().map_or(0, &work);
     }
     (done, items)
 }
@@ -105,6 +115,17 @@ mod tests {
 
     fn sizes(turns: &[Vec<Item>]) -> Vec<Vec<usize>> {
         turns.iter().map(|turn| turn.iter().map(|item| item.payload.len()).collect()).collect()
+    }
+
+    #[test]
+    fn what_makes_a_transaction_is_read_and_no_more_and_the_first_in_any_case() {
+        let until = Instant::now() + std::time::Duration::from_hours(1);
+        for (room, read) in [(25, 3), (30, 3), (31, 4), (0, 1), (1_000, 16)] {
+            let items = (0..16).map(|number| item(number, 10)).collect();
+            let (done, left) = read_some(items, until, room, |item| item, |_| 10);
+            assert_eq!(numbers(&done), (0..read).collect::<Vec<_>>());
+            assert_eq!(numbers(&left), (read..16).collect::<Vec<_>>());
+        }
     }
 
     #[test]

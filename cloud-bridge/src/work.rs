@@ -101,6 +101,13 @@ struct Group {
     weight: usize,
 }
 
+impl Group {
+    /// Work that it makes, in readings.
+    fn work(&self) -> usize {
+        self.readings.max(self.weight / 2)
+    }
+}
+
 impl Workplace {
     /// Works until told to stop; the transaction that it has begun it finishes.
     pub async fn work(self, stop: CancellationToken) {
@@ -141,7 +148,7 @@ impl Workplace {
             } else {
                 self.gather(item, until, &mut group, hand).await;
             }
-            let full = group.readings.max(group.weight / 2) >= self.limits.readings_per_transaction;
+            let full = group.work() >= self.limits.readings_per_transaction;
             next = if full || Instant::now() >= until { None } else { self.next_of(hand) };
         }
         if !group.batches.is_empty() {
@@ -169,7 +176,10 @@ impl Workplace {
     async fn gather(&self, first: Item, until: Instant, group: &mut Group, hand: &mut Hand) {
         let (items, other) = reading::together(first, || self.next_of(hand));
         let workplace = self.clone();
-        let read = off_thread(move || reading::read_some(items, until, |item| workplace.read(item))).await;
+        let room = self.limits.readings_per_transaction.saturating_sub(group.work());
+        let read_some =
+            move || reading::read_some(items, until, room, |item| workplace.read(item), Read::work);
+        let read = off_thread(read_some).await;
         // Without an answer they come again.
         let (read, left) = read.unwrap_or_default();
         for one in left.into_iter().chain(other).rev() {
