@@ -40,18 +40,13 @@ pub struct Event {
     pub acknowledged_at: Option<UtcMs>,
 }
 
-macro_rules! select {
-    ($more:literal) => {
-        concat!(
-            "SELECT time, user_id, device_id, event_type, severity, confidence, data, acknowledged_at FROM events ",
-            $more
-        )
-    };
-}
-
-const SELECT: &str = select!("");
+const SELECT: &str =
+    "SELECT time, user_id, device_id, event_type, severity, confidence, data, acknowledged_at
+     FROM events";
 /// The newest events of a clinic in a period ($1 to $2), so many ($3).
-pub const OF_CLINIC: &str = select!("WHERE time >= $1 AND time <= $2 ORDER BY time DESC LIMIT $3");
+pub const OF_CLINIC: &str =
+    "SELECT time, user_id, device_id, event_type, severity, confidence, data, acknowledged_at
+     FROM newest_events($1, $2, $3) ORDER BY time DESC";
 
 fn read(row: &tokio_postgres::Row) -> Result<Event, Problem> {
     let acknowledged: Option<jiff::Timestamp> = row.try_get(7)?;
@@ -103,15 +98,25 @@ pub async fn list(
     let limit = i64::from(limit);
     let mut connection = app.database.connection().await?;
     let transaction = connection.tenant(member.tenant).await?;
-    let rows = if let Some(user) = query.user_id {
+    if let Some(user) = query.user_id {
         known_user(&transaction, user).await?;
-        let statement =
-            format!("{SELECT} WHERE user_id = $1 AND time >= $2 AND time <= $3 ORDER BY time DESC LIMIT $4");
-        transaction.rows(&statement, &[&user, &from, &to, &limit]).await?
-    } else {
-        transaction.rows(OF_CLINIC, &[&from, &to, &limit]).await?
-    };
+    }
+    let rows = newest(&transaction, query.user_id, from, to, limit).await?;
     Ok(Json(Items { items: rows.iter().map(read).collect::<Result<_, _>>()? }))
+}
+
+/// The newest of a wearer or, without one, of the clinic, whose onset is in `[from, to]`.
+async fn newest(
+    transaction: &TenantTransaction<'_>,
+    user: Option<Uuid>,
+    from: jiff::Timestamp,
+    to: jiff::Timestamp,
+    limit: i64,
+) -> Result<Vec<tokio_postgres::Row>, Problem> {
+    let Some(user) = user else { return transaction.rows(OF_CLINIC, &[&from, &to, &limit]).await };
+    let statement =
+        format!("{SELECT} WHERE user_id = $1 AND time >= $2 AND time <= $3 ORDER BY time DESC LIMIT $4");
+    transaction.rows(&statement, &[&user, &from, &to, &limit]).await
 }
 
 /// Events whose onset is in `[from, to]`, oldest first, the newest of them if there are too many: for the live view.
@@ -122,12 +127,7 @@ pub(crate) async fn between(
     to: jiff::Timestamp,
     limit: i64,
 ) -> Result<Vec<Event>, Problem> {
-    let statement = format!(
-        "{SELECT} WHERE ($1::uuid IS NULL OR user_id = $1) AND time >= $2 AND time <= $3
-         ORDER BY time DESC LIMIT $4"
-    );
-    let rows = transaction.rows(&statement, &[&user, &from, &to, &limit]).await?;
-    rows.iter().rev().map(read).collect()
+    newest(transaction, user, from, to, limit).await?.iter().rev().map(read).collect()
 }
 
 /// Which event was dealt with.

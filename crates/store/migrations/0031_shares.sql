@@ -310,25 +310,45 @@ CREATE FUNCTION forget_wear(before timestamptz, most int) RETURNS int8
 -- since, and not for all that they ever had.
 CREATE FUNCTION gaps_within(wearer uuid, since timestamptz, until timestamptz, most int8)
   RETURNS TABLE (id uuid, user_id uuid, device_id uuid, reason text, from_time timestamptz, to_time timestamptz, frames int8)
-  LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
+  LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  -- Planned for these values: a plan for any would read all of a device's.
+  RETURN QUERY EXECUTE $sql$
     SELECT w.id, w.user_id, w.device_id, w.reason, w.from_time, w.to_time, w.frames
-    FROM wearer_gaps w
+    FROM public.wearer_gaps w
     WHERE w.id = ANY(ARRAY(
         SELECT t.id
-        FROM (SELECT DISTINCT a.hardware_id FROM device_assignments a
-              WHERE a.tenant_id = (SELECT current_tenant()) AND (wearer IS NULL OR a.user_id = wearer)
-                AND a.valid_from <= until AND (a.valid_to IS NULL OR a.valid_to >= since)) h
+        FROM (SELECT DISTINCT a.hardware_id FROM public.device_assignments a
+              WHERE a.tenant_id = (SELECT public.current_tenant()) AND ($1 IS NULL OR a.user_id = $1)
+                AND a.valid_from <= $3 AND (a.valid_to IS NULL OR a.valid_to >= $2)) h
         CROSS JOIN LATERAL (
-          SELECT g.id FROM gaps g WHERE g.hardware = h.hardware_id AND g.withdrawn_at IS NULL AND g.to_time >= since
-            AND (g.from_time IS NULL OR g.from_time <= until)
+          SELECT g.id FROM public.gaps g WHERE g.hardware = h.hardware_id AND g.withdrawn_at IS NULL AND g.to_time >= $2
+            AND (g.from_time IS NULL OR g.from_time <= $3)
           UNION ALL
-          SELECT g.id FROM gaps g WHERE g.hardware = h.hardware_id AND g.withdrawn_at IS NULL AND g.to_time IS NULL
-            AND (g.from_time IS NULL OR g.from_time <= until)) t))
-      AND (wearer IS NULL OR w.user_id = wearer)
-      AND (w.from_time IS NULL OR w.from_time <= until) AND (w.to_time IS NULL OR w.to_time >= since)
-    ORDER BY w.from_time DESC NULLS FIRST, w.id LIMIT most $$;
-REVOKE ALL ON FUNCTION gaps_within(uuid, timestamptz, timestamptz, int8) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION gaps_within(uuid, timestamptz, timestamptz, int8) TO kinara_app;
+          SELECT g.id FROM public.gaps g WHERE g.hardware = h.hardware_id AND g.withdrawn_at IS NULL AND g.to_time IS NULL
+            AND (g.from_time IS NULL OR g.from_time <= $3)) t))
+      AND ($1 IS NULL OR w.user_id = $1)
+      AND (w.from_time IS NULL OR w.from_time <= $3) AND (w.to_time IS NULL OR w.to_time >= $2)
+    ORDER BY w.from_time DESC NULLS FIRST, w.id LIMIT $4$sql$ USING wearer, since, until, most;
+END $$;
+
+-- The newest events of a clinic in a period. A view hands its rows on without their order: all of the period's would be read.
+CREATE FUNCTION newest_events(since timestamptz, until timestamptz, most int8)
+  RETURNS TABLE ("time" timestamptz, user_id uuid, device_id uuid, event_type varchar, severity varchar, confidence real,
+    data jsonb, acknowledged_at timestamptz)
+  LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN QUERY EXECUTE format($sql$
+    SELECT e.time, e.user_id, e.device_id, e.event_type, e.severity, e.confidence, e.data, e.acknowledged_at
+    FROM ts.events e
+    WHERE e.tenant_id = $1 AND e.user_id <> '00000000-0000-0000-0000-000000000000'
+      AND e.time >= %L::timestamptz AND e.time <= %L::timestamptz
+    ORDER BY e.time DESC LIMIT $2$sql$, since, until) USING public.current_tenant(), most;
+END $$;
+REVOKE ALL ON FUNCTION gaps_within(uuid, timestamptz, timestamptz, int8),
+  newest_events(timestamptz, timestamptz, int8) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION gaps_within(uuid, timestamptz, timestamptz, int8),
+  newest_events(timestamptz, timestamptz, int8) TO kinara_app;
 
 -- Which events are in. One that is older than readings are kept is refused for its age, before anybody asks whether it is in.
 CREATE FUNCTION forget_event_keys(before timestamptz, most int) RETURNS int8

@@ -152,8 +152,8 @@ async fn what_a_former_clinic_has_refused_hides_none_of_the_next_ones_losses() {
 
 #[tokio::test]
 async fn an_epoch_that_was_refused_whole_while_a_former_clinic_had_the_device_leaves_a_gap_when_it_expires() {
-    let world = world().await;
     const DAY_US: i64 = 86_400_000_000;
+    let world = world().await;
     assert_eq!(world.write(&[of_1970_in(Epoch::new(0xbb, 1), 0..4)]).await[0].quarantined, 4);
     given_on(&world).await;
     // A day after they came; what comes later of such an epoch is not the former clinic's.
