@@ -174,7 +174,7 @@ pub fn reference(text: &str, most: usize) -> Result<String, BadName> {
 /// The longest version of a text that people agree to, in characters.
 pub const LONGEST_VERSION: usize = 50;
 
-/// The version of a text that people agree to: a [`reference`], so that a consent finds the text it was given to.
+/// The version of a text that people agree to: a [`reference()`], so that a consent finds the text it was given to.
 pub fn version(text: &str) -> Result<String, BadName> {
     reference(text, LONGEST_VERSION)
 }
