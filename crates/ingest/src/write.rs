@@ -349,7 +349,7 @@ impl Writer {
         // Sent together: neither waits for the other's answer.
         let (mut entries, mut wear) = futures_util::try_join!(
             ledger::lock(&tx, plan.keys.keys().copied()),
-            Wear::before(&tx, &plan.take)
+            Wear::around(&tx, &plan.take)
         )?;
         parts::look_up(&tx, &mut entries, || plan.numbers()).await?;
         for (key, heard) in &plan.keys {
@@ -551,7 +551,7 @@ impl Writer {
             if let Some(user) = swapped.next(assignment.user) {
                 row.set_user(user);
             }
-            let said = wear.said(taken.key);
+            let said = wear.said(taken);
             // Nobody knows when it was: it stays out of everything that is derived.
             let samples = &taken.device.samples[frame.samples.start as usize..frame.samples.end as usize];
             #[cfg(feature = "sabotage")]

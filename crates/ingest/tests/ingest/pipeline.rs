@@ -605,6 +605,29 @@ async fn what_is_measured_off_the_skin_has_no_quality_whichever_batch_said_so() 
 }
 
 #[tokio::test]
+async fn a_word_between_frames_that_come_again_and_new_ones_counts_for_the_new_ones() {
+    for (first, second, off_skin) in [
+        (DeviceEventKind::NotWorn, DeviceEventKind::Worn, "1"),
+        (DeviceEventKind::Worn, DeviceEventKind::NotWorn, "3 4 5"),
+    ] {
+        let world = world().await;
+        let said = |seq: u32, kind| device_event(EPOCH, seq, u64::from(seq) * 1_000, kind);
+        let again = || batch_of(GATEWAY, &[frame(EPOCH, 1), said(2, second), frame(EPOCH, 3)]);
+        world.write(&[batch_of(GATEWAY, &[said(0, first)])]).await;
+        world.write(&[again()]).await;
+        // Its acknowledgement was lost: it comes once more, in one group with what follows.
+        world.write(&[again(), batch_of(GATEWAY, &seconds(4..6))]).await;
+        assert_eq!(
+            world
+                .text("SELECT string_agg(DISTINCT seq::text, ' ' ORDER BY seq::text) FROM ts.readings WHERE quality = 0")
+                .await,
+            off_skin
+        );
+        assert_eq!(world.number("SELECT count(DISTINCT seq) FROM ts.readings").await, 4);
+    }
+}
+
+#[tokio::test]
 async fn an_interval_that_a_wearable_told_of_holds_until_its_next_word_or_its_next_boot() {
     let world = world().await;
     let said = |seq: u32, channel: ChannelId, every_ms: u32| {
