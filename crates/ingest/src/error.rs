@@ -12,6 +12,9 @@ pub enum Error {
     /// The database holds something that this program cannot read.
     #[error("the database holds {0}, which this program cannot read")]
     Foreign(String),
+    /// More than one transaction may do. In parts it is possible.
+    #[error("{0} are more than one transaction takes")]
+    TooMuch(&'static str),
 }
 
 /// What to do about an error.
@@ -50,7 +53,11 @@ impl Error {
 
     /// What to do about it.
     pub fn remedy(&self) -> Remedy {
-        let Self::Database(error) = self else { return Remedy::Later };
+        let error = match self {
+            Self::Database(error) => error,
+            Self::TooMuch(_) => return Remedy::Split,
+            Self::Pool(_) | Self::Foreign(_) => return Remedy::Later,
+        };
         let Some(code) = error.code() else { return Remedy::Later };
         match code.code() {
             // Deadlock, serialisation failure, lock or statement timeout; a partition that retention dropped meanwhile.

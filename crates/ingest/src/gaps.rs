@@ -414,7 +414,9 @@ fn less_what_is_told(
         let key = candidate.key;
         let is_late = candidate.reason == LATE;
         let entry = entries.get(&key);
-        let stored = entry.into_iter().flat_map(|entry| [&entry.seqs, &entry.new, &entry.beside]);
+        // What lies beside a counted row are names of others: they have none of its numbers.
+        let beside = entry.filter(|entry| !entry.is_counted()).map(|entry| &entry.beside);
+        let stored = entry.into_iter().flat_map(|entry| [&entry.seqs, &entry.new]).chain(beside);
         let told = if is_late { named.get(&key) } else { explained.get(&key) };
         let others = [told, carved.get(&key), late.get(&key).filter(|_| is_late)];
         let seqs = stored
