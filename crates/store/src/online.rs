@@ -104,6 +104,9 @@ const STEPS: &[Step] = &[
     index("alerts_age", "public", "ON alerts (raised_at)"),
     index("event_keys_age", "public", "ON event_keys (time)"),
     index("moves_settled", "public", "ON moves (settled_at) WHERE settled_at IS NOT NULL"),
+    // Whether a frame is there is asked of whoever had its device, of what is being moved and of whom she was merged with.
+    index("moves_of_devices", "public", "ON moves (device_id) WHERE settled_at IS NULL"),
+    index("users_merged", "public", "ON users (tenant_id) WHERE merged_into IS NOT NULL"),
     index("introductions_settled", "public", "ON introductions (settled_at) WHERE settled_at IS NOT NULL"),
     index("revocations_settled", "public", "ON revocations (settled_at) WHERE settled_at IS NOT NULL"),
     index("gaps_ends", "public", "ON gaps (hardware, to_time) WHERE withdrawn_at IS NULL"),
