@@ -113,12 +113,14 @@ pub(super) async fn let_in(
     may: bool,
 ) -> Result<Value, AdminError> {
     let tenant = find_tenant(transaction, slug).await?;
-    // A release before took what is no address: whoever has one can be shut out all the same.
-    let email = &entry::email(email).unwrap_or_else(|_| email.trim().to_owned());
+    // A release before took what is no address, and what cannot be seen in one: whoever has such can be shut out all the same.
+    let typed = email.trim();
+    let email = &entry::email(typed).unwrap_or_else(|_| typed.to_owned());
     let row = transaction
         .query_opt(
-            "SELECT id FROM members WHERE tenant_id = $1 AND lower(email) = lower($2) FOR UPDATE",
-            &[&tenant, &email],
+            "SELECT id FROM members WHERE tenant_id = $1 AND lower(email) IN (lower($2), lower($3))
+             ORDER BY lower(email) = lower($2) DESC LIMIT 1 FOR UPDATE",
+            &[&tenant, &email, &typed],
         )
         .await?;
     let Some(row) = row else { return refused(format!("the clinic {slug} has no member {email:?}")) };
