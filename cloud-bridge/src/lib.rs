@@ -721,12 +721,13 @@ async fn keep_counted(
 /// Compresses closed chunks and lets go of partitions whose time is over: both may take long, and hold up nothing else.
 async fn keep_stored(config: Config, pool: Pool, metrics: Arc<Metrics>, stop: CancellationToken) {
     let patience = Duration::from_secs(config.jobs.compress_timeout_s);
+    let mut passed = 0;
     loop {
         tokio::select! {
             () = tokio::time::sleep(Duration::from_secs(config.jobs.derive_s)) => {}
             () = stop.cancelled() => return,
         }
-        if let Err(error) = sweep::compress(&pool, patience).await {
+        if let Err(error) = sweep::compress(&pool, patience, &mut passed).await {
             Metrics::count(&metrics.housekeeping_failed_total);
             tracing::warn!(%error, "closed chunks stay as they are for now");
         }

@@ -285,24 +285,29 @@ async fn expire_aged(pool: &Pool, before: Timestamp, now: Timestamp) -> Result<u
 }
 
 /// Compresses chunks that are closed, or that got late rows since; gives how many. Each may take `patience`: longer than any
-/// statement of the ordinary kind. One that fails is passed over.
-pub async fn compress(pool: &Pool, patience: Duration) -> Result<u64, Error> {
+/// statement of the ordinary kind. One that fails is passed over. So many were, of the oldest; where too many fail, the next round
+/// goes on behind them, and the one after its end begins anew.
+pub async fn compress(pool: &Pool, patience: Duration, passed: &mut i32) -> Result<u64, Error> {
     const FAILURES: i32 = 3;
     let mut client = pool.get().await?;
     let timeout = format!("SET LOCAL statement_timeout = {}", patience.as_millis());
-    let (mut compressed, mut passed) = (0, 0);
+    let (mut compressed, mut failures) = (0, 0);
     loop {
         let tx = client.transaction().await?;
         tx.batch_execute(&timeout).await?;
-        match tx.query_one("SELECT ts.compress_closed($1)", &[&passed]).await {
-            Ok(row) if row.get::<_, i32>(0) == 0 => return Ok(compressed),
+        match tx.query_one("SELECT ts.compress_closed($1)", &[passed]).await {
+            Ok(row) if row.get::<_, i32>(0) == 0 => {
+                *passed = 0;
+                return Ok(compressed);
+            }
             Ok(_) => {
                 tx.commit().await?;
                 compressed += 1;
             }
-            Err(error) if passed < FAILURES && error.code().is_some() => {
+            Err(error) if failures < FAILURES && error.code().is_some() => {
                 tx.rollback().await?;
-                passed += 1;
+                *passed += 1;
+                failures += 1;
                 tracing::warn!(error = %kinara_store::explain(&error), "a chunk could not be compressed; the next one is");
             }
             Err(error) => return Err(error.into()),

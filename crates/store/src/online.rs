@@ -179,14 +179,10 @@ impl Step {
     }
 }
 
-/// Whether an index is there. One that a former attempt was cut short at is dropped first.
-async fn is_made(client: &Client, index: &str, drop: &str) -> Result<bool, tokio_postgres::Error> {
+/// Whether an index may be used; `None`: it is not there.
+async fn validity(client: &Client, index: &str) -> Result<Option<bool>, tokio_postgres::Error> {
     let valid = "SELECT i.indisvalid FROM pg_index i WHERE i.indexrelid = to_regclass($1)";
-    let found = client.query_opt(valid, &[&index]).await?.map(|row| row.get::<_, bool>(0));
-    if found == Some(false) {
-        client.batch_execute(&format!("{drop} {index}")).await?;
-    }
-    Ok(found == Some(true))
+    Ok(client.query_opt(valid, &[&index]).await?.map(|row| row.get(0)))
 }
 
 async fn make_index(
@@ -196,8 +192,12 @@ async fn make_index(
     name: &str,
     on: &str,
 ) -> Result<(), tokio_postgres::Error> {
-    if is_made(client, &format!("{schema}.{name}"), "DROP INDEX CONCURRENTLY").await? {
-        return Ok(());
+    let index = format!("{schema}.{name}");
+    match validity(client, &index).await? {
+        Some(true) => return Ok(()),
+        // A former attempt was cut short at it.
+        Some(false) => client.batch_execute(&format!("DROP INDEX CONCURRENTLY {index}")).await?,
+        None => {}
     }
     client.batch_execute(&format!("CREATE {kind} CONCURRENTLY {name} {on}")).await
 }
@@ -212,11 +212,7 @@ async fn make_parts_index(
 ) -> Result<(), tokio_postgres::Error> {
     let plain = client.query_opt("SELECT FROM ts.storage WHERE kind = 'plain'", &[]).await?.is_some();
     if !plain {
-        if is_made(client, &format!("ts.{name}"), "DROP INDEX").await? {
-            return Ok(());
-        }
-        let each = "WITH (timescaledb.transaction_per_chunk)";
-        return client.batch_execute(&format!("CREATE INDEX {name} ON ts.{table} {columns} {each}")).await;
+        return make_chunks_index(client, name, table, columns).await;
     }
     let whole = format!("ts.{name}");
     if client.query_opt("SELECT FROM pg_index WHERE indexrelid = to_regclass($1)", &[&whole]).await?.is_none()
@@ -239,19 +235,52 @@ async fn make_parts_index(
     Ok(())
 }
 
+/// The chunks are the extension's: whoever owns the table may make nothing in their schema. So a chunk's writers wait while its index is
+/// made, and nobody waits behind a writer that does not come to an end. An index that was cut short is made anew.
+async fn make_chunks_index(
+    client: &Client,
+    name: &str,
+    table: &str,
+    columns: &str,
+) -> Result<(), tokio_postgres::Error> {
+    let index = format!("ts.{name}");
+    let make =
+        format!("CREATE INDEX {name} ON ts.{table} {columns} WITH (timescaledb.transaction_per_chunk)");
+    let mut left = TRIES;
+    loop {
+        left -= 1;
+        if validity(client, &index).await? == Some(false) {
+            briefly(client, &format!("DROP INDEX {index}")).await?;
+        }
+        if validity(client, &index).await?.is_some() {
+            return Ok(());
+        }
+        match once_briefly(client, &make).await {
+            Err(error) if left > 0 && is_locked(&error) => tokio::time::sleep(PAUSE).await,
+            other => return other,
+        }
+    }
+}
+
 /// A statement before which others would stand while it waits for its lock: it waits a second, and lets them pass.
 async fn briefly(client: &Client, sql: &str) -> Result<(), tokio_postgres::Error> {
     let mut left = TRIES;
     loop {
         left -= 1;
-        client.batch_execute("SET lock_timeout = '1s'").await?;
-        let result = client.batch_execute(sql).await;
-        client.batch_execute("SET lock_timeout = 0").await?;
-        match result {
-            Err(error) if left > 0 && error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
-                tokio::time::sleep(PAUSE).await;
-            }
+        match once_briefly(client, sql).await {
+            Err(error) if left > 0 && is_locked(&error) => tokio::time::sleep(PAUSE).await,
             other => return other,
         }
     }
+}
+
+async fn once_briefly(client: &Client, sql: &str) -> Result<(), tokio_postgres::Error> {
+    client.batch_execute("SET lock_timeout = '1s'").await?;
+    let result = client.batch_execute(sql).await;
+    client.batch_execute("SET lock_timeout = 0").await?;
+    result
+}
+
+fn is_locked(error: &tokio_postgres::Error) -> bool {
+    error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
 }

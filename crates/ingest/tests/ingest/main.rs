@@ -6,6 +6,7 @@
 mod alerts;
 mod boundaries;
 mod bounds;
+mod chunks;
 mod claims;
 mod decisions;
 mod enrich;
