@@ -117,10 +117,11 @@ EXCEPTION WHEN lock_not_available THEN
   RETURN 0; -- The next time.
 END $$;
 
--- As before, and it holds nobody up: it waits a second for whoever writes into the chunk, and for no reader; where somebody reads
--- on, the rows that are compressed now are deleted, and not cut off. (An older extension does not know the word, and cuts.)
+-- As before, and it holds nobody up: it waits two seconds for whoever writes into the chunk (a vacuum of the server's own gives way after
+-- one), and for no reader; where somebody reads on, the rows that are compressed now are deleted, and not cut off. (An older extension
+-- does not know the word, and cuts.)
 CREATE OR REPLACE FUNCTION ts.compress_closed(passed int DEFAULT 0) RETURNS int
-  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s' AS $$
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
 DECLARE
   chunk regclass;
 BEGIN
