@@ -36,6 +36,7 @@ use self::layout::{
     IDENTITY_LEN, PAGE_HEADER, RECORD_HEADER, commit_word, page_header, parse_page_header, put_identity,
     record_len,
 };
+use self::records::Lately;
 use crate::flash::{Flash, PAGE};
 
 /// Why the ring could not do it.
@@ -79,8 +80,7 @@ pub struct Ring<F> {
     spare_ready: bool,
     last: Option<Identity>,
     unacknowledged: u32,
-    /// Where the record that was read last ended, and which frame is next if it is of the same boot.
-    follows: Option<(Position, Identity)>,
+    lately: Lately,
     /// The page that is looked at next for what an earlier log has left; none where nothing is left.
     scrubs: Option<u32>,
 }
@@ -114,7 +114,7 @@ impl<F: Flash> Ring<F> {
             spare_ready: true,
             last: None,
             unacknowledged: 0,
-            follows: None,
+            lately: Lately::default(),
             scrubs: None,
         };
         ring.recover()?;
@@ -181,6 +181,7 @@ impl<F: Flash> Ring<F> {
         self.flash.write(address + RECORD_HEADER, body)?;
         self.flash.write(address, &commit_word(frame.len() as u16))?;
         self.head.offset = at.offset + record_len(frame.len());
+        self.lately.remember(&Entry { at, end: self.head, id, len: frame.len() as u16 });
         self.last = Some(id);
         self.unacknowledged += 1;
         Ok(at)

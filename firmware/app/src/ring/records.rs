@@ -12,8 +12,7 @@
 use kinara_protocol::frame::{FrameRef, MAX_FRAME};
 
 use super::layout::{
-    Entry, Identity, PEEK_LEN, Position, frame_len, is_blank_word, parse_identity,
-    parse_record, record_len,
+    Entry, Identity, PEEK_LEN, Position, frame_len, is_blank_word, parse_identity, parse_record, record_len,
 };
 use super::{Ring, RingError};
 use crate::flash::{Flash, PAGE, WORD};
@@ -36,17 +35,43 @@ impl Record {
     }
 }
 
+/// The records that were read or written last, so that who goes through the log, or looks again, need not check the CRC of
+/// each. Several do so side by side: what is sent, what is acknowledged, what is stored.
+#[derive(Debug, Default)]
+pub(super) struct Lately {
+    entries: [Option<Entry>; 4],
+    next: usize,
+}
+
+impl Lately {
+    /// Which frame is at a place, if it is one of these, or of the same boot as the one before it.
+    fn expected(&self, at: Position) -> Option<Identity> {
+        let known = self.entries.iter().flatten().find(|entry| entry.at == at || entry.end == at)?;
+        Some(if known.at == at { known.id } else { after(known.id) })
+    }
+
+    pub(super) fn remember(&mut self, entry: &Entry) {
+        let known = |other: &Option<Entry>| other.is_some_and(|it| it.at == entry.at || it.end == entry.at);
+        let place = self.entries.iter().position(known).unwrap_or_else(|| {
+            self.next = (self.next + 1) % self.entries.len();
+            self.next
+        });
+        self.entries[place] = Some(*entry);
+    }
+}
+
 impl<F: Flash> Ring<F> {
     /// The first frame at or after a place in its page.
     pub(super) fn entry_in_page(&mut self, at: Position) -> Result<Option<Entry>, RingError<F::Error>> {
-        let expected = self.follows.filter(|(place, _)| *place == at).map(|(_, id)| id);
+        let expected = self.lately.expected(at);
         let mut from = at;
         while let Some(record) = self.record_in_page(from, expected)? {
             from = record.end();
             let id = if record.believed { Some(record.id) } else { self.identity_beside(&record)? };
             if let Some(id) = id {
-                self.follows = Some((from, after(id)));
-                return Ok(Some(Entry { at: record.at, end: from, id, len: record.len }));
+                let entry = Entry { at: record.at, end: from, id, len: record.len };
+                self.lately.remember(&entry);
+                return Ok(Some(entry));
             }
         }
         Ok(None)
