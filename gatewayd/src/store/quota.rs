@@ -248,6 +248,11 @@ impl Engine {
             return Ok(None);
         }
         if let Some((file, why)) = self.file_set_aside()? {
+            if !self.lies_aside(&file) {
+                return Ok(Some(format!(
+                    "The database is gone ({why}). Readings may be lost. Check the disk, and tell support."
+                )));
+            }
             return Ok(Some(format!(
                 "The database was damaged ({why}) and was set aside as {file}; what can be read comes over. Readings \
                  may be lost. Check the disk, and tell support."

@@ -57,7 +57,10 @@ pub fn salvage(
     (aside, why): (&str, &str),
     now_us: i64,
 ) -> Result<(), StoreError> {
-    match source(damaged) {
+    // Of no bytes SQLite would make a database, and remove the log that lies beside it.
+    let is_empty = std::fs::metadata(damaged).map_or(true, |meta| meta.len() == 0);
+    let opened = if is_empty { Err(StoreError::Unreadable(why.to_owned())) } else { source(damaged) };
+    match opened {
         Ok(source) => {
             for table in TABLES {
                 for name in [format!("old_{table}"), (*table).to_owned()] {
@@ -75,6 +78,7 @@ pub fn salvage(
         Err(error) if error.is_outside() => return Err(error),
         Err(error) => {
             tracing::warn!(%error, "the database set aside cannot be opened; nothing is brought over");
+            db.execute_batch(EVERYTHING)?;
         }
     }
     rescue::forget_former(db, aside)?;
