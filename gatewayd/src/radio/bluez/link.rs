@@ -482,7 +482,7 @@ mod tests {
     #[test]
     fn what_is_needed_is_waited_for_and_what_is_not_is_taken_as_it_is_there() {
         let [rate, continuous, spot] = [1, 2, 3].map(Uuid::from_u128);
-        let found = |uuids: &[Uuid]| uuids.iter().map(|uuid| (*uuid, ())).collect::<HashMap<_, _>>();
+        let found = |uuids: &[Uuid]| uuids.iter().map(|uuid| (*uuid, 1)).collect::<HashMap<_, _>>();
         assert!(!Need::All(&[rate, spot]).is_met(&found(&[rate])));
         assert!(Need::All(&[rate, spot]).is_met(&found(&[rate, spot])));
         assert!(!Need::OneOf(&[continuous, spot]).is_met(&found(&[])));
