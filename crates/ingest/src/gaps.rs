@@ -139,11 +139,15 @@ impl Findings {
     }
 }
 
-/// Frames that are let go: a gap for each epoch says so.
+/// In whose time a frame begins and ends: those of one epoch that differ in it have gaps of their own, since a gap that reaches into
+/// another's time counts for neither.
+pub(crate) type Within = (Option<Uuid>, Option<Uuid>);
+
+/// Frames that are let go: a gap for each epoch, and for whoever had the device, says so.
 #[derive(Debug)]
 pub(crate) struct LetGo {
     reason: &'static str,
-    gaps: BTreeMap<Key, Candidate>,
+    gaps: BTreeMap<(Key, Within), Candidate>,
     named: BTreeSet<Key>,
 }
 
@@ -153,8 +157,20 @@ impl LetGo {
     }
 
     /// One frame, of this time. `named`: its number is a name, and no count.
-    pub fn add(&mut self, key: Key, seq: u64, (from_us, to_us): (i64, i64), named: bool) {
-        let gap = self.gaps.entry(key).or_insert_with(|| Candidate {
+    pub fn add(&mut self, key: Key, seq: u64, times: (i64, i64), named: bool) {
+        self.add_within((None, None), key, seq, times, named);
+    }
+
+    /// The same of a frame that lies within these assignments.
+    pub fn add_within(
+        &mut self,
+        within: Within,
+        key: Key,
+        seq: u64,
+        (from_us, to_us): (i64, i64),
+        named: bool,
+    ) {
+        let gap = self.gaps.entry((key, within)).or_insert_with(|| Candidate {
             key,
             reason: self.reason,
             seqs: SeqSet::default(),

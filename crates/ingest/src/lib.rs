@@ -25,6 +25,7 @@ pub mod enrich;
 pub mod erase;
 mod error;
 pub mod events;
+mod expire;
 mod gaps;
 pub mod intervals;
 pub mod items;

@@ -35,7 +35,7 @@ pub const NOT_BEFORE_US: i64 = 1_577_836_800_000_000;
 
 /// A frame is some seconds of samples. One that claims more than a day has ticks that are not to be believed, and days
 /// between its ends that nobody made room for.
-const LONGEST_FRAME_US: i64 = DAY_US;
+pub(crate) const LONGEST_FRAME_US: i64 = DAY_US;
 
 /// What is to be done with a frame.
 #[derive(Debug, Clone, Copy)]

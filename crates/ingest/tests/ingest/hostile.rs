@@ -49,7 +49,7 @@ fn stored(stored: u64) -> Counts {
 }
 
 /// The device goes to the second clinic, ten seconds after its boot.
-async fn given_on(world: &World) {
+pub(crate) async fn given_on(world: &World) {
     let at = BOOT_US / 1_000_000 + 10;
     world
         .run(&format!(
@@ -115,7 +115,7 @@ fn in_1970() -> Fit {
 }
 
 /// Frames that are refused for their time, numbered as the sender likes.
-fn of_1970(numbers: std::ops::Range<u32>) -> Batch {
+pub(crate) fn of_1970(numbers: std::ops::Range<u32>) -> Batch {
     of_1970_in(EPOCH, numbers)
 }
 
