@@ -85,7 +85,8 @@ impl Touched {
 
 fn statuses(new: &[Taken<'_>]) -> BTreeMap<Uuid, Status> {
     let mut out = BTreeMap::new();
-    for taken in new {
+    // What was said at a time that nobody knows is not the newest.
+    for taken in new.iter().filter(|taken| !taken.time_uncertain) {
         let frame = taken.frame;
         let status = out.entry(taken.assignment.device).or_insert(Status {
             seen_us: frame.last_us,

@@ -2,7 +2,7 @@
 //!
 //! The promise: a sample is judged by the last word of its wearable before it, in the same epoch, from whichever batch
 //! that word came. Frames come in the order of their numbers, so a word is there before what follows it; where it is
-//! not, the wearable is taken to be worn.
+//! not, the wearable is taken to be worn. A word of which nobody knows when it was said says nothing.
 
 use std::collections::BTreeMap;
 
@@ -65,6 +65,10 @@ impl Wear {
             (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for taken in new {
             let Content::Events(events) = &taken.frame.content else { continue };
+            // Nobody knows from when on it holds: for hours that were received it would say that nothing was.
+            if taken.time_uncertain {
+                continue;
+            }
             for event in events {
                 let is_worn = match event.kind {
                     DeviceEventKind::Worn => true,
