@@ -17,6 +17,7 @@ pub mod infer;
 pub mod jobs;
 pub mod link;
 pub mod live;
+pub mod looks;
 pub mod metrics;
 pub mod newest;
 pub mod notices;
@@ -252,6 +253,7 @@ async fn run_all(config: Config, clock: Arc<dyn Clock>, stop: CancellationToken)
         metrics: metrics.clone(),
         patience: Duration::from_secs(config.jobs.reconcile_timeout_s),
         inference: infer::Inference::open(&config.infer),
+        looks: looks::Looks::default(),
         retention: Retention {
             audit_days: config.jobs.audit_days.into(),
             derived_days: config.jobs.derived_days.into(),

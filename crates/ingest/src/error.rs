@@ -44,7 +44,7 @@ impl Error {
     }
 
     /// Whether a statement took longer than it may. It would again.
-    pub(crate) fn is_timeout(&self) -> bool {
+    pub fn is_timeout(&self) -> bool {
         matches!(self, Self::Database(error) if error.code().is_some_and(|code| code.code() == "57014"))
     }
 

@@ -1,5 +1,8 @@
 //! Alerts by a clinic's rules, over the database's notes.
 
+use std::time::Duration;
+
+use crate::fairness::hasty;
 use crate::support::*;
 use kinara_ingest::alerts::{Evaluated, evaluate};
 use kinara_ingest::rollup::{Slice, roll_up};
@@ -10,6 +13,8 @@ use kinara_protocol::frame::{DeviceEventKind, Epoch};
 use uuid::Uuid;
 
 const RULE: Uuid = Uuid::from_u128(0x61);
+/// A turn in which all that is noted is looked at.
+const ALL_OF_IT: Duration = Duration::MAX;
 
 /// One frame a minute, from minutes after the boot on: heart rates in steps of 0.1 bpm.
 async fn minutes(world: &World, rates: impl IntoIterator<Item = (u32, i32)>) {
@@ -22,7 +27,7 @@ async fn minutes(world: &World, rates: impl IntoIterator<Item = (u32, i32)>) {
 }
 
 async fn look(world: &World) -> Evaluated {
-    evaluate(&world.pool, TENANT, timestamp(0)).await.unwrap()
+    evaluate(&world.pool, TENANT, timestamp(0), ALL_OF_IT).await.unwrap()
 }
 
 /// Alerts: whose, title, and from which to which minute after the boot.
@@ -173,7 +178,8 @@ async fn readings_that_are_kept_no_more_take_no_alert_along_and_an_erased_wearer
     minutes(&world, (2..8).map(|minute| (minute, 1300))).await;
     look(&world).await;
     world.run("DELETE FROM ts.readings_minute; INSERT INTO ts.alert_notes SELECT tenant_id, user_id, type, bucket FROM ts.readings_hourly").await;
-    assert_eq!(evaluate(&world.pool, TENANT, timestamp(NOW_US)).await.unwrap(), Evaluated::default());
+    let of_now = evaluate(&world.pool, TENANT, timestamp(NOW_US), ALL_OF_IT).await.unwrap();
+    assert_eq!(of_now, Evaluated::default());
     assert_eq!(alerts(&world).await, "first fast 2-8");
     world.run(&format!("INSERT INTO tombstones (tenant_id, user_id) VALUES ('{TENANT}', '{USER}')")).await;
     kinara_ingest::erase::erase(&world.pool, TENANT, USER).await.unwrap();
@@ -389,6 +395,54 @@ async fn however_many_words_of_an_interval_come_one_look_of_the_channel_waits() 
         BOOT_US / 1_000_000
     );
     assert_eq!(world.text(&waits).await, "5 infinity");
+}
+
+/// Notes of so many hours of the wearer.
+async fn noted(world: &World, hours: i64) {
+    world
+        .run(&format!(
+            "INSERT INTO ts.alert_notes (tenant_id, user_id, type, hour)
+               SELECT '{TENANT}', '{USER}', 1, date_bin('1 hour', to_timestamp({}), 'epoch') - make_interval(hours => h)
+               FROM generate_series(0, {hours} - 1) h",
+            BOOT_US / 1_000_000
+        ))
+        .await;
+}
+
+const NOTED: &str = "SELECT count(*) FROM ts.alert_notes";
+
+#[tokio::test]
+async fn a_clinic_whose_turn_is_over_leaves_the_rest_of_its_notes_for_its_next_one() {
+    let world = world().await;
+    fast(&world).await;
+    minutes(&world, (2..8).map(|minute| (minute, 1300))).await;
+    noted(&world, 40).await;
+    let turn = async || evaluate(&world.pool, TENANT, timestamp(0), Duration::ZERO).await.unwrap();
+    let (mut left, mut raised) = (Vec::new(), 0);
+    while world.number(NOTED).await > 0 {
+        raised += turn().await.raised;
+        left.push(world.number(NOTED).await);
+        world.run(&format!("SELECT ts.queue_looks('{TENANT}')")).await;
+        assert_eq!(jobs(&world).await, TENANT.to_string());
+    }
+    assert_eq!((left, raised), (vec![25, 9, 0], 1));
+}
+
+#[tokio::test]
+async fn what_is_not_looked_at_in_time_is_looked_at_in_smaller_parts() {
+    let world = world().await;
+    fast(&world).await;
+    minutes(&world, (2..8).map(|minute| (minute, 1300))).await;
+    noted(&world, 15).await;
+    world
+        .run(
+            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.2); RETURN OLD; END $$;
+             CREATE TRIGGER slow BEFORE DELETE ON ts.alert_notes FOR EACH ROW EXECUTE FUNCTION slow()",
+        )
+        .await;
+    let pool = hasty(&world, Duration::from_secs(2));
+    let done = evaluate(&pool, TENANT, timestamp(0), ALL_OF_IT).await.unwrap();
+    assert_eq!((done.raised, world.number(NOTED).await), (1, 0));
 }
 
 /// A boot, so many minutes after the first one.
