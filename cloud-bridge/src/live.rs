@@ -11,7 +11,7 @@ use std::time::Duration;
 use kinara_clock::Clock;
 use kinara_ingest::assign::{Consent, Moment, Whose, whose};
 use kinara_ingest::directory::Directory;
-use kinara_ingest::{Sender, is_hardware_id};
+use kinara_ingest::{Sender, identify};
 use kinara_protocol::envelope::{self, ENVELOPE_VERSION, Live, TenantLive, TenantLiveDevice};
 use kinara_protocol::frame::Epoch;
 use kinara_protocol::topic;
@@ -59,7 +59,7 @@ impl Gate {
         publisher: &Publisher,
         metrics: &Metrics,
     ) -> Result<(), kinara_ingest::Error> {
-        live.devices.retain(|device| is_hardware_id(&device.hardware_id));
+        live.devices.retain_mut(|device| identify(&mut device.hardware_id));
         self.look_up(gateway, &live).await?;
         let mut by_tenant: HashMap<Uuid, Vec<TenantLiveDevice>> = HashMap::new();
         for device in live.devices {

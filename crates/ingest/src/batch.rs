@@ -406,7 +406,7 @@ fn is_foreign(channel: u16) -> bool {
 const HARDWARE_ID_MAX: usize = 255;
 
 /// Whether this can be a device's name: a text that the database refuses would stop all that is written with it.
-pub fn is_hardware_id(id: &str) -> bool {
+pub(crate) fn is_hardware_id(id: &str) -> bool {
     (1..=HARDWARE_ID_MAX).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
@@ -416,6 +416,12 @@ pub(crate) fn canonical(id: &mut String) {
     if let Ok(hardware) = HardwareId::parse(id) {
         hardware.as_str().clone_into(id);
     }
+}
+
+/// Reads a device's name as everybody writes it, at the doors that keep nothing aside; whether it can be one.
+pub fn identify(id: &mut String) -> bool {
+    canonical(id);
+    is_hardware_id(id)
 }
 
 /// What of a device's name can be kept, for a person who looks for what was refused.
