@@ -26,13 +26,13 @@ pub mod reading;
 pub mod roster;
 pub mod state;
 pub mod tasks;
+mod tenants;
 pub mod trace;
 pub mod work;
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kinara_clock::Clock;
@@ -60,6 +60,7 @@ use crate::newest::Newest;
 use crate::queue::{Item, Queue, WriterId};
 use crate::state::{Message, Register};
 use crate::tasks::Tasks;
+use crate::tenants::Tenants;
 use crate::trace::Tracer;
 use crate::work::Workplace;
 
@@ -362,25 +363,6 @@ async fn keep_migrated(admin_url: String, metrics: Arc<Metrics>) {
         tokio::time::sleep(STEPS_AGAIN).await;
     }
     std::future::pending::<()>().await;
-}
-
-/// The clinics of gateways, for the fairness of queues.
-#[derive(Debug, Clone, Default)]
-struct Tenants(Arc<Mutex<HashMap<Uuid, Uuid>>>);
-
-impl Tenants {
-    /// A gateway's clinic, where it is known.
-    fn of(&self, gateway: Uuid) -> Option<Uuid> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&gateway).copied()
-    }
-
-    async fn refresh(&self, pool: &Pool) -> Result<(), kinara_ingest::Error> {
-        let client = pool.get().await?;
-        let rows = client.query("SELECT id, tenant_id FROM gateways", &[]).await?;
-        let all = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = all;
-        Ok(())
-    }
 }
 
 /// A payload by itself: as it came it holds on to its whole packet, properties and all.
