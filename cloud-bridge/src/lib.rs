@@ -12,7 +12,9 @@
 
 pub mod answer;
 pub mod config;
+pub mod heap;
 pub mod http;
+pub mod hush;
 pub mod infer;
 pub mod jobs;
 pub mod link;
@@ -77,6 +79,10 @@ const TRACEPARENT: usize = 64;
 
 /// How often it is looked whether the database has been migrated.
 const SCHEMA_POLL: Duration = Duration::from_secs(5);
+
+/// How old a connection to the database becomes, and how often it is looked.
+const CONNECTION_AGE: Duration = Duration::from_mins(2);
+const CONNECTION_LOOK: Duration = Duration::from_secs(30);
 
 /// When steps beside a migration that failed are tried again.
 const STEPS_AGAIN: Duration = Duration::from_mins(1);
@@ -220,6 +226,8 @@ async fn run_all(config: Config, clock: Arc<dyn Clock>, stop: CancellationToken)
     }
     let patient = kinara_store::Limits { connections: 1, ..config.database_limits() };
     let patient = kinara_store::connect(&config.database.url, "kinara-cloud-bridge storage", &patient)?;
+    let pools = [pool.clone(), patient.clone()];
+    tasks.spawn("the connections", until(stop.clone(), keep_fresh(pools)));
     tasks.spawn("the storage", keep_stored(config.clone(), patient, metrics.clone(), stop.clone()));
     tasks.spawn(
         "the upkeep",
@@ -348,6 +356,17 @@ async fn know_schema(pool: &Pool, stop: &CancellationToken) -> Result<(), Error>
         tokio::select! {
             () = tokio::time::sleep(SCHEMA_POLL) => {}
             () = stop.cancelled() => return Ok(()),
+        }
+    }
+}
+
+/// Lets the database's connections go after a while: each keeps room for the largest statement that it ever sent, which is as
+/// large as somebody made it.
+async fn keep_fresh(pools: [Pool; 2]) {
+    loop {
+        tokio::time::sleep(CONNECTION_LOOK).await;
+        for pool in &pools {
+            kinara_store::pool::let_go(pool, CONNECTION_AGE);
         }
     }
 }
