@@ -51,7 +51,7 @@ pub mod upkeep;
 mod wear;
 mod write;
 
-pub use batch::{Batch, Name, Sender, Unreadable, decode, decode_until, is_hardware_id};
+pub use batch::{Batch, Name, Pieces, Sender, Unreadable, decode, decode_until, is_hardware_id};
 pub use error::{Error, Remedy};
 pub use kinara_store::Work;
 pub use write::{Counts, Limits, Outcome, Writer};

@@ -130,7 +130,7 @@ async fn take_one(writer: &Writer, pool: &Pool, clock: &dyn Clock, id: Uuid) -> 
 fn unpack(packed: &[u8], tenant: Uuid, most: usize) -> Option<Vec<Batch>> {
     let mut pieces = Vec::new();
     for batch in items::unpack(packed, UNPACKED)? {
-        pieces.extend(batch::from_envelope(batch).ok()?.of_clinic(tenant).pieces(most));
+        pieces.extend(batch::from_envelope(batch).ok()?.of_clinic(tenant).pieces(most, usize::MAX));
     }
     Some(pieces)
 }

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::assign::{Moment, possible};
 use crate::batch::Content;
-use crate::directory::{Directory, Hardware};
+use crate::directory::{self, Directory, Hardware};
 use crate::gaps::LetGo;
 use crate::plan::Key;
 use crate::{Error, Work, events, quarantine};
@@ -133,12 +133,14 @@ async fn refused(pool: &Pool, tenant: Uuid, user: Uuid) -> Result<u64, Error> {
         let Some(last) = rows.last() else { return Ok(total) };
         after = last.get(0);
         let mut hardware: Vec<&str> = rows.iter().map(|row| row.get(2)).collect();
+        hardware.sort_unstable();
         hardware.dedup();
-        let directory = Directory::load(&tx, &[], &hardware).await?;
-        let theirs: Vec<Theirs> = rows
-            .iter()
-            .filter_map(|row| Theirs::of(row, directory.hardware(row.get(2))?, tenant, user))
-            .collect();
+        let mut theirs: Vec<Theirs> = Vec::new();
+        for some in hardware.chunks(directory::SOME) {
+            let directory = Directory::load(&tx, &[], some, directory::ALL).await?;
+            let known = rows.iter().filter_map(|row| Some((row, directory.hardware(row.get(2))?)));
+            theirs.extend(known.filter_map(|(row, hardware)| Theirs::of(row, hardware, tenant, user)));
+        }
         let ids: Vec<Uuid> = theirs.iter().map(|one| one.id).collect();
         total += tx.execute("DELETE FROM quarantine WHERE id = ANY($1)", &[&ids]).await?;
         tell(&tx, theirs.into_iter().map(|one| one.what).collect()).await?;

@@ -75,7 +75,7 @@ async fn a_hundred_thousand_words_of_a_battery_in_one_batch_are_written_in_piece
         .await;
     let frames: Vec<Vec<u8>> =
         (0..2_000).map(|seq| crowded(seq, |_| DeviceEventKind::BatteryLow(9))).collect();
-    let pieces = batch_of(GATEWAY, &frames).pieces(20_000);
+    let pieces = batch_of(GATEWAY, &frames).pieces(20_000, usize::MAX);
     assert!(pieces.len() >= 4, "{} pieces", pieces.len());
     let began = Instant::now();
     let mut written = 0;
