@@ -82,8 +82,8 @@ fn what_large_messages_took_goes_back_to_the_system() {
     assert!(kept < 16 * 1024, "{kept} KiB are kept");
 }
 
-#[test]
-fn the_bridge_begins_with_an_allocator_that_gives_back() {
+#[tokio::test]
+async fn the_bridge_begins_with_an_allocator_that_gives_back() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("bridge.toml");
     let text = "[database]\nurl = \"postgres://nobody:none@127.0.0.1:1/none\"\n\
@@ -102,7 +102,7 @@ fn the_bridge_begins_with_an_allocator_that_gives_back() {
     };
     let deadline = Instant::now() + Duration::from_secs(20);
     while !SETTINGS.iter().all(is_told) && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(20));
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let all = SETTINGS.iter().all(is_told);
     let running = bridge.try_wait().unwrap().is_none();

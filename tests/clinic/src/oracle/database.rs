@@ -358,7 +358,6 @@ fn ranges(lower: Vec<i64>, upper: Vec<i64>) -> Vec<(u32, u32)> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use kinara_store::migrate;
     use kinara_test_postgres::{Options, PREPARED, Postgres};
