@@ -10,12 +10,12 @@ use serde_json::{Value, json};
 use tokio_postgres::Transaction;
 use uuid::Uuid;
 
-use super::{AdminError, Assign, audit, commands::find_wearer, find_tenant, name_tenant, printed, refused};
+use super::{AdminError, Assign, audit, commands::living_wearer, find_tenant, name_tenant, printed, refused};
 
 pub(super) async fn assign(transaction: &Transaction<'_>, order: &Assign) -> Result<Value, AdminError> {
     let hardware_id = order.hardware.as_str();
     let tenant = find_tenant(transaction, &order.tenant).await?;
-    let user = find_wearer(transaction, tenant, &order.tenant, &order.wearer).await?;
+    let user = living_wearer(transaction, tenant, &order.tenant, &order.wearer).await?;
     // Until the end: two operators, or an operator and a box, who give one device away take turns.
     let hardware = boundary::turn(transaction, hardware_id).await?;
     let kinara = order.hardware.factory_id().is_some();

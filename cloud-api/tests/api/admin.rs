@@ -147,6 +147,32 @@ async fn a_device_changes_hands_at_one_boundary_also_between_clinics() {
 }
 
 #[tokio::test]
+async fn a_wearer_who_is_being_erased_is_taken_for_nothing_until_they_are_gone() {
+    let cloud = Cloud::start().await;
+    let who = ["--tenant", "here", "--external-id", "w9"];
+    let add = [&["wearer", "add"][..], &who, &["--name", "Nine", "--consent-version", "v1"]].concat();
+    let erase = [&["wearer", "erase"][..], &who, &["--for-ever"]].concat();
+    let assign =
+        ["assign", "--tenant", "here", "--hardware", "kinara:00000000000000aa", "--wearer", "w9", "--from"];
+    let assign = [&assign[..], &["2026-11-01T00:00:00Z"]].concat();
+    let first = cloud.admin(&add).await.unwrap();
+    assert_eq!(cloud.admin(&erase).await.unwrap()["changed"], true);
+    for _ in 0..2 {
+        for refused in [&add, &assign] {
+            let error = cloud.admin(refused).await.unwrap_err();
+            assert!(error.contains("w9 is being erased"), "{error}");
+        }
+        assert_eq!(cloud.admin(&erase).await.unwrap()["changed"], false);
+    }
+    assert_eq!(cloud.sql("SELECT count(*) FROM device_assignments a JOIN users u ON u.id = a.user_id WHERE u.external_id = 'w9'"), "0");
+    // As the bridge does at the end.
+    cloud.sql("DELETE FROM users WHERE external_id = 'w9'");
+    let second = cloud.admin(&add).await.unwrap();
+    assert_ne!(id(&first), id(&second));
+    assert_eq!(cloud.admin(&assign).await.unwrap()["user_id"], json!(id(&second)));
+}
+
+#[tokio::test]
 async fn a_device_given_on_in_the_past_takes_along_what_is_stored_and_from_another_clinic_by_an_explicit_word()
  {
     let cloud = Cloud::start().await;

@@ -58,6 +58,20 @@ async fn a_provisional_wearer_is_confirmed_once_under_a_number_that_nobody_else_
 }
 
 #[tokio::test]
+async fn a_wearer_who_is_being_erased_is_not_confirmed() {
+    let cloud = Cloud::start().await;
+    taken_in(&cloud, &cloud.here);
+    cloud.sql(&format!(
+        "INSERT INTO tombstones (tenant_id, user_id) VALUES ('{}', '{PATIENT}')",
+        cloud.here.id
+    ));
+    let app = cloud.app();
+    let (router, token) = (routes::router(&app), token(&app, "admin", "here").await);
+    let path = format!("/api/v1/users/{PATIENT}/confirm");
+    assert!(post(&router, &path, &token, json!({ "external_id": "w9" })).await.is_problem(409));
+}
+
+#[tokio::test]
 async fn a_wearer_who_was_known_already_keeps_all_that_was_measured_under_the_other_name() {
     let cloud = Cloud::start().await;
     taken_in(&cloud, &cloud.here);
