@@ -343,7 +343,7 @@ pub async fn give(tx: &Transaction<'_>, gift: &Gift<'_>, now: Timestamp) -> Resu
         wear(tx, gift.device, Some(gift.user)).await?;
     }
     if held.iter().any(|held| held.tenant != gift.tenant) {
-        revoke_elsewhere(tx, gift, now).await?;
+        revoke(tx, Bonds::NotOf(gift.tenant), gift.hardware_id, now).await?;
     }
     Ok(Some(Given { assignment, ended: covering.map(|held| (held.id, held.tenant)), taken_from }))
 }
@@ -554,19 +554,33 @@ async fn wear(tx: &Transaction<'_>, device: Uuid, user: Option<Uuid>) -> Result<
     Ok(())
 }
 
-/// The former clinic's boxes are taken off the device; the new clinic's, which have it at hand, are told so.
-async fn revoke_elsewhere(
+/// Bonds that boxes are taken off.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Bonds {
+    /// This one.
+    One(Uuid),
+    /// Those of clinics other than this one.
+    NotOf(Uuid),
+}
+
+/// Boxes are taken off a device. The clinic that has it now, whose boxes have it at hand, is told so, too.
+pub(crate) async fn revoke(
     tx: &Transaction<'_>,
-    gift: &Gift<'_>,
+    bonds: Bonds,
+    hardware_id: &str,
     now: Timestamp,
 ) -> Result<(), tokio_postgres::Error> {
+    let (one, not_of) = match bonds {
+        Bonds::One(bond) => (Some(bond), None),
+        Bonds::NotOf(tenant) => (None, Some(tenant)),
+    };
     let expires = now.saturating_add(TOLD_FOR).unwrap_or(now);
     tx.execute(
         "INSERT INTO revocations (id, tenant_id, bond_id, hardware_id, gateway_id, adapter, asked_at, expires_at)
-         SELECT gen_random_uuid(), b.tenant_id, b.id, b.hardware_id, b.gateway_id, b.adapter, $3, $4
-         FROM bonds b WHERE b.hardware_id = $1 AND b.tenant_id <> $2 AND b.ended_at IS NULL ORDER BY b.id
+         SELECT gen_random_uuid(), b.tenant_id, b.id, b.hardware_id, b.gateway_id, b.adapter, $4, $5
+         FROM bonds b WHERE b.hardware_id = $1 AND (b.id = $2 OR b.tenant_id <> $3) AND b.ended_at IS NULL ORDER BY b.id
          ON CONFLICT DO NOTHING",
-        &[&gift.hardware_id, &gift.tenant, &now, &expires],
+        &[&hardware_id, &one, &not_of, &now, &expires],
     )
     .await?;
     Ok(())

@@ -4,6 +4,7 @@ use crate::support::desk::*;
 use crate::support::*;
 use kinara_ingest::boundary::NOBODY;
 use kinara_ingest::upkeep::{self, Bounds, Done};
+use kinara_protocol::envelope::{Paired, decision::What};
 use uuid::Uuid;
 
 const OTHERS: Uuid = Uuid::from_u128(0x2001);
@@ -194,6 +195,65 @@ async fn a_clinic_that_has_a_device_now_has_the_former_ones_boxes_taken_off_it()
       FROM revocations WHERE settled_at IS NULL AND expires_at > to_timestamp(";
     let told = format!("{told}{})", NOW_US / 1_000_000 + 86_400);
     assert_eq!(world.text(&told).await, format!("{TENANT} {GATEWAY} 010203040506"));
+}
+
+fn pairs() -> What {
+    What::Paired(Paired { hardware_id: HARDWARE.into(), how: "label".into(), bond: ADAPTER.to_vec() })
+}
+
+/// Bonds that stand and are not to be taken off, and those that are, by clinic.
+async fn bonds(world: &World) -> String {
+    world
+        .text(
+            "SELECT coalesce(string_agg(right(b.tenant_id::text, 1) || CASE WHEN r.id IS NULL THEN ' stands' ELSE ' is taken off' END,
+               ', ' ORDER BY b.tenant_id), 'none')
+             FROM bonds b LEFT JOIN revocations r ON r.bond_id = b.id AND r.settled_at IS NULL WHERE b.ended_at IS NULL",
+        )
+        .await
+}
+
+#[tokio::test]
+async fn a_bond_that_a_former_clinics_box_makes_is_taken_off_whenever_it_was_made_and_is_told() {
+    // Before the clinic's own end, between both clinics' times, and long after the hand-over; with a bond from before and without.
+    for (second, had_one) in [(3, true), (6, true), (3_700, true), (3, false), (3_700, false)] {
+        let world = world().await;
+        let ours = Desk::known(&world, GATEWAY, 1).await;
+        let theirs = Desk::known(&world, FOREIGN_GATEWAY, 2).await;
+        if had_one {
+            ours.says(&world, &[ours.decide(1, pairs())]).await;
+        }
+        ours.says(&world, &[ours.decide(5, unassigned(HARDWARE, None))]).await;
+        let decisions = [
+            theirs.decide(5, added(OTHERS)),
+            theirs.decide(6, consents(CONSENT, OTHERS)),
+            theirs.decide(6, pairs()),
+            theirs.decide(7, assigned(HARDWARE, OTHERS, Some(CONSENT), None)),
+        ];
+        theirs.says(&world, &decisions).await;
+        world.clock.advance_us(200_000_000);
+        assert_eq!(ours.says(&world, &[ours.decide(second, pairs())]).await.stored, 1);
+        assert_eq!(bonds(&world).await, "1 is taken off, 2 stands", "{second} {had_one}");
+        assert_eq!(world.number("SELECT count(*) FROM revocations WHERE settled_at IS NULL").await, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_box_that_was_to_be_taken_off_and_pairs_again_is_wanted_and_one_that_had_paired_before_is_not() {
+    for (second, expected) in [(9, "1 is taken off"), (11, "1 stands")] {
+        let world = world().await;
+        let desk = Desk::known(&world, GATEWAY, 1).await;
+        desk.says(&world, &[desk.decide(1, pairs())]).await;
+        world
+            .run(&format!(
+                "INSERT INTO revocations (tenant_id, bond_id, hardware_id, gateway_id, adapter, asked_at, expires_at)
+                 SELECT tenant_id, id, hardware_id, gateway_id, adapter, to_timestamp({}), to_timestamp({}) FROM bonds",
+                BOOT_US / 1_000_000 + 10,
+                NOW_US / 1_000_000 + 86_400
+            ))
+            .await;
+        desk.says(&world, &[desk.decide(second, pairs())]).await;
+        assert_eq!(bonds(&world).await, expected, "{second}");
+    }
 }
 
 #[tokio::test]
