@@ -10,6 +10,8 @@ use kinara_protocol::frame::{DeviceEventKind, Epoch};
 use uuid::Uuid;
 
 const RULE: Uuid = Uuid::from_u128(0x61);
+/// The wearer of the second clinic.
+const OTHERS: Uuid = Uuid::from_u128(0x2001);
 
 /// One frame a minute, from minutes after the boot on: heart rates in steps of 0.1 bpm.
 async fn minutes(world: &World, rates: impl IntoIterator<Item = (u32, i32)>) {
@@ -280,6 +282,36 @@ async fn a_wearables_word_that_its_battery_is_low_is_an_event_once_and_raises_th
     assert_eq!(world.text(event).await, format!("1 {USER} 9"));
     assert_eq!(look(&world).await.raised, 1);
     assert_eq!(alerts(&world).await, "first charge it 10-10");
+}
+
+#[tokio::test]
+async fn an_alert_of_an_event_that_is_another_clinics_now_is_withdrawn_where_that_clinic_has_no_rule_of_its_kind()
+ {
+    let world = world().await;
+    world
+        .run(&format!(
+            "INSERT INTO alert_rules (tenant_id, name, severity, event_type, created_at)
+               VALUES ('{TENANT}', 'charge it', 'warning', 'battery_low', 'epoch');
+             INSERT INTO users (id, tenant_id) VALUES ('{OTHERS}', '{OTHER_TENANT}');
+             INSERT INTO devices (id, tenant_id, hardware_id) VALUES ('{OTHERS}', '{OTHER_TENANT}', '{HARDWARE}')"
+        ))
+        .await;
+    let low = device_event(EPOCH, 7, 600_000, DeviceEventKind::BatteryLow(9));
+    world.write(&[batch_of(GATEWAY, &[low])]).await;
+    look(&world).await;
+    assert_eq!(alerts(&world).await, "first charge it 10-10");
+    world.run("DELETE FROM jobs._private_jobs").await;
+    world
+        .run(&format!(
+            "INSERT INTO moves (tenant_id, from_user, to_user, device_id, from_time, to_tenant, to_device)
+               VALUES ('{TENANT}', '{USER}', '{OTHERS}', '{DEVICE}', to_timestamp({}), '{OTHER_TENANT}', '{OTHERS}')",
+            BOOT_US / 1_000_000
+        ))
+        .await;
+    world.run("SELECT ts.move(id, 10) FROM moves").await;
+    assert_eq!(jobs(&world).await, TENANT.to_string());
+    assert_eq!(look(&world).await, Evaluated { raised: 0, stretched: 0, withdrawn: 1 });
+    assert_eq!(alerts(&world).await, "none");
 }
 
 /// What the wearable says of its heart rate's interval, at this minute.
