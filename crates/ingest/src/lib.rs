@@ -49,6 +49,7 @@ mod touch;
 pub mod units;
 pub mod upkeep;
 mod wear;
+mod words;
 mod write;
 
 pub use batch::{Batch, Name, Sender, Unreadable, decode, decode_until, is_hardware_id};

@@ -282,7 +282,7 @@ impl Plan<'_> {
 }
 
 /// Epochs beside its own that a frame says something about.
-fn named_epochs(frame: &Frame) -> Vec<Epoch> {
+pub(crate) fn named_epochs(frame: &Frame) -> Vec<Epoch> {
     match &frame.content {
         Content::Boot(anchor) => anchor.previous.iter().map(|previous| previous.epoch).collect(),
         _ => overwritten(frame).into_iter().map(|(epoch, _)| epoch).collect(),

@@ -41,6 +41,7 @@ use crate::stages::{Passage, Stage, Stages};
 use crate::timestamp;
 use crate::touch::Touched;
 use crate::wear::{self, Wear};
+use crate::words::Believed;
 
 pub(crate) const DAY_US: i64 = 86_400_000_000;
 
@@ -369,7 +370,8 @@ impl Writer {
             .iter()
             .filter(|taken| taken.row != taken.key && matches!(taken.frame.content, Content::Samples))
             .count();
-        let findings = findings(&plan, &new, &mut entries);
+        let believed = Believed::ask(&tx, &plan, &directory, &new, &entries).await?;
+        let findings = findings(&plan, &new, &mut entries, &believed);
 
         let began = passed(Stage::Decide, began);
         wear.hear(&tx, &new).await?;
@@ -639,12 +641,17 @@ fn ends(frame: &Frame) -> [i64; 2] {
     [frame.first_us, frame.last_us]
 }
 
-fn findings(plan: &Plan<'_>, new: &[Taken<'_>], entries: &mut BTreeMap<Key, Entry>) -> Findings {
+fn findings(
+    plan: &Plan<'_>,
+    new: &[Taken<'_>],
+    entries: &mut BTreeMap<Key, Entry>,
+    believed: &Believed,
+) -> Findings {
     let mut findings = Findings::default();
     for taken in new {
         match &taken.frame.content {
-            Content::Boot(anchor) => findings.booted(taken, anchor, entries),
-            Content::Events(events) => findings.happened(taken, events, entries),
+            Content::Boot(anchor) => findings.booted(taken, anchor, entries, believed),
+            Content::Events(events) => findings.happened(taken, events, entries, believed),
             Content::Samples | Content::Sync | Content::Refused(..) => {}
         }
     }

@@ -83,6 +83,15 @@ const STEPS: &[Step] = &[
         "ON gaps USING gist (hardware, epoch, seqs) WHERE withdrawn_at IS NULL",
     ),
     Step { name: "gaps_hardware", what: What::NoIndex("public") },
+    // Of an epoch, each boot's word about its end: whoever had the device before may have spoken of it first (decision 38).
+    Step {
+        name: "gaps_of_boots",
+        what: What::UniqueIndex(
+            "public",
+            "ON gaps (hardware, epoch, reason, from_ticks, to_time) WHERE seqs IS NULL",
+        ),
+    },
+    Step { name: "gaps_once", what: What::NoIndex("public") },
     index("gaps_withdrawn", "public", "ON gaps (withdrawn_at) WHERE withdrawn_at IS NOT NULL"),
     index("gaps_age", "public", "ON gaps (updated_at) WHERE withdrawn_at IS NULL"),
     index("quarantine_age", "public", "ON quarantine (received_at)"),

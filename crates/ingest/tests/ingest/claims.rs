@@ -17,12 +17,12 @@ use kinara_protocol::frame::{DeviceEventKind, Epoch, FrameRef};
 use uuid::Uuid;
 
 /// The device's next boot.
-const NEXT: Epoch = Epoch::new(0xaa, 2);
+pub(crate) const NEXT: Epoch = Epoch::new(0xaa, 2);
 /// When that was, seconds after the boot before, and when the device went to the second clinic.
-const REBOOT: i64 = 200;
-const GIVEN: i64 = 100;
+pub(crate) const REBOOT: i64 = 200;
+pub(crate) const GIVEN: i64 = 100;
 /// The wearers of the second clinic and of a third one.
-const OTHERS: Uuid = Uuid::from_u128(0x2001);
+pub(crate) const OTHERS: Uuid = Uuid::from_u128(0x2001);
 const THIRDS: Uuid = Uuid::from_u128(0x3001);
 const THIRD_TENANT: Uuid = Uuid::from_u128(0x3);
 const THIRD_GATEWAY: Uuid = Uuid::from_u128(0x33);
@@ -36,11 +36,11 @@ fn duplicate(duplicate: u64) -> Counts {
 }
 
 /// Tick 0 was so many seconds after the first boot.
-fn began(second: i64) -> Fit {
+pub(crate) fn began(second: i64) -> Fit {
     Fit { ref_utc_us: BOOT_US + second * 1_000_000, ..fit() }
 }
 
-fn brings(gateway: Uuid, frames: &[Vec<u8>], fit: Fit) -> Batch {
+pub(crate) fn brings(gateway: Uuid, frames: &[Vec<u8>], fit: Fit) -> Batch {
     brings_of(HARDWARE, gateway, frames, fit)
 }
 
@@ -54,7 +54,7 @@ fn real(epoch: Epoch, seq: u32) -> Vec<u8> {
     frame_with(epoch, seq, u64::from(seq) * 1_000 + 137, 600 + seq as i32 * 7 % 311)
 }
 
-fn reals(epoch: Epoch, range: std::ops::Range<u32>) -> Vec<Vec<u8>> {
+pub(crate) fn reals(epoch: Epoch, range: std::ops::Range<u32>) -> Vec<Vec<u8>> {
     range.map(|seq| real(epoch, seq)).collect()
 }
 
@@ -64,7 +64,7 @@ fn made_up(epoch: Epoch, range: std::ops::Range<u32>) -> Vec<Vec<u8>> {
 }
 
 /// The device goes to a clinic at that second, by time.
-async fn goes_to(world: &World, tenant: Uuid, user: Uuid, second: i64) {
+pub(crate) async fn goes_to(world: &World, tenant: Uuid, user: Uuid, second: i64) {
     let at = BOOT_US / 1_000_000 + second;
     world
         .run(&format!(
@@ -103,7 +103,7 @@ async fn keep(world: &World) {
     upkeep::keep(&world.writer(), &world.pool, world.clock.as_ref(), &Bounds::default()).await.unwrap();
 }
 
-async fn write(world: &World, batch: Batch) -> Counts {
+pub(crate) async fn write(world: &World, batch: Batch) -> Counts {
     world.write(&[batch]).await[0]
 }
 

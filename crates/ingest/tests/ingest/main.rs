@@ -21,3 +21,4 @@ mod pipeline;
 mod requests;
 mod rollup;
 mod support;
+mod words;
