@@ -314,6 +314,31 @@ async fn an_alert_of_an_event_that_is_another_clinics_now_is_withdrawn_where_tha
     assert_eq!(alerts(&world).await, "none");
 }
 
+#[tokio::test]
+async fn a_rule_of_a_wearer_who_was_merged_holds_for_whom_they_turned_out_to_be() {
+    let world = world().await;
+    fast(&world).await;
+    world.run(&format!("UPDATE alert_rules SET user_id = '{USER}' WHERE id = '{RULE}'")).await;
+    minutes(&world, (2..8).map(|minute| (minute, 1300))).await;
+    look(&world).await;
+    assert_eq!(alerts(&world).await, "first fast 2-8");
+    world
+        .run(&format!(
+            "UPDATE users SET provisional = true, merged_into = '{SECOND_USER}', merged_at = now() WHERE id = '{USER}';
+             UPDATE device_assignments SET user_id = '{SECOND_USER}';
+             UPDATE consents SET user_id = '{SECOND_USER}';
+             INSERT INTO moves (tenant_id, from_user, to_user) VALUES ('{TENANT}', '{USER}', '{SECOND_USER}')"
+        ))
+        .await;
+    world.run("SELECT ts.move(id, 10) FROM moves").await;
+    roll_up(&world.pool, timestamp(NOW_US), &Slice::default()).await.unwrap();
+    assert_eq!(look(&world).await, Evaluated { raised: 1, stretched: 0, withdrawn: 1 });
+    assert_eq!(alerts(&world).await, "second fast 2-8");
+    minutes(&world, (30..34).map(|minute| (minute, 1300))).await;
+    look(&world).await;
+    assert_eq!(alerts(&world).await, "second fast 2-8, second fast 30-34");
+}
+
 /// What the wearable says of its heart rate's interval, at this minute.
 async fn says_every(world: &World, minute: u32, every_ms: u32) {
     let kind = DeviceEventKind::Interval { channel: HEART_RATE, every_ms };
