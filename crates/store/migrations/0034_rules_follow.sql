@@ -99,4 +99,14 @@ BEGIN
         AND w.spans && tstzrange(a.from_time - make_interval(secs => join_s), a.to_time + make_interval(secs => join_s), '[]')
     ) k;
 END $$;
+
+-- Whose event was dealt with stood with its kind and time in the log's target, which stays when somebody is erased. It belongs into the
+-- detail, which goes.
+UPDATE audit_log l SET target = 'event:' || split_part(l.target, ':', 2),
+    detail = CASE WHEN EXISTS (SELECT FROM tombstones t WHERE t.tenant_id = l.tenant_id AND t.user_id::text = split_part(l.target, ':', 2))
+      THEN jsonb_build_object('erased', true)
+      ELSE l.detail || jsonb_build_object('event_type', split_part(l.target, ':', 3),
+        'time', substr(l.target, length('event:::') + length(split_part(l.target, ':', 2) || split_part(l.target, ':', 3)) + 1)) END
+    || jsonb_build_object('user_id', split_part(l.target, ':', 2))
+  WHERE l.action = 'event.acknowledge' AND l.target LIKE 'event:%:%:%';
 RESET ROLE;
