@@ -1,7 +1,8 @@
 //! Giving a device to a wearer.
 //!
 //! The boundary ends the running assignment and begins the new one: same time, same frame ([`kinara_ingest::boundary`]). It may
-//! lie in the past: what is stored after it moves within the clinic; of another clinic's it needs an explicit word.
+//! lie in the past: what is stored after it moves within the clinic; of another clinic's it needs an explicit word. Who has the device
+//! may have had it for longer than was said, where nobody had it in between.
 
 use jiff::Timestamp;
 use kinara_ingest::boundary::{self, Edge, Gift, Given, Held, Stop, Word};
@@ -49,7 +50,9 @@ pub(super) async fn assign(transaction: &Transaction<'_>, order: &Assign) -> Res
     if let Some(same) = held.iter().filter(theirs).find(|held| held.from.at == order.from) {
         return Ok(result(same.id, false, None, false));
     }
-    if let Some(running) = held.iter().filter(theirs).find(|held| held.to.is_none()) {
+    // One that begins later than is ordered now is begun earlier below.
+    let runs = |held: &&Held| held.to.is_none() && held.from.at <= order.from;
+    if let Some(running) = held.iter().filter(theirs).find(runs) {
         keep(transaction, running, consent).await?;
         return Ok(result(running.id, false, None, false));
     }

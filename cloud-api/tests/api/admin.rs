@@ -173,6 +173,40 @@ async fn a_wearer_who_is_being_erased_is_taken_for_nothing_until_they_are_gone()
 }
 
 #[tokio::test]
+async fn an_assignment_is_made_to_begin_earlier_where_nobody_is_in_between() {
+    let cloud = Cloud::start().await;
+    let hardware = "kinara:00000000000000aa";
+    cloud
+        .admin(&["wearer", "add", "--tenant", "here", "--external-id", "w2", "--name", "Two"])
+        .await
+        .unwrap();
+    let assign = async |wearer, from| {
+        let line = ["assign", "--tenant", "here", "--hardware", hardware, "--wearer", wearer, "--from", from];
+        cloud.admin(&line).await
+    };
+    let begins = || {
+        cloud.sql(&format!(
+            "SELECT u.external_id, to_char(a.valid_from AT TIME ZONE 'UTC', 'HH24:MI'), a.valid_to IS NULL
+             FROM device_assignments a JOIN hardware h ON h.id = a.hardware_id JOIN users u ON u.id = a.user_id
+             WHERE h.hardware_id = '{hardware}' ORDER BY a.valid_from"
+        ))
+    };
+    let made = assign("w1", "2026-11-01T08:00:00Z").await.unwrap();
+    for (from, changed) in
+        [("2026-11-01T07:00:00Z", true), ("2026-11-01T07:00:00Z", false), ("2026-11-01T08:00:00Z", false)]
+    {
+        let answer = assign("w1", from).await.unwrap();
+        assert_eq!((id(&answer), &answer["changed"]), (id(&made), &json!(changed)), "{from}");
+        assert_eq!(begins(), "w1|07:00|t");
+    }
+    assert_eq!(cloud.sql("SELECT count(*) FROM audit_log WHERE action = 'admin.assign' AND target = 'kinara:00000000000000aa'"), "2");
+    assign("w2", "2026-11-01T09:00:00Z").await.unwrap();
+    let error = assign("w2", "2026-11-01T08:30:00Z").await.unwrap_err();
+    assert!(error.contains("is or was somebody's"), "{error}");
+    assert_eq!(begins(), "w1|07:00|f\nw2|09:00|t");
+}
+
+#[tokio::test]
 async fn a_device_given_on_in_the_past_takes_along_what_is_stored_and_from_another_clinic_by_an_explicit_word()
  {
     let cloud = Cloud::start().await;

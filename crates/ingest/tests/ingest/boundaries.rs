@@ -2,7 +2,8 @@
 
 use crate::support::desk::*;
 use crate::support::*;
-use kinara_ingest::boundary::NOBODY;
+use kinara_ingest::boundary::{self, Edge, Gift, NOBODY, Word};
+use kinara_ingest::timestamp;
 use kinara_ingest::upkeep::{self, Bounds, Done};
 use kinara_protocol::envelope::{Paired, decision::What};
 use uuid::Uuid;
@@ -254,6 +255,38 @@ async fn a_box_that_was_to_be_taken_off_and_pairs_again_is_wanted_and_one_that_h
         desk.says(&world, &[desk.decide(second, pairs())]).await;
         assert_eq!(bonds(&world).await, expected, "{second}");
     }
+}
+
+#[tokio::test]
+async fn who_has_had_a_device_for_longer_than_was_said_gets_what_was_put_aside_since() {
+    let mut world = world().await;
+    world.run("DELETE FROM device_assignments").await;
+    let columns = columns_of(HARDWARE, &seconds(0..40));
+    let batch = kinara_ingest::batch::from_envelope(envelope_of(GATEWAY, 0, vec![columns])).unwrap();
+    world.write(&[batch]).await;
+    for (second, taken) in [(20, 20), (5, 15)] {
+        let gift = Gift {
+            hardware_id: HARDWARE,
+            hardware: HARDWARE_ROW,
+            tenant: TENANT,
+            user: USER,
+            device: DEVICE,
+            consent: Some(USER),
+            from: Edge { at: timestamp(BOOT_US + second * 1_000_000), frame: None },
+            word: Word::Operator { take_stored: false },
+        };
+        let tx = world.admin.transaction().await.unwrap();
+        boundary::give(&tx, &gift, timestamp(NOW_US)).await.unwrap().unwrap();
+        tx.commit().await.unwrap();
+        // What was said last is looked at once it has stood for a moment.
+        world.run("UPDATE replays SET asked_at = asked_at - interval '1 second'").await;
+        assert_eq!(keep(&world).await.taken, taken);
+    }
+    assert_eq!(world.number("SELECT count(*) FROM device_assignments").await, 1);
+    assert_eq!(
+        world.quarantine().await,
+        "no_assignment 0, no_assignment 1, no_assignment 2, no_assignment 3, no_assignment 4"
+    );
 }
 
 #[tokio::test]
