@@ -22,6 +22,7 @@ use super::ranges::SeqSet;
 use super::rescue::Rescue;
 use super::sensors::Words;
 use super::stage::Staged;
+use super::unnamed::Unnamed;
 use super::{Settings, StoreError, schema, thread, wanted};
 use crate::align::source::Known;
 use crate::align::timeline::Timeline;
@@ -73,6 +74,8 @@ pub struct Engine {
     boot_id: String,
     pub(super) devices: HashMap<HardwareId, Device>,
     pub(super) hardware: HashMap<i64, HardwareId>,
+    /// Logs of wearables whose name is lost.
+    pub(super) unnamed: Unnamed,
     /// Epochs that have changed since the last commit.
     pub(super) dirty: BTreeSet<(i64, u64)>,
     /// Frames that wait for the commit in memory.
@@ -135,6 +138,7 @@ impl Engine {
                 .unwrap_or_default(),
             devices: HashMap::new(),
             hardware: HashMap::new(),
+            unnamed: Unnamed::new(),
             dirty: BTreeSet::new(),
             staged: Staged::default(),
             buffer: 0,
@@ -302,12 +306,11 @@ impl Engine {
     /// The in-memory state of a wearable, made on first sight.
     pub(super) fn device(&mut self, hardware: &HardwareId) -> Result<&mut Device, StoreError> {
         if !self.devices.contains_key(hardware) {
+            let id = self.free_number()?;
             self.db.execute(
-                "INSERT INTO devices (id, hardware) SELECT 1 + max(coalesce(max(id), 0),
-                   coalesce((SELECT value FROM meta WHERE key = 'devices_behind'), 0)), ?1 FROM devices",
-                [hardware.as_str()],
+                "INSERT INTO devices (id, hardware) VALUES (?1, ?2)",
+                params![id, hardware.as_str()],
             )?;
-            let id = self.db.last_insert_rowid();
             self.hardware.insert(id, hardware.clone());
             self.devices.insert(hardware.clone(), Device { id, ..Device::default() });
         }

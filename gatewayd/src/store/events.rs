@@ -36,6 +36,10 @@ const EVENT: i64 = 0;
 const GAP: i64 = 1;
 const DECISION: i64 = 2;
 
+// How its key begins.
+pub(super) const DECISIONS: &str = "decision/";
+const GAPS: &str = "gap/";
+
 impl Engine {
     /// Puts an event into the outbox; false when its key is known.
     pub(super) fn put_event(&mut self, event: &NewEvent) -> Result<bool, StoreError> {
@@ -104,7 +108,7 @@ impl Engine {
         }
         // A later loss may begin at the same frame and hold others: it is another gap.
         let count = lost.seqs.len();
-        let name = format!("gap/{hardware}/{epoch:016x}/{first}-{last}-{count}/{reason}");
+        let name = format!("{GAPS}{hardware}/{epoch:016x}/{first}-{last}-{count}/{reason}");
         let inserted = self
             .db
             .prepare_cached(
@@ -171,7 +175,7 @@ impl Engine {
             return Ok(());
         }
         let mut select = self.db.prepare_cached(
-            "SELECT id, gap, body, put_boot_us FROM events
+            "SELECT id, gap, body, put_boot_us, key FROM events
              WHERE body IS NOT NULL AND buffer IS NULL AND id > ?1 ORDER BY id LIMIT ?2",
         )?;
         let mut rows = select.query([self.events_looked_at, LOOKED_AT])?;
@@ -217,8 +221,10 @@ impl Engine {
     fn take_event(&self, row: &Row<'_>, batch: &mut EventBatch) -> Result<bool, Damage> {
         let damage = |error: prost::DecodeError| Damage(error.to_string());
         let body = blob(row, 2)?;
+        let gap: i64 = cell(row, 1)?;
+        let kind = kind_of(cell::<String>(row, 4).ok().as_deref(), Some(gap));
         let patient = self.is_patient(cell(row, 3)?);
-        Ok(match cell::<i64>(row, 1)? {
+        Ok(match kind.ok_or_else(|| Damage("nothing says what it is".to_owned()))? {
             EVENT => {
                 let event = self.stamped_event(envelope::Event::decode(body).map_err(damage)?, patient);
                 event.map(|event| batch.events.push(event)).is_some()
@@ -284,5 +290,14 @@ fn gap(hardware: &HardwareId, epoch: u64, lost: &Extent, reason: &str) -> Vec<u8
 }
 
 fn decision_key(id: Uuid) -> String {
-    format!("decision/{id}")
+    format!("{DECISIONS}{id}")
+}
+
+/// What a row is, by its key and its column `gap`: of either the other one may be damaged.
+pub(super) fn kind_of(key: Option<&str>, gap: Option<i64>) -> Option<i64> {
+    match key {
+        Some(key) if key.starts_with(DECISIONS) => Some(DECISION),
+        Some(key) if key.starts_with(GAPS) => Some(GAP),
+        _ => gap.filter(|gap| (EVENT..=DECISION).contains(gap)).or(key.map(|_| EVENT)),
+    }
 }

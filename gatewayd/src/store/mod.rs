@@ -37,6 +37,7 @@ mod seal;
 mod sensors;
 mod stage;
 mod thread;
+mod unnamed;
 mod wanted;
 
 use std::path::PathBuf;

@@ -43,6 +43,7 @@ impl Engine {
         if self.meta("knows_nothing")?.is_some() {
             self.set_meta(&asked(hardware), 1)?;
         }
+        self.meet(hardware, epoch)?;
         let device = self.device(hardware)?;
         let id = device.id;
         let mut changed = Vec::new();
