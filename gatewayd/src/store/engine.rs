@@ -37,6 +37,12 @@ const ALIVE_EVERY: Duration = Duration::from_mins(1);
 /// No boot lasts longer, microseconds (a hundred years).
 const LONGEST_BOOT_US: i64 = 100 * 365 * 86_400_000_000;
 
+/// Of a row with a cell of a wrong type no cell can be written. Whoever reads it finds it.
+const WHOLE_PIECES: &str = "(typeof(device), typeof(epoch), typeof(class), typeof(form), typeof(first_seq),
+    typeof(last_seq), typeof(frames), typeof(bytes), typeof(received_us), typeof(body)) = ('integer', 'integer',
+    'integer', 'integer', 'integer', 'integer', 'integer', 'integer', 'integer', 'blob')";
+const WHOLE_EVENTS: &str = "typeof(key) = 'text' AND typeof(body) IN ('blob', 'null')";
+
 /// One wearable in memory.
 #[derive(Debug, Default)]
 pub(super) struct Device {
@@ -211,6 +217,7 @@ impl Engine {
     /// A new buffer for this run, and what the tables hold.
     fn begin_run(&mut self) -> Result<(), StoreError> {
         self.begin()?;
+        self.mend_events()?;
         self.check_meta()?;
         let previous = self.meta("buffer")?.unwrap_or(0) as u64;
         let buffer = random_id();
@@ -260,10 +267,12 @@ impl Engine {
         // A bit that flipped makes a number of any size: one that no boot time is counts from now.
         let alive = self.meta("alive_boot_us")?.filter(|alive| is_boot_time(*alive)).unwrap_or(now);
         let moved = now - alive;
-        for (table, column) in [("pieces", "received_boot_us"), ("events", "put_boot_us")] {
+        for (table, column, whole) in
+            [("pieces", "received_boot_us", WHOLE_PIECES), ("events", "put_boot_us", WHOLE_EVENTS)]
+        {
             let sql = format!(
                 "UPDATE {table} SET {column} =
-                 CASE WHEN {column} BETWEEN ?3 AND ?4 THEN min({column} + ?1, ?2) ELSE ?2 END"
+                 CASE WHEN {column} BETWEEN ?3 AND ?4 THEN min({column} + ?1, ?2) ELSE ?2 END WHERE {whole}"
             );
             self.db.execute(&sql, [moved, now, -LONGEST_BOOT_US, LONGEST_BOOT_US])?;
         }

@@ -133,6 +133,30 @@ impl Engine {
         Ok(())
     }
 
+    /// Makes cells good that say what a row is and since when it waits: with one of a wrong type no cell of the row could be
+    /// written, and what it holds would never go. In the running transaction.
+    pub(super) fn mend_events(&mut self) -> Result<(), StoreError> {
+        let mended = self.db.execute(
+            "UPDATE events SET
+                gap = CASE WHEN typeof(gap) = 'integer' THEN gap WHEN key GLOB ?1 || '*' THEN ?2
+                           WHEN key GLOB ?3 || '*' THEN ?4 ELSE ?5 END,
+                put_boot_us = CASE typeof(put_boot_us) WHEN 'integer' THEN put_boot_us ELSE 0 END,
+                buffer = CASE typeof(buffer) WHEN 'integer' THEN buffer END,
+                sequence = CASE typeof(sequence) WHEN 'integer' THEN sequence END
+             WHERE typeof(key) = 'text' AND typeof(body) IN ('blob', 'null')
+               AND (typeof(gap) IS NOT 'integer' OR typeof(put_boot_us) IS NOT 'integer'
+                    OR typeof(buffer) NOT IN ('integer', 'null') OR typeof(sequence) NOT IN ('integer', 'null'))",
+            params![DECISIONS, DECISION, GAPS, GAP, EVENT],
+        )?;
+        if mended > 0 {
+            tracing::error!(
+                mended,
+                "cells beside events that wait for the cloud were damaged; the events are whole"
+            );
+        }
+        Ok(())
+    }
+
     /// Whether a decision has not been acknowledged yet, as far as is known: it may be in a file set aside.
     pub(super) fn decision_waits(&self, id: Uuid) -> Result<bool, StoreError> {
         if self.left_aside {
@@ -221,9 +245,9 @@ impl Engine {
     fn take_event(&self, row: &Row<'_>, batch: &mut EventBatch) -> Result<bool, Damage> {
         let damage = |error: prost::DecodeError| Damage(error.to_string());
         let body = blob(row, 2)?;
-        let gap: i64 = cell(row, 1)?;
-        let kind = kind_of(cell::<String>(row, 4).ok().as_deref(), Some(gap));
-        let patient = self.is_patient(cell(row, 3)?);
+        let kind = kind_of(cell::<String>(row, 4).ok().as_deref(), cell(row, 1).ok());
+        // What does not say since when it waits has waited long enough: the rest of it is whole.
+        let patient = cell(row, 3).is_ok_and(|since| self.is_patient(since));
         Ok(match kind.ok_or_else(|| Damage("nothing says what it is".to_owned()))? {
             EVENT => {
                 let event = self.stamped_event(envelope::Event::decode(body).map_err(damage)?, patient);

@@ -36,6 +36,7 @@ impl Engine {
         self.read_wanted()?;
         self.read_sensors()?;
         self.begin()?;
+        self.mend_events()?;
         self.set_rows_aside(&broken)?;
         self.name_again(named)?;
         self.see_unnamed()?;

@@ -277,6 +277,35 @@ async fn with_a_decision() -> TempDir {
 }
 
 #[tokio::test]
+async fn a_decision_whose_body_is_whole_goes_to_the_cloud_whatever_cell_beside_it_is_damaged() {
+    for cell in ["put_boot_us = 'x'", "gap = 'x'", "gap = 0", "buffer = 'x'", "sequence = 'x', buffer = 5"] {
+        for reboots in [false, true] {
+            let dir = with_a_decision().await;
+            damage_cells(dir.path(), &format!("UPDATE events SET {cell}"));
+            if reboots {
+                damage(dir.path(), ANOTHER_BOOT);
+            }
+            let store = open(settings(dir.path()));
+            assert_eq!(decided(&store).await, [7], "{cell}, {reboots}");
+            store.stop().await;
+        }
+    }
+}
+
+const ANOTHER_BOOT: &str = "UPDATE meta SET value = 'another' WHERE key = 'boot_id'";
+
+#[tokio::test]
+async fn a_cell_of_a_wrong_type_costs_its_row_and_no_database_at_a_reboot() {
+    let dir = filled(10, scalar).await;
+    damage_cells(dir.path(), "UPDATE pieces SET frames = 'x' WHERE first_seq = 20");
+    assert_eq!(damage(dir.path(), ANOTHER_BOOT), 1);
+    let store = open(settings(dir.path()));
+    all_but_the_third_row(&store, 100).await;
+    store.stop().await;
+    is_set_aside_alone(dir.path(), "pieces").await;
+}
+
+#[tokio::test]
 async fn people_are_told_of_a_decision_that_is_lost() {
     let dir = with_a_decision().await;
     assert_eq!(damage(dir.path(), "UPDATE events SET body = x'ffffffff'"), 1);
