@@ -160,6 +160,7 @@ async fn a_device_given_on_in_the_past_takes_along_what_is_stored_and_from_anoth
          INSERT INTO ts.readings (time, tenant_id, user_id, device_id, type, idx, epoch, seq, value)
            SELECT '2026-11-01 07:00'::timestamptz + make_interval(mins => n), '{}', '{}', '{}', 1, 0, 1, n, 70
            FROM generate_series(0, 9) n;
+         INSERT INTO ts.days SELECT DISTINCT tenant_id, user_id, (time AT TIME ZONE 'UTC')::date FROM ts.readings;
          INSERT INTO ts.written SELECT tenant_id, date_bin('1 hour', time, 'epoch'), 1 FROM ts.readings",
         cloud.here.id, cloud.here.wearer, cloud.here.device
     ));

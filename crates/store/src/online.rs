@@ -106,7 +106,14 @@ const STEPS: &[Step] = &[
     index("moves_settled", "public", "ON moves (settled_at) WHERE settled_at IS NOT NULL"),
     index("introductions_settled", "public", "ON introductions (settled_at) WHERE settled_at IS NOT NULL"),
     index("revocations_settled", "public", "ON revocations (settled_at) WHERE settled_at IS NOT NULL"),
-    index("gaps_ends", "public", "ON gaps (hardware, to_time) WHERE withdrawn_at IS NULL"),
+    // Which gaps of a device touch a time (gaps_within, which says the same).
+    index(
+        "gaps_times",
+        "public",
+        "ON gaps USING gist (hardware, tstzrange(CASE WHEN from_time > to_time THEN to_time ELSE from_time END,
+           CASE WHEN from_time > to_time THEN from_time ELSE to_time END, '[]')) WHERE withdrawn_at IS NULL",
+    ),
+    Step { name: "gaps_ends", what: What::NoIndex("public") },
     // The newest of a clinic, whoever's.
     Step { name: "events_clinic", what: What::PartsIndex("events", "(tenant_id, time DESC)") },
     index("alerts_in_force", "public", "ON alerts (tenant_id, raised_at DESC, id) WHERE withdrawn_at IS NULL"),
@@ -116,6 +123,7 @@ const STEPS: &[Step] = &[
         "ON alerts (tenant_id, raised_at DESC, id) WHERE withdrawn_at IS NULL AND acknowledged_at IS NULL",
     ),
     Step { name: "uncertain_readings", what: What::Slices("SELECT ts.mark_uncertain()") },
+    Step { name: "days_filled", what: What::Slices("SELECT ts.fill_days()") },
     // Last: what is above looks for frames' times where older releases wrote them.
     Step { name: "named_in_parts", what: What::Slices("SELECT ts.part_named()") },
 ];

@@ -31,11 +31,12 @@ const DAYS: i32 = 1;
 const PAGE: i64 = 500;
 
 /// Where a person's number stays, and nothing else of them: table, column, why.
-pub const KEPT: [(&str, &str, &str); 8] = [
+pub const KEPT: [(&str, &str, &str); 9] = [
     ("public.tombstones", "user_id", "by it what comes late is known, and is not taken"),
     ("public.device_assignments", "user_id", "by it late frames are known as theirs"),
     ("public.audit_log", "target", "who did what when; the person is a number that names nobody any more"),
     ("public.audit_log", "detail", "as target"),
+    ("ts.days", "user_id", "until the second night: a writer that had begun before may still bring something of such a day"),
     ("public.moves", "from_user", "until it is settled: a writer may still bring what is another's"),
     ("public.moves", "to_user", "until it is settled: a writer may still bring what is theirs, to be erased"),
     ("jobs._private_jobs", "payload", "the job that erases them, until it is done"),

@@ -143,6 +143,7 @@ async fn one_move_that_fails_stops_no_other_one_nor_what_is_behind_it() {
              CREATE TRIGGER refuse BEFORE UPDATE ON ts.readings FOR EACH ROW WHEN (OLD.user_id = '{USER}') EXECUTE FUNCTION refuse();
              INSERT INTO ts.readings (time, tenant_id, user_id, device_id, type, idx, epoch, seq, value)
                SELECT time, tenant_id, '{SECOND_USER}', device_id, type, idx, epoch + 1, seq, value FROM ts.readings;
+             {DAYS};
              INSERT INTO moves (tenant_id, from_user, to_user, asked_at)
                SELECT '{TENANT}', '{USER}', '{third}', to_timestamp({0} - n) FROM generate_series(1, 9) n;
              INSERT INTO moves (tenant_id, from_user, to_user, asked_at) VALUES
@@ -208,6 +209,7 @@ async fn a_move_goes_through_days_with_another_device_a_slice_at_a_time_and_is_o
              INSERT INTO ts.readings (time, tenant_id, user_id, device_id, type, idx, epoch, seq, value)
                SELECT to_timestamp({0} + d * 86400), '{TENANT}', '{USER}', CASE WHEN d = 8 THEN '{DEVICE}'::uuid ELSE '{other}' END,
                  1, 0, 1, d, 70 FROM generate_series(0, 8) d;
+             {DAYS};
              INSERT INTO moves (tenant_id, from_user, to_user, device_id, from_time, asked_at)
                VALUES ('{TENANT}', '{USER}', '{SECOND_USER}', '{DEVICE}', to_timestamp({0}), to_timestamp({2}))",
             day(0),

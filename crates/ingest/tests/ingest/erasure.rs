@@ -107,7 +107,8 @@ async fn tombstones_that_were_kept_elsewhere_are_put_back_after_a_restore() {
     // As a backup brings it back, on which the tombstone stands already: that is known within its time, or when it is said.
     let back = format!(
         "INSERT INTO ts.readings (time, tenant_id, user_id, device_id, type, idx, epoch, seq, value)
-           VALUES (to_timestamp({}), '{TENANT}', '{USER}', '{DEVICE}', 1, 0, 1, 0, 70)",
+           VALUES (to_timestamp({}), '{TENANT}', '{USER}', '{DEVICE}', 1, 0, 1, 0, 70);
+         {DAYS}",
         BOOT_US / 1_000_000
     );
     world.run(&back).await;
@@ -127,6 +128,7 @@ async fn one_person_who_cannot_be_erased_stops_no_others() {
         .run(&format!(
             "INSERT INTO ts.readings (time, tenant_id, user_id, device_id, type, idx, epoch, seq, value)
                SELECT time, tenant_id, '{SECOND_USER}', device_id, type, idx, epoch + 1, seq, value FROM ts.readings;
+             {DAYS};
              CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'not this one'; END $$;
              CREATE TRIGGER refuse BEFORE DELETE ON ts.readings FOR EACH ROW WHEN (OLD.user_id = '{USER}') EXECUTE FUNCTION refuse();
              INSERT INTO tombstones (tenant_id, user_id, erased_at) VALUES ('{TENANT}', '{USER}', 'epoch'),
@@ -225,6 +227,7 @@ async fn what_is_compressed_is_erased_as_well() {
                SELECT date_bin('1 day', now(), 'epoch') - interval '20 days' + make_interval(secs => s), '{TENANT}', u, '{DEVICE}',
                  1, 0, 1, s, 70
                FROM generate_series(1, 80000) s, unnest(ARRAY['{USER}', '{SECOND_USER}']::uuid[]) u;
+             {DAYS};
              INSERT INTO tombstones (tenant_id, user_id) VALUES ('{TENANT}', '{USER}')"
         ))
         .await;
