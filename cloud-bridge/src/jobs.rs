@@ -19,7 +19,7 @@ use graphile_worker::{
 use kinara_clock::Clock;
 use kinara_ingest::reconcile::{self, Span};
 use kinara_ingest::retention::{self, Retention};
-use kinara_ingest::{Limits, Writer, alerts, erase, requests, sweep, timestamp};
+use kinara_ingest::{Limits, Writer, alerts, erase, requests, rollup, sweep, timestamp};
 use kinara_protocol::frame::Epoch;
 use kinara_store::{Pool, jobs};
 use rand::Rng as _;
@@ -197,6 +197,8 @@ pub(crate) fn crontab(fields: &str) -> Option<Vec<Crontab>> {
 /// The night's work. Each step stands alone: one that fails is told, stops none behind it, and has the job tried again.
 pub async fn nightly(shop: &Workshop) -> Result<(), kinara_ingest::Error> {
     let steps = [
+        // What is erased again is looked for on days that are noted.
+        ("noting days of waveforms", note_days_of_waves(shop).await),
         ("erasing again", erase_again(shop).await),
         ("forgetting keys", requests::forget(&shop.pool, ago(shop, KEYS_DAYS)).await.map(|_| ())),
         ("forgetting what is over", forget(shop).await),
@@ -215,6 +217,10 @@ pub async fn nightly(shop: &Workshop) -> Result<(), kinara_ingest::Error> {
 
 fn ago(shop: &Workshop, days: i64) -> jiff::Timestamp {
     timestamp(shop.clock.utc_us() - days * DAY_US)
+}
+
+async fn note_days_of_waves(shop: &Workshop) -> Result<(), kinara_ingest::Error> {
+    rollup::note_days_of_waves(&shop.pool, timestamp(shop.clock.utc_us())).await.map(drop)
 }
 
 async fn erase_again(shop: &Workshop) -> Result<(), kinara_ingest::Error> {

@@ -22,7 +22,8 @@ pub struct Retention {
     pub withdrawn_days: i64,
     /// How frames' times came about, whether wearables were worn, and which events are in: a while longer than readings are kept.
     pub frame_times_days: i64,
-    /// On which days a wearer had something: a while longer than events are kept.
+    /// On which days a wearer had something: a while longer than events are kept. They go a chunk of up to thirty days at a time,
+    /// and a chunk's time counts from its end.
     pub days_days: i64,
     /// Requests over HTTP that were never written, since their job died and nobody revived it.
     pub dead_requests_days: i64,
@@ -37,7 +38,7 @@ impl Default for Retention {
             derived_days: 1_827,
             withdrawn_days: 90,
             frame_times_days: 762,
-            days_days: 1_858,
+            days_days: 1_920,
             dead_requests_days: 90,
             done_days: 365,
         }

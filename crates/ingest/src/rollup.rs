@@ -70,6 +70,23 @@ async fn note_waves(tx: &Transaction<'_>, new: &[Taken<'_>]) -> Result<(), Error
     Ok(())
 }
 
+/// Days, from today, that may have waveforms: they are kept for 31, a chunk of them goes some days later, and clocks go wrong.
+const DAYS_OF_WAVES: std::ops::RangeInclusive<i64> = -40..=2;
+
+/// Notes the days of waveforms that have no row: a bridge of an older release may be running, and notes none. A day in a
+/// transaction; gives how many wearers' days there are.
+pub async fn note_days_of_waves(pool: &Pool, now: Timestamp) -> Result<u64, Error> {
+    let today = now.as_microsecond().div_euclid(DAY_US);
+    let client = pool.get().await?;
+    let statement =
+        client.prepare_cached("SELECT ts.keep_days_of_waveforms('epoch'::date + $1::int8::int)").await?;
+    let mut there = 0;
+    for day in DAYS_OF_WAVES {
+        there += client.query_one(&statement, &[&(today + day)]).await?.get::<_, i64>(0).unsigned_abs();
+    }
+    Ok(there)
+}
+
 /// Notes the hours that these frames' readings are in, and how many readings of a clinic that are.
 pub(crate) async fn note(tx: &Transaction<'_>, new: &[Taken<'_>]) -> Result<(), Error> {
     note_waves(tx, new).await?;

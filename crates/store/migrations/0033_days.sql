@@ -36,6 +36,27 @@ BEGIN
     FROM noted n;
   RETURN NULL;
 END $$;
+-- Of waveforms, a day of all wearers: their writer notes it, and a bridge of an older release that is running yet does not. (No
+-- trigger: not every release of TimescaleDB shows one what was inserted.) From one wearer to the next by the index, however many
+-- blocks each has. Gives how many wearers were there.
+CREATE FUNCTION ts.keep_days_of_waveforms(of_day date) RETURNS int8
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  clinic uuid := '00000000-0000-0000-0000-000000000000';
+  wearer uuid := clinic;
+  ask CONSTANT text := format('SELECT w.tenant_id, w.user_id FROM ts.waveforms w WHERE (w.tenant_id, w.user_id) > ($1, $2) '
+    'AND w.time >= %L::timestamptz AND w.time < %L::timestamptz ORDER BY w.tenant_id, w.user_id LIMIT 1',
+    of_day::timestamp AT TIME ZONE 'UTC', (of_day + 1)::timestamp AT TIME ZONE 'UTC');
+  there int8 := 0;
+BEGIN
+  LOOP
+    EXECUTE ask INTO clinic, wearer USING clinic, wearer;
+    EXIT WHEN clinic IS NULL;
+    PERFORM ts.keep_days(ARRAY[clinic], ARRAY[wearer], ARRAY[of_day]);
+    there := there + 1;
+  END LOOP;
+  RETURN there;
+END $$;
 -- In the order in which writers come to the two tables.
 CREATE TRIGGER keep_days AFTER INSERT ON event_keys REFERENCING NEW TABLE AS noted
   FOR EACH STATEMENT EXECUTE FUNCTION ts.keep_days_of_events();
@@ -165,7 +186,7 @@ END $$;
 -- five times as many that have something of the wearer, or a hundred times as many that have nothing any more. 0: a pass is at
 -- its end, and this call moved nothing; -1: it moved nothing, and the pass goes on.
 CREATE OR REPLACE FUNCTION ts.move(which uuid, most_days int) RETURNS int8
-  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
   m public.moves;
   nobody CONSTANT uuid := '00000000-0000-0000-0000-000000000000';
@@ -190,9 +211,6 @@ BEGIN
   END IF;
   PERFORM set_config('timescaledb.max_tuples_decompressed_per_dml_transaction', '0', true);
   clinic := coalesce(m.to_tenant, m.tenant_id);
-  UPDATE public.event_keys SET user_id = m.to_user, tenant_id = clinic, device_id = coalesce(m.to_device, device_id)
-    WHERE tenant_id = m.tenant_id AND user_id = m.from_user AND (m.device_id IS NULL OR device_id = m.device_id)
-    AND (m.from_time IS NULL OR time >= m.from_time) AND (m.to_time IS NULL OR time < m.to_time);
   since := coalesce(m.from_time - CASE WHEN m.from_epoch IS NULL THEN interval '0' ELSE slack END, '-infinity');
   until := coalesce(m.to_time + CASE WHEN m.to_epoch IS NULL THEN interval '0' ELSE slack END, 'infinity');
   after := greatest(since, m.reached);
@@ -215,6 +233,14 @@ BEGIN
         AND time >= %L::timestamptz AND time < %L::timestamptz$sql$, greatest(low, m.from_time), least(high, m.to_time))
       USING m.to_user, clinic, m.to_device, m.tenant_id, m.from_user, m.device_id;
     GET DIAGNOSTICS moved = ROW_COUNT;
+    IF moved > 0 THEN
+      -- With the events and not before: whoever judges them is told by their keys.
+      EXECUTE format($sql$
+        UPDATE public.event_keys SET user_id = $1, tenant_id = $2, device_id = coalesce($3, device_id)
+        WHERE tenant_id = $4 AND user_id = $5 AND ($6 IS NULL OR device_id = $6)
+          AND time >= %L::timestamptz AND time < %L::timestamptz$sql$, greatest(low, m.from_time), least(high, m.to_time))
+        USING m.to_user, clinic, m.to_device, m.tenant_id, m.from_user, m.device_id;
+    END IF;
     IF ts.newest_of(m, low, high) IS NOT NULL THEN
       EXECUTE format($sql$
         WITH gone AS (
@@ -248,11 +274,18 @@ BEGIN
       moved := moved + rows;
     END IF;
     IF moved > 0 THEN
-      PERFORM ts.keep_days(ARRAY[clinic], ARRAY[m.to_user], ARRAY[(first AT TIME ZONE 'UTC')::date]);
+      -- Whatever rows there are: an erasure may be deleting them.
+      INSERT INTO ts.days (tenant_id, user_id, day) VALUES (clinic, m.to_user, (first AT TIME ZONE 'UTC')::date);
       days := days + 1;
     END IF;
     total := total + moved;
   END LOOP;
+  -- Keys whose events are there no more.
+  IF first IS NULL THEN
+    UPDATE public.event_keys SET user_id = m.to_user, tenant_id = clinic, device_id = coalesce(m.to_device, device_id)
+      WHERE tenant_id = m.tenant_id AND user_id = m.from_user AND (m.device_id IS NULL OR device_id = m.device_id)
+      AND (m.from_time IS NULL OR time >= m.from_time) AND (m.to_time IS NULL OR time < m.to_time);
+  END IF;
   UPDATE public.moves SET reached = after WHERE id = which;
   RETURN CASE WHEN total = 0 AND after IS NOT NULL THEN -1 ELSE total END;
 END $$;
@@ -260,7 +293,7 @@ END $$;
 -- As before, a day at a time, and the days themselves last: not before a writer that had begun before the tombstone is done for
 -- certain, which had found a day's row and wrote none.
 CREATE OR REPLACE FUNCTION ts.erase(tenant uuid, wearer uuid, most_days int) RETURNS int8
-  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
   stone public.tombstones;
   first timestamptz;
@@ -298,7 +331,7 @@ BEGIN
       gone := gone + there;
     END LOOP;
     total := total + gone;
-    days := days + 1;
+    days := days + (gone > 0)::int;
   END LOOP;
   IF total > 0 THEN
     RETURN total;
@@ -348,10 +381,17 @@ BEGIN
   total := total + gone;
   -- It was found to be gone in a night before this one.
   IF total = 0 AND stone.settled_at < now() - interval '10 minutes' THEN
-    DELETE FROM ts.days d WHERE d.tenant_id = tenant AND d.user_id = wearer;
+    DELETE FROM ts.days d WHERE d.tenant_id = tenant AND d.user_id = wearer AND NOT ts.has_any(tenant, wearer,
+      d.day::timestamp AT TIME ZONE 'UTC', (d.day + 1)::timestamp AT TIME ZONE 'UTC');
   END IF;
   RETURN total;
 END $$;
+
+-- Who was erased and has a day's row yet.
+CREATE FUNCTION ts.erased_with_days() RETURNS TABLE (tenant_id uuid, user_id uuid)
+  LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT t.tenant_id, t.user_id FROM public.tombstones t
+    WHERE EXISTS (SELECT FROM ts.days d WHERE d.tenant_id = t.tenant_id AND d.user_id = t.user_id) $$;
 
 -- Days that are older than all that has days, a while longer than events are kept.
 CREATE FUNCTION forget_days(before timestamptz, most int) RETURNS int8
@@ -445,7 +485,9 @@ BEGIN
 END $$;
 
 REVOKE ALL ON FUNCTION ts.keep_days(uuid[], uuid[], date[]), ts.keep_days_of_readings(), ts.keep_days_of_events(),
+  ts.keep_days_of_waveforms(date), ts.erased_with_days(),
   ts.fill_days(), ts.day_within(uuid, uuid, timestamptz, timestamptz, boolean), ts.has_any(uuid, uuid, timestamptz, timestamptz),
   forget_days(timestamptz, int) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION ts.keep_days(uuid[], uuid[], date[]), forget_days(timestamptz, int) TO kinara_ingest;
+GRANT EXECUTE ON FUNCTION ts.keep_days(uuid[], uuid[], date[]), ts.keep_days_of_waveforms(date), ts.erased_with_days(),
+  forget_days(timestamptz, int) TO kinara_ingest;
 RESET ROLE;

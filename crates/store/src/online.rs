@@ -26,7 +26,7 @@ enum What {
     PartsIndex(&'static str, &'static str),
     /// A query that changes a slice of rows and gives how many of something it did; 0: nothing is left.
     Slices(&'static str),
-    /// An index that another one took the place of.
+    /// An index that another one took the place of: its schema and name.
     NoIndex(&'static str),
 }
 
@@ -52,19 +52,19 @@ const STEPS: &[Step] = &[
              (coalesce(tenant_id, '00000000-0000-0000-0000-000000000000'::uuid)))",
         ),
     },
-    Step { name: "quarantine_once", what: What::NoIndex("public") },
+    Step { name: "quarantine_once", what: What::NoIndex("public.quarantine_once") },
     Step { name: "quarantine_counted", what: What::Slices("SELECT ts.count_quarantine()") },
     index("ledger_named", "public", "ON ledger (hardware) WHERE named"),
-    Step { name: "frame_times_of_utc", what: What::NoIndex("public") },
+    Step { name: "frame_times_of_utc", what: What::NoIndex("public.frame_times_of_utc") },
     index("readings_minute_bucket", "ts", "ON ts.readings_minute (bucket)"),
     index("readings_15min_bucket", "ts", "ON ts.readings_15min (bucket)"),
     index("readings_hourly_bucket", "ts", "ON ts.readings_hourly (bucket)"),
     index("readings_daily_bucket", "ts", "ON ts.readings_daily (bucket)"),
     index("hrv_bucket", "ts", "ON ts.hrv (bucket)"),
-    Step { name: "readings_minute_age", what: What::NoIndex("ts") },
-    Step { name: "readings_15min_age", what: What::NoIndex("ts") },
-    Step { name: "readings_hourly_age", what: What::NoIndex("ts") },
-    Step { name: "hrv_age", what: What::NoIndex("ts") },
+    Step { name: "readings_minute_age", what: What::NoIndex("ts.readings_minute_age") },
+    Step { name: "readings_15min_age", what: What::NoIndex("ts.readings_15min_age") },
+    Step { name: "readings_hourly_age", what: What::NoIndex("ts.readings_hourly_age") },
+    Step { name: "hrv_age", what: What::NoIndex("ts.hrv_age") },
     index("written_hours_hour", "ts", "ON ts.written_hours (hour)"),
     index(
         "gaps_to_look_at",
@@ -82,7 +82,7 @@ const STEPS: &[Step] = &[
         "public",
         "ON gaps USING gist (hardware, epoch, seqs) WHERE withdrawn_at IS NULL",
     ),
-    Step { name: "gaps_hardware", what: What::NoIndex("public") },
+    Step { name: "gaps_hardware", what: What::NoIndex("public.gaps_hardware") },
     index("gaps_withdrawn", "public", "ON gaps (withdrawn_at) WHERE withdrawn_at IS NOT NULL"),
     index("gaps_age", "public", "ON gaps (updated_at) WHERE withdrawn_at IS NULL"),
     index("quarantine_age", "public", "ON quarantine (received_at)"),
@@ -106,14 +106,16 @@ const STEPS: &[Step] = &[
     index("moves_settled", "public", "ON moves (settled_at) WHERE settled_at IS NOT NULL"),
     index("introductions_settled", "public", "ON introductions (settled_at) WHERE settled_at IS NOT NULL"),
     index("revocations_settled", "public", "ON revocations (settled_at) WHERE settled_at IS NOT NULL"),
-    // Which gaps of a device touch a time (gaps_within, which says the same).
+    // Which gaps of a device touch a time (gaps_within, which says the same). Before days_filled, and not only by chance: made
+    // concurrently, it waits for all snapshots that are older, so whoever writes without the triggers of 0033 is done by then.
     index(
         "gaps_times",
         "public",
         "ON gaps USING gist (hardware, tstzrange(CASE WHEN from_time > to_time THEN to_time ELSE from_time END,
            CASE WHEN from_time > to_time THEN from_time ELSE to_time END, '[]')) WHERE withdrawn_at IS NULL",
     ),
-    Step { name: "gaps_ends", what: What::NoIndex("public") },
+    // Not named as the index: a step of that name made it.
+    Step { name: "gaps_ends_gone", what: What::NoIndex("public.gaps_ends") },
     // The newest of a clinic, whoever's.
     Step { name: "events_clinic", what: What::PartsIndex("events", "(tenant_id, time DESC)") },
     index("alerts_in_force", "public", "ON alerts (tenant_id, raised_at DESC, id) WHERE withdrawn_at IS NULL"),
@@ -176,8 +178,8 @@ impl Step {
             What::Index(schema, on) => make_index(client, "INDEX", schema, name, on).await,
             What::UniqueIndex(schema, on) => make_index(client, "UNIQUE INDEX", schema, name, on).await,
             What::PartsIndex(table, columns) => make_parts_index(client, name, table, columns).await,
-            What::NoIndex(schema) => {
-                client.batch_execute(&format!("DROP INDEX CONCURRENTLY IF EXISTS {schema}.{name}")).await
+            What::NoIndex(index) => {
+                client.batch_execute(&format!("DROP INDEX CONCURRENTLY IF EXISTS {index}")).await
             }
             What::Slices(sql) => {
                 while client.query_one(sql, &[]).await?.get::<_, i64>(0) > 0 {}

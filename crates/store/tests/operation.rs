@@ -286,6 +286,26 @@ async fn what_an_older_release_wrote_of_names_is_brought_into_parts_beside_howev
     assert_eq!(number(&admin, "SELECT count(*) FROM frame_times").await, 2, "those that are no names'");
 }
 
+#[tokio::test]
+async fn an_index_that_a_former_release_made_goes_though_its_step_is_done() {
+    let server = Postgres::temporary().unwrap();
+    let url = server.fresh_database().unwrap();
+    migrate(&url).await.unwrap();
+    let admin = client(&url).await;
+    // As the release before left it: that made it in a step of the index's name.
+    admin
+        .batch_execute(
+            "CREATE INDEX gaps_ends ON gaps (hardware, to_time) WHERE withdrawn_at IS NULL;
+             INSERT INTO kinara.online_steps (name) VALUES ('gaps_ends');
+             DELETE FROM kinara.online_steps WHERE name = 'gaps_ends_gone'",
+        )
+        .await
+        .unwrap();
+    assert_eq!(migrate::beside(&url).await.unwrap(), 1);
+    assert_eq!(number(&admin, "SELECT count(to_regclass('gaps_ends'))").await, 0);
+    assert_eq!(migrate::beside(&url).await.unwrap(), 0);
+}
+
 /// A day whose time is over, with a reading in it and somebody who reads it.
 struct OldDay {
     url: String,

@@ -1,5 +1,6 @@
 //! Alerts by a clinic's rules, over the database's notes.
 
+use crate::erased::hot_flash;
 use crate::support::*;
 use kinara_ingest::alerts::{Evaluated, evaluate};
 use kinara_ingest::rollup::{Slice, roll_up};
@@ -119,6 +120,35 @@ async fn an_alert_goes_along_with_readings_that_are_another_wearers() {
     roll_up(&world.pool, timestamp(NOW_US), &Slice::default()).await.unwrap();
     assert_eq!(look(&world).await, Evaluated { raised: 1, stretched: 0, withdrawn: 1 });
     assert_eq!(alerts(&world).await, "second fast 2-8");
+}
+
+#[tokio::test]
+async fn an_alert_of_an_event_goes_along_with_it_on_whichever_day_of_a_move_that_is() {
+    let world = world().await;
+    world
+        .run(&format!(
+            "INSERT INTO alert_rules (tenant_id, name, severity, event_type, created_at)
+               VALUES ('{TENANT}', 'flash', 'info', 'hot_flash', 'epoch');
+             INSERT INTO moves (tenant_id, from_user, to_user) VALUES ('{TENANT}', '{USER}', '{SECOND_USER}')"
+        ))
+        .await;
+    // The second one is of the next day (UTC).
+    world.clock.advance_us(3_600_000_000);
+    for second in [0, 3_720] {
+        world.writer().write_events(&hot_flash(second, GATEWAY)).await.unwrap();
+    }
+    look(&world).await;
+    assert_eq!(alerts(&world).await, "first flash 0-0, first flash 62-62");
+    let each = Evaluated { raised: 1, stretched: 0, withdrawn: 1 };
+    for (moved, evaluated, then) in [
+        (1, each, "first flash 62-62, second flash 0-0"),
+        (1, each, "second flash 0-0, second flash 62-62"),
+        (0, Evaluated::default(), "second flash 0-0, second flash 62-62"),
+    ] {
+        assert_eq!(world.number("SELECT ts.move(id, 1) FROM moves").await, moved);
+        assert_eq!(look(&world).await, evaluated);
+        assert_eq!(alerts(&world).await, then);
+    }
 }
 
 #[tokio::test]

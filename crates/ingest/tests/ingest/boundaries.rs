@@ -9,7 +9,9 @@ use uuid::Uuid;
 const OTHERS: Uuid = Uuid::from_u128(0x2001);
 
 async fn keep(world: &World) -> Done {
-    upkeep::keep(&world.writer(), &world.pool, world.clock.as_ref(), &Bounds::default()).await.unwrap()
+    let done = upkeep::keep(&world.writer(), &world.pool, world.clock.as_ref(), &Bounds::default()).await;
+    world.days_are_known().await;
+    done.unwrap()
 }
 
 /// Readings by wearer: nobody's, the patient's, the second wearer's.

@@ -73,7 +73,8 @@ fn unsure(
     batch::from_envelope(envelope_of(GATEWAY, 0, vec![columns])).unwrap()
 }
 
-fn hot_flash(second: u64, gateway: Uuid) -> events::Events {
+/// At so many seconds after the boot.
+pub fn hot_flash(second: u64, gateway: Uuid) -> events::Events {
     let event = Event {
         hardware_id: HARDWARE.to_owned(),
         kind: "hot_flash".to_owned(),
@@ -306,6 +307,7 @@ async fn story(happenings: Vec<Happening>, erased_at: usize, which: usize) {
             }
         }
         happen(&world, &desk, *happening).await;
+        world.days_are_known().await;
     }
     world
         .run(&format!(

@@ -7,6 +7,7 @@ mod alerts;
 mod boundaries;
 mod bounds;
 mod claims;
+mod days;
 mod decisions;
 mod enrich;
 mod erased;
