@@ -145,9 +145,10 @@ fn fate(event: &Event, tenant: Uuid, hardware: Option<&Hardware>, window: Window
     }
     let Some(hardware) = hardware else { return Fate::Aside("no_assignment") };
     let moment = moment(event);
-    let assignment = match whose(&hardware.assignments, &moment) {
+    let found = whose(&hardware.assignments, &moment);
+    let assignment = match found {
         Whose::Of(assignment) => assignment,
-        Whose::Nobody => return Fate::Aside("no_assignment"),
+        Whose::Nobody => return Fate::Aside(found.word()),
         Whose::Unsure | Whose::Straddles | Whose::Contradicts
             if !may_be_of(&hardware.assignments, &moment, tenant) =>
         {
@@ -158,9 +159,7 @@ fn fate(event: &Event, tenant: Uuid, hardware: Option<&Hardware>, window: Window
         {
             return Fate::Discard;
         }
-        Whose::Unsure => return Fate::Aside("unsure"),
-        Whose::Straddles => return Fate::Aside("straddle"),
-        Whose::Contradicts => return Fate::Aside("order"),
+        Whose::Unsure | Whose::Straddles | Whose::Contradicts => return Fate::Aside(found.word()),
     };
     if assignment.tenant != tenant {
         return Fate::Aside("foreign_gateway");
