@@ -166,7 +166,7 @@ impl World {
              INSERT INTO gaps (hardware, epoch, seqs, reason, from_time, to_time)
                SELECT '{WEARER}', 1000 + g, int8multirange(int8range(s * 4, s * 4 + 1)), 'quota', v.at, v.at
                FROM (SELECT g, s, CASE WHEN s % 2 = 0 THEN now() - make_interval(secs => s) ELSE {SINCE} - make_interval(secs => s) END
-                 AS at {tenth} WHERE s % 50 < 2) v;
+                 AS at {tenth} WHERE s % 500 < 2) v;
              INSERT INTO ts.days SELECT '{TENANT}', {OTHER}, d::date
                FROM generate_series({first}, {last}) g, generate_series(now() - interval '{days} days', now(), '1 day') d;
              INSERT INTO introductions (tenant_id, hardware_id, from_gateway, to_gateway, state, settled_at, expires_at)

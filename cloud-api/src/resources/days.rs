@@ -66,12 +66,7 @@ pub async fn list(
     let mut connection = app.database.connection().await?;
     let transaction = connection.tenant(member.tenant).await?;
     known_user(&transaction, query.user_id).await?;
-    let rows = transaction
-        .rows(
-            WITHIN,
-            &[&query.user_id, &from, &to, &LIMIT],
-        )
-        .await?;
+    let rows = transaction.rows(WITHIN, &[&query.user_id, &from, &to, &LIMIT]).await?;
     let items = rows
         .iter()
         .map(|row| {

@@ -444,6 +444,48 @@ BEGIN
   END LOOP;
 END $$;
 
+-- As before, and what lies beside an epoch (0032) tells when it was as well: a clinic whose numbers another one used has them there.
+CREATE OR REPLACE FUNCTION ts.numbers_of(which uuid, of_epoch int8, told_at timestamptz)
+  RETURNS TABLE (clinic uuid, possible int8multirange, certain int8multirange)
+  LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    WITH parts AS (
+      SELECT of_epoch AS epoch
+      UNION ALL
+      SELECT c.alias FROM public.ledger_claims c WHERE c.hardware = which AND c.epoch = of_epoch AND c.alias IS NOT NULL),
+    times AS (
+      SELECT (SELECT min(to_timestamp(t.ref_utc_us / 1e6)) FROM public.frame_times t
+          WHERE t.hardware = which AND t.epoch = p.epoch AND t.ref_utc_us > 0) AS first,
+        (SELECT l.highest_time FROM public.ledger l WHERE l.hardware = which AND l.epoch = p.epoch) AS highest
+      FROM parts p),
+    known AS (
+      SELECT coalesce(min(least(t.first, t.highest)), told_at) AS low, coalesce(max(coalesce(t.highest, t.first)), told_at) AS high
+      FROM times t),
+    -- In one log boots are in order; two logs know nothing of each other.
+    held AS (
+      SELECT a.tenant_id, a.valid_from, a.valid_to, k.low, k.high, a.from_epoch, a.from_seq, a.to_epoch, a.to_seq,
+        coalesce(a.from_epoch >> 32 = of_epoch >> 32, false) AS from_named,
+        coalesce(a.to_epoch >> 32 = of_epoch >> 32, false) AS to_named,
+        min(a.first_seq) FILTER (WHERE a.first_epoch = of_epoch)
+          OVER (ORDER BY a.valid_from DESC GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS next_first
+      FROM public.device_assignments a CROSS JOIN known k WHERE a.hardware_id = which),
+    ranges AS (
+      SELECT h.tenant_id, range_agg(int8range(begins.seq, greatest(begins.seq, ends.seq))) AS seqs
+      FROM held h
+        CROSS JOIN LATERAL (SELECT CASE WHEN h.from_epoch = of_epoch THEN h.from_seq ELSE 0 END AS seq) begins
+        -- A number has 32 bits.
+        CROSS JOIN LATERAL (SELECT least(4294967296, h.next_first, CASE WHEN h.to_epoch = of_epoch THEN h.to_seq END) AS seq) ends
+      WHERE NOT (h.from_named AND h.from_epoch & 4294967295 > of_epoch & 4294967295)
+        AND NOT (h.to_named AND h.to_epoch & 4294967295 < of_epoch & 4294967295)
+        AND (h.from_named OR h.high IS NULL OR h.high >= h.valid_from)
+        AND (h.to_named OR h.low IS NULL OR h.valid_to IS NULL OR h.low < h.valid_to)
+      GROUP BY 1),
+    sure AS (
+      SELECT r.tenant_id, r.seqs, r.seqs - coalesce((SELECT range_agg(o.seqs) FROM ranges o WHERE o.tenant_id <> r.tenant_id), '{}')
+        AS certain FROM ranges r)
+    SELECT s.tenant_id,
+      s.seqs - coalesce((SELECT range_agg(o.certain) FROM sure o WHERE o.tenant_id <> s.tenant_id), '{}'), s.certain
+    FROM sure s $$;
+
 REVOKE ALL ON FUNCTION ts.keep_days(uuid[], uuid[], date[]), ts.keep_days_of_readings(), ts.keep_days_of_events(),
   ts.fill_days(), ts.day_within(uuid, uuid, timestamptz, timestamptz, boolean), ts.has_any(uuid, uuid, timestamptz, timestamptz),
   forget_days(timestamptz, int) FROM PUBLIC;

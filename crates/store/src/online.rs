@@ -93,7 +93,13 @@ const STEPS: &[Step] = &[
     index("event_keys_wearer", "public", "ON event_keys (tenant_id, user_id)"),
     index("moves_from", "public", "ON moves (from_user)"),
     index("moves_to", "public", "ON moves (to_user)"),
-    index("decisions_wearer", "public", "ON decisions (user_id) WHERE user_id IS NOT NULL"),
+    // The newest about a wearer, too: by the clinic's order all others' would be gone through.
+    index(
+        "decisions_of_wearer",
+        "public",
+        "ON decisions (user_id, at DESC, id DESC) WHERE user_id IS NOT NULL",
+    ),
+    Step { name: "decisions_wearer", what: What::NoIndex("public") },
     index("quarantine_decisions", "public", "ON quarantine (received_at) WHERE what = 'decision'"),
     index(
         "quarantine_decisions_waiting",

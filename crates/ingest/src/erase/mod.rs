@@ -36,7 +36,11 @@ pub const KEPT: [(&str, &str, &str); 9] = [
     ("public.device_assignments", "user_id", "by it late frames are known as theirs"),
     ("public.audit_log", "target", "who did what when; the person is a number that names nobody any more"),
     ("public.audit_log", "detail", "as target"),
-    ("ts.days", "user_id", "until the second night: a writer that had begun before may still bring something of such a day"),
+    (
+        "ts.days",
+        "user_id",
+        "until the second night: a writer that had begun before may still bring something of such a day",
+    ),
     ("public.moves", "from_user", "until it is settled: a writer may still bring what is another's"),
     ("public.moves", "to_user", "until it is settled: a writer may still bring what is theirs, to be erased"),
     ("jobs._private_jobs", "payload", "the job that erases them, until it is done"),

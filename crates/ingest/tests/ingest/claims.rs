@@ -369,6 +369,41 @@ async fn names_that_were_not_kept_at_first_are_in_no_gap_once_they_are_beside() 
     assert_eq!(world.gaps().await, "none");
 }
 
+#[tokio::test]
+async fn a_number_that_lies_beside_and_is_in_a_gap_is_found() {
+    let world = world().await;
+    write(&world, http(TENANT, NAMES, &[(5, 1, 650)])).await;
+    goes_to(&world, OTHER_TENANT, OTHERS, GIVEN).await;
+    assert_eq!(write(&world, http(OTHER_TENANT, NAMES, &[(7, 110, 650)])).await, stored(1));
+    assert_eq!(unaccounted(&world).await, Vec::new());
+    world
+        .run(&format!(
+            "INSERT INTO gaps (hardware, epoch, seqs, reason, from_time, to_time)
+               VALUES ('{HARDWARE_ROW}', {}, '{{[6,9)}}', 'late', to_timestamp({1}), to_timestamp({1}))",
+            NAMES.0 as i64,
+            BOOT_US / 1_000_000 + 110
+        ))
+        .await;
+    let found = unaccounted(&world).await;
+    assert_eq!(found.iter().map(|one| one.twice.as_str()).collect::<Vec<_>>(), ["{[7,8)}"]);
+}
+
+#[tokio::test]
+async fn what_lies_beside_an_epoch_tells_whose_numbers_may_be_of_it() {
+    let world = world().await;
+    write(&world, brings(GATEWAY, &made_up(NEXT, 0..20), began(30))).await;
+    goes_to(&world, OTHER_TENANT, OTHERS, GIVEN).await;
+    let possible = format!(
+        "SELECT coalesce(string_agg(possible::text, ' '), 'none') FROM ts.numbers_of('{HARDWARE_ROW}', {}, now())
+           WHERE clinic = '{OTHER_TENANT}'",
+        NEXT.0 as i64
+    );
+    assert_eq!(world.text(&possible).await, "none");
+    // All of them lie beside: the epoch's own row knows the first clinic's time alone.
+    assert_eq!(write(&world, brings(FOREIGN_GATEWAY, &reals(NEXT, 0..10), began(REBOOT))).await, stored(10));
+    assert_eq!(world.text(&possible).await, "{[0,4294967296)}");
+}
+
 async fn tells(world: &World, gateway: Uuid, events: Vec<Event>) -> Counts {
     let batch = EventBatch {
         version: ENVELOPE_VERSION,

@@ -36,8 +36,7 @@ pub const SECOND_USER: Uuid = Uuid::from_u128(0x32);
 pub const HARDWARE_ROW: Uuid = Uuid::from_u128(0x41);
 pub const DEVICE: Uuid = Uuid::from_u128(0x51);
 /// On which days there are readings, as writers note it: for readings that a test puts there itself.
-pub const DAYS: &str =
-    "INSERT INTO ts.days SELECT DISTINCT tenant_id, user_id, (time AT TIME ZONE 'UTC')::date FROM ts.readings";
+pub const DAYS: &str = "INSERT INTO ts.days SELECT DISTINCT tenant_id, user_id, (time AT TIME ZONE 'UTC')::date FROM ts.readings";
 
 pub struct World {
     pub admin: tokio_postgres::Client,
