@@ -29,6 +29,15 @@ pub struct Database {
 /// One connection of so many is for those who are not known yet, and one for those whose token is asked about.
 const PART: usize = 4;
 
+/// Connections for those who are in: a part of the pool is left to those who are not known yet.
+pub(crate) fn of_members(config: &DatabaseConfig) -> usize {
+    config.pool_size.saturating_sub(part(config)).max(1)
+}
+
+fn part(config: &DatabaseConfig) -> usize {
+    (config.pool_size / PART).max(1)
+}
+
 /// The settings of a connection to the database, with the limits that every session gets.
 pub(crate) fn session(
     config: &DatabaseConfig,
@@ -63,7 +72,7 @@ impl Database {
             .create_timeout(wait)
             .recycle_timeout(wait)
             .build()?;
-        let part = || Arc::new(Semaphore::new((config.pool_size / PART).max(1)));
+        let part = || Arc::new(Semaphore::new(part(config)));
         let patience = Duration::from_secs(config.acquire_timeout_s);
         Ok(Self { pool, strangers: part(), holders: part(), patience })
     }

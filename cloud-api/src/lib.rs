@@ -131,6 +131,7 @@ impl App {
             passwords: Checker::new(config.login.checks_at_once)?,
             standings: Standings::new(config.login.standing_s, clock.clone()),
             turns: Turns::new(
+                database::of_members(&config.database),
                 config.database.of_clinic,
                 config.database.of_member,
                 std::time::Duration::from_secs(config.database.acquire_timeout_s),

@@ -9,6 +9,7 @@
 
 use kinara_cloud_api::resources::coverage::GAPS;
 use kinara_cloud_api::resources::readings::{SERIES, series_of};
+use kinara_cloud_api::resources::{alerts, days, decisions, events, gaps};
 use kinara_store::migrate;
 use kinara_test_postgres::{Options, Postgres};
 use serde_json::Value;
@@ -117,6 +118,15 @@ impl World {
              INSERT INTO ts.events (time, tenant_id, user_id, device_id, event_type, key)
                SELECT {SINCE} + make_interval(mins => s), '{TENANT}', '{WEARER}', '{DEVICE}', 'hot_flash', s::text::bytea
                FROM generate_series(0, 100) s;
+             INSERT INTO ts.days SELECT DISTINCT tenant_id, user_id, (time AT TIME ZONE 'UTC')::date FROM (
+               SELECT tenant_id, user_id, time FROM ts.readings UNION ALL SELECT tenant_id, user_id, time FROM ts.waveforms
+               UNION ALL SELECT tenant_id, user_id, time FROM ts.events) r;
+             INSERT INTO decisions (gateway_id, id, tenant_id, kind, at, uncertainty_us, actor_kind, actor_name, user_id, payload,
+                 signature, key, received_at, settled_at)
+               SELECT '{TENANT}', gen_random_uuid(), '{TENANT}', 'assigned', {SINCE}, 0, 'member', 'm', '{WEARER}', '', '', '',
+                 {SINCE}, {SINCE} FROM generate_series(1, 20);
+             INSERT INTO alerts (tenant_id, kind, user_id, title, severity, from_time, to_time)
+               SELECT '{TENANT}', 'event', '{WEARER}', 't', 'info', {SINCE}, {SINCE} FROM generate_series(1, 20);
              INSERT INTO ts.written_hours SELECT '{TENANT}', {SINCE} + make_interval(hours => h), 1, now()
                FROM generate_series(0, {HOURS} - 1) h",
         ))
@@ -152,6 +162,15 @@ impl World {
                SELECT {OTHER}, s, '{{[5,9)}}', 'quota', t.at, t.at {tenth};
              INSERT INTO gaps (hardware, epoch, seqs, reason, from_time, to_time, updated_at, looked_at)
                SELECT {OTHER}, s, '{{[5,9)}}', 'late', t.at, t.at, now() - interval '1 day', now() {tenth};
+             -- What the wearer's device lost before and after the slice.
+             INSERT INTO gaps (hardware, epoch, seqs, reason, from_time, to_time)
+               SELECT '{WEARER}', 1000 + g, int8multirange(int8range(s * 4, s * 4 + 1)), 'quota', v.at, v.at
+               FROM (SELECT g, s, CASE WHEN s % 2 = 0 THEN now() - make_interval(secs => s) ELSE {SINCE} - make_interval(secs => s) END
+                 AS at {tenth} WHERE s % 500 < 2) v;
+             INSERT INTO ts.days SELECT '{TENANT}', {OTHER}, d::date
+               FROM generate_series({first}, {last}) g, generate_series(now() - interval '{days} days', now(), '1 day') d;
+             INSERT INTO introductions (tenant_id, hardware_id, from_gateway, to_gateway, state, settled_at, expires_at)
+               SELECT '{TENANT}', 'kinara:' || g, '{TENANT}', '{TENANT}', 'done', now(), now() {tenth};
              INSERT INTO quarantine (tenant_id, what, hardware_id, epoch, seq, reason, payload, digest)
                SELECT '{TENANT}', 'frame', 'kinara:' || g, 1, s, 'unsure', 'x', sha256((g || ' ' || s)::bytea) {tenth};
              INSERT INTO alerts (tenant_id, kind, user_id, title, severity, from_time, to_time)
@@ -247,6 +266,9 @@ fn questions() -> Vec<Question> {
             "INSERT INTO moves (id, tenant_id, from_user, to_user) VALUES ('{ask}', '{TENANT}', '{from}', '{to}')"
         )
     };
+    let newest = |sql: &str, first: &str, second: &str| {
+        sql.replace("$1", first).replace("$2", second).replace("$3", "20")
+    };
     let stone = format!("INSERT INTO tombstones (tenant_id, user_id) VALUES ('{TENANT}', '{WEARER}')");
     let erase = |days: i32| format!("SELECT ts.erase('{TENANT}', '{WEARER}', {days})");
     vec![
@@ -265,6 +287,8 @@ fn questions() -> Vec<Question> {
             format!("SELECT ts.move('{ask}', 1)")),
         own("erasure of a day", stone.clone(), erase(1)),
         own("the end of an erasure", format!("{stone}; {}", erase(1000)), erase(1)),
+        own("whether something is stored of a device", none(), format!("SELECT ts.stored_within('{TENANT}', '{WEARER}', '{TENANT}',
+            now() - interval '1000 days', NULL, NULL, NULL, NULL, NULL)")),
         own("gaps' turn", none(), "SELECT * FROM ts.gaps_to_look_at(now() - interval '1 hour', 20, 20)".into()),
         own("the quarantine's limits", none(), "SELECT * FROM ts.quarantine_excess(1000000, 1000000000)".into()),
         own("the quarantine's age", none(), "SELECT id FROM quarantine WHERE received_at < now() - interval '90 days'
@@ -338,6 +362,11 @@ fn questions() -> Vec<Question> {
         own("notes of what changed", format!("INSERT INTO ts.interval_looks (tenant_id, hardware, channel, from_time, to_time)
             VALUES ('{TENANT}', '{WEARER}', 1, {SINCE}, {until})"), format!("SELECT ts.spread_looks('{TENANT}', 1000)")),
         own("old intervals", none(), "SELECT forget_intervals(now() - interval '1827 days', 100)".into()),
+        own("old days", none(), "SELECT forget_days(now() - interval '1858 days', 100)".into()),
+        own("old words of being worn", none(), "SELECT forget_wear(now() - interval '762 days', 10)".into()),
+        own("old event keys", none(), "SELECT forget_event_keys(now() - interval '762 days', 100)".into()),
+        own("old moves", none(), "SELECT forget_moves(now() - interval '365 days', 100)".into()),
+        own("old introductions", none(), "SELECT forget_asked(now() - interval '365 days', 100)".into()),
         own("old audit", none(), "SELECT forget_audit(now() - interval '3653 days', 100)".into()),
         own("old alerts", none(), "SELECT forget_alerts(now() - interval '1827 days', 100)".into()),
         own("old gaps", none(), "SELECT forget_gaps(now() - interval '90 days', '1999-01-01', 100)".into()),
@@ -347,14 +376,19 @@ fn questions() -> Vec<Question> {
         page("series of minutes", filled(&series_of("readings_minute"))),
         page("series of hours", filled(&series_of("readings_hourly"))),
         page("newest", format!("SELECT * FROM latest_of('{WEARER}')")),
-        page("days", format!("SELECT * FROM wearer_days WHERE user_id = '{WEARER}' AND bucket >= {SINCE} - interval '1 day'
-            ORDER BY bucket LIMIT 400")),
+        page("days", days::WITHIN.replace("$1", &format!("'{WEARER}'")).replace("$2", &format!("({SINCE} - interval '1 day')"))
+            .replace("$3", "now()").replace("$4", "400")),
         page("intervals in force", format!("SELECT * FROM wearer_interval_spans('{WEARER}', 1::int2, {SINCE}, {until})")),
         page("coverage's gaps", GAPS.replace("$1", &format!("'{WEARER}'")).replace("$2", SINCE).replace("$3", &until)),
         page("HRV's page", format!("SELECT * FROM hrv WHERE user_id = '{WEARER}' AND bucket >= {SINCE} AND bucket < {until}
             ORDER BY bucket LIMIT 5000")),
-        page("gaps' page", format!("SELECT * FROM wearer_gaps WHERE user_id = '{WEARER}' AND (from_time IS NULL OR from_time <= {until})
-            AND (to_time IS NULL OR to_time >= {SINCE}) ORDER BY from_time DESC NULLS FIRST, id LIMIT 1000")),
+        page("gaps' page", gaps::WITHIN.replace("$1", &format!("'{WEARER}'")).replace("$2", SINCE).replace("$3", &until)
+            .replace("$4", "1000")),
+        page("newest events", events::OF_CLINIC.replace("$1", SINCE).replace("$2", &until).replace("$3", "20")),
+        page("newest alerts", newest(alerts::NEWEST, "NULL", "false")),
+        page("newest alerts of a wearer", newest(alerts::NEWEST, &format!("'{WEARER}'"), "true")),
+        page("newest decisions", newest(decisions::NEWEST, "NULL", "NULL")),
+        page("newest decisions about a wearer", newest(decisions::NEWEST, "NULL", &format!("'{WEARER}'"))),
         page("events' page", format!("SELECT * FROM events WHERE user_id = '{WEARER}' AND time >= {SINCE} AND time <= {until}
             ORDER BY time DESC LIMIT 1000")),
         page("alerts' page", format!("SELECT * FROM alerts WHERE withdrawn_at IS NULL AND user_id = '{WEARER}'

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use kinara_inference::detect::EVENT_GRID;
@@ -21,7 +21,7 @@ use kinara_inference::{Asked, Detector, Maker, Refractory, Sample, Session, Sign
 use kinara_ingest::events::Events;
 use kinara_ingest::{Outcome, Writer};
 use kinara_protocol::envelope::Event;
-use kinara_store::Pool;
+use kinara_store::{Client, Pool};
 use serde::Deserialize;
 use uuid::Uuid;
 
@@ -29,6 +29,8 @@ use crate::metrics::Metrics;
 
 /// Hours that are looked at in a transaction: of each the signals are in memory.
 const HOURS: i32 = 24;
+/// So many times fewer, where they were not looked at in time.
+const FEWER: i32 = 4;
 const HOUR_MS: u64 = 3_600_000;
 /// How far a clinic's clock may be off where nobody knows better, µs.
 const UNCERTAINTY_US: u64 = 1_000_000;
@@ -109,8 +111,8 @@ impl Inference {
         Self { model: Arc::new(Mutex::new(model)), windows, refractory_ms }
     }
 
-    /// Looks at all that was noted of a clinic; gives how many events are new. Readings from before `raw_from` are
-    /// kept no more and say nothing.
+    /// Looks at what was noted of a clinic until all of it was, or for a turn, but at least once; gives how many events are new.
+    /// What is left then has notes still. Readings from before `raw_from` are kept no more and say nothing.
     pub async fn look(
         &self,
         pool: &Pool,
@@ -118,45 +120,67 @@ impl Inference {
         metrics: &Metrics,
         tenant: Uuid,
         raw_from: Timestamp,
+        turn: Duration,
     ) -> Result<u64, InferError> {
-        let margin = seconds(self.windows.length);
-        let around = seconds(self.windows.length + self.refractory_ms);
-        let mut new = 0;
+        let began = Instant::now();
         let mut client = pool.get().await?;
+        let (mut new, mut hours) = (0, HOURS);
         loop {
-            let tx = client.transaction().await?;
-            let take = tx
-                .prepare_cached(
-                    "SELECT * FROM ts.take_inference_notes($1, $2, $3, make_interval(secs => $4), make_interval(secs => $5))",
-                )
-                .await?;
-            let rows = tx.query(&take, &[&tenant, &HOURS, &raw_from, &margin, &around]).await?;
-            let hours: Vec<Hour> = rows.iter().map(Hour::read).collect();
-            let this = self.clone();
-            let looked = tokio::task::spawn_blocking(move || this.events(hours))
-                .await
-                .expect("arithmetic does not panic, and is not aborted");
-            metrics.inference_windows_total.fetch_add(looked.windows, Ordering::Relaxed);
-            if looked.failures > 0 {
-                metrics.inference_failures_total.fetch_add(looked.failures, Ordering::Relaxed);
-                tracing::warn!(failures = looked.failures, "the model failed; the rule went on");
-            }
-            if !looked.events.is_empty() {
-                match writer.write_events(&Events::found(tenant, looked.events)).await? {
-                    Outcome::Done(counts) => {
-                        new += counts.stored;
-                        metrics.outcome(&counts);
+            match self.look_at_some(&mut client, writer, metrics, (tenant, raw_from), hours).await {
+                Ok((found, left)) => {
+                    new += found;
+                    if !left || began.elapsed() >= turn {
+                        return Ok(new);
                     }
-                    Outcome::RetryAfter { reason, .. } => return Err(InferError::Later(reason)),
                 }
-            }
-            let left: bool = tx.query_one("SELECT ts.inference_notes_left($1)", &[&tenant]).await?.get(0);
-            tx.commit().await?;
-            if !left {
-                metrics.inference_events_total.fetch_add(new, Ordering::Relaxed);
-                return Ok(new);
+                Err(InferError::Database(error)) if error.is_timeout() && hours > 1 => {
+                    tracing::info!(%tenant, hours, %error, "hours were not looked at in time; fewer are");
+                    hours = (hours / FEWER).max(1);
+                }
+                Err(error) => return Err(error),
             }
         }
+    }
+
+    /// One transaction: gives how many events are new, and whether there is more to look at.
+    async fn look_at_some(
+        &self,
+        client: &mut Client,
+        writer: &Writer,
+        metrics: &Metrics,
+        (tenant, raw_from): (Uuid, Timestamp),
+        hours: i32,
+    ) -> Result<(u64, bool), InferError> {
+        const TAKE: &str = "SELECT * FROM ts.take_inference_notes($1, $2, $3, make_interval(secs => $4), make_interval(secs => $5))";
+        let margin = seconds(self.windows.length);
+        let around = seconds(self.windows.length + self.refractory_ms);
+        let tx = client.transaction().await?;
+        let take = tx.prepare_cached(TAKE).await?;
+        let rows = tx.query(&take, &[&tenant, &hours, &raw_from, &margin, &around]).await?;
+        let hours: Vec<Hour> = rows.iter().map(Hour::read).collect();
+        let this = self.clone();
+        let looked = tokio::task::spawn_blocking(move || this.events(hours))
+            .await
+            .expect("arithmetic does not panic, and is not aborted");
+        metrics.inference_windows_total.fetch_add(looked.windows, Ordering::Relaxed);
+        if looked.failures > 0 {
+            metrics.inference_failures_total.fetch_add(looked.failures, Ordering::Relaxed);
+            tracing::warn!(failures = looked.failures, "the model failed; the rule went on");
+        }
+        let mut new = 0;
+        if !looked.events.is_empty() {
+            match writer.write_events(&Events::found(tenant, looked.events)).await? {
+                Outcome::Done(counts) => {
+                    new = counts.stored;
+                    metrics.outcome(&counts);
+                }
+                Outcome::RetryAfter { reason, .. } => return Err(InferError::Later(reason)),
+            }
+        }
+        let left: bool = tx.query_one("SELECT ts.inference_notes_left($1)", &[&tenant]).await?.get(0);
+        tx.commit().await?;
+        metrics.inference_events_total.fetch_add(new, Ordering::Relaxed);
+        Ok((new, left))
     }
 
     /// What there is in some hours.

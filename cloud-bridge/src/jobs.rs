@@ -6,7 +6,7 @@
 //! `kinara_bridge_jobs_dead`, and is tried again when an operator says so. A job whose bridge died of it, or with it, was
 //! an attempt like any other: what takes its process down is dead after as many. A clinic's jobs are done one after
 //! another, and the more of its jobs wait the later each of them comes (`jobs.of_tenant`), so a clinic that brings a
-//! thousand waits for itself.
+//! thousand waits for itself. Its rules and models take one worker, for a turn ([`crate::looks`]).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,7 +19,7 @@ use graphile_worker::{
 use kinara_clock::Clock;
 use kinara_ingest::reconcile::{self, Span};
 use kinara_ingest::retention::{self, Retention};
-use kinara_ingest::{Limits, Writer, alerts, erase, requests, sweep, timestamp};
+use kinara_ingest::{Limits, Writer, alerts, erase, requests, rollup, sweep, timestamp};
 use kinara_protocol::frame::Epoch;
 use kinara_store::{Pool, jobs};
 use rand::Rng as _;
@@ -28,7 +28,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::config::Config;
-use crate::infer::Inference;
+use crate::infer::{InferError, Inference};
+use crate::looks::{Kind, Looks, TURN};
 use crate::metrics::Metrics;
 
 /// A worker that has not been heard of for so long is dead, and its jobs are another's.
@@ -59,6 +60,8 @@ pub struct Workshop {
     pub metrics: Arc<Metrics>,
     /// Looks at what came over HTTP.
     pub inference: Inference,
+    /// Whose changes are looked at just now.
+    pub looks: Looks,
     /// How long a day's comparison may take.
     pub patience: Duration,
     /// How long what grows is kept.
@@ -77,6 +80,47 @@ impl Workshop {
     /// From here on readings are kept.
     fn raw_from(&self) -> jiff::Timestamp {
         timestamp(self.clock.utc_us() - Limits::default().retention_days * DAY_US)
+    }
+
+    /// A clinic's turn of this kind, and then of the other one, if that came meanwhile: it would have taken another worker.
+    /// What is left has notes still, and is queued again with the next aggregates.
+    async fn look(&self, clinic: Uuid, kind: Kind) -> Result<(), String> {
+        let Some(looking) = self.looks.begin(clinic, kind) else { return Ok(()) };
+        let done = self.look_at(clinic, kind).await;
+        if let Some(next) = looking.next()
+            && let Err(error) = self.look_at(clinic, next).await
+        {
+            tracing::warn!(tenant = %clinic, ?next, error, "what changed is looked at later");
+        }
+        done
+    }
+
+    async fn look_at(&self, clinic: Uuid, kind: Kind) -> Result<(), String> {
+        match kind {
+            Kind::Rules => self.by_rules(clinic).await.map_err(|error| error.to_string()),
+            Kind::Models => self.by_models(clinic).await.map_err(|error| error.to_string()),
+        }
+    }
+
+    async fn by_rules(&self, tenant: Uuid) -> Result<(), kinara_ingest::Error> {
+        let done = alerts::evaluate(&self.pool, tenant, self.raw_from(), TURN).await?;
+        Metrics::count(&self.metrics.evaluated_total);
+        self.metrics.alerts_raised_total.fetch_add(done.raised, Ordering::Relaxed);
+        if done != alerts::Evaluated::default() {
+            tracing::info!(%tenant, raised = done.raised, stretched = done.stretched, withdrawn = done.withdrawn,
+                "alerts by the clinic's rules");
+        }
+        Ok(())
+    }
+
+    async fn by_models(&self, tenant: Uuid) -> Result<(), InferError> {
+        let raw_from = self.raw_from();
+        let events =
+            self.inference.look(&self.pool, &self.writer, &self.metrics, tenant, raw_from, TURN).await?;
+        if events > 0 {
+            tracing::info!(%tenant, events, "found in what came over HTTP");
+        }
+        Ok(())
     }
 }
 
@@ -136,16 +180,7 @@ impl TaskHandler for Infer {
     const IDENTIFIER: &'static str = "infer";
 
     async fn run(self, context: WorkerContext) -> impl IntoTaskHandlerResult {
-        let shop = workshop(&context);
-        let raw_from = shop.raw_from();
-        let found = shop.inference.look(&shop.pool, &shop.writer, &shop.metrics, self.tenant, raw_from).await;
-        found
-            .map(|events| {
-                if events > 0 {
-                    tracing::info!(tenant = %self.tenant, events, "found in what came over HTTP");
-                }
-            })
-            .map_err(|error| error.to_string())
+        workshop(&context).look(self.tenant, Kind::Models).await
     }
 }
 
@@ -159,18 +194,7 @@ impl TaskHandler for EvaluateAlerts {
     const IDENTIFIER: &'static str = "evaluate_alerts";
 
     async fn run(self, context: WorkerContext) -> impl IntoTaskHandlerResult {
-        let shop = workshop(&context);
-        let raw_from = shop.raw_from();
-        let done = alerts::evaluate(&shop.pool, self.tenant, raw_from).await;
-        done.map(|done| {
-            Metrics::count(&shop.metrics.evaluated_total);
-            shop.metrics.alerts_raised_total.fetch_add(done.raised, Ordering::Relaxed);
-            if done != alerts::Evaluated::default() {
-                tracing::info!(tenant = %self.tenant, raised = done.raised, stretched = done.stretched,
-                    withdrawn = done.withdrawn, "alerts by the clinic's rules");
-            }
-        })
-        .map_err(|error| error.to_string())
+        workshop(&context).look(self.tenant, Kind::Rules).await
     }
 }
 
@@ -197,6 +221,8 @@ pub(crate) fn crontab(fields: &str) -> Option<Vec<Crontab>> {
 /// The night's work. Each step stands alone: one that fails is told, stops none behind it, and has the job tried again.
 pub async fn nightly(shop: &Workshop) -> Result<(), kinara_ingest::Error> {
     let steps = [
+        // What is erased again is looked for on days that are noted.
+        ("noting days of waveforms", note_days_of_waves(shop).await),
         ("erasing again", erase_again(shop).await),
         ("forgetting keys", requests::forget(&shop.pool, ago(shop, KEYS_DAYS)).await.map(|_| ())),
         ("forgetting what is over", forget(shop).await),
@@ -215,6 +241,10 @@ pub async fn nightly(shop: &Workshop) -> Result<(), kinara_ingest::Error> {
 
 fn ago(shop: &Workshop, days: i64) -> jiff::Timestamp {
     timestamp(shop.clock.utc_us() - days * DAY_US)
+}
+
+async fn note_days_of_waves(shop: &Workshop) -> Result<(), kinara_ingest::Error> {
+    rollup::note_days_of_waves(&shop.pool, timestamp(shop.clock.utc_us())).await.map(drop)
 }
 
 async fn erase_again(shop: &Workshop) -> Result<(), kinara_ingest::Error> {

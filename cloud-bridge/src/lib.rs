@@ -12,11 +12,14 @@
 
 pub mod answer;
 pub mod config;
+pub mod heap;
 pub mod http;
+pub mod hush;
 pub mod infer;
 pub mod jobs;
 pub mod link;
 pub mod live;
+pub mod looks;
 pub mod metrics;
 pub mod newest;
 pub mod notices;
@@ -25,13 +28,13 @@ pub mod reading;
 pub mod roster;
 pub mod state;
 pub mod tasks;
+mod tenants;
 pub mod trace;
 pub mod work;
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kinara_clock::Clock;
@@ -59,6 +62,7 @@ use crate::newest::Newest;
 use crate::queue::{Item, Queue, WriterId};
 use crate::state::{Message, Register};
 use crate::tasks::Tasks;
+use crate::tenants::Tenants;
 use crate::trace::Tracer;
 use crate::work::Workplace;
 
@@ -77,6 +81,10 @@ const TRACEPARENT: usize = 64;
 
 /// How often it is looked whether the database has been migrated.
 const SCHEMA_POLL: Duration = Duration::from_secs(5);
+
+/// How old a connection to the database becomes, and how often it is looked.
+const CONNECTION_AGE: Duration = Duration::from_mins(2);
+const CONNECTION_LOOK: Duration = Duration::from_secs(30);
 
 /// When steps beside a migration that failed are tried again.
 const STEPS_AGAIN: Duration = Duration::from_mins(1);
@@ -220,6 +228,8 @@ async fn run_all(config: Config, clock: Arc<dyn Clock>, stop: CancellationToken)
     }
     let patient = kinara_store::Limits { connections: 1, ..config.database_limits() };
     let patient = kinara_store::connect(&config.database.url, "kinara-cloud-bridge storage", &patient)?;
+    let pools = [pool.clone(), patient.clone()];
+    tasks.spawn("the connections", until(stop.clone(), keep_fresh(pools)));
     tasks.spawn("the storage", keep_stored(config.clone(), patient, metrics.clone(), stop.clone()));
     tasks.spawn(
         "the upkeep",
@@ -252,6 +262,7 @@ async fn run_all(config: Config, clock: Arc<dyn Clock>, stop: CancellationToken)
         metrics: metrics.clone(),
         patience: Duration::from_secs(config.jobs.reconcile_timeout_s),
         inference: infer::Inference::open(&config.infer),
+        looks: looks::Looks::default(),
         retention: Retention {
             audit_days: config.jobs.audit_days.into(),
             derived_days: config.jobs.derived_days.into(),
@@ -352,6 +363,17 @@ async fn know_schema(pool: &Pool, stop: &CancellationToken) -> Result<(), Error>
     }
 }
 
+/// Lets the database's connections go after a while: each keeps room for the largest statement that it ever sent, which is as
+/// large as somebody made it.
+async fn keep_fresh(pools: [Pool; 2]) {
+    loop {
+        tokio::time::sleep(CONNECTION_LOOK).await;
+        for pool in &pools {
+            kinara_store::pool::let_go(pool, CONNECTION_AGE);
+        }
+    }
+}
+
 /// Does what a migration leaves to be done beside, until it is done: for an hour, where tables are large.
 async fn keep_migrated(admin_url: String, metrics: Arc<Metrics>) {
     while let Err(error) = kinara_store::migrate::beside(&admin_url).await {
@@ -360,25 +382,6 @@ async fn keep_migrated(admin_url: String, metrics: Arc<Metrics>) {
         tokio::time::sleep(STEPS_AGAIN).await;
     }
     std::future::pending::<()>().await;
-}
-
-/// The clinics of gateways, for the fairness of queues.
-#[derive(Debug, Clone, Default)]
-struct Tenants(Arc<Mutex<HashMap<Uuid, Uuid>>>);
-
-impl Tenants {
-    /// A gateway's clinic, where it is known.
-    fn of(&self, gateway: Uuid) -> Option<Uuid> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&gateway).copied()
-    }
-
-    async fn refresh(&self, pool: &Pool) -> Result<(), kinara_ingest::Error> {
-        let client = pool.get().await?;
-        let rows = client.query("SELECT id, tenant_id FROM gateways", &[]).await?;
-        let all = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = all;
-        Ok(())
-    }
 }
 
 /// A payload by itself: as it came it holds on to its whole packet, properties and all.
@@ -721,12 +724,13 @@ async fn keep_counted(
 /// Compresses closed chunks and lets go of partitions whose time is over: both may take long, and hold up nothing else.
 async fn keep_stored(config: Config, pool: Pool, metrics: Arc<Metrics>, stop: CancellationToken) {
     let patience = Duration::from_secs(config.jobs.compress_timeout_s);
+    let mut passed = 0;
     loop {
         tokio::select! {
             () = tokio::time::sleep(Duration::from_secs(config.jobs.derive_s)) => {}
             () = stop.cancelled() => return,
         }
-        if let Err(error) = sweep::compress(&pool, patience).await {
+        if let Err(error) = sweep::compress(&pool, patience, &mut passed).await {
             Metrics::count(&metrics.housekeeping_failed_total);
             tracing::warn!(%error, "closed chunks stay as they are for now");
         }

@@ -5,11 +5,12 @@
 //! PUBACKs are sent at once and mean nothing; the acknowledgement that counts is published after the commit. Nothing
 //! here waits for a full client: what cannot be handed over is dropped, and the gateways ask again.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kinara_protocol::envelope::MAX_SEALED;
@@ -17,7 +18,7 @@ use kinara_protocol::topic::{self, Leaf};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Packet, Publish, PublishProperties, SubscribeReasonCode};
 use rumqttc::v5::{AsyncClient, Event, MqttOptions};
-use rumqttc::{TlsConfiguration, Transport};
+use rumqttc::{Outgoing, TlsConfiguration, Transport};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_util::sync::CancellationToken;
@@ -25,8 +26,10 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Broker;
 use crate::metrics::Metrics;
 
-/// Messages that may wait in the client to be sent.
+/// Messages that may wait in the client to be sent, and their bytes together: a live message of a clinic is as large as its
+/// gateways make it.
 const OUTGOING: usize = 4096;
+const OUTGOING_BYTES: usize = 16 * 1024 * 1024;
 /// Batches that the broker may send ahead of our PUBACKs.
 const RECEIVE_MAXIMUM: u16 = 100;
 /// Between two attempts to connect, growing from the first to the second.
@@ -53,18 +56,67 @@ pub enum LinkError {
 /// Hands messages to whichever client is connected.
 #[derive(Debug, Clone)]
 pub struct Publisher {
-    client: Arc<Mutex<Option<AsyncClient>>>,
+    outbox: Arc<Mutex<Option<Outbox>>>,
     metrics: Arc<Metrics>,
+}
+
+/// A client, and the sizes of the messages that wait in it, in their order.
+#[derive(Debug)]
+struct Outbox {
+    client: AsyncClient,
+    waiting: VecDeque<usize>,
+    bytes: usize,
+}
+
+impl Outbox {
+    fn new(client: AsyncClient) -> Self {
+        Self { client, waiting: VecDeque::new(), bytes: 0 }
+    }
+
+    fn publish(
+        &mut self,
+        topic: String,
+        qos: QoS,
+        retain: bool,
+        payload: Vec<u8>,
+        properties: PublishProperties,
+    ) -> bool {
+        let len = topic.len() + payload.len();
+        if self.bytes + len > OUTGOING_BYTES
+            || self.client.try_publish_with_properties(topic, qos, retain, payload, properties).is_err()
+        {
+            return false;
+        }
+        self.waiting.push_back(len);
+        self.bytes += len;
+        true
+    }
+
+    /// The oldest message is on its way.
+    fn sent(&mut self) {
+        self.bytes -= self.waiting.pop_front().unwrap_or(0);
+    }
 }
 
 impl Publisher {
     /// A publisher without a client yet.
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { client: Arc::default(), metrics }
+        Self { outbox: Arc::default(), metrics }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Outbox>> {
+        self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn set(&self, client: Option<AsyncClient>) {
-        *self.client.lock().unwrap_or_else(PoisonError::into_inner) = client;
+        *self.lock() = client.map(Outbox::new);
+    }
+
+    /// A message has left the client, in the order in which they were handed to it.
+    fn sent(&self) {
+        if let Some(outbox) = &mut *self.lock() {
+            outbox.sent();
+        }
     }
 
     /// Publishes, if there is a connection with room. Says whether it was handed over.
@@ -76,12 +128,10 @@ impl Publisher {
         payload: Vec<u8>,
         expiry_s: Option<u32>,
     ) -> bool {
-        let client = self.client.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let properties =
             PublishProperties { message_expiry_interval: expiry_s, ..PublishProperties::default() };
-        let handed = client.is_some_and(|client| {
-            client.try_publish_with_properties(topic, qos, retain, payload, properties).is_ok()
-        });
+        let handed = (self.lock().as_mut())
+            .is_some_and(|outbox| outbox.publish(topic, qos, retain, payload, properties));
         if !handed {
             Metrics::count(&self.metrics.publish_failed_total);
         }
@@ -176,6 +226,7 @@ pub async fn keep(
                     }
                 }
                 Ok(Event::Incoming(Packet::Publish(publish))) => take(publish),
+                Ok(Event::Outgoing(Outgoing::Publish(_))) => publisher.sent(),
                 Ok(_) => {}
                 Err(error) => {
                     tracing::warn!(%error, host = %broker.host, port = broker.port, "no connection to the broker");
@@ -213,4 +264,36 @@ async fn farewell(client: &AsyncClient, events: &mut rumqttc::v5::EventLoop) {
     }
     let drain = async { while events.poll().await.is_ok() {} };
     let _ = tokio::time::timeout(Duration::from_secs(2), drain).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn publish(publisher: &Publisher, bytes: usize) -> bool {
+        publisher.publish("t".to_owned(), QoS::AtMostOnce, false, vec![0; bytes], None)
+    }
+
+    #[test]
+    fn what_waits_to_be_sent_is_bounded_in_bytes_and_there_is_room_again_when_it_was() {
+        const MIB: usize = 1024 * 1024;
+        let metrics = Arc::new(Metrics::default());
+        let publisher = Publisher::new(metrics.clone());
+        assert!(!publish(&publisher, 1), "there is no client");
+        // Nobody sends what is handed to it.
+        let (client, _events) = AsyncClient::new(MqttOptions::new("test", "localhost", 1), OUTGOING);
+        publisher.set(Some(client.clone()));
+        let handed = (0..100).filter(|_| publish(&publisher, MIB - 1)).count();
+        assert_eq!(handed, OUTGOING_BYTES / MIB);
+        assert_eq!(metrics.publish_failed_total.load(Ordering::Relaxed), 101 - handed as u64);
+        publisher.sent();
+        assert!(publish(&publisher, MIB / 2) && publish(&publisher, MIB / 4) && !publish(&publisher, MIB));
+        // Another connection begins with nothing.
+        publisher.set(Some(client));
+        assert!(publish(&publisher, MIB));
+        for _ in 0..3 {
+            publisher.sent();
+        }
+        assert!(publish(&publisher, OUTGOING_BYTES - 1));
+    }
 }

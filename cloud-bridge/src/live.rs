@@ -11,7 +11,7 @@ use std::time::Duration;
 use kinara_clock::Clock;
 use kinara_ingest::assign::{Consent, Moment, Whose, whose};
 use kinara_ingest::directory::Directory;
-use kinara_ingest::{Sender, is_hardware_id};
+use kinara_ingest::{Sender, identify, timestamp};
 use kinara_protocol::envelope::{self, ENVELOPE_VERSION, Live, TenantLive, TenantLiveDevice};
 use kinara_protocol::frame::Epoch;
 use kinara_protocol::topic;
@@ -28,6 +28,9 @@ use crate::metrics::Metrics;
 const EXPIRY_S: u32 = 5;
 /// Devices remembered; beyond that whoever was not asked about for longest is looked up anew.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(20_000).expect("20,000 is not 0");
+
+/// How long a device is remembered that nobody shows.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(30);
 
 /// Checks live values and passes them on.
 #[derive(Debug)]
@@ -59,7 +62,7 @@ impl Gate {
         publisher: &Publisher,
         metrics: &Metrics,
     ) -> Result<(), kinara_ingest::Error> {
-        live.devices.retain(|device| is_hardware_id(&device.hardware_id));
+        live.devices.retain_mut(|device| identify(&mut device.hardware_id));
         self.look_up(gateway, &live).await?;
         let mut by_tenant: HashMap<Uuid, Vec<TenantLiveDevice>> = HashMap::new();
         for device in live.devices {
@@ -84,6 +87,14 @@ impl Gate {
         Ok(())
     }
 
+    /// Lets go of whoever was not shown for a while: of them nothing is believed any more.
+    fn forget(&mut self, now: Instant) {
+        let is_old = |since: Instant| now - since > self.believed_for.max(FORGOTTEN_AFTER);
+        while self.known.peek_lru().is_some_and(|(_, (since, _))| is_old(*since)) {
+            self.known.pop_lru();
+        }
+    }
+
     async fn look_up(&mut self, gateway: Uuid, live: &Live) -> Result<(), kinara_ingest::Error> {
         let now = Instant::now();
         let stale: Vec<&str> = live
@@ -98,11 +109,12 @@ impl Gate {
         if stale.is_empty() {
             return Ok(());
         }
+        self.forget(now);
         let mut client = self.pool.get().await?;
         let tx = client.transaction().await?;
-        let directory = Directory::load(&tx, &[gateway], &stale).await?;
-        tx.commit().await?;
         let utc_us = self.clock.utc_us();
+        let directory = Directory::at(&tx, gateway, &stale, timestamp(utc_us)).await?;
+        tx.commit().await?;
         // An epoch that no boundary names: the time alone decides who has the device now.
         let moment = Moment { epoch: Epoch(0), seq: 0, first_us: utc_us, last_us: utc_us, uncertainty_us: 0 };
         for hardware in stale {
@@ -123,5 +135,31 @@ impl Gate {
             self.known.put((gateway, hardware.to_owned()), (now, holder));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kinara_clock::ManualClock;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn devices_that_nobody_shows_any_more_are_forgotten_and_the_others_are_not() {
+        let pool = kinara_store::connect(
+            "postgres://nobody@localhost/none",
+            "test",
+            &kinara_store::Limits::default(),
+        );
+        let mut gate = Gate::new(pool.unwrap(), Arc::new(ManualClock::new(0, 0)), Duration::from_secs(3));
+        let (began, later) = (Instant::now(), Instant::now() + FORGOTTEN_AFTER + Duration::from_secs(1));
+        for device in 0..5_000 {
+            gate.known.put((Uuid::nil(), device.to_string()), (began, None));
+        }
+        gate.known.put((Uuid::nil(), "shown".to_owned()), (later, None));
+        gate.forget(began + FORGOTTEN_AFTER);
+        assert_eq!(gate.known.len(), 5_001);
+        gate.forget(later);
+        assert_eq!(gate.known.len(), 1);
     }
 }

@@ -8,11 +8,15 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use kinara_clock::Clock;
 use kinara_cloud_bridge::config::Config;
+use kinara_cloud_bridge::hush::Hush;
 use kinara_cloud_bridge::jobs::Queue;
 use kinara_ingest::quarantine::{self, Which};
 use kinara_ingest::{Limits, Writer, erase};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Takes batches from the broker, writes them to the database, and acknowledges them.
 #[derive(Debug, Parser)]
@@ -45,13 +49,9 @@ enum Task {
 }
 
 fn main() -> anyhow::Result<()> {
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
-        )
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
+    kinara_cloud_bridge::heap::settle();
+    let hush = Hush::default();
+    log(hush.clone());
     let arguments = Arguments::parse();
     let config = Config::read(&arguments.config)?;
     if arguments.check {
@@ -67,6 +67,7 @@ fn main() -> anyhow::Result<()> {
         if let Some(task) = arguments.command {
             return run_task(task, &config, clock).await;
         }
+        tokio::spawn(hush.keep_telling());
         let stop = CancellationToken::new();
         let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
@@ -81,6 +82,15 @@ fn main() -> anyhow::Result<()> {
         kinara_cloud_bridge::run(config, clock, stop).await?;
         Ok(())
     })
+}
+
+/// What is said goes to the standard error, in bounded numbers.
+fn log(hush: Hush) {
+    let wanted = EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    let lines = tracing_subscriber::fmt::layer()
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
+    tracing_subscriber::registry().with(wanted).with(lines).with(hush).init();
 }
 
 async fn run_task(task: Task, config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<()> {

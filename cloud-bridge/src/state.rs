@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use kinara_clock::Clock;
 use kinara_ingest::seqs::SeqSet;
-use kinara_ingest::{is_hardware_id, timestamp, upkeep};
+use kinara_ingest::{identify, timestamp, upkeep};
 use kinara_protocol::envelope::{self, Command, DeviceState, ENVELOPE_VERSION, State, Time, command};
 use kinara_protocol::topic::{self, GatewayId, Leaf};
 use kinara_store::{Pool, Transaction};
@@ -42,9 +42,9 @@ pub struct Message {
 const MOST: u64 = i64::MAX.unsigned_abs();
 
 /// Leaves out what the database would refuse, and with it all else: devices whose ids are none, and control characters. Numbers
-/// beyond what it counts with become the largest of those.
+/// beyond what it counts with become the largest of those. A device's id is written as everybody writes it.
 pub fn tidy(state: &mut State) {
-    state.devices.retain(|device| is_hardware_id(&device.hardware_id));
+    state.devices.retain_mut(|device| identify(&mut device.hardware_id));
     let texts = [&mut state.software, &mut state.clock_source, &mut state.level];
     let of_devices = state.devices.iter_mut().flat_map(|device| [&mut device.firmware, &mut device.problem]);
     let names = state.adapters.iter_mut().map(|adapter| &mut adapter.name);
@@ -476,6 +476,18 @@ mod tests {
         let ids: Vec<&str> = state.devices.iter().map(|device| device.hardware_id.as_str()).collect();
         assert_eq!((ids, state.notes[0].as_str()), (vec!["kinara:1"], "disk full"));
         assert_eq!(state.devices[0].problem, "lost");
+    }
+
+    #[test]
+    fn a_device_is_known_however_its_gateway_writes_its_name() {
+        let device = |id: &str| DeviceState { hardware_id: id.to_owned(), ..DeviceState::default() };
+        let mut state = State {
+            devices: vec![device("bt:c0:00:00:00:00:01"), device("KINARA:00000000000000A1")],
+            ..State::default()
+        };
+        tidy(&mut state);
+        let ids: Vec<&str> = state.devices.iter().map(|device| device.hardware_id.as_str()).collect();
+        assert_eq!(ids, ["bt:C0:00:00:00:00:01", "kinara:00000000000000a1"]);
     }
 
     #[test]

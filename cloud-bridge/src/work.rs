@@ -62,18 +62,43 @@ const IN_HAND: usize = 20;
 /// Decisions in a turn.
 const DECISIONS: usize = 16;
 
+/// Devices of a batch in a turn: all that is known of who wore each of them is looked up.
+const DEVICES: usize = 128;
+
 /// A batch that is written in pieces.
 struct Large {
     to: Addressee,
     way: Option<Way>,
-    pieces: VecDeque<Piece>,
+    pieces: Pieces,
     counts: Counts,
+}
+
+/// What of a batch is not written yet.
+enum Pieces {
+    Frames(kinara_ingest::Pieces),
+    Events(VecDeque<Events>),
 }
 
 /// What is written in a turn.
 enum Piece {
     Frames(Batch),
     Events(Events),
+}
+
+impl Pieces {
+    fn len(&self) -> usize {
+        match self {
+            Self::Frames(pieces) => pieces.len(),
+            Self::Events(pieces) => pieces.len(),
+        }
+    }
+
+    fn next(&mut self) -> Option<Piece> {
+        match self {
+            Self::Frames(pieces) => pieces.next().map(Piece::Frames),
+            Self::Events(pieces) => pieces.pop_front().map(Piece::Events),
+        }
+    }
 }
 
 /// What a writer has taken out of the queue and not finished.
@@ -215,16 +240,16 @@ impl Workplace {
         }
         let to = Addressee::new(batch.name, false, &item.payload);
         let (readings, weight) = (batch.readings(), batch.weight());
-        let mut pieces = batch.pieces(self.limits.readings_per_transaction);
+        let pieces = batch.pieces(self.limits.readings_per_transaction, DEVICES);
         if pieces.len() > 1 {
-            let pieces = pieces.into_iter().map(Piece::Frames).collect();
+            let pieces = Pieces::Frames(pieces);
             return self.take_in_hand(&item, Large { to, way, pieces, counts: Counts::default() }, large);
         }
         group.ways.push(way);
         group.readings += readings;
         group.weight += weight;
         group.to.push(to);
-        group.batches.append(&mut pieces);
+        group.batches.extend(pieces);
     }
 
     /// Has a batch written in pieces, where there is room for it.
@@ -245,7 +270,7 @@ impl Workplace {
 
     /// Writes the next piece of a large batch; whether there is more of it.
     async fn write_piece(&self, large: &mut Large, failures: &mut u32) -> bool {
-        let Some(piece) = large.pieces.pop_front() else { return false };
+        let Some(piece) = large.pieces.next() else { return false };
         let (began, mut passage) = (std::time::Instant::now(), Passage::default());
         let tell = |told: Told<'_>, passage: &Passage| {
             if let Some(way) = &large.way {
@@ -277,7 +302,7 @@ impl Workplace {
             Some(Outcome::Done(counts)) => {
                 self.metrics.outcome(&counts);
                 large.counts.add(counts);
-                if !large.pieces.is_empty() {
+                if large.pieces.len() > 0 {
                     return true;
                 }
                 Outcome::Done(large.counts)
@@ -345,7 +370,7 @@ impl Workplace {
             None => return self.refuse(&item, way.as_ref(), "the event batch cannot be read".to_owned()),
         };
         let to = Addressee::new(events.name, true, &item.payload);
-        let pieces: VecDeque<Piece> = events.pieces(DECISIONS).into_iter().map(Piece::Events).collect();
+        let pieces = Pieces::Events(events.pieces(DECISIONS).into());
         let mut one = Large { to, way, pieces, counts: Counts::default() };
         if one.pieces.len() > 1 {
             self.take_in_hand(&item, one, large);

@@ -95,6 +95,9 @@ pub struct Binding {
     pub decision: Uuid,
     /// UTC since when, microseconds.
     pub since_us: i64,
+    /// The cloud's configuration that does not know of it: the last one before it, or that came while it waited.
+    #[serde(default)]
+    pub config: u64,
 }
 
 /// A wearer who was recorded for a device and gets it once its log has begun anew.
@@ -277,7 +280,8 @@ mod tests {
                 let device = contents.devices.entry(hardware.clone()).or_default();
                 device.name = "K-0007".to_owned();
                 device.bonded = Some(bonded(1));
-                device.worn_by = Some(Binding { user: id(1), consent: id(2), decision: id(3), since_us: 4 });
+                device.worn_by =
+                    Some(Binding { user: id(1), consent: id(2), decision: id(3), since_us: 4, config: 5 });
                 device.intervals = Intervals::REFERENCE.with(ChannelId(1), 60);
                 contents.introduced.insert(id(5));
                 contents.revoked.insert("x/y".to_owned());

@@ -152,7 +152,7 @@ fn not_ours(path: &Path) -> io::Error {
 }
 
 /// Whether this file, and not the machine, is why it cannot be read.
-fn is_the_files(error: &io::Error) -> bool {
+pub fn is_the_files(error: &io::Error) -> bool {
     let bad_sector = error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
     bad_sector || error.kind() == ErrorKind::IsADirectory
 }

@@ -1,7 +1,8 @@
 //! Giving a device to a wearer.
 //!
 //! The boundary ends the running assignment and begins the new one: same time, same frame ([`kinara_ingest::boundary`]). It may
-//! lie in the past: what is stored after it moves within the clinic; of another clinic's it needs an explicit word.
+//! lie in the past: what is stored after it moves within the clinic; of another clinic's it needs an explicit word. Who has the device
+//! may have had it for longer than was said, where nobody had it in between.
 
 use jiff::Timestamp;
 use kinara_ingest::boundary::{self, Edge, Gift, Given, Held, Stop, Word};
@@ -10,12 +11,12 @@ use serde_json::{Value, json};
 use tokio_postgres::Transaction;
 use uuid::Uuid;
 
-use super::{AdminError, Assign, audit, commands::find_wearer, find_tenant, name_tenant, printed, refused};
+use super::{AdminError, Assign, audit, commands::living_wearer, find_tenant, name_tenant, printed, refused};
 
 pub(super) async fn assign(transaction: &Transaction<'_>, order: &Assign) -> Result<Value, AdminError> {
     let hardware_id = order.hardware.as_str();
     let tenant = find_tenant(transaction, &order.tenant).await?;
-    let user = find_wearer(transaction, tenant, &order.tenant, &order.wearer).await?;
+    let user = living_wearer(transaction, tenant, &order.tenant, &order.wearer).await?;
     // Until the end: two operators, or an operator and a box, who give one device away take turns.
     let hardware = boundary::turn(transaction, hardware_id).await?;
     let kinara = order.hardware.factory_id().is_some();
@@ -49,7 +50,9 @@ pub(super) async fn assign(transaction: &Transaction<'_>, order: &Assign) -> Res
     if let Some(same) = held.iter().filter(theirs).find(|held| held.from.at == order.from) {
         return Ok(result(same.id, false, None, false));
     }
-    if let Some(running) = held.iter().filter(theirs).find(|held| held.to.is_none()) {
+    // One that begins later than is ordered now is begun earlier below.
+    let runs = |held: &&Held| held.to.is_none() && held.from.at <= order.from;
+    if let Some(running) = held.iter().filter(theirs).find(runs) {
         keep(transaction, running, consent).await?;
         return Ok(result(running.id, false, None, false));
     }

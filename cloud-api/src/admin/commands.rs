@@ -113,12 +113,14 @@ pub(super) async fn let_in(
     may: bool,
 ) -> Result<Value, AdminError> {
     let tenant = find_tenant(transaction, slug).await?;
-    // A release before took what is no address: whoever has one can be shut out all the same.
-    let email = &entry::email(email).unwrap_or_else(|_| email.trim().to_owned());
+    // A release before took what is no address, and what cannot be seen in one: whoever has such can be shut out all the same.
+    let typed = email.trim();
+    let email = &entry::email(typed).unwrap_or_else(|_| typed.to_owned());
     let row = transaction
         .query_opt(
-            "SELECT id FROM members WHERE tenant_id = $1 AND lower(email) = lower($2) FOR UPDATE",
-            &[&tenant, &email],
+            "SELECT id FROM members WHERE tenant_id = $1 AND lower(email) IN (lower($2), lower($3))
+             ORDER BY lower(email) = lower($2) DESC LIMIT 1 FOR UPDATE",
+            &[&tenant, &email, &typed],
         )
         .await?;
     let Some(row) = row else { return refused(format!("the clinic {slug} has no member {email:?}")) };
@@ -175,6 +177,7 @@ pub(super) async fn wearer(
         Some(row) => (row.try_get(0)?, true),
         None => (find_wearer(transaction, tenant, slug, wearer.external_id).await?, false),
     };
+    not_being_erased(transaction, tenant, id, wearer.external_id).await?;
     let mut consent: Option<Uuid> = None;
     if let Some(version) = wearer.consent_version {
         let running = transaction
@@ -207,14 +210,47 @@ pub(super) async fn wearer(
     Ok(printed(id, tenant, changed, more))
 }
 
-pub(super) async fn find_wearer(
+/// A wearer of the clinic, who may be told something.
+pub(super) async fn living_wearer(
+    transaction: &Transaction<'_>,
+    tenant: Uuid,
+    slug: &str,
+    external_id: &str,
+) -> Result<Uuid, AdminError> {
+    let id = find_wearer(transaction, tenant, slug, external_id).await?;
+    not_being_erased(transaction, tenant, id, external_id).await?;
+    Ok(id)
+}
+
+/// Refuses a wearer whose row is there and will go: what is added to them would go, too. A statement after the one that locked the
+/// row sees the tombstone of whoever had the lock before.
+async fn not_being_erased(
+    transaction: &Transaction<'_>,
+    tenant: Uuid,
+    user: Uuid,
+    external_id: &str,
+) -> Result<(), AdminError> {
+    let stone = transaction
+        .query_opt("SELECT FROM tombstones WHERE tenant_id = $1 AND user_id = $2", &[&tenant, &user])
+        .await?;
+    if stone.is_some() {
+        return refused(format!("{external_id} is being erased; again when that is done"));
+    }
+    Ok(())
+}
+
+/// A wearer of the clinic, whoever it is; locked, so that whoever erases them and whoever tells them something take turns.
+async fn find_wearer(
     transaction: &Transaction<'_>,
     tenant: Uuid,
     slug: &str,
     external_id: &str,
 ) -> Result<Uuid, AdminError> {
     let row = transaction
-        .query_opt("SELECT id FROM users WHERE tenant_id = $1 AND external_id = $2", &[&tenant, &external_id])
+        .query_opt(
+            "SELECT id FROM users WHERE tenant_id = $1 AND external_id = $2 FOR NO KEY UPDATE",
+            &[&tenant, &external_id],
+        )
         .await?;
     match row {
         Some(row) => Ok(row.try_get(0)?),

@@ -205,7 +205,8 @@ pub async fn login(
 ) -> Result<Response, Problem> {
     same_site(&headers)?;
     // What is no address is looked for as it was typed: nobody has it, or a release before took it.
-    let email = entry::email(&request.email).unwrap_or_else(|_| request.email.trim().to_owned());
+    let typed = request.email.trim();
+    let email = entry::email(typed).unwrap_or_else(|_| typed.to_owned());
     if email.len() > MAX_EMAIL || request.password.len() > password::MAX_PASSWORD * 4 || email.contains('\0')
     {
         return Err(Problem::invalid("Address or password is longer than any can be."));
@@ -215,7 +216,7 @@ pub async fn login(
         app.metrics.logins("limited");
         Problem::too_many(format!("Too many failed logins. Try again in {seconds} s."), seconds)
     })?;
-    let outcome = try_login(&app, from, &email, request.password).await;
+    let outcome = try_login(&app, from, (&email, typed), request.password).await;
     if outcome.as_ref().is_err_and(|problem| problem.status().is_server_error()) {
         // Nobody was refused: we could not look.
         app.login_limit.give_back(from, &email);
@@ -226,10 +227,16 @@ pub async fn login(
 async fn try_login(
     app: &App,
     from: Option<IpAddr>,
-    email: &str,
+    (email, typed): (&str, &str),
     password: String,
 ) -> Result<Response, Problem> {
-    let found = app.database.stranger().await?.login_lookup(email).await?;
+    let stranger = app.database.stranger().await?;
+    let mut found = stranger.login_lookup(email).await?;
+    // A release before took addresses with what cannot be seen in them.
+    if found.is_none() && typed != email && typed.len() <= MAX_EMAIL && !typed.contains('\0') {
+        found = stranger.login_lookup(typed).await?;
+    }
+    drop(stranger);
     let stored = found.as_ref().map(|row| row.password_hash.clone());
     let fits = app.passwords.check(password, stored).await?;
     let address = from.map_or_else(|| "unknown".to_owned(), |address| address.to_string());

@@ -195,7 +195,8 @@ fn take(hub: &Hub, metrics: &Metrics, publish: &Publish) {
     }
 }
 
-/// Puts checked values of a tenant into the hub. Several components (acceleration) are no value for a page.
+/// Puts checked values of a tenant into the hub. Several components (acceleration) are no value for a page, and one that is
+/// impossible is none that the database would show as the newest.
 pub(crate) fn give(hub: &Hub, tenant: Uuid, live: TenantLive) {
     for device in live.devices {
         let (Ok(id), Ok(user), Some(values)) =
@@ -210,9 +211,10 @@ pub(crate) fn give(hub: &Hub, tenant: Uuid, live: TenantLive) {
             .filter_map(|value| {
                 let channel = channel::by_id(ChannelId(u16::try_from(value.channel).ok()?))?;
                 let [count] = value.value[..] else { return None };
+                let measured = Some(channel.value(count)).filter(|measured| channel.in_range(*measured))?;
                 let reading = LiveReading {
                     reading_type: channel.name.to_owned(),
-                    value: channel.value(count),
+                    value: measured,
                     unit: (!channel.unit.is_empty()).then(|| channel.unit.to_owned()),
                     time_ms: value.utc_us.div_euclid(1000),
                     key: format!("{}:{}:{}", Epoch(epoch), value.seq, value.index),
@@ -222,5 +224,43 @@ pub(crate) fn give(hub: &Hub, tenant: Uuid, live: TenantLive) {
             })
             .collect();
         hub.live(tenant, user, id, epoch, readings);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kinara_clock::ManualClock;
+    use kinara_protocol::channel::{HEART_RATE, SPO2};
+    use kinara_protocol::envelope::{ENVELOPE_VERSION, LiveDevice, LiveValue, TenantLiveDevice};
+
+    use super::*;
+    use crate::config::LiveConfig;
+
+    #[test]
+    fn an_impossible_value_is_not_shown_and_what_came_before_it_stays_the_newest() {
+        const NOW_US: i64 = 1_780_000_000_000_000;
+        let clinic = Uuid::from_u128(1);
+        let clock = Arc::new(ManualClock::new(NOW_US, 0));
+        let hub = Hub::new(LiveConfig::default(), clock, Arc::new(Metrics::default()));
+        let show = |channel: ChannelId, count: i32, ms: i64| {
+            let value = LiveValue {
+                channel: channel.0.into(),
+                value: vec![count],
+                utc_us: NOW_US + ms * 1_000,
+                seq: 5,
+                index: 0,
+            };
+            let live = LiveDevice { epoch: 7, values: vec![value], ..LiveDevice::default() };
+            let ids = Uuid::from_u128(2).as_bytes().to_vec();
+            let device = TenantLiveDevice { device_id: ids.clone(), user_id: ids, live: Some(live) };
+            give(&hub, clinic, TenantLive { version: ENVELOPE_VERSION, devices: vec![device] });
+        };
+        show(HEART_RATE, 700, 0);
+        show(HEART_RATE, 9_000, 1_000);
+        show(SPO2, -1, 1_000);
+        let shown: Vec<(String, f64)> = (hub.newest(clinic).into_iter())
+            .map(|newest| (newest.reading.reading_type, newest.reading.value))
+            .collect();
+        assert_eq!(shown, [("heart_rate".to_owned(), 70.0)]);
     }
 }

@@ -10,7 +10,7 @@ use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::{Items, known_user, now};
+use super::{Items, known_user, not_being_erased, now};
 use crate::App;
 use crate::access::Member;
 use crate::database::TenantTransaction;
@@ -211,9 +211,11 @@ pub struct Rule {
     pub ended_at: Option<UtcMs>,
 }
 
+/// A rule of somebody who was merged is one of whoever they turned out to be.
 const RULES: &str =
-    "SELECT r.id, r.name, r.severity, r.user_id, r.event_type, r.least_confidence, c.name, r.above, r.below,
-        r.minutes, r.created_at, r.ended_at FROM alert_rules r LEFT JOIN channels c ON c.type = r.type";
+    "SELECT r.id, r.name, r.severity, coalesce(u.merged_into, r.user_id), r.event_type, r.least_confidence, c.name,
+        r.above, r.below, r.minutes, r.created_at, r.ended_at FROM alert_rules r LEFT JOIN channels c ON c.type = r.type
+        LEFT JOIN users u ON u.id = r.user_id";
 
 fn read_rule(row: &tokio_postgres::Row) -> Result<Rule, Problem> {
     let ended: Option<jiff::Timestamp> = row.try_get(11)?;
@@ -317,13 +319,24 @@ fn check_reading(rule: &RuleRequest) -> Result<(), Problem> {
     Ok(())
 }
 
+/// Refuses a rule about somebody of whom nothing will be stored any more.
+async fn may_have_a_rule(transaction: &TenantTransaction<'_>, user: Uuid) -> Result<(), Problem> {
+    let row = transaction.row("SELECT merged_into FROM users WHERE id = $1 FOR KEY SHARE", &[&user]).await?;
+    let row = row.ok_or_else(|| Problem::not_found("wearer"))?;
+    if row.try_get::<_, Option<Uuid>>(0)?.is_some() {
+        return Err(Problem::invalid("This wearer was merged into another one; make the rule for that one."));
+    }
+    not_being_erased(transaction, user).await
+}
+
 /// Make a rule. It holds from now on, also for readings that come late.
 #[utoipa::path(post, path = "/api/v1/alert-rules", tag = "alerts", request_body = RuleRequest,
     responses(
         (status = 200, body = Rule),
         (status = 403, description = "Needs the role clinician", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "No such wearer", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Not a good rule", body = Problem, content_type = "application/problem+json")))]
+        (status = 409, description = "They are being erased", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Not a good rule, or a wearer who was merged", body = Problem, content_type = "application/problem+json")))]
 pub async fn add_rule(
     State(app): State<App>,
     member: Member,
@@ -333,7 +346,7 @@ pub async fn add_rule(
     let mut connection = app.database.connection().await?;
     let transaction = connection.tenant_write(member.tenant).await?;
     if let Some(user) = request.user_id {
-        known_user(&transaction, user).await?;
+        may_have_a_rule(&transaction, user).await?;
     }
     let there: i64 = transaction
         .row("SELECT count(*) FROM alert_rules WHERE ended_at IS NULL", &[])

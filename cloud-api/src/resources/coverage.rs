@@ -71,8 +71,8 @@ pub const GAPS: &str = "
       SELECT g.reason, unnest(range_agg(tstzrange(
         date_trunc('second', greatest(least(coalesce(g.from_time, $2), coalesce(g.to_time, $3)), $2)),
         least(greatest(coalesce(g.from_time, $2), coalesce(g.to_time, $3)), $3), '[]'))) AS times
-      FROM wearer_gaps g
-      WHERE g.user_id = $1 AND (g.from_time IS NULL OR g.from_time < $3) AND (g.to_time IS NULL OR g.to_time > $2)
+      FROM gaps_within($1, $2, $3, NULL) g
+      WHERE (g.from_time IS NULL OR g.from_time < $3) AND (g.to_time IS NULL OR g.to_time > $2)
       GROUP BY g.reason) s
     ORDER BY s.reason <> 'late', s.reason";
 /// Of each second the last word.

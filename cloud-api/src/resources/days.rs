@@ -17,6 +17,14 @@ const LIMIT: i64 = 366;
 /// Hours of a question that does not say from when: a month.
 const DEFAULT_HOURS: i64 = 24 * 31;
 
+/// A wearer's ($1) days that begin in a period ($2 to $3), so many ($4). By dates first, which are in the wearer's own key: a day begins
+/// within fourteen hours of its date in UTC.
+pub const WITHIN: &str = "
+    SELECT day::text, bucket, resting_heart_rate, worn_minutes FROM wearer_days
+    WHERE user_id = $1 AND day >= ($2::timestamptz AT TIME ZONE 'UTC')::date - 1
+      AND day <= ($3::timestamptz AT TIME ZONE 'UTC')::date + 1 AND bucket >= $2 AND bucket < $3
+    ORDER BY bucket LIMIT $4";
+
 /// A day, by the wearer's own clock.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Day {
@@ -58,13 +66,7 @@ pub async fn list(
     let mut connection = app.database.connection().await?;
     let transaction = connection.tenant(member.tenant).await?;
     known_user(&transaction, query.user_id).await?;
-    let rows = transaction
-        .rows(
-            "SELECT day::text, bucket, resting_heart_rate, worn_minutes FROM wearer_days
-             WHERE user_id = $1 AND bucket >= $2 AND bucket < $3 ORDER BY bucket LIMIT $4",
-            &[&query.user_id, &from, &to, &LIMIT],
-        )
-        .await?;
+    let rows = transaction.rows(WITHIN, &[&query.user_id, &from, &to, &LIMIT]).await?;
     let items = rows
         .iter()
         .map(|row| {

@@ -171,8 +171,10 @@ pub async fn acknowledge(
     let row = transaction.row(&statement, &[&request.user_id, &request.event_type, &whole, &next]).await?;
     let event = read(&row.ok_or_else(|| Problem::not_found("event"))?)?;
     if changed > 0 {
-        let target = format!("event:{}:{}:{}", event.user_id, event.event_type, event.time.0);
-        let detail = json!({ "device_id": event.device_id, "severity": event.severity });
+        // What is in the detail goes when they are erased; the target stays.
+        let target = format!("event:{}", event.user_id);
+        let detail = json!({ "user_id": event.user_id, "event_type": event.event_type, "time": event.time,
+            "device_id": event.device_id, "severity": event.severity });
         transaction.audit(&member.actor(), "event.acknowledge", Some(&target), detail).await?;
         // The other people of the clinic see it at once.
         let notice = json!({ "tenant": member.tenant, "user": event.user_id, "device": event.device_id,

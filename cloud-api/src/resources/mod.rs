@@ -75,3 +75,11 @@ pub(crate) async fn known_user(transaction: &TenantTransaction<'_>, user: Uuid) 
         None => Err(Problem::not_found("wearer")),
     }
 }
+
+/// Refuses a wearer of whom nothing new may be said: one who is being erased, with whom it would go.
+pub(crate) async fn not_being_erased(transaction: &TenantTransaction<'_>, user: Uuid) -> Result<(), Problem> {
+    match transaction.row("SELECT 1 FROM tombstones WHERE user_id = $1", &[&user]).await? {
+        None => Ok(()),
+        Some(_) => Err(Problem::conflict("This wearer is being erased.")),
+    }
+}

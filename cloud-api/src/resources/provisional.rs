@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::users::{self, User};
-use super::{now, state_changed};
+use super::{not_being_erased, now, state_changed};
 use crate::App;
 use crate::access::Member;
 use crate::database::TenantTransaction;
@@ -66,7 +66,7 @@ fn typed(
     responses(
         (status = 200, body = User),
         (status = 404, description = "No such wearer", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "The external id is another wearer's", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "The external id is another wearer's, or they are being erased", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "They were merged", body = Problem, content_type = "application/problem+json")))]
 pub async fn confirm(
     State(app): State<App>,
@@ -83,6 +83,7 @@ pub async fn confirm(
         return Err(Problem::invalid("This wearer was merged into another one; confirm that one."));
     }
     if found.provisional {
+        not_being_erased(&transaction, id).await?;
         if let Some(external_id) = &external_id {
             let taken = transaction
                 .row("SELECT 1 FROM users WHERE external_id = $1 AND id <> $2", &[&external_id, &id])

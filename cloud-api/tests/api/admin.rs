@@ -147,6 +147,66 @@ async fn a_device_changes_hands_at_one_boundary_also_between_clinics() {
 }
 
 #[tokio::test]
+async fn a_wearer_who_is_being_erased_is_taken_for_nothing_until_they_are_gone() {
+    let cloud = Cloud::start().await;
+    let who = ["--tenant", "here", "--external-id", "w9"];
+    let add = [&["wearer", "add"][..], &who, &["--name", "Nine", "--consent-version", "v1"]].concat();
+    let erase = [&["wearer", "erase"][..], &who, &["--for-ever"]].concat();
+    let assign =
+        ["assign", "--tenant", "here", "--hardware", "kinara:00000000000000aa", "--wearer", "w9", "--from"];
+    let assign = [&assign[..], &["2026-11-01T00:00:00Z"]].concat();
+    let first = cloud.admin(&add).await.unwrap();
+    assert_eq!(cloud.admin(&erase).await.unwrap()["changed"], true);
+    for _ in 0..2 {
+        for refused in [&add, &assign] {
+            let error = cloud.admin(refused).await.unwrap_err();
+            assert!(error.contains("w9 is being erased"), "{error}");
+        }
+        assert_eq!(cloud.admin(&erase).await.unwrap()["changed"], false);
+    }
+    assert_eq!(cloud.sql("SELECT count(*) FROM device_assignments a JOIN users u ON u.id = a.user_id WHERE u.external_id = 'w9'"), "0");
+    // As the bridge does at the end.
+    cloud.sql("DELETE FROM users WHERE external_id = 'w9'");
+    let second = cloud.admin(&add).await.unwrap();
+    assert_ne!(id(&first), id(&second));
+    assert_eq!(cloud.admin(&assign).await.unwrap()["user_id"], json!(id(&second)));
+}
+
+#[tokio::test]
+async fn an_assignment_is_made_to_begin_earlier_where_nobody_is_in_between() {
+    let cloud = Cloud::start().await;
+    let hardware = "kinara:00000000000000aa";
+    cloud
+        .admin(&["wearer", "add", "--tenant", "here", "--external-id", "w2", "--name", "Two"])
+        .await
+        .unwrap();
+    let assign = async |wearer, from| {
+        let line = ["assign", "--tenant", "here", "--hardware", hardware, "--wearer", wearer, "--from", from];
+        cloud.admin(&line).await
+    };
+    let begins = || {
+        cloud.sql(&format!(
+            "SELECT u.external_id, to_char(a.valid_from AT TIME ZONE 'UTC', 'HH24:MI'), a.valid_to IS NULL
+             FROM device_assignments a JOIN hardware h ON h.id = a.hardware_id JOIN users u ON u.id = a.user_id
+             WHERE h.hardware_id = '{hardware}' ORDER BY a.valid_from"
+        ))
+    };
+    let made = assign("w1", "2026-11-01T08:00:00Z").await.unwrap();
+    for (from, changed) in
+        [("2026-11-01T07:00:00Z", true), ("2026-11-01T07:00:00Z", false), ("2026-11-01T08:00:00Z", false)]
+    {
+        let answer = assign("w1", from).await.unwrap();
+        assert_eq!((id(&answer), &answer["changed"]), (id(&made), &json!(changed)), "{from}");
+        assert_eq!(begins(), "w1|07:00|t");
+    }
+    assert_eq!(cloud.sql("SELECT count(*) FROM audit_log WHERE action = 'admin.assign' AND target = 'kinara:00000000000000aa'"), "2");
+    assign("w2", "2026-11-01T09:00:00Z").await.unwrap();
+    let error = assign("w2", "2026-11-01T08:30:00Z").await.unwrap_err();
+    assert!(error.contains("is or was somebody's"), "{error}");
+    assert_eq!(begins(), "w1|07:00|f\nw2|09:00|t");
+}
+
+#[tokio::test]
 async fn a_device_given_on_in_the_past_takes_along_what_is_stored_and_from_another_clinic_by_an_explicit_word()
  {
     let cloud = Cloud::start().await;
@@ -160,6 +220,7 @@ async fn a_device_given_on_in_the_past_takes_along_what_is_stored_and_from_anoth
          INSERT INTO ts.readings (time, tenant_id, user_id, device_id, type, idx, epoch, seq, value)
            SELECT '2026-11-01 07:00'::timestamptz + make_interval(mins => n), '{}', '{}', '{}', 1, 0, 1, n, 70
            FROM generate_series(0, 9) n;
+         INSERT INTO ts.days SELECT DISTINCT tenant_id, user_id, (time AT TIME ZONE 'UTC')::date FROM ts.readings;
          INSERT INTO ts.written SELECT tenant_id, date_bin('1 hour', time, 'epoch'), 1 FROM ts.readings",
         cloud.here.id, cloud.here.wearer, cloud.here.device
     ));

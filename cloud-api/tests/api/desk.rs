@@ -58,6 +58,22 @@ async fn a_provisional_wearer_is_confirmed_once_under_a_number_that_nobody_else_
 }
 
 #[tokio::test]
+async fn a_wearer_who_is_being_erased_is_not_confirmed_and_gets_no_rule() {
+    let cloud = Cloud::start().await;
+    taken_in(&cloud, &cloud.here);
+    cloud.sql(&format!(
+        "INSERT INTO tombstones (tenant_id, user_id) VALUES ('{}', '{PATIENT}')",
+        cloud.here.id
+    ));
+    let app = cloud.app();
+    let (router, token) = (routes::router(&app), token(&app, "admin", "here").await);
+    let path = format!("/api/v1/users/{PATIENT}/confirm");
+    assert!(post(&router, &path, &token, json!({ "external_id": "w9" })).await.is_problem(409));
+    let rule = json!({ "name": "Flash", "severity": "info", "event_type": "hot_flash", "user_id": PATIENT });
+    assert!(post(&router, "/api/v1/alert-rules", &token, rule).await.is_problem(409));
+}
+
+#[tokio::test]
 async fn a_wearer_who_was_known_already_keeps_all_that_was_measured_under_the_other_name() {
     let cloud = Cloud::start().await;
     taken_in(&cloud, &cloud.here);
@@ -69,12 +85,25 @@ async fn a_wearer_who_was_known_already_keeps_all_that_was_measured_under_the_ot
     let app = cloud.app();
     let (router, token) = (routes::router(&app), token(&app, "admin", "here").await);
     let path = format!("/api/v1/users/{PATIENT}/merge");
+    let rule =
+        json!({ "name": "Flash", "severity": "critical", "event_type": "hot_flash", "user_id": PATIENT });
+    assert_eq!(
+        post(&router, "/api/v1/alert-rules", &token, rule.clone()).await.json()["user_id"],
+        json!(PATIENT)
+    );
     assert!(post(&router, &path, &token, json!({ "into": PATIENT })).await.is_problem(422));
     assert!(post(&router, &path, &token, json!({ "into": cloud.there.wearer })).await.is_problem(404));
     for _ in 0..2 {
         let answer = post(&router, &path, &token, json!({ "into": here.wearer })).await;
         assert_eq!(answer.json()["devices"], json!([here.device]), "{answer:?}");
     }
+    // A rule about them is one about whom they are.
+    assert_eq!(
+        get(&router, "/api/v1/alert-rules", &token).await.json()["items"][0]["user_id"],
+        json!(here.wearer)
+    );
+    let late = post(&router, "/api/v1/alert-rules", &token, rule.clone()).await;
+    assert!(late.is_problem(422) && late.text.contains("merged"), "{late:?}");
     // What comes from now on is theirs at once,
     let of = |table: &str| {
         cloud.sql(&format!(

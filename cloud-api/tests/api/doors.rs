@@ -127,7 +127,16 @@ async fn a_consents_version_and_a_members_address_are_the_same_at_every_door() {
             "{same:?}"
         );
     }
-    // Who got in under a release before as what is no address can be shut out.
+    // Whom a release before took with what cannot be seen in an address gets in with it, and can be shut out.
+    let unseen = "viewer@\u{200b}here.example";
+    cloud.sql(&format!("UPDATE members SET email = '{unseen}' WHERE email = 'viewer@here.example'"));
+    let log_in = async || crate::common::log_in(&router, unseen, crate::common::PASSWORD).await.status;
+    assert_eq!(log_in().await, 200);
+    assert_eq!(member(unseen, "disable").await.unwrap()["changed"], true);
+    assert_eq!(log_in().await, 401);
+    assert_eq!(member(unseen, "enable").await.unwrap()["changed"], true);
+    // And as what is no address at all.
+    cloud.sql(&format!("UPDATE members SET email = 'viewer@here.example' WHERE email = '{unseen}'"));
     cloud.sql("UPDATE members SET email = 'x y' WHERE email = 'viewer@here.example'");
     assert_eq!(member(" X y", "disable").await.unwrap()["changed"], true);
 }

@@ -179,6 +179,13 @@ async fn an_event_is_acknowledged_once_by_whom_the_audit_log_says() {
          WHERE a.action = 'event.acknowledge' AND m.email = 'clinician@here.example' GROUP BY 1",
     );
     assert_eq!(audit, "t|1");
+    // What she had and when is in the detail, which goes when she is erased.
+    let user = cloud.here.wearer;
+    let told = cloud.sql(
+        "SELECT target, detail ->> 'user_id', detail ->> 'event_type', detail ->> 'time' FROM audit_log
+         WHERE action = 'event.acknowledge'",
+    );
+    assert_eq!(told, format!("event:{user}|{user}|hot_flash|{shown}"));
     assert_eq!(cloud.sql("SELECT count(*) FROM ts.events WHERE acknowledged_at IS NOT NULL"), "1");
 }
 

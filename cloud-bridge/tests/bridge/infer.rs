@@ -1,6 +1,7 @@
 //! What comes over HTTP is looked at as a box would.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::support::*;
 use kinara_cloud_bridge::infer::{Inference, Settings};
@@ -77,7 +78,12 @@ async fn send(world: &World, seconds: std::ops::Range<u32>) {
 }
 
 async fn look(world: &World, inference: &Inference) -> u64 {
-    inference.look(&world.pool, &world.writer(), &Metrics::default(), TENANT, timestamp(0)).await.unwrap()
+    look_for(world, inference, Duration::MAX).await
+}
+
+async fn look_for(world: &World, inference: &Inference, turn: Duration) -> u64 {
+    let metrics = Metrics::default();
+    inference.look(&world.pool, &world.writer(), &metrics, TENANT, timestamp(0), turn).await.unwrap()
 }
 
 /// Producers of the events there are, with their onsets in seconds after the first reading.
@@ -157,4 +163,23 @@ async fn without_consent_nothing_is_said() {
     world.run(&format!("UPDATE consents SET withdrawn_at = to_timestamp({})", BOOT_US / 1_000_000)).await;
     assert_eq!(look(&world, &Inference::open(&Settings::default())).await, 0);
     assert_eq!(events(&world).await, []);
+}
+
+#[tokio::test]
+async fn a_clinic_whose_turn_is_over_leaves_the_rest_of_its_hours_for_its_next_one() {
+    let world = world().await;
+    world
+        .run(&format!(
+            "INSERT INTO ts.inference_notes (tenant_id, user_id, hour)
+               SELECT '{TENANT}', '{USER}', date_bin('1 hour', now(), 'epoch') - make_interval(hours => h)
+               FROM generate_series(1, 60) h"
+        ))
+        .await;
+    let inference = Inference::open(&Settings::default());
+    let mut left = Vec::new();
+    for _ in 0..3 {
+        assert_eq!(look_for(&world, &inference, Duration::ZERO).await, 0);
+        left.push(world.number("SELECT count(*) FROM ts.inference_notes").await);
+    }
+    assert_eq!(left, [36, 12, 0]);
 }

@@ -4,6 +4,7 @@
 
 mod delivered;
 mod ground;
+mod heap;
 mod infer;
 mod messages;
 mod shares;

@@ -7,7 +7,7 @@ use crate::ground::*;
 use crate::support::*;
 use kinara_cloud_bridge::config::Config;
 use kinara_protocol::envelope::{
-    self, ENVELOPE_VERSION, Live, LiveDevice, LiveValue, State, TenantLive, ack, command,
+    self, DeviceState, ENVELOPE_VERSION, Live, LiveDevice, LiveValue, State, TenantLive, ack, command,
 };
 use kinara_protocol::topic::{self, GatewayId, Leaf};
 use kinara_test_postgres::Options;
@@ -442,5 +442,57 @@ async fn what_came_over_http_is_written_by_a_job_and_a_job_that_cannot_be_done_w
         figures(&certificates).await.contains("\nkinara_bridge_differing_hours 1\n")
     })
     .await;
+    bridge.stop().await;
+}
+
+#[tokio::test]
+async fn a_sensor_whose_gateway_writes_its_address_in_small_letters_is_shown_and_linked() {
+    let (world, certificates, broker) = ground(Options::fast()).await;
+    let (row, sensor) = (Uuid::from_u128(0x77), "bt:C0:00:00:00:00:01");
+    world
+        .run(&format!(
+            "INSERT INTO hardware (id, hardware_id) VALUES ('{row}', '{sensor}');
+             INSERT INTO devices (id, tenant_id, hardware_id) VALUES ('{row}', '{TENANT}', '{sensor}');
+             INSERT INTO device_assignments (hardware_id, tenant_id, user_id, device_id, consent_id, valid_from)
+               VALUES ('{row}', '{TENANT}', '{USER}', '{row}', '{USER}', to_timestamp({}))",
+            BOOT_US / 1_000_000
+        ))
+        .await;
+    let bridge = Bridge::start(&world, &certificates, &broker, "").await;
+    let topics = [topic::tenant_live(TENANT)];
+    let mut gateway = Gateway::connect(&certificates, &broker, GATEWAY, &topics).await;
+    let hardware_id = sensor.to_lowercase();
+    let value = LiveValue { channel: 1, value: vec![700], utc_us: NOW_US, seq: 1, index: 0 };
+    let live = LiveDevice { hardware_id: hardware_id.clone(), epoch: EPOCH.0, values: vec![value] };
+    gateway.publish(
+        Leaf::Live,
+        envelope::seal(&Live { version: ENVELOPE_VERSION, devices: vec![live] }),
+        None,
+    );
+    let shown: TenantLive = envelope::open(&gateway.next(&topics[0]).await.payload).unwrap();
+    assert_eq!(shown.devices[0].device_id, row.as_bytes());
+    let state = State {
+        version: ENVELOPE_VERSION,
+        online: true,
+        devices: vec![DeviceState {
+            hardware_id,
+            connected: true,
+            buffered_frames: 7,
+            ..DeviceState::default()
+        }],
+        ..State::default()
+    };
+    let mut second = Gateway::connect(&certificates, &broker, SECOND_GATEWAY, &[]).await;
+    second.publish(Leaf::State, envelope::seal(&state), None);
+    second.sent().await;
+    until("the sensor has no link", async || {
+        world.number("SELECT count(*) FROM devices WHERE (link->>'connected')::bool").await == 1
+    })
+    .await;
+    // As gaps are settled by it.
+    let held = format!(
+        "SELECT count(*) FROM gateways, jsonb_array_elements(state->'devices') d WHERE d->>'hardware_id' = '{sensor}'"
+    );
+    assert_eq!(world.number(&held).await, 1);
     bridge.stop().await;
 }

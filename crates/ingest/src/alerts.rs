@@ -8,11 +8,11 @@
 //! becomes of it is decided by [`changes`], which knows times alone.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use kinara_protocol::channel::ChannelId;
-use kinara_store::Pool;
+use kinara_store::{Client, Pool, Transaction};
 use uuid::Uuid;
 
 use crate::intervals::{self, Asked, InForce};
@@ -25,6 +25,13 @@ pub const JOIN: Duration = Duration::from_mins(10);
 /// Notes that are looked at in a transaction, and looks: each note is one for each rule of readings, with its minutes in memory.
 const NOTES: i32 = 500;
 const LOOKS: i32 = 5_000;
+/// Notes that are looked at first; twice as many each time, as long as it goes well. An alert that a note touches is looked at
+/// whole, and may have lasted for months.
+const FIRST: i32 = 16;
+/// Times at which conditions held, in a transaction, beyond which the next one has less,
+const HELD: usize = 200_000;
+/// and how much less; also where one did not come to its end in time.
+const LESS: i32 = 4;
 
 /// From the first to the last time at which a condition held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -169,66 +176,128 @@ pub struct Evaluated {
     pub withdrawn: u64,
 }
 
-const WITHDRAW: &str = "UPDATE alerts SET withdrawn_at = clock_timestamp() WHERE id = $1";
-
-/// Looks at all that was noted of a clinic. Readings from before `raw_from` are kept no more and say nothing.
-pub fn evaluate(pool: &Pool, tenant: Uuid, raw_from: Timestamp) -> Work<'_, Result<Evaluated, Error>> {
-    Box::pin(evaluate_all(pool, tenant, raw_from))
-}
-
-async fn evaluate_all(pool: &Pool, tenant: Uuid, raw_from: Timestamp) -> Result<Evaluated, Error> {
-    let mut client = pool.get().await?;
-    let mut out = Evaluated::default();
-    let types = types(&client, tenant).await?;
-    let rules = i32::try_from(types.len()).unwrap_or(i32::MAX).max(1);
-    let notes = (LOOKS / rules).clamp(1, NOTES);
-    loop {
-        let tx = client.transaction().await?;
-        let take = tx.prepare_cached("SELECT * FROM ts.take_alert_notes($1, $2, $3, $4)").await?;
-        let put = tx.prepare_cached("SELECT ts.put_alert($1, $2, $3, $4, $5)").await?;
-        let rows = tx.query(&take, &[&tenant, &notes, &raw_from, &JOIN.as_secs_f64()]).await?;
-        let before = out;
-        let of = |row: &tokio_postgres::Row| -> (Uuid, Uuid) { (row.get("rule"), row.get("wearer")) };
-        let asked: Vec<Asked> = rows.iter().filter_map(asked).collect();
-        let spans = intervals::of_rules(&tx, tenant, &asked).await?;
-        for row in &rows {
-            let (rule, wearer) = of(row);
-            let apart = types.get(&rule).map(|channel| {
-                let of_this = spans.get(&(rule, wearer)).map_or(&[][..], Vec::as_slice);
-                Apart::Minutes(InForce::new(*channel, of_this))
-            });
-            for change in changes(&look(row, apart), JOIN) {
-                let (alert, span) = match change {
-                    Change::Withdraw(id) => {
-                        out.withdrawn += tx.execute(WITHDRAW, &[&id]).await?;
-                        continue;
-                    }
-                    Change::Raise(span) => {
-                        out.raised += 1;
-                        (None, span)
-                    }
-                    Change::Stretch(id, span) => {
-                        out.stretched += 1;
-                        (Some(id), span)
-                    }
-                };
-                tx.execute(&put, &[&alert, &rule, &wearer, &span.from, &span.to]).await?;
-            }
-        }
-        if out != before {
-            let notice = serde_json::json!({ "tenant": tenant }).to_string();
-            tx.execute("SELECT pg_notify('kinara_alert', $1)", &[&notice]).await?;
-        }
-        let left: bool = tx.query_one("SELECT ts.alert_notes_left($1)", &[&tenant]).await?.get(0);
-        tx.commit().await?;
-        if !left {
-            return Ok(out);
+impl Evaluated {
+    const fn and(self, other: Self) -> Self {
+        Self {
+            raised: self.raised + other.raised,
+            stretched: self.stretched + other.stretched,
+            withdrawn: self.withdrawn + other.withdrawn,
         }
     }
 }
 
+const WITHDRAW: &str = "UPDATE alerts SET withdrawn_at = clock_timestamp() WHERE id = $1";
+
+/// Looks at what was noted of a clinic until all of it was, or for a turn, but at least once: what is left then has notes still.
+/// Readings from before `raw_from` are kept no more and say nothing.
+pub fn evaluate(
+    pool: &Pool,
+    tenant: Uuid,
+    raw_from: Timestamp,
+    turn: Duration,
+) -> Work<'_, Result<Evaluated, Error>> {
+    Box::pin(evaluate_in_turn(pool, tenant, raw_from, turn))
+}
+
+async fn evaluate_in_turn(
+    pool: &Pool,
+    tenant: Uuid,
+    raw_from: Timestamp,
+    turn: Duration,
+) -> Result<Evaluated, Error> {
+    let began = Instant::now();
+    let mut client = pool.get().await?;
+    let mut out = Evaluated::default();
+    let types = types(&client, tenant).await?;
+    let rules = i32::try_from(types.len()).unwrap_or(i32::MAX).max(1);
+    let mut most = (LOOKS / rules).clamp(1, NOTES);
+    let mut notes = FIRST.min(most);
+    loop {
+        match evaluate_some(&mut client, (tenant, &types), notes, raw_from).await {
+            Ok(some) => {
+                out = out.and(some.done);
+                if !some.left || began.elapsed() >= turn {
+                    return Ok(out);
+                }
+                notes = if some.held > HELD { notes / LESS } else { notes.saturating_mul(2) }.clamp(1, most);
+            }
+            Err(error) if error.is_timeout() && notes > 1 => {
+                most = (notes / LESS).max(1);
+                tracing::info!(%tenant, notes, %error, "what changed was not looked at in time; less of it is");
+                notes = most;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// What a transaction did.
+struct Part {
+    done: Evaluated,
+    /// Times at which conditions held: what was in memory.
+    held: usize,
+    left: bool,
+}
+
+async fn evaluate_some(
+    client: &mut Client,
+    (tenant, types): (Uuid, &HashMap<Uuid, ChannelId>),
+    notes: i32,
+    raw_from: Timestamp,
+) -> Result<Part, Error> {
+    let tx = client.transaction().await?;
+    let take = tx.prepare_cached("SELECT * FROM ts.take_alert_notes($1, $2, $3, $4)").await?;
+    let rows = tx.query(&take, &[&tenant, &notes, &raw_from, &JOIN.as_secs_f64()]).await?;
+    let asked: Vec<Asked> = rows.iter().filter_map(asked).collect();
+    let spans = intervals::of_rules(&tx, tenant, &asked).await?;
+    let (mut done, mut held) = (Evaluated::default(), 0);
+    for row in &rows {
+        let of: (Uuid, Uuid) = (row.get("rule"), row.get("wearer"));
+        let apart = types.get(&of.0).map(|channel| {
+            Apart::Minutes(InForce::new(*channel, spans.get(&of).map_or(&[][..], Vec::as_slice)))
+        });
+        let look = look(row, apart);
+        held += look.held.len();
+        for change in changes(&look, JOIN) {
+            done = done.and(carry_out(&tx, of, change).await?);
+        }
+    }
+    if done != Evaluated::default() {
+        let notice = serde_json::json!({ "tenant": tenant }).to_string();
+        tx.execute("SELECT pg_notify('kinara_alert', $1)", &[&notice]).await?;
+    }
+    let left: bool = tx.query_one("SELECT ts.alert_notes_left($1)", &[&tenant]).await?.get(0);
+    tx.commit().await?;
+    Ok(Part { done, held, left })
+}
+
+async fn carry_out(
+    tx: &Transaction<'_>,
+    (rule, wearer): (Uuid, Uuid),
+    change: Change,
+) -> Result<Evaluated, Error> {
+    let mut done = Evaluated::default();
+    let (alert, span) = match change {
+        Change::Withdraw(id) => {
+            done.withdrawn = tx.execute(WITHDRAW, &[&id]).await?;
+            return Ok(done);
+        }
+        Change::Raise(span) => {
+            done.raised = 1;
+            (None, span)
+        }
+        Change::Stretch(id, span) => {
+            done.stretched = 1;
+            (Some(id), span)
+        }
+    };
+    let put = tx.prepare_cached("SELECT ts.put_alert($1, $2, $3, $4, $5)").await?;
+    tx.execute(&put, &[&alert, &rule, &wearer, &span.from, &span.to]).await?;
+    Ok(done)
+}
+
 /// The channel of each of a clinic's rules of readings.
-async fn types(client: &kinara_store::Client, tenant: Uuid) -> Result<HashMap<Uuid, ChannelId>, Error> {
+async fn types(client: &Client, tenant: Uuid) -> Result<HashMap<Uuid, ChannelId>, Error> {
     const TYPES: &str = "SELECT id, type FROM alert_rules WHERE tenant_id = $1 AND type IS NOT NULL";
     let statement = client.prepare_cached(TYPES).await?;
     let rows = client.query(&statement, &[&tenant]).await?;

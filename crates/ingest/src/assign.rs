@@ -84,6 +84,18 @@ pub enum Whose<'a> {
     Contradicts,
 }
 
+impl Whose<'_> {
+    /// Why a frame is put aside of which this is said; of one that is somebody's, what its owner's others are told.
+    pub(crate) const fn word(&self) -> &'static str {
+        match self {
+            Self::Of(_) | Self::Nobody => "no_assignment",
+            Self::Unsure => "unsure",
+            Self::Straddles => "straddle",
+            Self::Contradicts => "order",
+        }
+    }
+}
+
 /// Which of two frames of one device comes first by their names, where names tell: boots of one log are in order, two
 /// logs know nothing of each other.
 pub fn order_of_names(one: (Epoch, u32), other: (Epoch, u32)) -> Option<Ordering> {
@@ -212,6 +224,13 @@ pub fn possible<'a>(assignments: &'a [Assignment], moment: &Moment) -> Vec<&'a A
 /// else whoever names a device learns when others had it.
 pub(crate) fn may_be_of(assignments: &[Assignment], moment: &Moment, tenant: Uuid) -> bool {
     possible(assignments, moment).iter().any(|one| one.tenant == tenant)
+}
+
+/// The word that a clinic is told of a frame in doubt: what its own assignments say. That others had the device, and which of its
+/// numbers, is not told; what the clinic would have without them is refused as what it has no assignment for.
+pub(crate) fn told(assignments: &[Assignment], moment: &Moment, tenant: Uuid) -> &'static str {
+    let own: Vec<Assignment> = assignments.iter().filter(|one| one.tenant == tenant).cloned().collect();
+    whose(&own, moment).word()
 }
 
 /// Whether a frame in doubt may be of an erased wearer of a clinic: then it is not kept for anybody.

@@ -3,6 +3,7 @@
 //! Pure: nothing here knows the database. Every frame of a batch comes out with what is to be written, or with the
 //! reason for which it is to be refused; what cannot be read at all is an error for the whole payload.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
@@ -268,32 +269,70 @@ impl Batch {
         self.devices.iter().flat_map(|device| &device.frames).map(Frame::weight).sum()
     }
 
-    /// This batch in parts of about so much [work](Self::weight), each to be written by itself. Almost every batch is one.
-    pub fn pieces(self, most: usize) -> Vec<Self> {
-        if self.weight() <= most {
-            return vec![self];
-        }
-        let weights = self.devices.iter().flat_map(|device| &device.frames).map(Frame::weight);
+    /// This batch in parts of about so much [work](Self::weight), and of no more than so many devices (each epoch of one
+    /// counted), each to be written by itself. Almost every batch is one.
+    pub fn pieces(self, most: usize, devices: usize) -> Pieces {
+        let is_small = self.weight() <= most && self.devices.len() <= devices;
+        let open = if is_small { std::iter::once(0..self.len()).collect() } else { self.cuts(most, devices) };
+        Pieces { is_cut: open.len() > 1, whole: Some(self), open }
+    }
+
+    fn cuts(&self, most: usize, devices: usize) -> VecDeque<Range<usize>> {
+        let frames = self
+            .devices
+            .iter()
+            .enumerate()
+            .flat_map(|(of, device)| device.frames.iter().map(move |one| (of, one)));
         let mut ends = Vec::new();
-        let mut weight = 0;
-        for (at, more) in weights.enumerate() {
-            if weight > 0 && weight + more > most {
+        let (mut weight, mut first) = (0, 0);
+        for (at, (device, frame)) in frames.enumerate() {
+            let more = frame.weight();
+            if weight > 0 && (weight + more > most || device - first >= devices) {
                 ends.push(at);
                 weight = 0;
+            }
+            if weight == 0 {
+                first = device;
             }
             weight += more;
         }
         ends.push(self.len());
-        let mut out: Vec<Self> = Vec::with_capacity(ends.len());
-        let mut start = 0;
-        for end in ends {
-            out.push(self.part(start..end));
-            start = end;
-        }
-        out[0].unreadable = self.unreadable;
-        out
+        let starts = std::iter::once(0).chain(ends.clone());
+        starts.zip(ends).map(|(start, end)| start..end).collect()
     }
 }
+
+/// A batch in parts. Each is made when it is its turn, so that what a sender makes large is in memory once, and a part of it
+/// beside.
+#[derive(Debug)]
+pub struct Pieces {
+    whole: Option<Batch>,
+    is_cut: bool,
+    open: VecDeque<Range<usize>>,
+}
+
+impl Iterator for Pieces {
+    type Item = Batch;
+
+    fn next(&mut self) -> Option<Batch> {
+        let range = self.open.pop_front()?;
+        if !self.is_cut {
+            return self.whole.take();
+        }
+        let whole = self.whole.as_mut()?;
+        let piece = Batch { unreadable: std::mem::take(&mut whole.unreadable), ..whole.part(range) };
+        if self.open.is_empty() {
+            self.whole = None;
+        }
+        Some(piece)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.open.len(), Some(self.open.len()))
+    }
+}
+
+impl ExactSizeIterator for Pieces {}
 
 impl Frame {
     /// Whether its number is known: not of bytes that are no frame.
@@ -406,7 +445,7 @@ fn is_foreign(channel: u16) -> bool {
 const HARDWARE_ID_MAX: usize = 255;
 
 /// Whether this can be a device's name: a text that the database refuses would stop all that is written with it.
-pub fn is_hardware_id(id: &str) -> bool {
+pub(crate) fn is_hardware_id(id: &str) -> bool {
     (1..=HARDWARE_ID_MAX).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
@@ -416,6 +455,12 @@ pub(crate) fn canonical(id: &mut String) {
     if let Ok(hardware) = HardwareId::parse(id) {
         hardware.as_str().clone_into(id);
     }
+}
+
+/// Reads a device's name as everybody writes it, at the doors that keep nothing aside; whether it can be one.
+pub fn identify(id: &mut String) -> bool {
+    canonical(id);
+    is_hardware_id(id)
 }
 
 /// What of a device's name can be kept, for a person who looks for what was refused.

@@ -186,6 +186,8 @@ enum Change {
         end: Option<Uuid>,
         until: Option<Edge>,
     },
+    /// The interval that runs is theirs, and begins earlier than was known.
+    Earlier(Uuid),
 }
 
 fn order(hardware: &str) -> Refusal {
@@ -209,6 +211,9 @@ fn place(held: &[Held], gift: &Gift<'_>) -> Result<Change, Refusal> {
     };
     match (gift.word, &change) {
         (Word::Operator { .. }, Change::Begin { end, until }) => {
+            if let Some(running) = earlier(held, gift, until.as_ref()) {
+                return Ok(Change::Earlier(running));
+            }
             let begins_there = covering(held, gift.from.at).is_some_and(|held| held.from.at == gift.from.at);
             if until.is_some() || (end.is_some() && begins_there) {
                 return Err(Refusal::new(
@@ -224,6 +229,14 @@ fn place(held: &[Held], gift: &Gift<'_>) -> Result<Change, Refusal> {
         }
         _ => Ok(change),
     }
+}
+
+/// The assignment that runs, where it is the same wearer's and nobody is between the gift and its beginning.
+fn earlier(held: &[Held], gift: &Gift<'_>, until: Option<&Edge>) -> Option<Uuid> {
+    let same = |held: &&Held| (held.tenant, held.user) == (gift.tenant, gift.user) && held.to.is_none();
+    let running = held.iter().find(same)?;
+    let alone = covering(held, gift.from.at).is_none();
+    (alone && until == Some(&running.from)).then_some(running.id)
 }
 
 /// Whether a device with so many assignments may have one more.
@@ -326,7 +339,11 @@ pub async fn held(tx: &Transaction<'_>, hardware: Uuid) -> Result<Vec<Held>, tok
 /// Gives a device to a wearer. `None`: they have it already.
 pub async fn give(tx: &Transaction<'_>, gift: &Gift<'_>, now: Timestamp) -> Result<Option<Given>, Stop> {
     let held = held(tx, gift.hardware).await?;
-    let Change::Begin { end: covering, until } = place(&held, gift)? else { return Ok(None) };
+    let (covering, until) = match place(&held, gift)? {
+        Change::Nothing => return Ok(None),
+        Change::Earlier(running) => return begin_earlier(tx, gift, &held, running, now).await.map(Some),
+        Change::Begin { end, until } => (end, until),
+    };
     has_room(held.len(), gift)?;
     let taken_from = take_stored(tx, gift, &held, until, now).await?;
     let covering = covering.and_then(|id| held.iter().find(|held| held.id == id));
@@ -343,9 +360,32 @@ pub async fn give(tx: &Transaction<'_>, gift: &Gift<'_>, now: Timestamp) -> Resu
         wear(tx, gift.device, Some(gift.user)).await?;
     }
     if held.iter().any(|held| held.tenant != gift.tenant) {
-        revoke_elsewhere(tx, gift, now).await?;
+        revoke(tx, Bonds::NotOf(gift.tenant), gift.hardware_id, now).await?;
     }
     Ok(Some(Given { assignment, ended: covering.map(|held| (held.id, held.tenant)), taken_from }))
+}
+
+/// The wearer who has the device has had it for longer. Frames that named the beginning so far still are behind it.
+async fn begin_earlier(
+    tx: &Transaction<'_>,
+    gift: &Gift<'_>,
+    held: &[Held],
+    running: Uuid,
+    now: Timestamp,
+) -> Result<Given, Stop> {
+    let until = held.iter().find(|held| held.id == running).map(|held| held.from);
+    let taken_from = take_stored(tx, gift, held, until, now).await?;
+    let (at, epoch, seq) = gift.from.columns();
+    tx.execute(
+        "UPDATE device_assignments SET valid_from = $2, from_epoch = $3, from_seq = $4,
+           first_epoch = CASE WHEN $3::int8 IS NULL THEN coalesce(first_epoch, from_epoch) END,
+           first_seq = CASE WHEN $3::int8 IS NULL THEN coalesce(first_seq, from_seq) END,
+           consent_id = coalesce(consent_id, $5) WHERE id = $1",
+        &[&running, &at, &epoch, &seq, &gift.consent],
+    )
+    .await?;
+    wear(tx, gift.device, Some(gift.user)).await?;
+    Ok(Given { assignment: running, ended: None, taken_from })
 }
 
 /// Ends the assignment that runs at a time. What is stored beyond is nobody's, until somebody is said to have had the device.
@@ -554,19 +594,33 @@ async fn wear(tx: &Transaction<'_>, device: Uuid, user: Option<Uuid>) -> Result<
     Ok(())
 }
 
-/// The former clinic's boxes are taken off the device; the new clinic's, which have it at hand, are told so.
-async fn revoke_elsewhere(
+/// Bonds that boxes are taken off.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Bonds {
+    /// This one.
+    One(Uuid),
+    /// Those of clinics other than this one.
+    NotOf(Uuid),
+}
+
+/// Boxes are taken off a device. The clinic that has it now, whose boxes have it at hand, is told so, too.
+pub(crate) async fn revoke(
     tx: &Transaction<'_>,
-    gift: &Gift<'_>,
+    bonds: Bonds,
+    hardware_id: &str,
     now: Timestamp,
 ) -> Result<(), tokio_postgres::Error> {
+    let (one, not_of) = match bonds {
+        Bonds::One(bond) => (Some(bond), None),
+        Bonds::NotOf(tenant) => (None, Some(tenant)),
+    };
     let expires = now.saturating_add(TOLD_FOR).unwrap_or(now);
     tx.execute(
         "INSERT INTO revocations (id, tenant_id, bond_id, hardware_id, gateway_id, adapter, asked_at, expires_at)
-         SELECT gen_random_uuid(), b.tenant_id, b.id, b.hardware_id, b.gateway_id, b.adapter, $3, $4
-         FROM bonds b WHERE b.hardware_id = $1 AND b.tenant_id <> $2 AND b.ended_at IS NULL ORDER BY b.id
+         SELECT gen_random_uuid(), b.tenant_id, b.id, b.hardware_id, b.gateway_id, b.adapter, $4, $5
+         FROM bonds b WHERE b.hardware_id = $1 AND (b.id = $2 OR b.tenant_id <> $3) AND b.ended_at IS NULL ORDER BY b.id
          ON CONFLICT DO NOTHING",
-        &[&gift.hardware_id, &gift.tenant, &now, &expires],
+        &[&hardware_id, &one, &not_of, &now, &expires],
     )
     .await?;
     Ok(())
@@ -658,5 +712,25 @@ mod tests {
         for second in [50, 150, 250, 300] {
             assert_eq!(reason_of(say(second)), reason::TAKEN, "{second}");
         }
+    }
+
+    #[test]
+    fn who_has_a_device_has_had_it_for_longer_where_nobody_is_in_between() {
+        let there = [
+            held(THEIRS, 1, edge(100, None), Some(edge(200, Some(20)))),
+            held(OURS, 2, edge(300, Some(30)), None),
+        ];
+        let say = |user, edge| place(&there, &Gift { word: OPERATOR, ..gift(user, edge) });
+        assert_eq!(say(2, edge(250, None)).unwrap(), Change::Earlier(Uuid::from_u128(2)));
+        assert_eq!(say(2, edge(200, Some(25))).unwrap(), Change::Earlier(Uuid::from_u128(2)));
+        // Into what was somebody's, before it, and between frames that other boundaries name.
+        assert_eq!(reason_of(say(2, edge(150, None))), reason::TAKEN);
+        assert_eq!(reason_of(say(2, edge(50, None))), reason::TAKEN);
+        assert_eq!(reason_of(say(2, edge(250, Some(31)))), reason::ORDER);
+        assert_eq!(reason_of(say(2, edge(250, Some(19)))), reason::ORDER);
+        // Somebody else, and a box, whose word is a boundary of its own.
+        assert_eq!(reason_of(say(3, edge(250, None))), reason::TAKEN);
+        let box_says = place(&there, &gift(2, edge(250, Some(25)))).unwrap();
+        assert_eq!(box_says, Change::Begin { end: None, until: Some(edge(300, Some(30))) });
     }
 }

@@ -27,6 +27,10 @@ use crate::same::{self, Found};
 use crate::seqs::SeqSet;
 use crate::{Error, parts};
 
+/// Questions of one transaction about frames whose numbers another clinic has. Each goes through the days of some frames of an epoch
+/// and a clinic, in a few milliseconds.
+const LOOKS: usize = 128;
+
 /// What one clinic has in an epoch that began with another's frames.
 #[derive(Debug, Default)]
 pub(crate) struct Claim {
@@ -149,8 +153,13 @@ pub(crate) async fn sort_out(
     }
     let Split { mut apart, doubts, same } = split(plan, &keys, entries, &beside);
     verdicts.extend(same.into_iter().map(|index| (index, Verdict::Same)));
+    // Each is a question of its own, and other clinics' batches wait meanwhile.
+    if doubts.values().map(|doubts| same::slices(doubts).len()).sum::<usize>() > LOOKS {
+        return Err(Error::TooWide);
+    }
+    let mut columns = same::Columns::new();
     for ((key, clinic), doubts) in doubts {
-        for (index, is_same) in look(tx, directory, window, doubts).await? {
+        for (index, is_same) in look(tx, directory, window, doubts, &mut columns).await? {
             if is_same {
                 verdicts.insert(index, Verdict::Same);
             } else {
@@ -292,17 +301,17 @@ fn split<'a>(
 }
 
 /// Looks at one clinic's frames of an epoch: whether each is the frame that another clinic has.
-async fn look(
+async fn look<'a>(
     tx: &Transaction<'_>,
     directory: &Directory,
     window: Window,
-    mut doubts: Vec<Doubt<'_>>,
+    mut doubts: Vec<Doubt<'a>>,
+    columns: &mut same::Columns<'a>,
 ) -> Result<Vec<(usize, bool)>, Error> {
     doubts.sort_by_key(Doubt::seq);
     let mut out = Vec::with_capacity(doubts.len());
     for part in same::slices(&doubts) {
-        let part: Vec<&Doubt<'_>> = part.iter().collect();
-        let found = same::look(tx, directory, window, &part).await?;
+        let found = same::look(tx, directory, window, part, columns).await?;
         out.extend(part.iter().zip(found).map(|(doubt, found)| (doubt.index, found == Found::Same)));
     }
     Ok(out)
@@ -326,10 +335,14 @@ async fn name(
         let named = self::beside(tx, &nameless).await?;
         for ((key, clinic), alias) in &named {
             let Some(entry) = entries.get_mut(key) else { continue };
-            let first = apart.get(&(*key, *clinic)).and_then(|indices| plan.take.get(*indices.first()?));
-            tracing::warn!(device = first.map(|taken| taken.device.hardware_id.as_str()),
-                epoch = %kinara_protocol::frame::Epoch(key.epoch.cast_unsigned()), %clinic, owner = ?entry.owner,
-                "frames have numbers that another clinic has; they are kept beside");
+            let mut frames =
+                apart.get(&(*key, *clinic)).into_iter().flatten().filter_map(|index| plan.take.get(*index));
+            // At an honest boundary both boxes may have the same word of the wearable; samples they never have both.
+            if let Some(taken) = frames.find(|taken| matches!(taken.frame.content, Content::Samples)) {
+                tracing::warn!(device = taken.device.hardware_id,
+                    epoch = %kinara_protocol::frame::Epoch(key.epoch.cast_unsigned()), %clinic, owner = ?entry.owner,
+                    "frames have numbers that another clinic has; they are kept beside");
+            }
             entry.claims.entry(*clinic).or_default().alias = Some(*alias);
         }
         let keys = named.into_iter().map(|((key, _), epoch)| Key { epoch, ..key }).collect::<BTreeSet<Key>>();

@@ -10,7 +10,7 @@ use crate::order::Stamped;
 use crate::plan::{Aside, Key, Plan, Taken};
 use crate::write::Counts;
 
-/// Which frames are new? Two copies within this transaction whose CRCs differ are a collision: the first is taken, the other put
+/// Which frames are new? One that would scatter an epoch's numbers further than is counted is put aside. Two copies within this transaction whose CRCs differ are a collision: the first is taken, the other put
 /// aside.
 pub(crate) fn decide<'a>(
     plan: &mut Plan<'a>,
@@ -46,6 +46,18 @@ pub(crate) fn decide<'a>(
                     detail: "another frame of this name came in the same transaction",
                 });
             }
+            continue;
+        }
+        if entry.is_full_for(seq) {
+            // As one that is refused: its number is heard of.
+            entry.heard.insert(seq);
+            plan.aside.push(Aside {
+                batch: taken.batch,
+                device: taken.device,
+                frame,
+                reason: "scattered",
+                detail: "so many numbers of its epoch are missing that no other may stand alone",
+            });
             continue;
         }
         entry.take_possession(taken.assignment.tenant, !plan.shared.contains(&taken.key));

@@ -1,7 +1,7 @@
 //! What a wearable says of itself and people may want to be alerted of: that its battery is low.
 //!
 //! The promise: such a word is an event like those that are derived from readings. It is the wearer's whose the frame
-//! is, written in the frame's own transaction, once.
+//! is, written in the frame's own transaction, once. One of which nobody knows when it was is none.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -91,6 +91,10 @@ async fn of_other_events<'a>(
 
 fn said<'a>(taken: &'a Taken<'a>) -> Vec<(Name, Said<'a>)> {
     let Content::Events(events) = &taken.frame.content else { return Vec::new() };
+    // Nobody knows when it was: as with readings, nothing is derived of it, and nobody is alerted.
+    if taken.time_uncertain {
+        return Vec::new();
+    }
     let low = events.iter().filter_map(|event| match event.kind {
         DeviceEventKind::BatteryLow(percent) => {
             Some(((taken.key, event.ticks.0, taken.assignment.tenant), Said { taken, percent }))

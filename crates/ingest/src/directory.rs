@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 use kinara_protocol::frame::Epoch;
 use kinara_store::Transaction;
+use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
@@ -37,26 +38,69 @@ impl Hardware {
 
 /// A retired gateway is a stranger: nothing of it is taken any more.
 const GATEWAYS: &str = "SELECT id, tenant_id FROM gateways WHERE id = ANY($1) AND retired_at IS NULL";
-const HARDWARE: &str = "
-    SELECT h.hardware_id, h.id, a.tenant_id, a.user_id, a.device_id, a.valid_from, a.from_epoch, a.from_seq,
-      a.valid_to, a.to_epoch, a.to_seq, c.id IS NOT NULL, c.withdrawn_at, t.user_id IS NOT NULL,
-      a.id, a.first_epoch, a.first_seq
-    FROM hardware h LEFT JOIN device_assignments a ON a.hardware_id = h.id
-      LEFT JOIN consents c ON c.id = a.consent_id
-      LEFT JOIN tombstones t ON t.tenant_id = a.tenant_id AND t.user_id = a.user_id
-    WHERE h.hardware_id = ANY($1) ORDER BY a.valid_from";
+macro_rules! hardware {
+    ($those:literal, $most:literal) => {
+        concat!(
+            "SELECT h.hardware_id, h.id, a.tenant_id, a.user_id, a.device_id, a.valid_from, a.from_epoch, a.from_seq,
+               a.valid_to, a.to_epoch, a.to_seq, c.id IS NOT NULL, c.withdrawn_at, t.user_id IS NOT NULL,
+               a.id, a.first_epoch, a.first_seq
+             FROM hardware h LEFT JOIN device_assignments a ON a.hardware_id = h.id ",
+            $those,
+            " LEFT JOIN consents c ON c.id = a.consent_id
+               LEFT JOIN tombstones t ON t.tenant_id = a.tenant_id AND t.user_id = a.user_id
+             WHERE h.hardware_id = ANY($1) ",
+            $most
+        )
+    };
+}
+// Put in order here: the server would have to read all before it gave the first.
+const HARDWARE: &str = hardware!("", "LIMIT $2");
+const HARDWARE_AT: &str = hardware!("AND a.valid_from <= $2 AND (a.valid_to IS NULL OR a.valid_to > $2)", "");
+
+/// Devices that are looked up at once where the work is nobody's who waits.
+pub(crate) const SOME: usize = 16;
+/// As many assignments as there are.
+pub(crate) const ALL: i64 = i64::MAX;
 
 impl Directory {
-    /// Looks up gateways by id and devices by hardware id.
-    pub async fn load(tx: &Transaction<'_>, gateways: &[Uuid], hardware: &[&str]) -> Result<Self, Error> {
+    /// Looks up gateways by id and devices by hardware id. [`Error::TooWide`]: more devices than one have more than `most`
+    /// assignments together; boxes make a thousand for a device, and a batch may name a thousand devices.
+    pub async fn load(
+        tx: &Transaction<'_>,
+        gateways: &[Uuid],
+        hardware: &[&str],
+        most: i64,
+    ) -> Result<Self, Error> {
+        let most = if hardware.len() > 1 { most } else { ALL };
         let (by_id, by_hardware) = (tx.prepare_cached(GATEWAYS).await?, tx.prepare_cached(HARDWARE).await?);
-        let (gateways, hardware): ([&(dyn ToSql + Sync); 1], [&(dyn ToSql + Sync); 1]) =
-            ([&gateways], [&hardware]);
+        let room = most.saturating_add(1);
+        let (gateways, hardware): ([&(dyn ToSql + Sync); 1], [&(dyn ToSql + Sync); 2]) =
+            ([&gateways], [&hardware, &room]);
         let (gateways, rows) =
             futures_util::try_join!(tx.query(&by_id, &gateways), tx.query(&by_hardware, &hardware))?;
+        if rows.len() as i64 > most {
+            return Err(Error::TooWide);
+        }
+        Ok(Self::of(&gateways, &rows))
+    }
+
+    /// Looks up a gateway, and who has these devices at a time: of each no other assignment.
+    pub async fn at(
+        tx: &Transaction<'_>,
+        gateway: Uuid,
+        hardware: &[&str],
+        time: Timestamp,
+    ) -> Result<Self, Error> {
+        let (by_id, by_hardware) =
+            (tx.prepare_cached(GATEWAYS).await?, tx.prepare_cached(HARDWARE_AT).await?);
+        let gateways = tx.query(&by_id, &[&[gateway].as_slice()]).await?;
+        Ok(Self::of(&gateways, &tx.query(&by_hardware, &[&hardware, &time]).await?))
+    }
+
+    fn of(gateways: &[Row], rows: &[Row]) -> Self {
         let mut out = Self {
             gateways: gateways.iter().map(|row| (row.get(0), row.get(1))).collect(),
-            devices: HashMap::with_capacity(rows.len()),
+            devices: HashMap::new(),
         };
         for row in rows {
             let device = out
@@ -88,7 +132,11 @@ impl Directory {
                 erased: row.get(13),
             });
         }
-        Ok(out)
+        for device in out.devices.values_mut() {
+            let to = |one: &Assignment| one.to.map_or(i64::MAX, |to| to.time_us);
+            device.assignments.sort_by_key(|one| (one.from.time_us, to(one)));
+        }
+        out
     }
 
     /// The clinic of who brought something.

@@ -12,6 +12,9 @@ pub enum Error {
     /// The database holds something that this program cannot read.
     #[error("the database holds {0}, which this program cannot read")]
     Foreign(String),
+    /// More is known of its devices, or in doubt of its frames, than is looked at at once; of some of them alone it is not.
+    #[error("more is known of these devices, or in doubt, than is looked at at once")]
+    TooWide,
 }
 
 /// What to do about an error.
@@ -44,12 +47,30 @@ impl Error {
     }
 
     /// Whether a statement took longer than it may. It would again.
-    pub(crate) fn is_timeout(&self) -> bool {
+    pub fn is_timeout(&self) -> bool {
         matches!(self, Self::Database(error) if error.code().is_some_and(|code| code.code() == "57014"))
+    }
+
+    /// Whether less of the same can be looked up: no frame is at fault.
+    pub(crate) fn is_too_wide(&self) -> bool {
+        matches!(self, Self::TooWide)
+    }
+
+    /// Whether the halves of so much are tried next; `left`: how often that may still be done to find what is at fault. What was
+    /// too wide is halved until it is not: one frame never is.
+    pub(crate) fn is_worth_halving(&self, len: usize, left: &mut u32) -> bool {
+        if self.last_remedy() != Remedy::Split || len < 2 || (*left == 0 && !self.is_too_wide()) {
+            return false;
+        }
+        *left -= u32::from(!self.is_too_wide());
+        true
     }
 
     /// What to do about it.
     pub fn remedy(&self) -> Remedy {
+        if self.is_too_wide() {
+            return Remedy::Split;
+        }
         let Self::Database(error) = self else { return Remedy::Later };
         let Some(code) = error.code() else { return Remedy::Later };
         match code.code() {

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::assign::{Assignment, Consent, Moment, Whose, all_of, may_be_erased, may_be_of, whose};
 use crate::batch::{Name, Sender, Unreadable, canonical, is_hardware_id, name};
-use crate::directory::{Directory, Hardware};
+use crate::directory::{self, Directory, Hardware};
 use crate::error::Remedy;
 use crate::gaps::{self, Candidate};
 use crate::plan::{Key, NOT_BEFORE_US, Window};
@@ -63,9 +63,10 @@ impl Events {
         }
     }
 
-    /// Parts of so many decisions at most, in order; the events and gaps come with the last.
+    /// Parts of so many decisions at most, in order; the events and gaps come with the last, and, where they are many, after it.
     pub fn pieces(mut self, decisions: usize) -> Vec<Self> {
-        let last = self.decisions.split_off(self.decisions.len().saturating_sub(1) / decisions * decisions);
+        let mut last =
+            self.decisions.split_off(self.decisions.len().saturating_sub(1) / decisions * decisions);
         let mut pieces: Vec<Self> = self
             .decisions
             .chunks(decisions)
@@ -77,8 +78,17 @@ impl Events {
                 decisions: some.to_vec(),
             })
             .collect();
-        pieces.push(Self { decisions: last, ..self });
-        pieces
+        loop {
+            pieces.push(Self {
+                derived: front(&mut self.derived),
+                gaps: front(&mut self.gaps),
+                decisions: std::mem::take(&mut last),
+                ..self
+            });
+            if self.len() == 0 {
+                return pieces;
+            }
+        }
     }
 
     /// What the cloud itself found in a clinic's readings.
@@ -86,6 +96,15 @@ impl Events {
         let name = Name { gateway: Uuid::nil(), buffer: 0, sequence: 0 };
         Self { name, sender: Sender::Clinic(tenant), derived, gaps: Vec::new(), decisions: Vec::new() }
     }
+}
+
+/// Events and gaps of each kind in one transaction: each may be of another device, of which all is looked up.
+const AT_ONCE: usize = 64;
+
+/// Takes the first of them.
+fn front<T>(all: &mut Vec<T>) -> Vec<T> {
+    let rest = all.split_off(all.len().min(AT_ONCE));
+    std::mem::replace(all, rest)
 }
 
 /// Reads a payload as published.
@@ -145,9 +164,10 @@ fn fate(event: &Event, tenant: Uuid, hardware: Option<&Hardware>, window: Window
     }
     let Some(hardware) = hardware else { return Fate::Aside("no_assignment") };
     let moment = moment(event);
-    let assignment = match whose(&hardware.assignments, &moment) {
+    let found = whose(&hardware.assignments, &moment);
+    let assignment = match found {
         Whose::Of(assignment) => assignment,
-        Whose::Nobody => return Fate::Aside("no_assignment"),
+        Whose::Nobody => return Fate::Aside(found.word()),
         Whose::Unsure | Whose::Straddles | Whose::Contradicts
             if !may_be_of(&hardware.assignments, &moment, tenant) =>
         {
@@ -158,9 +178,7 @@ fn fate(event: &Event, tenant: Uuid, hardware: Option<&Hardware>, window: Window
         {
             return Fate::Discard;
         }
-        Whose::Unsure => return Fate::Aside("unsure"),
-        Whose::Straddles => return Fate::Aside("straddle"),
-        Whose::Contradicts => return Fate::Aside("order"),
+        Whose::Unsure | Whose::Straddles | Whose::Contradicts => return Fate::Aside(found.word()),
     };
     if assignment.tenant != tenant {
         return Fate::Aside("foreign_gateway");
@@ -221,8 +239,7 @@ impl Writer {
             match self.events_tries(&part).await {
                 Ok(Outcome::Done(counts)) => total.add(counts),
                 Ok(retry @ Outcome::RetryAfter { .. }) => return Ok(retry),
-                Err(error) if error.last_remedy() == Remedy::Split && range.len() > 1 && left > 0 => {
-                    left -= 1;
+                Err(error) if error.is_worth_halving(range.len(), &mut left) => {
                     let middle = range.start + range.len() / 2;
                     open.extend([middle..range.end, range.start..middle]);
                 }
@@ -248,7 +265,7 @@ impl Writer {
     async fn refuse_events(&self, events: &Events, error: &Error) -> Result<u64, Error> {
         let mut client = self.pool.get().await?;
         let tx = client.transaction().await?;
-        let directory = Directory::load(&tx, &[events.name.gateway], &[]).await?;
+        let directory = Directory::load(&tx, &[events.name.gateway], &[], directory::ALL).await?;
         let tenant = directory.tenant_of(events.sender);
         let gateway = events.sender.gateway();
         let derived =
@@ -266,14 +283,17 @@ impl Writer {
         let mut client = self.pool.get().await?;
         self.make_room(&client, events.derived.iter().map(|event| event.onset_utc_us), window).await?;
         let tx = client.transaction().await?;
-        let hardware: Vec<&str> = events
+        let mut hardware: Vec<&str> = events
             .derived
             .iter()
             .map(|event| event.hardware_id.as_str())
             .chain(events.gaps.iter().map(|gap| gap.hardware_id.as_str()))
             .filter(|id| is_hardware_id(id))
             .collect();
-        let directory = Directory::load(&tx, &[events.name.gateway], &hardware).await?;
+        hardware.sort_unstable();
+        hardware.dedup();
+        let gateways = [events.name.gateway];
+        let directory = Directory::load(&tx, &gateways, &hardware, self.limits.assignments).await?;
         let Some(tenant) = directory.tenant_of(events.sender) else {
             return Ok(Outcome::RetryAfter {
                 seconds: self.limits.unknown_gateway_s,
@@ -468,5 +488,21 @@ mod tests {
             let beside: Vec<usize> = pieces.iter().map(|piece| piece.derived.len()).collect();
             assert_eq!((beside.last(), beside.iter().sum::<usize>()), (Some(&1), 1));
         }
+    }
+
+    #[test]
+    fn events_and_gaps_come_some_at_a_time_in_their_order_and_all_of_them() {
+        let mut events = Events::found(Uuid::nil(), Vec::new());
+        events.decisions = vec![Decision::default(); 20];
+        events.derived = (0..150).map(|n| Event { onset_seq: n, ..Event::default() }).collect();
+        events.gaps = (0..200).map(|n| envelope::Gap { epoch: n, ..envelope::Gap::default() }).collect();
+        let pieces = events.pieces(16);
+        let sizes: Vec<(usize, usize, usize)> = pieces
+            .iter()
+            .map(|piece| (piece.decisions.len(), piece.derived.len(), piece.gaps.len()))
+            .collect();
+        assert_eq!(sizes, [(16, 0, 0), (4, 64, 64), (0, 64, 64), (0, 22, 64), (0, 0, 8)]);
+        assert!(pieces.iter().flat_map(|piece| &piece.derived).map(|event| event.onset_seq).eq(0..150));
+        assert!(pieces.iter().flat_map(|piece| &piece.gaps).map(|gap| gap.epoch).eq(0..200));
     }
 }

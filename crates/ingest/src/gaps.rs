@@ -17,11 +17,12 @@ use crate::ledger::{self, Ended, Entry};
 use crate::parts;
 use crate::plan::{Heard, Key, Plan, Taken};
 use crate::seqs::SeqSet;
+use crate::words::Believed;
 use crate::{Error, timestamp};
 
 pub(crate) const LATE: &str = "late";
 /// Numbers that an epoch has.
-const NUMBERS: u64 = 1 << 32;
+pub(crate) const NUMBERS: u64 = 1 << 32;
 
 /// Numbers that are missing, and why.
 #[derive(Debug)]
@@ -52,11 +53,18 @@ pub(crate) struct Findings {
 
 impl Findings {
     /// A boot tells how the epoch before it ended.
-    pub fn booted(&mut self, taken: &Taken<'_>, anchor: &BootAnchor, entries: &mut BTreeMap<Key, Entry>) {
+    pub fn booted(
+        &mut self,
+        taken: &Taken<'_>,
+        anchor: &BootAnchor,
+        entries: &mut BTreeMap<Key, Entry>,
+        believed: &Believed,
+    ) {
         let Some(previous) = anchor.previous else { return };
         let key = Key { epoch: previous.epoch.0 as i64, ..taken.key };
         let boot_us = taken.frame.first_us;
-        if let Some(entry) = entries.get_mut(&key) {
+        let is_end = |highest| believed.is_end(key, taken.assignment.tenant, highest, previous.next_seq);
+        if let Some(entry) = entries.get_mut(&key).filter(|entry| is_end(entry.highest_now())) {
             entry.ended = Some(Ended {
                 end_seq: previous.next_seq,
                 end_ticks: previous.last_ticks.0 as i64,
@@ -71,7 +79,7 @@ impl Findings {
         self.resets.push(Reset {
             key,
             from_ticks: previous.last_ticks.0 as i64,
-            from_us: from_us.map(|from| from.min(boot_us)),
+            from_us: from_us.map(|from| believed.time(taken.assignment, from).min(boot_us)),
             to_us: boot_us,
         });
     }
@@ -82,19 +90,22 @@ impl Findings {
         taken: &Taken<'_>,
         events: &[DeviceEvent],
         entries: &mut BTreeMap<Key, Entry>,
+        believed: &Believed,
     ) {
         for event in events {
             let DeviceEventKind::Overflow { epoch, first_seq, last_seq } = event.kind else { continue };
             let key = Key { epoch: epoch.0 as i64, ..taken.key };
             let seqs = SeqSet::range(u64::from(first_seq), u64::from(last_seq) + 1);
+            let seqs = believed.numbers(key, taken.assignment.tenant, seqs);
             if let Some(entry) = entries.get_mut(&key) {
                 entry.heard.add(&seqs);
             }
+            let highest_us = entries.get(&key).and_then(|entry| entry.highest_us);
             self.candidates.push(Candidate {
                 key,
                 reason: "overflow",
                 seqs,
-                from_us: entries.get(&key).and_then(|entry| entry.highest_us),
+                from_us: highest_us.map(|from| believed.time(taken.assignment, from)),
                 to_us: Some(taken.frame.first_us),
                 gateway: None,
             });
@@ -139,11 +150,15 @@ impl Findings {
     }
 }
 
-/// Frames that are let go: a gap for each epoch says so.
+/// In whose time a frame begins and ends: those of one epoch that differ in it have gaps of their own, since a gap that reaches into
+/// another's time counts for neither.
+pub(crate) type Within = (Option<Uuid>, Option<Uuid>);
+
+/// Frames that are let go: a gap for each epoch, and for whoever had the device, says so.
 #[derive(Debug)]
 pub(crate) struct LetGo {
     reason: &'static str,
-    gaps: BTreeMap<Key, Candidate>,
+    gaps: BTreeMap<(Key, Within), Candidate>,
     named: BTreeSet<Key>,
 }
 
@@ -153,8 +168,20 @@ impl LetGo {
     }
 
     /// One frame, of this time. `named`: its number is a name, and no count.
-    pub fn add(&mut self, key: Key, seq: u64, (from_us, to_us): (i64, i64), named: bool) {
-        let gap = self.gaps.entry(key).or_insert_with(|| Candidate {
+    pub fn add(&mut self, key: Key, seq: u64, times: (i64, i64), named: bool) {
+        self.add_within((None, None), key, seq, times, named);
+    }
+
+    /// The same of a frame that lies within these assignments.
+    pub fn add_within(
+        &mut self,
+        within: Within,
+        key: Key,
+        seq: u64,
+        (from_us, to_us): (i64, i64),
+        named: bool,
+    ) {
+        let gap = self.gaps.entry((key, within)).or_insert_with(|| Candidate {
             key,
             reason: self.reason,
             seqs: SeqSet::default(),
@@ -414,7 +441,9 @@ fn less_what_is_told(
         let key = candidate.key;
         let is_late = candidate.reason == LATE;
         let entry = entries.get(&key);
-        let stored = entry.into_iter().flat_map(|entry| [&entry.seqs, &entry.new, &entry.beside]);
+        // What lies beside a counted row are names of others: they have none of its numbers.
+        let beside = entry.filter(|entry| !entry.is_counted()).map(|entry| &entry.beside);
+        let stored = entry.into_iter().flat_map(|entry| [&entry.seqs, &entry.new]).chain(beside);
         let told = if is_late { named.get(&key) } else { explained.get(&key) };
         let others = [told, carved.get(&key), late.get(&key).filter(|_| is_late)];
         let seqs = stored

@@ -32,7 +32,8 @@ const INSERT: &str = "
 pub(crate) async fn hear(tx: &Transaction<'_>, new: &[Taken<'_>]) -> Result<(), Error> {
     let (mut hardware, mut channels, mut times, mut intervals) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for taken in new {
+    // A word of which nobody knows when it was changes nothing at a time that is known.
+    for taken in new.iter().filter(|taken| !taken.time_uncertain) {
         for (channel, interval_ms) in said(&taken.frame.content) {
             hardware.push(taken.key.hardware);
             channels.push(channel);

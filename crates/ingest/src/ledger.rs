@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use futures_util::TryStreamExt as _;
 use jiff::Timestamp;
 use kinara_protocol::envelope::Fit;
 use kinara_store::Transaction;
@@ -18,6 +19,12 @@ use crate::order::Order;
 use crate::plan::{Heard, Key};
 use crate::seqs::SeqSet;
 use crate::{Error, timestamp};
+
+/// Ranges that are in of an epoch whose numbers count, at most. All of them are read and written with each of its frames. A
+/// wearable's are one, or as many as boxes that have taken some of its log each and are not through with it.
+const RANGES: usize = 32_768;
+/// Ranges of all epochs of a transaction together; those of one epoch are read in any case.
+const RANGES_AT_ONCE: usize = 8 * RANGES;
 
 /// A locked row, and what the transaction adds to it.
 #[derive(Debug, Default)]
@@ -145,6 +152,16 @@ impl Entry {
         !self.named && !self.named_now
     }
 
+    /// Whether a number would be one more range where there are as many as may be.
+    pub fn is_full_for(&self, seq: u64) -> bool {
+        let touches =
+            |set: &SeqSet| set.contains(seq + 1) || seq.checked_sub(1).is_some_and(|seq| set.contains(seq));
+        self.is_counted()
+            && self.seqs.ranges().len() + self.new.ranges().len() >= RANGES
+            && !touches(&self.seqs)
+            && !touches(&self.new)
+    }
+
     /// Whether it is known only now that its numbers are names.
     pub fn is_newly_named(&self) -> bool {
         self.named_now && !self.named
@@ -215,8 +232,11 @@ pub(crate) async fn lock(
     let (insert, lock) = (tx.prepare_cached(INSERT).await?, tx.prepare_cached(LOCK).await?);
     // Sent together; the server runs them in this order.
     let keys: [&(dyn ToSql + Sync); 2] = [&hardware, &epochs];
-    let (_, rows) = futures_util::try_join!(tx.execute(&insert, &keys), tx.query(&lock, &keys))?;
-    for row in rows {
+    let (_, rows) = futures_util::try_join!(tx.execute(&insert, &keys), tx.query_raw(&lock, keys))?;
+    // Row by row: each may be as long as its sender made it.
+    let mut rows = std::pin::pin!(rows);
+    let mut ranges = 0;
+    while let Some(row) = rows.try_next().await? {
         let text: &str = row.get(2);
         let entry = Entry {
             seqs: SeqSet::parse(text)
@@ -229,7 +249,11 @@ pub(crate) async fn lock(
             owner: row.get::<_, Option<Uuid>>(7).into(),
             ..Entry::default()
         };
+        ranges += entry.seqs.ranges().len();
         entries.insert(Key { hardware: row.get(0), epoch: row.get(1) }, entry);
+        if entries.len() > 1 && ranges > RANGES_AT_ONCE {
+            return Err(Error::TooWide);
+        }
     }
     Ok(entries)
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use kinara_protocol::frame::{DeviceEventKind, Epoch};
 use uuid::Uuid;
 
-use crate::assign::{Assignment, Consent, Moment, Whose, may_be_erased, may_be_of, whose};
+use crate::assign::{Assignment, Consent, Moment, Whose, may_be_erased, may_be_of, told, whose};
 use crate::batch::{Batch, Content, DeviceBatch, Frame};
 use crate::directory::{Directory, Hardware};
 use crate::ledger::is_name;
@@ -35,7 +35,7 @@ pub const NOT_BEFORE_US: i64 = 1_577_836_800_000_000;
 
 /// A frame is some seconds of samples. One that claims more than a day has ticks that are not to be believed, and days
 /// between its ends that nobody made room for.
-const LONGEST_FRAME_US: i64 = DAY_US;
+pub(crate) const LONGEST_FRAME_US: i64 = DAY_US;
 
 /// What is to be done with a frame.
 #[derive(Debug, Clone, Copy)]
@@ -44,7 +44,7 @@ pub enum Fate<'a> {
     Write(&'a Assignment),
     /// Not kept; a gap says so.
     Discard(&'static str),
-    /// Kept aside with the reason. `ours`: the clinic whose gateway brought it is the frame's own.
+    /// Kept aside with the reason; one in doubt with the word for it that the sender is told. `ours`: the clinic whose gateway brought it is the frame's own.
     Quarantine {
         /// Why.
         reason: &'static str,
@@ -80,9 +80,10 @@ pub(crate) fn fate<'a>(
         last_us: frame.last_us,
         uncertainty_us: frame.uncertainty_us,
     };
-    let assignment = match whose(assignments, &moment) {
+    let found = whose(assignments, &moment);
+    let assignment = match found {
         Whose::Of(assignment) => assignment,
-        Whose::Nobody => return aside("no_assignment"),
+        Whose::Nobody => return aside(found.word()),
         Whose::Unsure | Whose::Straddles | Whose::Contradicts
             if !may_be_of(assignments, &moment, sender_tenant) =>
         {
@@ -93,9 +94,10 @@ pub(crate) fn fate<'a>(
         {
             return Fate::Discard("erased");
         }
-        Whose::Unsure => return aside("unsure"),
-        Whose::Straddles => return aside("straddle"),
-        Whose::Contradicts => return aside("order"),
+        Whose::Unsure | Whose::Straddles | Whose::Contradicts => {
+            let told = told(assignments, &moment, sender_tenant);
+            return Fate::Quarantine { reason: found.word(), detail: told, ours: false };
+        }
     };
     #[cfg(feature = "sabotage")]
     if crate::sabotage::takes(assignment, sender_tenant) {
@@ -282,7 +284,7 @@ impl Plan<'_> {
 }
 
 /// Epochs beside its own that a frame says something about.
-fn named_epochs(frame: &Frame) -> Vec<Epoch> {
+pub(crate) fn named_epochs(frame: &Frame) -> Vec<Epoch> {
     match &frame.content {
         Content::Boot(anchor) => anchor.previous.iter().map(|previous| previous.epoch).collect(),
         _ => overwritten(frame).into_iter().map(|(epoch, _)| epoch).collect(),

@@ -74,9 +74,9 @@ const INSERT: &str = "
       $8::text[], $9::bytea[], $10::bytea[], $11::jsonb[])
       AS n (tenant, gateway, what, hardware, epoch, seq, reason, detail, payload, digest, fit)
     ORDER BY n.digest ON CONFLICT DO NOTHING";
-/// Things in one statement, and bytes of them.
-const ROWS: usize = 4_000;
-const BYTES: usize = 4 * 1024 * 1024;
+/// Things in one statement, and bytes of them: a connection keeps room for the largest that it sent, twice.
+const ROWS: usize = 1_000;
+const BYTES: usize = 1024 * 1024;
 
 #[derive(Default)]
 struct Columns<'a> {

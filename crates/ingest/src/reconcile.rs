@@ -82,7 +82,7 @@ const FRAMES: &str = "
         CASE WHEN b.named THEN '{}'::int8multirange
           ELSE int8multirange(int8range(0, b.highest + 1)) - i.seqs - coalesce(g.seqs, '{}') - coalesce(q.seqs, '{}')
         END AS nowhere,
-        i.seqs * coalesce(g.seqs, '{}') AS twice,
+        (i.seqs + x.seqs) * coalesce(g.seqs, '{}') AS twice,
         b.delivered - i.seqs - x.seqs - coalesce(g.seqs, '{}') - coalesce(q.seqs, '{}') AS acknowledged,
         EXISTS (SELECT FROM alerts a JOIN hardware h ON h.id = b.hardware WHERE a.kind = 'frames'
           AND a.withdrawn_at IS NULL AND a.subject = h.hardware_id || ' ' || lpad(to_hex(b.epoch), 16, '0')) AS alerted,
@@ -96,9 +96,10 @@ const FRAMES: &str = "
               AND f.seqs && (b.delivered + coalesce(g.seqs, '{}'))), '{}') ELSE b.seqs END AS seqs OFFSET 0) i
         -- And beside it, of clinics whose numbers another one used.
         CROSS JOIN LATERAL (
-          SELECT CASE WHEN isempty(b.delivered) THEN '{}' ELSE coalesce((
+          SELECT CASE WHEN isempty(b.delivered + coalesce(g.seqs, '{}')) THEN '{}' ELSE coalesce((
             SELECT range_agg(f.seqs) FROM ledger_claims c JOIN named_frames f ON f.hardware = c.hardware AND f.epoch = c.alias
-            WHERE c.hardware = b.hardware AND c.epoch = b.epoch AND f.seqs && b.delivered), '{}') END AS seqs OFFSET 0) x),
+            WHERE c.hardware = b.hardware AND c.epoch = b.epoch AND f.seqs && (b.delivered + coalesce(g.seqs, '{}'))), '{}')
+          END AS seqs OFFSET 0) x),
     -- So many are told. Of each clinic some, and of each of its devices: what one says hides no other's loss. What only another
     -- clinic's gateways say of a device takes no place of the clinic that has it.
     ranked AS (

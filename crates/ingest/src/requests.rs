@@ -130,7 +130,7 @@ async fn take_one(writer: &Writer, pool: &Pool, clock: &dyn Clock, id: Uuid) -> 
 fn unpack(packed: &[u8], tenant: Uuid, most: usize) -> Option<Vec<Batch>> {
     let mut pieces = Vec::new();
     for batch in items::unpack(packed, UNPACKED)? {
-        pieces.extend(batch::from_envelope(batch).ok()?.of_clinic(tenant).pieces(most));
+        pieces.extend(batch::from_envelope(batch).ok()?.of_clinic(tenant).pieces(most, usize::MAX));
     }
     Some(pieces)
 }
@@ -151,8 +151,9 @@ async fn aside(
         let room = NAMED - out.len() as i64;
         let rows = client
             .query(
-                // Whether another clinic has a device is not told to whoever names it.
-                "SELECT DISTINCT seq, CASE reason WHEN 'foreign_gateway' THEN 'no_assignment' ELSE reason END
+                // Whether another clinic has a device, or had it, is not told to whoever names it.
+                "SELECT DISTINCT seq, CASE WHEN reason = 'foreign_gateway' THEN 'no_assignment'
+                   WHEN reason IN ('unsure', 'straddle', 'order') THEN coalesce(nullif(detail, ''), 'no_assignment') ELSE reason END
                  FROM quarantine WHERE hardware_id = $1 AND epoch = $2 AND seq = ANY($3)
                    AND tenant_id = $4 AND (received_at >= $5 OR replayed_at IS NULL) ORDER BY seq LIMIT $6",
                 &[&source, &epoch, &seqs, &tenant, &received_at, &room],

@@ -22,6 +22,9 @@ pub struct Retention {
     pub withdrawn_days: i64,
     /// How frames' times came about, whether wearables were worn, and which events are in: a while longer than readings are kept.
     pub frame_times_days: i64,
+    /// On which days a wearer had something: a while longer than events are kept. They go a chunk of up to thirty days at a time,
+    /// and a chunk's time counts from its end.
+    pub days_days: i64,
     /// Requests over HTTP that were never written, since their job died and nobody revived it.
     pub dead_requests_days: i64,
     /// Moves of readings, introductions and revocations that are done, or whose time was over.
@@ -35,6 +38,7 @@ impl Default for Retention {
             derived_days: 1_827,
             withdrawn_days: 90,
             frame_times_days: 762,
+            days_days: 1_920,
             dead_requests_days: 90,
             done_days: 365,
         }
@@ -49,7 +53,7 @@ pub fn forget<'a>(pool: &'a Pool, now: Timestamp, keep: &'a Retention) -> Work<'
 async fn forget_all(pool: &Pool, now: Timestamp, keep: &Retention) -> (u64, u64) {
     let ago = |days: i64| timestamp(now.as_microsecond() - days * DAY_US);
     let derived = ago(keep.derived_days);
-    let kinds: [(&str, &str, Vec<Timestamp>); 11] = [
+    let kinds: [(&str, &str, Vec<Timestamp>); 12] = [
         ("the audit log", "SELECT forget_audit($1, $2)", vec![ago(keep.audit_days)]),
         ("alerts", "SELECT forget_alerts($1, $2)", vec![derived]),
         ("gaps", "SELECT forget_gaps($1, $2, $3)", vec![ago(keep.withdrawn_days), derived]),
@@ -59,6 +63,7 @@ async fn forget_all(pool: &Pool, now: Timestamp, keep: &Retention) -> (u64, u64)
         ("intervals", "SELECT forget_intervals($1, $2)", vec![derived]),
         ("being worn", "SELECT forget_wear($1, $2)", vec![ago(keep.frame_times_days)]),
         ("event keys", "SELECT forget_event_keys($1, $2)", vec![ago(keep.frame_times_days)]),
+        ("days", "SELECT forget_days($1, $2)", vec![ago(keep.days_days)]),
         ("moves", "SELECT forget_moves($1, $2)", vec![ago(keep.done_days)]),
         ("introductions and revocations", "SELECT forget_asked($1, $2)", vec![ago(keep.done_days)]),
         ("dead requests", "SELECT forget_dead_requests($1, $2)", vec![ago(keep.dead_requests_days)]),

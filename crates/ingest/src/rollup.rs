@@ -46,8 +46,50 @@ impl Slice {
     }
 }
 
+/// Notes the days that these frames' waveforms are in. Those of readings the database knows by their hours.
+async fn note_waves(tx: &Transaction<'_>, new: &[Taken<'_>]) -> Result<(), Error> {
+    let mut days: BTreeSet<(Uuid, Uuid, i64)> = BTreeSet::new();
+    for taken in new {
+        let (tenant, user) = (taken.assignment.tenant, taken.assignment.user);
+        let waves = &taken.device.waves[taken.frame.waves.start as usize..taken.frame.waves.end as usize];
+        days.extend(waves.iter().map(|wave| (tenant, user, wave.utc_us.div_euclid(DAY_US))));
+    }
+    if days.is_empty() {
+        return Ok(());
+    }
+    let tenants: Vec<Uuid> = days.iter().map(|(tenant, ..)| *tenant).collect();
+    let users: Vec<Uuid> = days.iter().map(|(_, user, _)| *user).collect();
+    let days: Vec<i64> = days.iter().map(|(.., day)| *day).collect();
+    let statement = tx
+        .prepare_cached(
+            "SELECT ts.keep_days($1, $2, ARRAY(
+               SELECT 'epoch'::date + n.day::int FROM unnest($3::int8[]) WITH ORDINALITY n(day, place) ORDER BY n.place))",
+        )
+        .await?;
+    tx.execute(&statement, &[&tenants, &users, &days]).await?;
+    Ok(())
+}
+
+/// Days, from today, that may have waveforms: they are kept for 31, a chunk of them goes some days later, and clocks go wrong.
+const DAYS_OF_WAVES: std::ops::RangeInclusive<i64> = -40..=2;
+
+/// Notes the days of waveforms that have no row: a bridge of an older release may be running, and notes none. A day in a
+/// transaction; gives how many wearers' days there are.
+pub async fn note_days_of_waves(pool: &Pool, now: Timestamp) -> Result<u64, Error> {
+    let today = now.as_microsecond().div_euclid(DAY_US);
+    let client = pool.get().await?;
+    let statement =
+        client.prepare_cached("SELECT ts.keep_days_of_waveforms('epoch'::date + $1::int8::int)").await?;
+    let mut there = 0;
+    for day in DAYS_OF_WAVES {
+        there += client.query_one(&statement, &[&(today + day)]).await?.get::<_, i64>(0).unsigned_abs();
+    }
+    Ok(there)
+}
+
 /// Notes the hours that these frames' readings are in, and how many readings of a clinic that are.
 pub(crate) async fn note(tx: &Transaction<'_>, new: &[Taken<'_>]) -> Result<(), Error> {
+    note_waves(tx, new).await?;
     let mut stale: BTreeSet<(Uuid, Uuid, i16, i64)> = BTreeSet::new();
     let mut written: BTreeMap<(Uuid, i64), i64> = BTreeMap::new();
     let mut last = None;

@@ -82,20 +82,24 @@ fn weight(taken: &Taken<'_>) -> usize {
     taken.frame.samples.len() + taken.frame.waves.len()
 }
 
+/// Columns that a transaction has decoded, by where their device's batch lies: once for all frames that are looked at.
+pub(crate) type Columns<'a> = HashMap<usize, Decoded<'a>>;
+
 /// Looks at frames of one epoch and clinic; gives what was found of each.
-pub(crate) async fn look(
+pub(crate) async fn look<'a>(
     tx: &Transaction<'_>,
     directory: &Directory,
     window: Window,
-    doubts: &[&Doubt<'_>],
+    doubts: &[Doubt<'a>],
+    columns: &mut Columns<'a>,
 ) -> Result<Vec<Found>, Error> {
     let Some(first) = doubts.first() else { return Ok(Vec::new()) };
     let fits = fits(tx, doubts).await?;
-    let probes = Probes::of(doubts, &fits, window);
+    let probes = Probes::of(doubts, &fits, window, columns);
     let found = probes.ask(tx, first.taken.key).await?;
     let assignments = directory.hardware(&first.taken.device.hardware_id);
     let assignments = assignments.map_or(&[][..], |hardware| hardware.assignments.as_slice());
-    let verdict = |(doubt, fits): (&&Doubt<'_>, &Vec<Fit>)| {
+    let verdict = |(doubt, fits): (&Doubt<'_>, &Vec<Fit>)| {
         let whole = weight(&doubt.taken);
         if whole == 0 {
             return Found::Unproven;
@@ -124,7 +128,7 @@ fn may_be_gone(taken: &Taken<'_>, fit: &Fit, assignments: &[Assignment], window:
 }
 
 /// How the times of the other clinics' frames of these numbers came about, of each.
-async fn fits(tx: &Transaction<'_>, doubts: &[&Doubt<'_>]) -> Result<Vec<Vec<Fit>>, Error> {
+async fn fits(tx: &Transaction<'_>, doubts: &[Doubt<'_>]) -> Result<Vec<Vec<Fit>>, Error> {
     let mut asked: BTreeMap<Key, SeqSet> = BTreeMap::new();
     for doubt in doubts {
         for row in &doubt.rows {
@@ -146,7 +150,7 @@ async fn fits(tx: &Transaction<'_>, doubts: &[&Doubt<'_>]) -> Result<Vec<Vec<Fit
         let seqs = SeqSet::parse(text).ok_or_else(|| Error::Foreign(format!("the seqs {text} of a fit")))?;
         known.push((row.get(0), seqs, fit(row)));
     }
-    let of = |doubt: &&Doubt<'_>| {
+    let of = |doubt: &Doubt<'_>| {
         let is_named = doubt.taken.device.fit(doubt.taken.frame).is_some_and(is_name);
         known
             .iter()
@@ -187,14 +191,12 @@ struct Probes {
 }
 
 impl Probes {
-    fn of(doubts: &[&Doubt<'_>], fits: &[Vec<Fit>], window: Window) -> Self {
+    fn of<'a>(doubts: &[Doubt<'a>], fits: &[Vec<Fit>], window: Window, decoded: &mut Columns<'a>) -> Self {
         let mut out = Self::default();
-        // Columns are decoded once for all of their frames.
-        let mut decoded: HashMap<*const DeviceBatch, Decoded<'_>> = HashMap::new();
         for (doubt, fits) in doubts.iter().zip(fits) {
             let taken = &doubt.taken;
             let At::Samples(at) = taken.frame.at else { continue };
-            let known = decoded.entry(std::ptr::from_ref(taken.device)).or_insert_with(|| {
+            let known = decoded.entry(std::ptr::from_ref(taken.device).addr()).or_insert_with(|| {
                 columns::decode(&taken.device.columns).expect("these columns were decoded before")
             });
             for fit in fits.iter().filter(|fit| fit.rate_ppb >= SLOWEST_PPB) {

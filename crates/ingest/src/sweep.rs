@@ -3,18 +3,16 @@
 //! The promise: each step stands alone, is a bounded slice, and takes what it looks at in turn. One that fails, for whatever
 //! is there of one clinic, keeps no other from being done. What a gateway says of itself may be any number.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use kinara_clock::Clock;
-use kinara_store::{Client, Pool};
+use kinara_store::Pool;
 use uuid::Uuid;
 
 use crate::error::Remedy;
-use crate::gaps::{self, Asked, LetGo};
-use crate::plan::Key;
-use crate::{Error, Work, quarantine, timestamp};
+use crate::{Error, Work, expire, timestamp};
 
 /// When things are done.
 #[derive(Debug, Clone)]
@@ -105,38 +103,6 @@ const SETTLE: &str = "
               AND w.retired_at IS NULL AND w.last_seen_at >= $3 AND d->>'hardware_id' = h.hardware_id
               AND (d->>'connected')::bool AND (d->>'backlog_frames')::numeric = 0)))";
 
-/// What goes of one clinic: `$2` things or `$3` bytes too many, the oldest first. What another clinic's gateway brought tells
-/// nothing: that one's word is not believed.
-fn excessive(of_a_clinic: bool) -> String {
-    let whose = if of_a_clinic { "tenant_id = $1" } else { "tenant_id IS NULL AND $1::uuid IS NOT NULL" };
-    format!(
-        "SELECT {LEAVES}
-         FROM (
-           SELECT id FROM (
-             SELECT id, row_number() OVER w AS place, sum(octet_length(payload)) OVER w - octet_length(payload) AS before
-             FROM (SELECT id, received_at, payload FROM quarantine WHERE {whose} ORDER BY received_at LIMIT {SLICE}) oldest
-             WINDOW w AS (ORDER BY received_at, id)) ranked
-           WHERE place <= $2 OR before < $3) old
-         JOIN quarantine q ON q.id = old.id"
-    )
-}
-
-/// What goes for its age.
-fn old() -> String {
-    format!(
-        "SELECT {LEAVES} FROM (SELECT id FROM quarantine WHERE received_at < $1 ORDER BY received_at LIMIT {SLICE}) old
-         JOIN quarantine q ON q.id = old.id"
-    )
-}
-
-/// Quarantined things that expire in a transaction.
-const SLICE: i64 = 5_000;
-/// What leaves, and what is needed to say whose its number may be.
-const LEAVES: &str = "
-    q.id, (SELECT id FROM hardware h WHERE h.hardware_id = q.hardware_id), q.epoch, q.received_at,
-      CASE WHEN q.what = 'frame' AND q.replayed_at IS NULL AND q.reason <> 'foreign_gateway' THEN q.seq END,
-      q.fit, q.tenant_id";
-
 /// Does what is due.
 pub fn sweep<'a>(pool: &'a Pool, clock: &'a dyn Clock, policy: &'a Policy) -> Work<'a, Result<Swept, Error>> {
     Box::pin(all_steps(pool, clock, policy))
@@ -154,10 +120,10 @@ async fn all_steps(pool: &Pool, clock: &dyn Clock, policy: &Policy) -> Result<Sw
         out.step("dropping expired partitions", drop_partitions(pool).await);
     }
     out.expired +=
-        out.step("thinning the quarantine by age", expire_aged(pool, ago(policy.quarantine_age), now).await);
-    let excess = out.step("measuring the quarantine", excess(pool, policy).await);
+        out.step("thinning the quarantine by age", expire::aged(pool, ago(policy.quarantine_age), now).await);
+    let excess = out.step("measuring the quarantine", expire::excess(pool, policy).await);
     for one in excess {
-        out.expired += out.step("thinning a clinic's quarantine", expire_of(pool, &one, now).await);
+        out.expired += out.step("thinning a clinic's quarantine", expire::of_clinic(pool, &one, now).await);
     }
     // Last, since it may take long.
     let standing =
@@ -253,56 +219,30 @@ async fn settle(pool: &Pool, now: Timestamp, standing: &Standing) -> Result<(u64
     Ok((lost, left_out.len() as u64))
 }
 
-/// How much more a clinic has in quarantine than it may.
-struct Excess {
-    clinic: Uuid,
-    items: i64,
-    bytes: i64,
-}
-
-async fn excess(pool: &Pool, policy: &Policy) -> Result<Vec<Excess>, Error> {
-    let limits: [&(dyn tokio_postgres::types::ToSql + Sync); 2] =
-        [&policy.quarantine_rows, &policy.quarantine_bytes];
-    let rows = pool
-        .get()
-        .await?
-        .query("SELECT clinic, items, bytes FROM ts.quarantine_excess($1, $2)", &limits)
-        .await?;
-    Ok(rows.iter().map(|row| Excess { clinic: row.get(0), items: row.get(1), bytes: row.get(2) }).collect())
-}
-
-async fn expire_of(pool: &Pool, excess: &Excess, now: Timestamp) -> Result<u64, Error> {
-    let mut client = pool.get().await?;
-    let sql = excessive(!excess.clinic.is_nil());
-    let rows = client.query(&sql, &[&excess.clinic, &excess.items, &excess.bytes]).await?;
-    expire(&mut client, &rows, now).await
-}
-
-async fn expire_aged(pool: &Pool, before: Timestamp, now: Timestamp) -> Result<u64, Error> {
-    let mut client = pool.get().await?;
-    let rows = client.query(&old(), &[&before]).await?;
-    expire(&mut client, &rows, now).await
-}
-
 /// Compresses chunks that are closed, or that got late rows since; gives how many. Each may take `patience`: longer than any
-/// statement of the ordinary kind. One that fails is passed over.
-pub async fn compress(pool: &Pool, patience: Duration) -> Result<u64, Error> {
+/// statement of the ordinary kind. One that fails is passed over. So many were, of the oldest; where too many fail, the next round
+/// goes on behind them, and the one after its end begins anew.
+pub async fn compress(pool: &Pool, patience: Duration, passed: &mut i32) -> Result<u64, Error> {
     const FAILURES: i32 = 3;
     let mut client = pool.get().await?;
     let timeout = format!("SET LOCAL statement_timeout = {}", patience.as_millis());
-    let (mut compressed, mut passed) = (0, 0);
+    let (mut compressed, mut failures) = (0, 0);
     loop {
         let tx = client.transaction().await?;
         tx.batch_execute(&timeout).await?;
-        match tx.query_one("SELECT ts.compress_closed($1)", &[&passed]).await {
-            Ok(row) if row.get::<_, i32>(0) == 0 => return Ok(compressed),
+        match tx.query_one("SELECT ts.compress_closed($1)", &[passed]).await {
+            Ok(row) if row.get::<_, i32>(0) == 0 => {
+                *passed = 0;
+                return Ok(compressed);
+            }
             Ok(_) => {
                 tx.commit().await?;
                 compressed += 1;
             }
-            Err(error) if passed < FAILURES && error.code().is_some() => {
+            Err(error) if failures < FAILURES && error.code().is_some() => {
                 tx.rollback().await?;
-                passed += 1;
+                *passed += 1;
+                failures += 1;
                 tracing::warn!(error = %kinara_store::explain(&error), "a chunk could not be compressed; the next one is");
             }
             Err(error) => return Err(error.into()),
@@ -315,56 +255,4 @@ pub async fn compress(pool: &Pool, patience: Duration) -> Result<u64, Error> {
 pub async fn fit_chunks(pool: &Pool, memory: Option<u64>) -> Result<Option<String>, Error> {
     let memory = memory.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
     Ok(pool.get().await?.query_one("SELECT ts.fit_chunks($1)::text", &[&memory]).await?.get(0))
-}
-
-/// A frame that left the quarantine.
-struct Gone {
-    key: Key,
-    seq: u64,
-    received: Timestamp,
-    named: bool,
-    clinic: Uuid,
-}
-
-/// One whose name is believed as far as its clinic can speak of it.
-fn gone(row: &tokio_postgres::Row) -> Option<Gone> {
-    Some(Gone {
-        key: Key { hardware: row.get::<_, Option<Uuid>>(1)?, epoch: row.get::<_, Option<i64>>(2)? },
-        seq: row.get::<_, Option<i64>>(4)?.unsigned_abs(),
-        received: row.get(3),
-        named: quarantine::is_named(row.get(5)),
-        clinic: row.get::<_, Option<Uuid>>(6)?,
-    })
-}
-
-/// Takes things out of the quarantine; gives how many. Frames leave a gap `expired`. Which numbers are a clinic's is asked here: a
-/// frame that was refused for its time was never asked whose it is, and any clinic may have any frame refused. It is asked
-/// before, so many epochs at a time: however many there are and however often their device was given on, no statement takes long.
-async fn expire(client: &mut Client, rows: &[tokio_postgres::Row], now: Timestamp) -> Result<u64, Error> {
-    let mut asked = Asked::new();
-    for one in rows.iter().filter_map(gone) {
-        gaps::ask(&mut asked, (one.key, one.clinic), one.received);
-    }
-    let asked: Vec<_> = asked.iter().collect();
-    let mut its = BTreeMap::new();
-    for part in asked.chunks(gaps::ASKED) {
-        let tx = client.transaction().await?;
-        its.extend(gaps::may_be_its(&tx, part.iter().copied()).await?);
-        tx.commit().await?;
-    }
-    let ids: Vec<Uuid> = rows.iter().map(|row| row.get(0)).collect();
-    let tx = client.transaction().await?;
-    let left = tx
-        .query(&format!("DELETE FROM quarantine q WHERE q.id = ANY($1) RETURNING {LEAVES}"), &[&ids])
-        .await?;
-    let mut told = LetGo::new("expired");
-    for one in left.iter().filter_map(gone) {
-        if its.get(&(one.key, one.clinic)).is_some_and(|seqs| seqs.contains(one.seq)) {
-            let received_us = one.received.as_microsecond();
-            told.add(one.key, one.seq, (received_us, received_us), one.named);
-        }
-    }
-    told.tell(&tx, now).await?;
-    tx.commit().await?;
-    Ok(left.len() as u64)
 }

@@ -25,6 +25,9 @@ struct Status {
     worn: Option<(i64, bool)>,
 }
 
+/// Devices that are remembered: beyond these all are forgotten, and each row is touched once more than it had to be.
+const REMEMBERED: usize = 20_000;
+
 /// When each device's row was last touched, by the samples' own time.
 #[derive(Debug, Default)]
 pub(crate) struct Touched {
@@ -40,26 +43,7 @@ impl Touched {
         wait: Duration,
         now: Timestamp,
     ) -> Result<(), Error> {
-        let due: Vec<(Uuid, Status)> = {
-            let mut touched = lock(&self.last);
-            let wait = wait.as_micros() as i64;
-            let now_us = now.as_microsecond();
-            statuses(new)
-                .into_iter()
-                // One sample from ahead would have the device untouched until it was then.
-                .map(|(device, status)| (device, Status { seen_us: status.seen_us.min(now_us), ..status }))
-                .filter(|(device, status)| {
-                    let due = status.worn.is_some()
-                        || status.battery.is_some()
-                        || touched.get(device).is_none_or(|last| status.seen_us >= last.saturating_add(wait));
-                    if due {
-                        let last = touched.entry(*device).or_insert(status.seen_us);
-                        *last = status.seen_us.max(*last);
-                    }
-                    due
-                })
-                .collect()
-        };
+        let due = self.due(statuses(new), wait, now);
         if due.is_empty() {
             return Ok(());
         }
@@ -83,9 +67,36 @@ impl Touched {
     }
 }
 
+impl Touched {
+    /// Of which devices the row is to be touched now.
+    fn due(&self, statuses: BTreeMap<Uuid, Status>, wait: Duration, now: Timestamp) -> Vec<(Uuid, Status)> {
+        let mut touched = lock(&self.last);
+        if touched.len() >= REMEMBERED {
+            *touched = HashMap::new();
+        }
+        let (wait, now_us) = (wait.as_micros() as i64, now.as_microsecond());
+        statuses
+            .into_iter()
+            // One sample from ahead would have the device untouched until it was then.
+            .map(|(device, status)| (device, Status { seen_us: status.seen_us.min(now_us), ..status }))
+            .filter(|(device, status)| {
+                let due = status.worn.is_some()
+                    || status.battery.is_some()
+                    || touched.get(device).is_none_or(|last| status.seen_us >= last.saturating_add(wait));
+                if due {
+                    let last = touched.entry(*device).or_insert(status.seen_us);
+                    *last = status.seen_us.max(*last);
+                }
+                due
+            })
+            .collect()
+    }
+}
+
 fn statuses(new: &[Taken<'_>]) -> BTreeMap<Uuid, Status> {
     let mut out = BTreeMap::new();
-    for taken in new {
+    // What was said at a time that nobody knows is not the newest.
+    for taken in new.iter().filter(|taken| !taken.time_uncertain) {
         let frame = taken.frame;
         let status = out.entry(taken.assignment.device).or_insert(Status {
             seen_us: frame.last_us,
@@ -113,4 +124,25 @@ fn statuses(new: &[Taken<'_>]) -> BTreeMap<Uuid, Status> {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_many_devices_there_are_what_is_remembered_of_them_is_bounded() {
+        let (touched, now) = (Touched::default(), timestamp(1_800_000_000_000_000));
+        let status = Status { seen_us: now.as_microsecond(), battery: None, worn: None };
+        let due = |device: u128| {
+            let one = BTreeMap::from([(Uuid::from_u128(device), status)]);
+            !touched.due(one, Duration::from_secs(10), now).is_empty()
+        };
+        let last = 3 * REMEMBERED as u128 - 100;
+        for device in 0..=last {
+            assert!(due(device));
+            assert!(lock(&touched.last).len() <= REMEMBERED);
+        }
+        assert!(!due(last), "not again at once");
+    }
 }

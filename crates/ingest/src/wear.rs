@@ -2,7 +2,7 @@
 //!
 //! The promise: a sample is judged by the last word of its wearable before it, in the same epoch, from whichever batch
 //! that word came. Frames come in the order of their numbers, so a word is there before what follows it; where it is
-//! not, the wearable is taken to be worn.
+//! not, the wearable is taken to be worn. A word of which nobody knows when it was said says nothing.
 
 use std::collections::BTreeMap;
 
@@ -19,42 +19,60 @@ use crate::{Error, quality, timestamp};
 #[derive(Debug, Default)]
 pub(crate) struct Wear(BTreeMap<Key, Vec<(i64, bool)>>);
 
+/// Words between an epoch's first and last frame of a transaction that are read. A wearable says it some times a day; of one that
+/// says it without end the newest count.
+const WORDS: usize = 4_096;
 /// How far clocks may be apart beyond what they say.
 const CLOCKS_US: i64 = 60_000_000;
 
-const BEFORE: &str = "
+const AROUND: &str = "
     SELECT k.hardware, k.epoch, w.at, w.worn
-    FROM (SELECT * FROM unnest($1::uuid[], $2::int8[], $3::timestamptz[], $4::timestamptz[])) k(hardware, epoch, first, since)
-    CROSS JOIN LATERAL (SELECT at, worn FROM wear w WHERE w.hardware = k.hardware AND w.epoch = k.epoch
-      AND w.at <= k.first AND w.at >= k.since ORDER BY at DESC LIMIT 1) w";
+    FROM (SELECT * FROM unnest($1::uuid[], $2::int8[], $3::timestamptz[], $4::timestamptz[], $5::timestamptz[]))
+      k(hardware, epoch, first, last, since)
+    CROSS JOIN LATERAL (
+      (SELECT at, worn FROM wear w WHERE w.hardware = k.hardware AND w.epoch = k.epoch
+       AND w.at <= k.first AND w.at >= k.since ORDER BY at DESC LIMIT 1)
+      UNION ALL
+      (SELECT at, worn FROM wear w WHERE w.hardware = k.hardware AND w.epoch = k.epoch
+       AND w.at > k.first AND w.at <= k.last AND w.at >= k.since ORDER BY at DESC LIMIT $6)) w";
 const INSERT: &str = "
     INSERT INTO wear (hardware, epoch, at, worn)
     SELECT * FROM unnest($1::uuid[], $2::int8[], $3::timestamptz[], $4::bool[]) ON CONFLICT DO NOTHING";
 
 impl Wear {
-    /// What was said before these frames. What was said before their wearable booted is no word of it: a clinic that had it before
-    /// may have made that up.
-    pub async fn before(tx: &Transaction<'_>, frames: &[Taken<'_>]) -> Result<Self, Error> {
-        let mut firsts: BTreeMap<Key, (i64, i64)> = BTreeMap::new();
+    /// What was said before these frames and between them, for some of them may have come before. What was said before their
+    /// wearable booted is no word of it: a clinic that had it before may have made that up.
+    pub async fn around(tx: &Transaction<'_>, frames: &[Taken<'_>]) -> Result<Self, Error> {
+        let mut spans: BTreeMap<Key, Span> = BTreeMap::new();
         for taken in frames {
-            let (first, boot) = firsts.entry(taken.key).or_insert((i64::MAX, i64::MAX));
-            *first = taken.frame.first_us.min(*first);
-            *boot = boot_us(taken).min(*boot);
+            spans.entry(taken.key).or_default().take_in(taken);
         }
         let mut out = Self::default();
-        if firsts.is_empty() {
+        if spans.is_empty() {
             return Ok(out);
         }
-        let hardware: Vec<Uuid> = firsts.keys().map(|key| key.hardware).collect();
-        let epochs: Vec<i64> = firsts.keys().map(|key| key.epoch).collect();
-        let boots: Vec<jiff::Timestamp> = firsts.values().map(|(_, boot)| timestamp(*boot)).collect();
-        let firsts: Vec<jiff::Timestamp> = firsts.values().map(|(first, _)| timestamp(*first)).collect();
-        let statement = tx.prepare_cached(BEFORE).await?;
-        let values: [&(dyn ToSql + Sync); 4] = [&hardware, &epochs, &firsts, &boots];
+        let hardware: Vec<Uuid> = spans.keys().map(|key| key.hardware).collect();
+        let epochs: Vec<i64> = spans.keys().map(|key| key.epoch).collect();
+        let times = |of: fn(&Span) -> i64| spans.values().map(of).map(timestamp).collect::<Vec<_>>();
+        let (firsts, lasts, boots) = (
+            times(|span| span.first_us),
+            times(|span| span.last_us.max(span.first_us)),
+            times(|span| span.boot_us),
+        );
+        let statement = tx.prepare_cached(AROUND).await?;
+        let most = WORDS as i64;
+        let values: [&(dyn ToSql + Sync); 6] = [&hardware, &epochs, &firsts, &lasts, &boots, &most];
         for row in tx.query(&statement, &values).await? {
             let key = Key { hardware: row.get(0), epoch: row.get(1) };
             let at: jiff::Timestamp = row.get(2);
             out.0.entry(key).or_default().push((at.as_microsecond(), row.get(3)));
+        }
+        for said in out.0.values_mut() {
+            said.sort_unstable();
+            // The one from before them would hold over words that were not read.
+            if said.len() > WORDS {
+                said.remove(0);
+            }
         }
         Ok(out)
     }
@@ -65,6 +83,10 @@ impl Wear {
             (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for taken in new {
             let Content::Events(events) = &taken.frame.content else { continue };
+            // Nobody knows from when on it holds: for hours that were received it would say that nothing was.
+            if taken.time_uncertain {
+                continue;
+            }
             for event in events {
                 let is_worn = match event.kind {
                     DeviceEventKind::Worn => true,
@@ -90,9 +112,32 @@ impl Wear {
         Ok(())
     }
 
-    /// What was said of this epoch; mostly nothing.
-    pub fn said(&self, key: Key) -> &[(i64, bool)] {
-        self.0.get(&key).map_or(&[], Vec::as_slice)
+    /// What was said of a frame's epoch since its wearable booted; mostly nothing.
+    pub fn said(&self, taken: &Taken<'_>) -> &[(i64, bool)] {
+        let Some(said) = self.0.get(&taken.key) else { return &[] };
+        let boot_us = boot_us(taken);
+        &said[said.partition_point(|(at_us, _)| *at_us < boot_us)..]
+    }
+}
+
+/// What a transaction has of an epoch: its frames' first and last moment, and one at which its wearable had not booted yet.
+struct Span {
+    first_us: i64,
+    last_us: i64,
+    boot_us: i64,
+}
+
+impl Default for Span {
+    fn default() -> Self {
+        Self { first_us: i64::MAX, last_us: i64::MIN, boot_us: i64::MAX }
+    }
+}
+
+impl Span {
+    fn take_in(&mut self, taken: &Taken<'_>) {
+        self.first_us = self.first_us.min(taken.frame.first_us);
+        self.last_us = self.last_us.max(taken.frame.last_us);
+        self.boot_us = self.boot_us.min(boot_us(taken));
     }
 }
 

@@ -23,12 +23,12 @@ use uuid::Uuid;
 
 use crate::Work;
 use crate::assign::order_of_names;
-use crate::batch::{Batch, Content, Frame, Wave};
+use crate::batch::{Batch, Content, Frame, Sender, Wave};
 use crate::claims;
 use crate::copy::{ReadingTemplate, Rows, pg_time};
 use crate::decide::decide;
 use crate::device_events;
-use crate::directory::Directory;
+use crate::directory::{self, Directory};
 use crate::error::{Error, Remedy};
 use crate::gaps::{self, Findings};
 use crate::intervals;
@@ -41,6 +41,7 @@ use crate::stages::{Passage, Stage, Stages};
 use crate::timestamp;
 use crate::touch::Touched;
 use crate::wear::{self, Wear};
+use crate::words::Believed;
 
 pub(crate) const DAY_US: i64 = 86_400_000_000;
 
@@ -68,6 +69,8 @@ pub struct Limits {
     pub piece: usize,
     /// Channels beyond the registry that one clinic may bring.
     pub foreign_channels: i64,
+    /// Assignments of all devices of a transaction that are looked at together; those of one device are in any case.
+    pub assignments: i64,
 }
 
 impl Default for Limits {
@@ -83,6 +86,7 @@ impl Default for Limits {
             halvings: 64,
             piece: 20_000,
             foreign_channels: 16,
+            assignments: 20_000,
         }
     }
 }
@@ -213,10 +217,13 @@ impl Writer {
             Err(error) if error.last_remedy() == Remedy::Later => return Err(error),
             Err(error) => error,
         };
-        tracing::warn!(%error, batches = batches.len(), "a transaction failed: finding the batch that does it");
+        if !error.is_too_wide() {
+            tracing::warn!(%error, batches = batches.len(), "a transaction failed: finding the batch that does it");
+        }
         let mut outcomes = Vec::with_capacity(batches.len());
+        let mut wide = Vec::new();
         for batch in batches {
-            match self.alone(batch, passage).await {
+            match self.alone(batch, passage, &mut wide).await {
                 Ok(mut outcome) => outcomes.append(&mut outcome),
                 Err(error) if outcomes.is_empty() => return Err(error),
                 Err(error) => {
@@ -234,10 +241,23 @@ impl Writer {
     }
 
     /// Writes one batch. One that the database refuses however it is cut gets an answer of its own, so that it does
-    /// not stand in the others' way.
-    async fn alone(&self, batch: &Batch, passage: &mut Passage) -> Result<Vec<Outcome>, Error> {
+    /// not stand in the others' way. `wide`: who had one here already with more assignments than are looked at at once;
+    /// what else of theirs is here comes again.
+    async fn alone(
+        &self,
+        batch: &Batch,
+        passage: &mut Passage,
+        wide: &mut Vec<Sender>,
+    ) -> Result<Vec<Outcome>, Error> {
+        if wide.contains(&batch.sender) {
+            let reason = "the devices of an earlier batch have many assignments".to_owned();
+            return Ok(vec![Outcome::RetryAfter { seconds: self.limits.cut_short_s, reason }]);
+        }
         let error = match self.tries(std::slice::from_ref(batch), passage).await {
             Err(error) if error.last_remedy() == Remedy::Split => {
+                if error.is_too_wide() {
+                    wide.push(batch.sender);
+                }
                 match self.by_halves(batch, passage).await {
                     Ok(counts) => return Ok(vec![Outcome::Done(counts)]),
                     Err(error) => error,
@@ -287,8 +307,7 @@ impl Writer {
             let part = batch.part(range.clone());
             match self.tries(std::slice::from_ref(&part), passage).await {
                 Ok(outcomes) => total.add_all(&outcomes),
-                Err(error) if error.last_remedy() == Remedy::Split && range.len() > 1 && left > 0 => {
-                    left -= 1;
+                Err(error) if error.is_worth_halving(range.len(), &mut left) => {
                     let middle = range.start + range.len() / 2;
                     open.extend([middle..range.end, range.start..middle]);
                 }
@@ -305,7 +324,8 @@ impl Writer {
     async fn refuse(&self, part: &Batch, error: &Error) -> Result<u64, Error> {
         let mut client = self.pool.get().await?;
         let tx = client.transaction().await?;
-        let directory = Directory::load(&tx, part.sender.gateway().as_slice(), &[]).await?;
+        let gateways = part.sender.gateway();
+        let directory = Directory::load(&tx, gateways.as_slice(), &[], directory::ALL).await?;
         let mut refused = Vec::new();
         for device in &part.devices {
             for (frame, kept) in device.frames.iter().zip(device.kept(device.frames.iter())) {
@@ -340,7 +360,7 @@ impl Writer {
         self.prepare(&mut client, batches, window).await?;
         let tx = client.transaction().await?;
         let began = Instant::now();
-        let directory = look_up(&tx, batches).await?;
+        let directory = self.look_up(&tx, batches).await?;
         let began = passed(Stage::Enrich, began);
         let mut plan = Plan::default();
         plan::plan(&mut plan, batches, &directory, window);
@@ -349,7 +369,7 @@ impl Writer {
         // Sent together: neither waits for the other's answer.
         let (mut entries, mut wear) = futures_util::try_join!(
             ledger::lock(&tx, plan.keys.keys().copied()),
-            Wear::before(&tx, &plan.take)
+            Wear::around(&tx, &plan.take)
         )?;
         parts::look_up(&tx, &mut entries, || plan.numbers()).await?;
         for (key, heard) in &plan.keys {
@@ -369,7 +389,8 @@ impl Writer {
             .iter()
             .filter(|taken| taken.row != taken.key && matches!(taken.frame.content, Content::Samples))
             .count();
-        let findings = findings(&plan, &new, &mut entries);
+        let believed = Believed::ask(&tx, &plan, &directory, &new, &entries).await?;
+        let findings = findings(&plan, &new, &mut entries, &believed);
 
         let began = passed(Stage::Decide, began);
         wear.hear(&tx, &new).await?;
@@ -414,6 +435,18 @@ impl Writer {
             .collect())
     }
 
+    /// What is known of the gateways and devices of these batches.
+    async fn look_up(&self, tx: &Transaction<'_>, batches: &[Batch]) -> Result<Directory, Error> {
+        let mut gateways: Vec<Uuid> = batches.iter().filter_map(|batch| batch.sender.gateway()).collect();
+        gateways.sort_unstable();
+        gateways.dedup();
+        let mut hardware: Vec<&str> =
+            batches.iter().flat_map(|b| &b.devices).map(|device| device.hardware_id.as_str()).collect();
+        hardware.sort_unstable();
+        hardware.dedup();
+        Directory::load(tx, &gateways, &hardware, self.limits.assignments).await
+    }
+
     /// Makes what the transaction will need: partitions and names of channels. Whose the frames are is asked twice where
     /// something is missing, which is seldom.
     async fn prepare(
@@ -426,7 +459,7 @@ impl Writer {
             return Ok(());
         }
         let tx = client.transaction().await?;
-        let directory = look_up(&tx, batches).await?;
+        let directory = self.look_up(&tx, batches).await?;
         tx.commit().await?;
         let mut plan = Plan::default();
         plan::plan(&mut plan, batches, &directory, window);
@@ -551,7 +584,7 @@ impl Writer {
             if let Some(user) = swapped.next(assignment.user) {
                 row.set_user(user);
             }
-            let said = wear.said(taken.key);
+            let said = wear.said(taken);
             // Nobody knows when it was: it stays out of everything that is derived.
             let samples = &taken.device.samples[frame.samples.start as usize..frame.samples.end as usize];
             #[cfg(feature = "sabotage")]
@@ -613,18 +646,6 @@ impl Writer {
     }
 }
 
-/// What is known of the gateways and devices of these batches.
-async fn look_up(tx: &Transaction<'_>, batches: &[Batch]) -> Result<Directory, Error> {
-    let mut gateways: Vec<Uuid> = batches.iter().filter_map(|batch| batch.sender.gateway()).collect();
-    gateways.sort_unstable();
-    gateways.dedup();
-    let mut hardware: Vec<&str> =
-        batches.iter().flat_map(|b| &b.devices).map(|device| device.hardware_id.as_str()).collect();
-    hardware.sort_unstable();
-    hardware.dedup();
-    Directory::load(tx, &gateways, &hardware).await
-}
-
 /// So many a clinic, in the order of their numbers; what is there already is nobody's.
 const NAME_CHANNELS: &str = "
     INSERT INTO channels (type, name, named_by)
@@ -639,12 +660,17 @@ fn ends(frame: &Frame) -> [i64; 2] {
     [frame.first_us, frame.last_us]
 }
 
-fn findings(plan: &Plan<'_>, new: &[Taken<'_>], entries: &mut BTreeMap<Key, Entry>) -> Findings {
+fn findings(
+    plan: &Plan<'_>,
+    new: &[Taken<'_>],
+    entries: &mut BTreeMap<Key, Entry>,
+    believed: &Believed,
+) -> Findings {
     let mut findings = Findings::default();
     for taken in new {
         match &taken.frame.content {
-            Content::Boot(anchor) => findings.booted(taken, anchor, entries),
-            Content::Events(events) => findings.happened(taken, events, entries),
+            Content::Boot(anchor) => findings.booted(taken, anchor, entries, believed),
+            Content::Events(events) => findings.happened(taken, events, entries, believed),
             Content::Samples | Content::Sync | Content::Refused(..) => {}
         }
     }

@@ -19,6 +19,8 @@ const FRAME_BYTES: usize = 512 * 1024;
 pub const FRAMES: usize = FRAME_BYTES / (HEADER_LEN + 10);
 /// Values (samples times components) in one batch. Each takes a byte of its frame at least.
 pub const VALUES: usize = FRAME_BYTES;
+/// Blocks in one batch. Each takes five bytes of its frame at least: channel, flags, count, offset and a value.
+pub const BLOCKS: usize = FRAME_BYTES / 5;
 /// Numbers in all columns of one batch together.
 pub const NUMBERS: usize = 4 * VALUES;
 /// Devices, each epoch of one counted, in one batch.

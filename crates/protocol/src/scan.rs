@@ -11,9 +11,9 @@ use crate::envelope::{
 };
 use crate::frame::MAX_COMPONENTS;
 use crate::limits::{
-    ADAPTERS, ALL_LIVE_VALUES, ALL_SERIES, DELIVERED_NUMBERS, DEVICES, EVENT_DATA, EVENTS, FRAME, FRAMES,
-    GAP_NUMBERS, LIVE_VALUES, LONG_TEXT, MAX_OPENED, MAX_OPENED_SMALL, NOTES, NUMBERS, RANGE_NUMBERS, ROSTER,
-    SERIES, STATE_DEVICES, TEXT, VALUES,
+    ADAPTERS, ALL_LIVE_VALUES, ALL_SERIES, BLOCKS, DELIVERED_NUMBERS, DEVICES, EVENT_DATA, EVENTS, FRAME,
+    FRAMES, GAP_NUMBERS, LIVE_VALUES, LONG_TEXT, MAX_OPENED, MAX_OPENED_SMALL, NOTES, NUMBERS, RANGE_NUMBERS,
+    ROSTER, SERIES, STATE_DEVICES, TEXT, VALUES,
 };
 
 /// A message that has a shape, and may be opened.
@@ -57,6 +57,7 @@ enum Total {
     Frames,
     Fits,
     Values,
+    Blocks,
     Series,
     Ranges,
     LiveValues,
@@ -64,7 +65,8 @@ enum Total {
     Numbers,
 }
 
-const TOTALS: [usize; 7] = [FRAMES, FRAMES, VALUES, ALL_SERIES, RANGE_NUMBERS, ALL_LIVE_VALUES, NUMBERS];
+const TOTALS: [usize; 8] =
+    [FRAMES, FRAMES, VALUES, BLOCKS, ALL_SERIES, RANGE_NUMBERS, ALL_LIVE_VALUES, NUMBERS];
 /// More than any shape has.
 const MOST_FIELDS: usize = 16;
 
@@ -100,7 +102,8 @@ static DEVICE_FRAMES: Shape = Shape(&[
 ]);
 static ONE_SERIES: Shape = Shape(&[
     numbers(4, "counts"),
-    numbers(5, "offsets"),
+    // One a block.
+    field(5, "offsets", Holds::Varints(BLOCKS, Total::Blocks)),
     numbers(6, "intervals"),
     numbers(7, "tick_deltas"),
     field(8, "values", Holds::Varints(VALUES, Total::Values)),

@@ -46,6 +46,11 @@ fn what_is_repeated_is_taken_up_to_its_limit_and_not_beyond() {
     let values = |n| device(vec![Series { values: vec![0; n], ..Series::default() }]);
     assert_eq!(refused(&values(limits::VALUES)), None);
     assert_eq!(refused(&values(limits::VALUES + 1)), Some("values"));
+    let blocks = |n| device(vec![Series { offsets: vec![0; n], ..Series::default() }]);
+    assert_eq!(
+        (refused(&blocks(limits::BLOCKS)), refused(&blocks(limits::BLOCKS + 1))),
+        (None, Some("offsets"))
+    );
     let state = |n| State { devices: vec![DeviceState::default(); n], ..State::default() };
     assert_eq!(refused(&state(limits::STATE_DEVICES)), None);
     assert_eq!(refused(&state(limits::STATE_DEVICES + 1)), Some("devices"));

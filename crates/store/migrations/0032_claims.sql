@@ -84,4 +84,67 @@ BEGIN
           SELECT FROM public.ledger_claims c WHERE c.hardware = l.hardware AND c.alias = l.epoch));
   RETURN NULL;
 END $$;
+
+-- TimescaleDB, as before, and: a chunk goes by itself, by lot as on plain storage. Somebody who reads one keeps no other from going.
+CREATE OR REPLACE FUNCTION ts.drop_expired() RETURNS int
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms' AS $$
+DECLARE
+  expired text;
+  chunk record;
+BEGIN
+  IF NOT pg_try_advisory_xact_lock(hashtextextended('kinara partitions', 0)) THEN
+    RETURN 0;
+  END IF;
+  IF EXISTS (SELECT FROM ts.storage WHERE kind = 'timescale') THEN
+    SELECT i.hypertable_name AS base, i.range_start, i.range_end INTO chunk
+      FROM (VALUES ('readings', 731), ('events', 1827), ('waveforms', 31)) AS lives(base, days)
+      JOIN timescaledb_information.chunks i ON i.hypertable_schema = 'ts' AND i.hypertable_name = lives.base
+        AND i.range_end <= now() - make_interval(days => lives.days)
+      ORDER BY random() LIMIT 1;
+    IF NOT FOUND THEN
+      RETURN 0;
+    END IF;
+    PERFORM public.drop_chunks(format('ts.%I', chunk.base)::regclass, older_than => chunk.range_end, newer_than => chunk.range_start);
+    RETURN 1;
+  END IF;
+  SELECT e.part INTO expired FROM ts.expired_partitions() e WHERE NOT coalesce(e.pending, false) ORDER BY random() LIMIT 1;
+  IF expired IS NULL THEN
+    RETURN 0;
+  END IF;
+  EXECUTE format('DROP TABLE ts.%I', expired);
+  RETURN 1;
+EXCEPTION WHEN lock_not_available THEN
+  RETURN 0; -- The next time.
+END $$;
+
+-- As before, and it holds nobody up: it waits two seconds for whoever writes into the chunk (a vacuum of the server's own gives way after
+-- one), and for no reader; where somebody reads on, the rows that are compressed now are deleted, and not cut off. (An older extension
+-- does not know the word, and cuts.)
+CREATE OR REPLACE FUNCTION ts.compress_closed(passed int DEFAULT 0) RETURNS int
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
+DECLARE
+  chunk regclass;
+BEGIN
+  IF NOT EXISTS (SELECT FROM ts.storage WHERE kind = 'timescale') THEN
+    RETURN 0;
+  END IF;
+  EXECUTE $sql$
+    SELECT format('%I.%I', i.chunk_schema, i.chunk_name)::regclass
+    FROM timescaledb_information.chunks i
+    JOIN _timescaledb_catalog.chunk c ON c.schema_name = i.chunk_schema AND c.table_name = i.chunk_name
+    WHERE i.hypertable_schema = 'ts' AND i.hypertable_name IN ('readings', 'waveforms')
+      AND (NOT i.is_compressed OR c.status & 8 <> 0) AND i.range_end < now() - interval '1 day'
+    ORDER BY i.range_end, i.chunk_name OFFSET $1 LIMIT 1$sql$ INTO chunk USING passed;
+  IF chunk IS NULL THEN
+    RETURN 0;
+  END IF;
+  PERFORM set_config(s.name, 'truncate_or_delete', true) FROM pg_settings s
+    WHERE s.name = 'timescaledb.compress_truncate_behaviour';
+  PERFORM public.compress_chunk(chunk, if_not_compressed => true);
+  RETURN 1;
+END $$;
+
+-- A plan that is made for any wearer and any day knows none, and all of a chunk is decompressed for it, everybody's.
+ALTER FUNCTION ts.move(uuid, int) SET plan_cache_mode = force_custom_plan;
+ALTER FUNCTION ts.erase(uuid, uuid, int) SET plan_cache_mode = force_custom_plan;
 RESET ROLE;

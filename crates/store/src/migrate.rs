@@ -101,6 +101,8 @@ const MIGRATIONS: &[Migration] = &[
     migration!(30, "0030_named_in_parts"),
     migration!(31, "0031_shares"),
     migration!(32, "0032_claims"),
+    migration!(33, "0033_days"),
+    migration!(34, "0034_rules_follow"),
 ];
 
 /// The migration that decides the storage.

@@ -26,7 +26,7 @@ enum What {
     PartsIndex(&'static str, &'static str),
     /// A query that changes a slice of rows and gives how many of something it did; 0: nothing is left.
     Slices(&'static str),
-    /// An index that another one took the place of.
+    /// An index that another one took the place of: its schema and name.
     NoIndex(&'static str),
 }
 
@@ -52,19 +52,19 @@ const STEPS: &[Step] = &[
              (coalesce(tenant_id, '00000000-0000-0000-0000-000000000000'::uuid)))",
         ),
     },
-    Step { name: "quarantine_once", what: What::NoIndex("public") },
+    Step { name: "quarantine_once", what: What::NoIndex("public.quarantine_once") },
     Step { name: "quarantine_counted", what: What::Slices("SELECT ts.count_quarantine()") },
     index("ledger_named", "public", "ON ledger (hardware) WHERE named"),
-    Step { name: "frame_times_of_utc", what: What::NoIndex("public") },
+    Step { name: "frame_times_of_utc", what: What::NoIndex("public.frame_times_of_utc") },
     index("readings_minute_bucket", "ts", "ON ts.readings_minute (bucket)"),
     index("readings_15min_bucket", "ts", "ON ts.readings_15min (bucket)"),
     index("readings_hourly_bucket", "ts", "ON ts.readings_hourly (bucket)"),
     index("readings_daily_bucket", "ts", "ON ts.readings_daily (bucket)"),
     index("hrv_bucket", "ts", "ON ts.hrv (bucket)"),
-    Step { name: "readings_minute_age", what: What::NoIndex("ts") },
-    Step { name: "readings_15min_age", what: What::NoIndex("ts") },
-    Step { name: "readings_hourly_age", what: What::NoIndex("ts") },
-    Step { name: "hrv_age", what: What::NoIndex("ts") },
+    Step { name: "readings_minute_age", what: What::NoIndex("ts.readings_minute_age") },
+    Step { name: "readings_15min_age", what: What::NoIndex("ts.readings_15min_age") },
+    Step { name: "readings_hourly_age", what: What::NoIndex("ts.readings_hourly_age") },
+    Step { name: "hrv_age", what: What::NoIndex("ts.hrv_age") },
     index("written_hours_hour", "ts", "ON ts.written_hours (hour)"),
     index(
         "gaps_to_look_at",
@@ -82,7 +82,16 @@ const STEPS: &[Step] = &[
         "public",
         "ON gaps USING gist (hardware, epoch, seqs) WHERE withdrawn_at IS NULL",
     ),
-    Step { name: "gaps_hardware", what: What::NoIndex("public") },
+    Step { name: "gaps_hardware", what: What::NoIndex("public.gaps_hardware") },
+    // Of an epoch, each boot's word about its end: whoever had the device before may have spoken of it first (decision 38).
+    Step {
+        name: "gaps_of_boots",
+        what: What::UniqueIndex(
+            "public",
+            "ON gaps (hardware, epoch, reason, from_ticks, to_time) WHERE seqs IS NULL",
+        ),
+    },
+    Step { name: "gaps_once", what: What::NoIndex("public.gaps_once") },
     index("gaps_withdrawn", "public", "ON gaps (withdrawn_at) WHERE withdrawn_at IS NOT NULL"),
     index("gaps_age", "public", "ON gaps (updated_at) WHERE withdrawn_at IS NULL"),
     index("quarantine_age", "public", "ON quarantine (received_at)"),
@@ -93,7 +102,13 @@ const STEPS: &[Step] = &[
     index("event_keys_wearer", "public", "ON event_keys (tenant_id, user_id)"),
     index("moves_from", "public", "ON moves (from_user)"),
     index("moves_to", "public", "ON moves (to_user)"),
-    index("decisions_wearer", "public", "ON decisions (user_id) WHERE user_id IS NOT NULL"),
+    // The newest about a wearer, too: by the clinic's order all others' would be gone through.
+    index(
+        "decisions_of_wearer",
+        "public",
+        "ON decisions (user_id, at DESC, id DESC) WHERE user_id IS NOT NULL",
+    ),
+    Step { name: "decisions_wearer", what: What::NoIndex("public") },
     index("quarantine_decisions", "public", "ON quarantine (received_at) WHERE what = 'decision'"),
     index(
         "quarantine_decisions_waiting",
@@ -104,9 +119,21 @@ const STEPS: &[Step] = &[
     index("alerts_age", "public", "ON alerts (raised_at)"),
     index("event_keys_age", "public", "ON event_keys (time)"),
     index("moves_settled", "public", "ON moves (settled_at) WHERE settled_at IS NOT NULL"),
+    // Whether a frame is there is asked of whoever had its device, of what is being moved and of whom she was merged with.
+    index("moves_of_devices", "public", "ON moves (device_id) WHERE settled_at IS NULL"),
+    index("users_merged", "public", "ON users (tenant_id) WHERE merged_into IS NOT NULL"),
     index("introductions_settled", "public", "ON introductions (settled_at) WHERE settled_at IS NOT NULL"),
     index("revocations_settled", "public", "ON revocations (settled_at) WHERE settled_at IS NOT NULL"),
-    index("gaps_ends", "public", "ON gaps (hardware, to_time) WHERE withdrawn_at IS NULL"),
+    // Which gaps of a device touch a time (gaps_within, which says the same). Before days_filled, and not only by chance: made
+    // concurrently, it waits for all snapshots that are older, so whoever writes without the triggers of 0033 is done by then.
+    index(
+        "gaps_times",
+        "public",
+        "ON gaps USING gist (hardware, tstzrange(CASE WHEN from_time > to_time THEN to_time ELSE from_time END,
+           CASE WHEN from_time > to_time THEN from_time ELSE to_time END, '[]')) WHERE withdrawn_at IS NULL",
+    ),
+    // Not named as the index: a step of that name made it.
+    Step { name: "gaps_ends_gone", what: What::NoIndex("public.gaps_ends") },
     // The newest of a clinic, whoever's.
     Step { name: "events_clinic", what: What::PartsIndex("events", "(tenant_id, time DESC)") },
     index("alerts_in_force", "public", "ON alerts (tenant_id, raised_at DESC, id) WHERE withdrawn_at IS NULL"),
@@ -116,6 +143,7 @@ const STEPS: &[Step] = &[
         "ON alerts (tenant_id, raised_at DESC, id) WHERE withdrawn_at IS NULL AND acknowledged_at IS NULL",
     ),
     Step { name: "uncertain_readings", what: What::Slices("SELECT ts.mark_uncertain()") },
+    Step { name: "days_filled", what: What::Slices("SELECT ts.fill_days()") },
     // Last: what is above looks for frames' times where older releases wrote them.
     Step { name: "named_in_parts", what: What::Slices("SELECT ts.part_named()") },
 ];
@@ -168,8 +196,8 @@ impl Step {
             What::Index(schema, on) => make_index(client, "INDEX", schema, name, on).await,
             What::UniqueIndex(schema, on) => make_index(client, "UNIQUE INDEX", schema, name, on).await,
             What::PartsIndex(table, columns) => make_parts_index(client, name, table, columns).await,
-            What::NoIndex(schema) => {
-                client.batch_execute(&format!("DROP INDEX CONCURRENTLY IF EXISTS {schema}.{name}")).await
+            What::NoIndex(index) => {
+                client.batch_execute(&format!("DROP INDEX CONCURRENTLY IF EXISTS {index}")).await
             }
             What::Slices(sql) => {
                 while client.query_one(sql, &[]).await?.get::<_, i64>(0) > 0 {}
@@ -179,14 +207,10 @@ impl Step {
     }
 }
 
-/// Whether an index is there. One that a former attempt was cut short at is dropped first.
-async fn is_made(client: &Client, index: &str, drop: &str) -> Result<bool, tokio_postgres::Error> {
+/// Whether an index may be used; `None`: it is not there.
+async fn validity(client: &Client, index: &str) -> Result<Option<bool>, tokio_postgres::Error> {
     let valid = "SELECT i.indisvalid FROM pg_index i WHERE i.indexrelid = to_regclass($1)";
-    let found = client.query_opt(valid, &[&index]).await?.map(|row| row.get::<_, bool>(0));
-    if found == Some(false) {
-        client.batch_execute(&format!("{drop} {index}")).await?;
-    }
-    Ok(found == Some(true))
+    Ok(client.query_opt(valid, &[&index]).await?.map(|row| row.get(0)))
 }
 
 async fn make_index(
@@ -196,8 +220,12 @@ async fn make_index(
     name: &str,
     on: &str,
 ) -> Result<(), tokio_postgres::Error> {
-    if is_made(client, &format!("{schema}.{name}"), "DROP INDEX CONCURRENTLY").await? {
-        return Ok(());
+    let index = format!("{schema}.{name}");
+    match validity(client, &index).await? {
+        Some(true) => return Ok(()),
+        // A former attempt was cut short at it.
+        Some(false) => client.batch_execute(&format!("DROP INDEX CONCURRENTLY {index}")).await?,
+        None => {}
     }
     client.batch_execute(&format!("CREATE {kind} CONCURRENTLY {name} {on}")).await
 }
@@ -212,11 +240,7 @@ async fn make_parts_index(
 ) -> Result<(), tokio_postgres::Error> {
     let plain = client.query_opt("SELECT FROM ts.storage WHERE kind = 'plain'", &[]).await?.is_some();
     if !plain {
-        if is_made(client, &format!("ts.{name}"), "DROP INDEX").await? {
-            return Ok(());
-        }
-        let each = "WITH (timescaledb.transaction_per_chunk)";
-        return client.batch_execute(&format!("CREATE INDEX {name} ON ts.{table} {columns} {each}")).await;
+        return make_chunks_index(client, name, table, columns).await;
     }
     let whole = format!("ts.{name}");
     if client.query_opt("SELECT FROM pg_index WHERE indexrelid = to_regclass($1)", &[&whole]).await?.is_none()
@@ -239,19 +263,52 @@ async fn make_parts_index(
     Ok(())
 }
 
+/// The chunks are the extension's: whoever owns the table may make nothing in their schema. So a chunk's writers wait while its index is
+/// made, and nobody waits behind a writer that does not come to an end. An index that was cut short is made anew.
+async fn make_chunks_index(
+    client: &Client,
+    name: &str,
+    table: &str,
+    columns: &str,
+) -> Result<(), tokio_postgres::Error> {
+    let index = format!("ts.{name}");
+    let make =
+        format!("CREATE INDEX {name} ON ts.{table} {columns} WITH (timescaledb.transaction_per_chunk)");
+    let mut left = TRIES;
+    loop {
+        left -= 1;
+        if validity(client, &index).await? == Some(false) {
+            briefly(client, &format!("DROP INDEX {index}")).await?;
+        }
+        if validity(client, &index).await?.is_some() {
+            return Ok(());
+        }
+        match once_briefly(client, &make).await {
+            Err(error) if left > 0 && is_locked(&error) => tokio::time::sleep(PAUSE).await,
+            other => return other,
+        }
+    }
+}
+
 /// A statement before which others would stand while it waits for its lock: it waits a second, and lets them pass.
 async fn briefly(client: &Client, sql: &str) -> Result<(), tokio_postgres::Error> {
     let mut left = TRIES;
     loop {
         left -= 1;
-        client.batch_execute("SET lock_timeout = '1s'").await?;
-        let result = client.batch_execute(sql).await;
-        client.batch_execute("SET lock_timeout = 0").await?;
-        match result {
-            Err(error) if left > 0 && error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
-                tokio::time::sleep(PAUSE).await;
-            }
+        match once_briefly(client, sql).await {
+            Err(error) if left > 0 && is_locked(&error) => tokio::time::sleep(PAUSE).await,
             other => return other,
         }
     }
+}
+
+async fn once_briefly(client: &Client, sql: &str) -> Result<(), tokio_postgres::Error> {
+    client.batch_execute("SET lock_timeout = '1s'").await?;
+    let result = client.batch_execute(sql).await;
+    client.batch_execute("SET lock_timeout = 0").await?;
+    result
+}
+
+fn is_locked(error: &tokio_postgres::Error) -> bool {
+    error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
 }

@@ -33,8 +33,11 @@ pub async fn drop_expired(admin_url: &str) -> Result<u64, Error> {
 async fn drop_with(client: &tokio_postgres::Client) -> Result<u64, Error> {
     client.batch_execute("SET ROLE kinara_owner").await?;
     if client.query_opt("SELECT 1 FROM ts.storage WHERE kind = 'plain'", &[]).await?.is_none() {
-        let dropped: i32 = client.query_one("SELECT ts.drop_expired()", &[]).await?.get(0);
-        return Ok(u64::from(dropped.unsigned_abs()));
+        let mut dropped = 0;
+        while client.query_one("SELECT ts.drop_expired()", &[]).await?.get::<_, i32>(0) > 0 {
+            dropped += 1;
+        }
+        return Ok(dropped);
     }
     let mut dropped = 0;
     for row in client.query("SELECT base, part, pending FROM ts.expired_partitions()", &[]).await? {

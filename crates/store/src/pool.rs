@@ -108,6 +108,12 @@ pub fn connect(url: &str, program: &str, limits: &Limits) -> Result<Pool, Error>
     pool_of(&Target::with_limits(url, program, limits)?, limits)
 }
 
+/// Lets connections go that are older than this and not in use; gives how many. The next one that is needed is made anew: each
+/// keeps room for the largest statement that it ever sent.
+pub fn let_go(pool: &Pool, older_than: Duration) -> usize {
+    pool.retain(|_, metrics| metrics.age() <= older_than).removed.len()
+}
+
 pub(crate) fn pool_of(target: &Target, limits: &Limits) -> Result<Pool, Error> {
     Ok(Pool::builder(target.manager())
         .max_size(limits.connections)

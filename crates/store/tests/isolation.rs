@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
-use kinara_store::{Limits, Pool, connect, migrate, with_tenant};
+use std::time::Duration;
+
+use kinara_store::{Limits, Pool, connect, migrate, pool, with_tenant};
 use kinara_test_postgres::{Options, PREPARED, Postgres};
 use tokio_postgres::NoTls;
 use uuid::Uuid;
@@ -182,6 +184,21 @@ async fn every_table_and_view_shows_the_application_its_own_tenant_or_nothing() 
         }
     }
     assert!(readable > 40, "too little was readable for the test to mean anything: {readable}");
+}
+
+#[tokio::test]
+async fn a_connection_that_is_old_is_let_go_unless_it_is_in_use_and_the_next_one_is_another() {
+    let world = world().await;
+    let pid = async |client: &kinara_store::Client| -> i32 {
+        client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0)
+    };
+    let used = world.app.get().await.unwrap();
+    let first = pid(&world.app.get().await.unwrap()).await;
+    assert_eq!(pool::let_go(&world.app, Duration::from_hours(1)), 0);
+    assert_eq!(pid(&world.app.get().await.unwrap()).await, first);
+    assert_eq!(pool::let_go(&world.app, Duration::ZERO), 1);
+    assert_ne!(pid(&world.app.get().await.unwrap()).await, first);
+    pid(&used).await;
 }
 
 #[tokio::test]

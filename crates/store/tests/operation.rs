@@ -29,6 +29,11 @@ async fn number(client: &Client, sql: &str) -> i64 {
     client.query_one(&format!("SELECT ({sql})::int8"), &[]).await.unwrap().get(0)
 }
 
+/// Whether the storage is TimescaleDB's.
+async fn is_in_chunks(client: &Client) -> bool {
+    number(client, "SELECT count(*) FROM ts.storage WHERE kind = 'timescale'").await > 0
+}
+
 /// Somebody who writes a minute and reads one, again and again: how often, and how long it took at most, in ms.
 #[derive(Default)]
 struct Traffic {
@@ -107,7 +112,7 @@ async fn an_index_of_what_lies_in_parts_is_made_part_by_part_while_somebody_writ
     let url = server.fresh_database().unwrap();
     migrate(&url).await.unwrap();
     let admin = client(&url).await;
-    if number(&admin, "SELECT count(*) FROM ts.storage WHERE kind = 'timescale'").await > 0 {
+    if is_in_chunks(&admin).await {
         return;
     }
     // One part has its index and does not belong yet, one was being made, and a part that comes then has its own.
@@ -155,6 +160,106 @@ async fn an_index_of_what_lies_in_parts_is_made_part_by_part_while_somebody_writ
         "SELECT count(*) FROM pg_index WHERE indexrelid = 'ts.events_clinic'::regclass AND indisvalid";
     assert_eq!(number(&admin, whole).await, 1);
     assert_eq!(migrate::beside(&url).await.unwrap(), 0);
+}
+
+/// A server, its database's URL and a superuser there; `None`: the storage is another.
+async fn on_chunks() -> Option<(Postgres, String, Client)> {
+    let migrated = async |url: String| migrate(&url).await.map(drop);
+    let server = Postgres::prepared(Options::fast(), &migrate::digest(), migrated).await.unwrap();
+    let url = server.superuser_url(PREPARED);
+    let admin = client(&url).await;
+    if is_in_chunks(&admin).await {
+        return Some((server, url, admin));
+    }
+    eprintln!("SKIPPED: this server has no TimescaleDB, and so no chunks");
+    None
+}
+
+/// An event of so many days ago.
+fn event(days: i32) -> String {
+    format!(
+        "INSERT INTO ts.events (time, tenant_id, user_id, device_id, event_type, key)
+           VALUES (now() - make_interval(days => {days}), gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 'hot_flash', '')"
+    )
+}
+
+#[tokio::test]
+async fn an_index_of_chunks_lets_others_pass_a_writer_that_does_not_end_and_is_made_anew_where_it_was_cut_short()
+ {
+    let Some((_server, url, admin)) = on_chunks().await else { return };
+    for days in [0, 100, 200] {
+        admin.batch_execute(&event(days)).await.unwrap();
+    }
+    // Cut short: it is there, and not of every chunk.
+    admin
+        .batch_execute(
+            "DELETE FROM kinara.online_steps WHERE name = 'events_clinic';
+             UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'ts.events_clinic'::regclass;
+             DO $$ BEGIN EXECUTE (SELECT format('DROP INDEX %I.%I', schemaname, indexname) FROM pg_indexes
+               WHERE indexname LIKE '%chunk_events_clinic' LIMIT 1); END $$",
+        )
+        .await
+        .unwrap();
+    let of_chunks = "SELECT count(*) FROM pg_indexes WHERE indexname LIKE '%chunk_events_clinic'";
+    assert_eq!(number(&admin, of_chunks).await, 2);
+    let writer = client(&url).await;
+    writer.batch_execute(&format!("BEGIN; {}", event(0))).await.unwrap();
+    let beside = tokio::spawn({
+        let url = url.clone();
+        async move { migrate::beside(&url).await }
+    });
+    let other = client(&url).await;
+    other.batch_execute("SET lock_timeout = '3s'").await.unwrap();
+    for place in 0..20 {
+        other.batch_execute(&event(100 * (place % 3))).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert!(!beside.is_finished(), "it did not wait");
+    writer.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(beside.await.unwrap().unwrap(), 1);
+    assert_eq!(number(&admin, of_chunks).await, 3);
+    let whole =
+        "SELECT count(*) FROM pg_index WHERE indexrelid = 'ts.events_clinic'::regclass AND indisvalid";
+    assert_eq!(number(&admin, whole).await, 1);
+    assert_eq!(migrate::beside(&url).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_chunk_that_somebody_reads_goes_later_and_keeps_no_other_from_going() {
+    let Some((_server, url, admin)) = on_chunks().await else { return };
+    admin
+        .batch_execute(
+            "INSERT INTO ts.readings SELECT now() - make_interval(days => d), gen_random_uuid(), gen_random_uuid(), gen_random_uuid(),
+               1, 0, 1, 1, 1 FROM unnest(ARRAY[0, 700, 800, 801, 802]) d;
+             INSERT INTO ts.waveforms (time, tenant_id, user_id, device_id, type, idx, epoch, seq, scale, components, data)
+               SELECT now() - make_interval(days => d), gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 1, 0, 1, 1, 1, 1, ''
+               FROM unnest(ARRAY[0, 60]) d",
+        )
+        .await
+        .unwrap();
+    let chunks = "SELECT count(*) FROM timescaledb_information.chunks";
+    assert_eq!(number(&admin, chunks).await, 7);
+    let read: String = admin
+        .query_one(
+            "SELECT format('%I.%I', chunk_schema, chunk_name) FROM timescaledb_information.chunks
+             WHERE range_end < now() ORDER BY range_end LIMIT 1",
+            &[],
+        )
+        .await
+        .unwrap()
+        .get(0);
+    let reader = client(&url).await;
+    reader.batch_execute(&format!("BEGIN; SELECT count(*) FROM {read}")).await.unwrap();
+    let began = Instant::now();
+    while number(&admin, chunks).await > 4 {
+        assert!(began.elapsed() < PATIENCE, "the others did not go");
+        partitions::drop_expired(&url).await.unwrap();
+    }
+    assert_eq!(partitions::drop_expired(&url).await.unwrap(), 0, "it is read");
+    reader.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(partitions::drop_expired(&url).await.unwrap(), 1);
+    assert_eq!(number(&admin, "SELECT count(*) FROM ts.readings").await, 2);
+    assert_eq!(number(&admin, "SELECT count(*) FROM ts.waveforms").await, 1);
 }
 
 #[tokio::test]
@@ -286,6 +391,26 @@ async fn what_an_older_release_wrote_of_names_is_brought_into_parts_beside_howev
     assert_eq!(number(&admin, "SELECT count(*) FROM frame_times").await, 2, "those that are no names'");
 }
 
+#[tokio::test]
+async fn an_index_that_a_former_release_made_goes_though_its_step_is_done() {
+    let server = Postgres::temporary().unwrap();
+    let url = server.fresh_database().unwrap();
+    migrate(&url).await.unwrap();
+    let admin = client(&url).await;
+    // As the release before left it: that made it in a step of the index's name.
+    admin
+        .batch_execute(
+            "CREATE INDEX gaps_ends ON gaps (hardware, to_time) WHERE withdrawn_at IS NULL;
+             INSERT INTO kinara.online_steps (name) VALUES ('gaps_ends');
+             DELETE FROM kinara.online_steps WHERE name = 'gaps_ends_gone'",
+        )
+        .await
+        .unwrap();
+    assert_eq!(migrate::beside(&url).await.unwrap(), 1);
+    assert_eq!(number(&admin, "SELECT count(to_regclass('gaps_ends'))").await, 0);
+    assert_eq!(migrate::beside(&url).await.unwrap(), 0);
+}
+
 /// A day whose time is over, with a reading in it and somebody who reads it.
 struct OldDay {
     url: String,
@@ -300,7 +425,7 @@ async fn old_day() -> Option<OldDay> {
     let server = Postgres::prepared(Options::fast(), &migrate::digest(), migrated).await.unwrap();
     let url = server.superuser_url(PREPARED);
     let admin = client(&url).await;
-    if number(&admin, "SELECT count(*) FROM ts.storage WHERE kind = 'timescale'").await > 0 {
+    if is_in_chunks(&admin).await {
         return None;
     }
     admin

@@ -3,10 +3,14 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
+use kinara_protocol::entry::{self, BadName};
 use kinara_protocol::label::LabelSecret;
 
 use super::Config;
 use crate::hardware::HardwareId;
+
+/// The longest name of a box, in characters.
+const LONGEST_NAME: usize = 64;
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -179,10 +183,16 @@ fn host_trouble(host: &str) -> Option<String> {
     None
 }
 
+/// The box's name as it is shown.
+pub(super) fn name(config: &Config) -> Result<String, BadName> {
+    entry::name(&config.name, LONGEST_NAME)
+}
+
 pub(super) fn check(path: &Path, text: &str, config: &Config) -> Result<(), ConfigError> {
     let checker = Checker { path, text };
-    if config.name.is_empty() || config.name.len() > 64 {
-        return Err(checker.wrong("", "name", 0, format!("{:?}", config.name), "1 to 64 characters"));
+    if name(config).is_err() {
+        let accepted = "1 to 64 characters on one line, of which something can be seen";
+        return Err(checker.wrong("", "name", 0, format!("{:?}", config.name), accepted));
     }
     let radio = &config.radio;
     checker.range("radio", "slots", radio.slots, (1, 1_000))?;
@@ -464,5 +474,16 @@ tls = false
         let told = super::text(path, b"a = 1\nname = \"Praxis M\xfcller\"\n").unwrap_err().to_string();
         assert!(told.contains("line 2") && told.contains("Latin-1"), "{told}");
         assert_eq!(super::text(path, "\u{feff}a".as_bytes()).unwrap(), "a");
+    }
+
+    #[test]
+    fn the_name_of_a_box_is_counted_in_characters_and_something_of_it_can_be_seen() {
+        let named = |name: &str| Config::parse(Path::new("x"), &format!("name = \"{name}\"{GOOD}"));
+        let ward = "\u{928}".repeat(64);
+        assert_eq!(named(&format!(" {ward}  ")).unwrap().name, ward);
+        for name in ["", "   ", "\u{200B}", "a\\u001Bb", "a\\nb", &"n".repeat(65)] {
+            let text = named(name).unwrap_err().to_string();
+            assert!(text.contains("1 to 64 characters"), "{name:?}: {text}");
+        }
     }
 }

@@ -69,8 +69,9 @@ impl Config {
 
     /// Reads and checks a text; `path` is for messages.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text).map_err(|error| check::syntax(path, text, &error))?;
+        let mut config: Self = toml::from_str(text).map_err(|error| check::syntax(path, text, &error))?;
         check::check(path, text, &config)?;
+        config.name = check::name(&config).unwrap_or(config.name);
         Ok(config)
     }
 }

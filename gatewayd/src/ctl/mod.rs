@@ -8,6 +8,7 @@
 mod client;
 mod doctor;
 mod logs;
+mod number;
 mod pair;
 mod parked;
 mod plan;
@@ -44,7 +45,7 @@ enum Command {
     /// Listen for devices that can be paired. Opens the pairing window for as long, unless it is open.
     Scan {
         /// How long to listen, 3 to 120 seconds.
-        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(3..=120))]
+        #[arg(long, default_value_t = 10, value_parser = number::within(3..=120))]
         seconds: u32,
     },
     /// The pairing window: without a word, how it stands.
@@ -100,7 +101,7 @@ enum WindowAct {
     /// Let devices pair for a while.
     Open {
         /// For how long, 10 to 300 seconds.
-        #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u32).range(10..=300))]
+        #[arg(long, default_value_t = 120, value_parser = number::within(10..=300))]
         seconds: u32,
     },
     /// End that.
@@ -130,7 +131,7 @@ pub struct Pair {
     #[arg(long, conflicts_with = "code")]
     just_works: bool,
     /// How long to wait until the device is heard, 5 to 120 seconds.
-    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(5..=120))]
+    #[arg(long, default_value_t = 30, value_parser = number::within(5..=120))]
     wait: u32,
 }
 
@@ -168,7 +169,7 @@ pub struct Logs {
     #[arg(long)]
     adapter: Option<String>,
     /// How many lines, at most 10000.
-    #[arg(long, short = 'n', default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, short = 'n', default_value_t = 200, value_parser = number::within(1..=10_000))]
     lines: u32,
     /// Since when, as journalctl has it: "1 hour ago", "2026-11-23".
     #[arg(long)]

@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::client::{CtlError, GatewayProxy};
+use super::number;
 use super::show::table;
 use crate::align::source::shown;
 use crate::local::bus::plan::{self, Interval};
@@ -16,7 +17,7 @@ pub struct Plan {
     #[arg(long = "channel", value_name = "CHANNEL", requires = "seconds")]
     channels: Vec<String>,
     /// Its interval, one for each channel in their order; 0: the reference plan's.
-    #[arg(long, value_name = "SECONDS", requires = "channels")]
+    #[arg(long, value_name = "SECONDS", requires = "channels", value_parser = number::seconds)]
     seconds: Vec<u16>,
     /// Measure by the reference plan again.
     #[arg(long, conflicts_with_all = ["channels", "seconds"])]

@@ -3,6 +3,7 @@
 //! Each is done once, when the wearable is connected, and that it was done is kept beside the bonds. An introduction
 //! that this box is the newcomer of waits in the radio for the wearable's advertisement.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kinara_protocol::control::{MAX_ADMISSION_S, Op, Outcome};
@@ -10,7 +11,7 @@ use kinara_protocol::envelope::Config;
 use tokio_util::sync::CancellationToken;
 
 use super::{ANSWER, Actor, Desk, DeskError};
-use crate::devices::address_text;
+use crate::devices::{Binding, address_text};
 use crate::roster::{Introduction, Revocation};
 
 /// How often it is looked at what can be done now.
@@ -19,30 +20,97 @@ const LOOK: Duration = Duration::from_secs(2);
 const STEP_BACK: Duration = Duration::from_secs(20);
 /// How often it steps back again while the other one has not come.
 const STEP_BACK_EVERY: Duration = Duration::from_mins(10);
+/// The alert while a configuration cannot be kept or followed.
+const ALERT: &str = "config";
+
+/// What has become of the cloud's configuration.
+#[derive(Debug, Default)]
+pub(super) struct Followed(Mutex<Progress>);
+
+#[derive(Debug, Default)]
+struct Progress {
+    /// One that could not be kept or followed when it came.
+    unkept: Option<Config>,
+    /// The version that nothing more is to be done for, in this run.
+    settled: Option<u64>,
+}
+
+impl Followed {
+    fn lock(&self) -> MutexGuard<'_, Progress> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Desk {
-    /// Takes a configuration of the cloud; on return it is on disk. False for an older one than that in force.
+    /// Takes a configuration of the cloud; on return it is on disk. False for an older one than that in force. One that
+    /// cannot be kept or followed now is tried again, see [`settle_again`](Self::settle_again).
     pub async fn take_config(&self, config: &Config) -> Result<bool, DeskError> {
-        let newer = config.config_version > self.inner.book.version();
-        let taken = self.inner.book.take(config).map_err(DeskError::not_kept)?;
-        if newer {
-            self.follow_assignments().await?;
-            self.forget_done(config)?;
+        let taken = self.take_and_follow(config).await;
+        if taken.is_err() {
+            self.config.lock().unkept = Some(config.clone());
         }
+        self.tell_trouble(&taken);
+        taken
+    }
+
+    async fn take_and_follow(&self, config: &Config) -> Result<bool, DeskError> {
+        let taken = self.inner.book.take(config).map_err(DeskError::not_kept)?;
+        self.settle().await?;
         Ok(taken)
     }
 
+    /// Does what the configuration in force asks. It may have been kept and no more, before the power went or the disk was
+    /// full: that it was done is noted only then.
+    async fn settle(&self) -> Result<(), DeskError> {
+        let version = self.inner.book.version();
+        if self.config.lock().settled == Some(version) {
+            return Ok(());
+        }
+        self.inner.book.settle().map_err(DeskError::not_kept)?;
+        self.follow_assignments(version).await?;
+        self.forget_done()?;
+        self.config.lock().settled = Some(version);
+        Ok(())
+    }
+
+    /// Tries again what could not be done when a configuration came.
+    async fn settle_again(&self) {
+        let unkept = self.config.lock().unkept.take();
+        if let Some(config) = unkept {
+            if let Err(error) = self.take_config(&config).await {
+                tracing::debug!(%error, "a configuration still cannot be kept");
+            }
+            return;
+        }
+        let settled = self.settle().await.map(|()| true);
+        self.tell_trouble(&settled);
+    }
+
+    fn tell_trouble(&self, done: &Result<bool, DeskError>) {
+        let text = done.as_ref().err().map(|error| {
+            format!(
+                "What the clinic says of wearers and boxes cannot be kept here. {error} Until then this box may show who \
+                 wore a device before; it goes on trying."
+            )
+        });
+        self.inner.board.alert(ALERT, text);
+    }
+
     /// Where the cloud has heard of what was decided here and has put another wearer in its place, it is right.
-    async fn follow_assignments(&self) -> Result<(), DeskError> {
+    async fn follow_assignments(&self, version: u64) -> Result<(), DeskError> {
         for (hardware, device) in self.inner.devices.now().devices {
-            let Some(binding) = device.worn_by else { continue };
-            let another = self.inner.book.cloud_says(&hardware).is_some_and(|user| user != binding.user);
-            if !another
-                || self.inner.decisions.is_waiting(binding.decision).await.map_err(DeskError::not_kept)?
-            {
+            let Some(binding) = device.worn_by.filter(|binding| binding.config < version) else { continue };
+            if self.inner.book.cloud_says(&hardware).is_none_or(|user| user == binding.user) {
                 continue;
             }
-            tracing::info!(%hardware, "the cloud says who wears it");
+            let waits = self.inner.decisions.is_waiting(binding.decision).await;
+            let now = if waits.map_err(DeskError::not_kept)? {
+                // That configuration never counts against it, also when the cloud has heard of it since.
+                Some(Binding { config: version, ..binding })
+            } else {
+                tracing::info!(%hardware, "the cloud says who wears it");
+                None
+            };
             self.inner
                 .devices
                 .change(|contents| {
@@ -50,7 +118,7 @@ impl Desk {
                     if let Some(device) = contents.devices.get_mut(&hardware)
                         && device.worn_by == Some(binding)
                     {
-                        device.worn_by = None;
+                        device.worn_by = now;
                     }
                 })
                 .map_err(DeskError::not_kept)?;
@@ -60,14 +128,20 @@ impl Desk {
     }
 
     /// What the cloud does not ask for any more need not be remembered as done.
-    fn forget_done(&self, config: &Config) -> Result<(), DeskError> {
-        let asked = |id: &uuid::Uuid| config.introductions.iter().any(|asked| asked.id == id.as_bytes());
+    fn forget_done(&self) -> Result<(), DeskError> {
+        let introductions = self.inner.book.introductions().borrow().clone();
+        let asked = |id: &uuid::Uuid| introductions.iter().any(|asked| asked.id == *id);
         let revocations: Vec<String> = self.inner.book.revocations().iter().map(revocation_key).collect();
+        let is_asked = |done: &String| revocations.contains(done);
+        let now = self.inner.devices.now();
+        if now.introduced.iter().all(asked) && now.revoked.iter().all(is_asked) {
+            return Ok(());
+        }
         self.inner
             .devices
             .change(|contents| {
                 contents.introduced.retain(asked);
-                contents.revoked.retain(|done| revocations.contains(done));
+                contents.revoked.retain(is_asked);
             })
             .map_err(DeskError::not_kept)
     }
@@ -82,6 +156,7 @@ impl Desk {
                 () = cancel.cancelled() => return,
                 _ = tick.tick() => {}
             }
+            self.settle_again().await;
             let now_us = self.inner.decisions.now().0;
             let introductions = self.inner.book.introductions().borrow().clone();
             stepped_back.retain(|id, _| introductions.iter().any(|introduction| introduction.id == *id));

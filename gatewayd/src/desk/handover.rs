@@ -72,6 +72,7 @@ impl Desk {
             return Err(DeskError::UnknownDevice(hardware.clone()));
         }
         self.check_consent(&consent)?;
+        let asked_by = name(&consent.asked_by)?;
         let (user, added) = self.check_wearer(wearer)?;
         let lock = self.wearers.of(hardware);
         let changing = lock.lock().await;
@@ -90,7 +91,7 @@ impl Desk {
             version: consent.version.clone(),
             language: consent.language,
             text_sha256: consent.text_sha256,
-            asked_by: consent.asked_by,
+            asked_by,
         });
         if another || (old_log.is_some() && former.is_some()) {
             what.push(What::Unassigned { hardware: hardware.clone(), to: from });
@@ -109,7 +110,8 @@ impl Desk {
         let since_us = self.inner.decisions.now().0;
         match old_log {
             None => {
-                let binding = Binding { user, consent: consent_id, decision, since_us };
+                let config = self.inner.book.version();
+                let binding = Binding { user, consent: consent_id, decision, since_us, config };
                 self.set_wearer(hardware, Some(binding), None)?;
             }
             Some(old_log) => {
@@ -186,7 +188,7 @@ impl Desk {
                 known.then_some((user, None)).ok_or(DeskError::UnknownWearer(user))
             }
             Wearer::Provisional { display_name } => {
-                let name = entry::name(&display_name, entry::LONGEST_NAME).map_err(|_| DeskError::BadName)?;
+                let name = name(&display_name)?;
                 Ok((self.inner.decisions.new_id(), Some(name)))
             }
         }
@@ -310,4 +312,9 @@ impl Desk {
             tokio::time::sleep(POLL).await;
         }
     }
+}
+
+/// A person's name as the cloud takes it, whichever door it came by: what it refuses later it refuses for good.
+fn name(text: &str) -> Result<String, DeskError> {
+    entry::name(text, entry::LONGEST_NAME).map_err(|_| DeskError::BadName)
 }

@@ -93,12 +93,13 @@ impl std::fmt::Debug for Parts {
 pub struct Desk {
     inner: Arc<Parts>,
     wearers: Arc<WearerLocks>,
+    config: Arc<cloud::Followed>,
 }
 
 impl Desk {
     /// A desk over these parts.
     pub fn new(parts: Parts) -> Self {
-        Self { inner: Arc::new(parts), wearers: Arc::default() }
+        Self { inner: Arc::new(parts), wearers: Arc::default(), config: Arc::default() }
     }
 
     /// Lets devices pair for a while. An open window lasts from now on again.

@@ -125,7 +125,8 @@ impl Desk {
         let ids = self.record(&pending.by, vec![assigned]).await?;
         let decision = ids.last().copied().expect("the assignment was recorded");
         let since_us = self.inner.decisions.now().0;
-        let binding = Binding { user, consent, decision, since_us };
+        let config = self.inner.book.version();
+        let binding = Binding { user, consent, decision, since_us, config };
         self.inner
             .devices
             .change(|contents| {

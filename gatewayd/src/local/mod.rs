@@ -25,6 +25,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use kinara_clock::Clock;
+use kinara_protocol::entry;
 use rand::Rng as _;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -34,6 +35,14 @@ use box_page::server;
 use crate::infer::Counts;
 use crate::pipeline::FrameSink;
 use crate::status::Board;
+
+/// A whole number as people write it, in the digits of any script. Spaces and what cannot be seen do not matter.
+pub fn number(text: &str) -> Option<u32> {
+    let seen = text.chars().filter(|c| !entry::is_blank(*c));
+    let digits = seen.map(entry::digit).collect::<Option<Vec<u8>>>()?;
+    let first = digits.first().copied().map(u32::from)?;
+    digits[1..].iter().try_fold(first, |number, digit| number.checked_mul(10)?.checked_add(u32::from(*digit)))
+}
 
 /// The subject of what is wrong with the page.
 const ALERT: &str = "local_page";

@@ -7,6 +7,8 @@
 //! what does not come when it is asked for once more is gone, and a frame that it refuses to send costs itself alone. It
 //! has its gap already where this box knew of it, and gets one by that event where it did not.
 
+use std::collections::BTreeMap;
+
 use kinara_protocol::control::{Op, Outcome, Refusal};
 use kinara_protocol::frame::{Epoch, Seq};
 
@@ -14,7 +16,7 @@ use super::RadioError;
 use super::cursor::Cursor;
 use super::requests::Requests;
 use crate::hardware::HardwareId;
-use crate::store::Store;
+use crate::store::{SeqSet, Store};
 
 /// A gateway that has lost its copy asks for frames in the middle of what it has; further on than this it says so.
 const WORTH_A_LEAP: u32 = 256;
@@ -33,6 +35,8 @@ pub struct Refetch {
     asked: Option<(Place, bool)>,
     /// The log has still to be asked for from the next wanted frame on: those before it were refused.
     pub asks: bool,
+    /// Nothing is known to be lost: it is what may have come at the end of a run that was killed.
+    pub follows: bool,
 }
 
 impl Refetch {
@@ -83,6 +87,12 @@ pub async fn begin(
             return Ok(None);
         }
     };
+    if let Some(received) = &wanted.behind {
+        if let Some(begun) = follow(received, hardware, requests, oldest).await? {
+            return Ok(Some(begun));
+        }
+        followed(store, hardware).await;
+    }
     if !wanted.everything && wanted.frames.is_empty() {
         return Ok(None);
     }
@@ -117,7 +127,10 @@ pub async fn begin(
                     %hardware, %epoch, seq,
                     "frames that were here are lost; the wearable still holds them and sends them again"
                 );
-                return Ok(Some((Refetch { last: (epoch, seq), asked: None, asks: false }, cursor)));
+                return Ok(Some((
+                    Refetch { last: (epoch, seq), asked: None, asks: false, follows: false },
+                    cursor,
+                )));
             }
             Outcome::Refused(Refusal::NotInLog) => {
                 tracing::debug!(%hardware, %epoch, seq, "lost here, and the wearable does not hold it either");
@@ -129,7 +142,48 @@ pub async fn begin(
             }
         }
     }
-    Ok(Some((Refetch { last: cursor.next(), asked: None, asks: true }, cursor)))
+    Ok(Some((Refetch { last: cursor.next(), asked: None, asks: true, follows: false }, cursor)))
+}
+
+/// Asks for what follows the last frame that is known to have come, after a run that was killed. None where that is nothing,
+/// or the wearable does not hold it. What is known to be lost has its turn at the next link.
+async fn follow(
+    received: &BTreeMap<Epoch, SeqSet>,
+    hardware: &HardwareId,
+    requests: &mut Requests,
+    oldest: Place,
+) -> Result<Option<(Refetch, Cursor)>, RadioError> {
+    for last in places_in_doubt(received, oldest) {
+        let (epoch, seq) = last;
+        if requests.ask(Op::ResendFrom { epoch, seq }).await? == Outcome::Ok {
+            tracing::warn!(
+                %hardware, %epoch, seq,
+                "the box was killed; what it may have forgotten is fetched again from the wearable"
+            );
+            return Ok(Some((Refetch { last, asked: None, asks: false, follows: true }, Cursor::new(last))));
+        }
+    }
+    Ok(None)
+}
+
+/// Where what was received of a log may have gone on before its oldest frame that nobody has acknowledged: behind the last
+/// one that is known, or, where that was the last of its boot, at the beginning of one of the next boots.
+fn places_in_doubt(received: &BTreeMap<Epoch, SeqSet>, oldest: Place) -> Vec<Place> {
+    let mut known =
+        received.range(..=oldest.0).rev().filter(|(epoch, _)| epoch.log_id() == oldest.0.log_id());
+    let last = known.next().map_or((oldest.0, 0), |(epoch, seqs)| {
+        let end = if *epoch == oldest.0 { i64::from(oldest.1) - 1 } else { i64::MAX };
+        (*epoch, seqs.within(0, end).ranges().last().map_or(0, |(_, last)| last.saturating_add(1)))
+    });
+    let boots = (last.0.boot()..oldest.0.boot()).map(|boot| (Epoch::new(last.0.log_id(), boot + 1), 0));
+    std::iter::once(last).chain(boots).filter(|place| *place < oldest).take(PASSED_AT_ONCE).collect()
+}
+
+/// What may have been forgotten is here.
+pub async fn followed(store: &Store, hardware: &HardwareId) {
+    if let Err(error) = store.followed(hardware.clone()).await {
+        tracing::warn!(%hardware, %error, "what may have been forgotten is asked for once more");
+    }
 }
 
 /// The way on behind a frame that was refused. Who asks for everything asks where the log begins now: it may have turned
@@ -157,9 +211,32 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_may_have_been_forgotten_begins_behind_the_last_frame_that_is_known_or_with_a_later_boot() {
+        let at = |boot, seq| (Epoch::new(1, boot), seq);
+        let received = |ranges: &[(u32, u32, u32)]| {
+            let mut received: BTreeMap<Epoch, SeqSet> = BTreeMap::new();
+            for (boot, first, last) in ranges {
+                received.entry(Epoch::new(1, *boot)).or_default().insert_range(*first, *last);
+            }
+            received
+        };
+        let of_one = received(&[(3, 0, 40)]);
+        assert!(places_in_doubt(&of_one, at(3, 41)).is_empty());
+        assert!(places_in_doubt(&of_one, at(3, 20)).is_empty());
+        assert_eq!(places_in_doubt(&of_one, at(3, 50)), [at(3, 41)]);
+        assert_eq!(places_in_doubt(&of_one, at(4, 0)), [at(3, 41)]);
+        assert_eq!(places_in_doubt(&of_one, at(5, 7)), [at(3, 41), at(4, 0), at(5, 0)]);
+        // What came live lies behind the oldest frame.
+        assert_eq!(places_in_doubt(&received(&[(3, 0, 40), (3, 90, 99)]), at(3, 60)), [at(3, 41)]);
+        // Another log, or none, says nothing.
+        assert_eq!(places_in_doubt(&of_one, (Epoch::new(2, 9), 2)), [(Epoch::new(2, 9), 0)]);
+        assert!(places_in_doubt(&BTreeMap::new(), at(1, 0)).is_empty());
+    }
+
+    #[test]
     fn a_hole_is_gone_only_when_the_log_came_from_there_once_more() {
         let at = |seq| (Epoch::new(1, 1), seq);
-        let mut refetch = Refetch { last: at(0), asked: None, asks: false };
+        let mut refetch = Refetch { last: at(0), asked: None, asks: false, follows: false };
         refetch.came(at(8));
         assert!(!refetch.is_gone(at(7)), "nobody has asked for it again");
         refetch.came(at(9));

@@ -4,6 +4,8 @@
 //! it are on disk (or are known never to come). Holes are asked for again; a wearable that does not answer in time
 //! loses the link, not its data.
 
+mod holes;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +14,7 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesOrdered;
 use kinara_clock::Clock;
-use kinara_protocol::control::{Hello, Op, Outcome, PROTOCOL_VERSION, Refusal};
+use kinara_protocol::control::{Hello, Op, Outcome, PROTOCOL_VERSION};
 use kinara_protocol::frame::{Body, BootAnchor, DeviceEventKind, Epoch, FrameRef, ResetReason};
 use kinara_protocol::gatt::Characteristic;
 use kinara_protocol::status::Status;
@@ -117,6 +119,8 @@ struct Session<'a> {
     /// The store did not take something: it has to be sent again once no more than this is shut out.
     refused: Option<Admission>,
     hole_since: Option<Instant>,
+    /// The furthest frame that came in the log's order: what lies before it and did not come is a hole.
+    walked: Option<(Epoch, u32)>,
     heard: Instant,
     strength_asked: Instant,
     weak_since: Option<Instant>,
@@ -180,6 +184,7 @@ pub async fn run(context: &Context, greeted: Greeted, claim: &mut Claim) -> Resu
         refetching: None,
         refused: None,
         hole_since: None,
+        walked: None,
         heard: Instant::now(),
         strength_asked: Instant::now(),
         weak_since: None,
@@ -389,6 +394,9 @@ impl Session<'_> {
         };
         let header = frame.header();
         let body = frame.body();
+        if in_order {
+            self.walk((header.epoch, header.seq));
+        }
         self.seen.take(header.epoch, header.seq, boot_of(body.as_ref().ok()));
         note_losses(&mut self.seen, body.as_ref().ok());
         if in_order && let Some(refetch) = &mut self.refetching {
@@ -480,7 +488,7 @@ impl Session<'_> {
 
     /// What was lost here and is still on the wearable comes first.
     async fn ask_for_what_was_lost(&mut self) -> Result<(), RadioError> {
-        if sabotage::is(sabotage::Kind::NeverAskAgain) {
+        if sabotage::is(sabotage::Kind::NeverAskAgain) || !self.begins_in_its_log() {
             return Ok(());
         }
         let (store, oldest) = (&self.context.store, self.hello.oldest);
@@ -495,13 +503,17 @@ impl Session<'_> {
     /// Goes on behind what is here, and ends when all has come.
     async fn go_on_refetching(&mut self) -> Result<(), RadioError> {
         let Some(refetch) = &mut self.refetching else { return Ok(()) };
-        let leaps = refetch.leaps_to(self.seen.next());
+        let (leaps, follows) = (refetch.leaps_to(self.seen.next()), refetch.follows);
         if std::mem::take(&mut refetch.asks) || leaps {
             self.resend().await?;
         }
         if self.safe.next() >= self.hello.oldest {
             self.refetching = None;
-            refetch::forget(&self.context.store, &self.hardware, self.hello.oldest).await;
+            if follows {
+                refetch::followed(&self.context.store, &self.hardware).await;
+            } else {
+                refetch::forget(&self.context.store, &self.hardware, self.hello.oldest).await;
+            }
         }
         Ok(())
     }
@@ -528,6 +540,10 @@ impl Session<'_> {
             // Until the wearable's own word comes with its next status.
             device.behind_frames = device.behind_frames.saturating_sub(safe);
         });
+        self.acknowledge().await
+    }
+
+    async fn acknowledge(&mut self) -> Result<(), RadioError> {
         if let Some((epoch, seq)) = self.safe.last()
             && self.acknowledged != Some((epoch, seq))
         {
@@ -597,82 +613,6 @@ impl Session<'_> {
             self.resend().await?;
         }
         Ok(())
-    }
-
-    /// Asks for what is missing, or passes it where that is in vain.
-    async fn fill_hole(&mut self) -> Result<(), RadioError> {
-        let hole = self.seen.next();
-        let is_gone = self.refetching.as_mut().is_some_and(|refetch| refetch.is_gone(hole));
-        if is_gone && self.pass_lost_hole() { Ok(()) } else { self.resend().await }
-    }
-
-    /// Passes a hole in what is fetched again. False where the hole is in what nobody has yet: that is waited for.
-    fn pass_lost_hole(&mut self) -> bool {
-        let hole = self.refetching.as_ref().and_then(|_| self.seen.hole_before(self.hello.oldest));
-        let Some((from, to)) = hole else { return false };
-        tracing::warn!(hardware = %self.hardware, ?from, ?to, "lost here, and the wearable has not kept it either");
-        self.seen.gone(from, to);
-        self.safe.gone(from, to);
-        self.hole_since = None;
-        true
-    }
-
-    /// Asks for the log again from the first hole. What the wearable has not got any more is skipped; of what is fetched
-    /// again one frame at a time, for it may hold the next one.
-    async fn resend(&mut self) -> Result<(), RadioError> {
-        for _ in 0..refetch::PASSED_AT_ONCE {
-            let (epoch, seq) = self.seen.next();
-            self.hole_since = None;
-            tracing::debug!(hardware = %self.hardware, %epoch, seq, "asking for the log again from here");
-            match self.requests.ask(Op::ResendFrom { epoch, seq }).await? {
-                Outcome::Ok => return Ok(()),
-                Outcome::Refused(Refusal::NotInLog) if self.pass_refused() => {
-                    if self.seen.next() >= self.hello.oldest {
-                        // It goes on where it was.
-                        return Ok(());
-                    }
-                }
-                Outcome::Refused(reason) => return self.go_on_with_the_oldest(reason).await,
-                other => return Err(RadioError::Nonsense(format!("{other:?} to a resend"))),
-            }
-        }
-        if let Some(refetch) = &mut self.refetching {
-            refetch.asks = true;
-        }
-        Ok(())
-    }
-
-    /// The wearable does not send from where it was asked. What is fetched again waits for the next link.
-    async fn go_on_with_the_oldest(&mut self, reason: Refusal) -> Result<(), RadioError> {
-        let bytes = self.requests.link().read_status().await?;
-        let status =
-            Status::decode(&bytes).map_err(|error| RadioError::Nonsense(format!("status: {error}")))?;
-        if reason != Refusal::NotInLog {
-            self.refetching = None;
-        }
-        let (epoch, seq) = self.seen.next();
-        if self.seen.skip_to(status.oldest) {
-            let (to_epoch, to_seq) = status.oldest;
-            tracing::warn!(
-                hardware = %self.hardware, ?reason, %epoch, seq, %to_epoch, to_seq,
-                "the wearable's log has been overwritten; going on with its oldest frame"
-            );
-            self.safe.skip_to(status.oldest);
-        }
-        let (epoch, seq) = self.seen.next();
-        // It may be at the end of its log; then there is nothing to send again.
-        self.requests.tell(Op::ResendFrom { epoch, seq }).await?;
-        Ok(())
-    }
-
-    /// Passes the frame that was just refused, where it is one that is fetched again.
-    fn pass_refused(&mut self) -> bool {
-        let hole = self.refetching.as_ref().and_then(|_| self.seen.one_before(self.hello.oldest));
-        let Some((from, to)) = hole else { return false };
-        tracing::warn!(hardware = %self.hardware, ?from, ?to, "lost here, and the wearable does not hold it either");
-        self.seen.gone(from, to);
-        self.safe.gone(from, to);
-        true
     }
 }
 

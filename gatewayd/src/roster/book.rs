@@ -122,15 +122,27 @@ impl Book {
                 write_through(&self.dir.join(CONFIG_FILE), &config.encode_to_vec())?;
                 self.lock().config = config.clone();
             }
-            let before = self.lock().people.clone();
-            let mut people = before.clone();
-            forget_what_the_cloud_knows(&mut people, config);
-            if people != before {
-                self.save(people)?;
-            }
-            self.tell();
+            self.forget_known()?;
             Ok(true)
         })
+    }
+
+    /// Forgets what the configuration in force shows of what was decided here, where that was not done when it came.
+    pub fn settle(&self) -> io::Result<()> {
+        self.changes.alone(|| self.forget_known())
+    }
+
+    fn forget_known(&self) -> io::Result<()> {
+        let (before, people) = {
+            let state = self.lock();
+            let mut people = state.people.clone();
+            forget_what_the_cloud_knows(&mut people, &state.config);
+            (state.people.clone(), people)
+        };
+        let saved = if people == before { Ok(()) } else { self.save(people) };
+        // Who wears what is known, whether that could be kept or not.
+        self.tell();
+        saved
     }
 
     /// Changes what was decided here; on return it is on disk, on an error nothing has changed.
@@ -372,7 +384,7 @@ mod tests {
         asha.hardware_id = hardware.to_string();
         book.take(&config(1, vec![asha, entry(id(2), "Bela")])).unwrap();
         assert_eq!(now(&book).wearers[0].hardware, std::slice::from_ref(&hardware));
-        let binding = Binding { user: id(2), consent: id(3), decision: id(4), since_us: 0 };
+        let binding = Binding { user: id(2), consent: id(3), decision: id(4), since_us: 0, config: 0 };
         devices
             .change(|all| all.devices.entry(hardware.clone()).or_default().worn_by = Some(binding))
             .unwrap();

@@ -34,6 +34,9 @@ impl Engine {
         hardware: &HardwareId,
         frames: &[Bytes],
     ) -> Result<Vec<Appended>, StoreError> {
+        if let Some(frame) = frames.iter().find_map(|bytes| FrameRef::parse(bytes).ok()) {
+            self.meet(hardware, frame.header().epoch)?;
+        }
         let device = self.device(hardware)?.id;
         let mut outcomes = Vec::with_capacity(frames.len());
         let mut dropped: BTreeMap<u64, Extent> = BTreeMap::new();

@@ -2,8 +2,9 @@
 //! nothing is believed.
 
 use kinara_protocol::frame::Epoch;
-use rusqlite::params;
+use rusqlite::{Row, params};
 
+use super::damage::{BrokenRow, Damage, broken_anchor, cell};
 use super::engine::Engine;
 use super::{OwnSync, StoreError, piece};
 use crate::align::fit::Anchor;
@@ -29,6 +30,7 @@ impl Engine {
     pub(super) fn own_sync(&mut self, hardware: &HardwareId, sync: OwnSync) -> Result<(), StoreError> {
         let known = self.known;
         let boot_id = self.boot_id().to_owned();
+        self.meet(hardware, sync.epoch)?;
         let device = self.device(hardware)?;
         let anchor = known.map(|known| sync.anchor(&known));
         if let Some(anchor) = anchor {
@@ -75,7 +77,9 @@ impl Engine {
     /// been set right since they were made, by this run of the daemon or by one before it.
     pub(super) fn resolve(&mut self, known: &Known) -> Result<(), StoreError> {
         let mut changed = Vec::new();
-        for own in self.own_anchors()? {
+        let (own_anchors, broken) = self.own_anchors()?;
+        self.set_rows_aside(&broken)?;
+        for own in own_anchors {
             if let Some(anchor) = own.judged(known) {
                 changed.push((own.device, own.epoch, anchor));
             }
@@ -127,23 +131,21 @@ impl Engine {
         self.known_us().map(|now_us| now_us.saturating_add(AHEAD_US))
     }
 
-    /// The syncs that this gateway made in this boot.
-    fn own_anchors(&self) -> Result<Vec<OwnAnchor>, StoreError> {
+    /// The syncs that this gateway made in this boot, and those that cannot be read.
+    fn own_anchors(&self) -> Result<(Vec<OwnAnchor>, Vec<BrokenRow>), StoreError> {
         let mut select = self.db.prepare_cached(
             "SELECT device, epoch, ticks, utc_us, uncertainty_us, boot_us FROM anchors
              WHERE boot_id = ?1 AND boot_us IS NOT NULL",
         )?;
-        let rows = select.query_map([self.boot_id()], |row| {
-            Ok(OwnAnchor {
-                device: row.get(0)?,
-                epoch: Epoch(row.get::<_, i64>(1)? as u64),
-                ticks: row.get::<_, i64>(2)? as u64,
-                utc_us: row.get(3)?,
-                uncertainty_us: row.get::<_, i64>(4)? as u64,
-                boot_us: row.get(5)?,
-            })
-        })?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        let (mut own, mut broken) = (Vec::new(), Vec::new());
+        let mut rows = select.query([self.boot_id()])?;
+        while let Some(row) = rows.next()? {
+            match OwnAnchor::read(row) {
+                Ok(anchor) => own.push(anchor),
+                Err(damage) => broken.push(broken_anchor(row, damage)?),
+            }
+        }
+        Ok((own, broken))
     }
 
     /// The floor as it was kept.
@@ -193,6 +195,17 @@ struct OwnAnchor {
 }
 
 impl OwnAnchor {
+    fn read(row: &Row<'_>) -> Result<Self, Damage> {
+        Ok(Self {
+            device: cell(row, 0)?,
+            epoch: Epoch(cell::<i64>(row, 1)? as u64),
+            ticks: cell::<i64>(row, 2)? as u64,
+            utc_us: cell(row, 3)?,
+            uncertainty_us: cell::<i64>(row, 4)? as u64,
+            boot_us: cell(row, 5)?,
+        })
+    }
+
     /// The anchor by the clock as it is known now, where that is not what is kept. Its uncertainty is that of the clock
     /// at the moment of the sync, on top of its own.
     fn judged(&self, known: &Known) -> Option<Anchor> {

@@ -11,10 +11,12 @@ use rusqlite::types::{FromSql, Value};
 use rusqlite::{OptionalExtension, Row, params, params_from_iter};
 
 use super::engine::Engine;
+use super::events::DECISIONS;
 use super::held::Held;
 use super::outbox::{Kind, Name};
 use super::quota::Extent;
 use super::ranges::SeqSet;
+use super::salvage::note_lost;
 use super::{StoreError, piece};
 use crate::align::source::FIRST_DATE_US;
 
@@ -53,6 +55,11 @@ pub(super) fn broken_row(
 ) -> Result<BrokenRow, StoreError> {
     let keys = keys.iter().enumerate().map(|(at, key)| Ok((*key, row.get(at)?)));
     Ok(BrokenRow { table, keys: keys.collect::<Result<_, StoreError>>()?, damage, kept })
+}
+
+/// A row of `anchors`, by a result that begins with its keys.
+pub(super) fn broken_anchor(row: &Row<'_>, damage: Damage) -> Result<BrokenRow, StoreError> {
+    broken_row("anchors", &["device", "epoch", "ticks"], "utc_us", row, damage)
 }
 
 /// One cell. Of a wrong type, it is damage of its row.
@@ -105,7 +112,16 @@ impl Engine {
     }
 
     /// Of these frames, those are lost that were received and lie in no other row.
-    fn range_is_lost(&mut self, device: i64, epoch: u64, bounds: (i64, i64)) -> Result<(), StoreError> {
+    pub(super) fn range_is_lost(
+        &mut self,
+        device: i64,
+        epoch: u64,
+        bounds: (i64, i64),
+    ) -> Result<(), StoreError> {
+        if self.is_unnamed(device) {
+            // There is a gap when it is known whose.
+            return note_lost(&self.db, (device, epoch as i64, bounds.0, bounds.1));
+        }
         let here = self.here(device, epoch, bounds)?;
         self.frames_are_lost(device, epoch, |received| received.within(bounds.0, bounds.1).minus(&here))
     }
@@ -193,7 +209,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Sets an event or gap aside, in the running transaction. Found again, it is told again.
+    /// Sets an event, gap or decision aside, in the running transaction. An event or gap that is found again is told again;
+    /// of a decision people are told.
     pub(super) fn set_event_aside(&mut self, id: i64, damage: &Damage) -> Result<(), StoreError> {
         let key: Option<String> =
             self.db.query_row("SELECT key FROM events WHERE id = ?1", [id], |row| Ok(row.get(0).ok()))?;
@@ -221,12 +238,17 @@ impl Engine {
         )?;
         self.figures.damaged += 1;
         self.urgent = true;
-        let delete = format!("DELETE FROM {origin} WHERE rowid = ?1");
-        match self.db.execute(&delete, [rowid]).map_err(StoreError::from) {
+        self.delete_for_good(origin, "rowid = ?1", &[Value::Integer(rowid)])
+    }
+
+    /// Deletes a damaged row, whatever an index holds of it.
+    fn delete_for_good(&self, table: &str, which: &str, values: &[Value]) -> Result<(), StoreError> {
+        let delete = format!("DELETE FROM {table} WHERE {which}");
+        match self.db.execute(&delete, params_from_iter(values)).map_err(StoreError::from) {
             // A cell that an index holds as it was: the index is made anew first.
             Err(error) if error.is_corrupt() => {
-                self.db.execute_batch(&format!("REINDEX {origin}"))?;
-                self.db.execute(&delete, [rowid])?;
+                self.db.execute_batch(&format!("REINDEX {table}"))?;
+                self.db.execute(&delete, params_from_iter(values))?;
             }
             other => drop(other?),
         }
@@ -267,8 +289,7 @@ impl Engine {
                 ),
                 params_from_iter(noted),
             )?;
-            self.db
-                .execute(&format!("DELETE FROM {table} WHERE {}", given(1)), params_from_iter(values()))?;
+            self.delete_for_good(table, &given(1), &values().collect::<Vec<_>>())?;
             self.figures.damaged += 1;
         }
         Ok(())
@@ -315,10 +336,10 @@ impl Engine {
         }
         drop(rows);
         drop(select);
+        self.db.execute("DELETE FROM lost", [])?;
         for (device, epoch, first, last) in joined(lost) {
             self.range_is_lost(device, epoch as u64, (first, last))?;
         }
-        self.db.execute("DELETE FROM lost", [])?;
         Ok(())
     }
 
@@ -327,7 +348,18 @@ impl Engine {
         let mut select = self
             .db
             .prepare_cached("SELECT identity, why FROM damaged WHERE origin = ?1 ORDER BY id DESC LIMIT 1")?;
-        Ok(select.query_row([WHOLE], |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
+        // The note itself may be damaged.
+        let text = |row: &Row<'_>, column| cell(row, column).unwrap_or_else(|_| "?".to_owned());
+        Ok(select.query_row([WHOLE], |row| Ok((text(row, 0), text(row, 1)))).optional()?)
+    }
+
+    /// How many decisions were set aside.
+    pub(super) fn damaged_decisions(&self) -> Result<u64, StoreError> {
+        let mut select = self.db.prepare_cached(
+            "SELECT count(*) FROM damaged WHERE origin = 'events' AND identity GLOB ?1 || '*'",
+        )?;
+        let rows: i64 = select.query_row([DECISIONS], |row| row.get(0))?;
+        Ok(rows.unsigned_abs())
     }
 
     /// Forgets damaged rows that nobody wanted to look at.

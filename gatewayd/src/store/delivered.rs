@@ -10,6 +10,7 @@ use kinara_protocol::frame::Epoch;
 use rusqlite::params;
 
 use super::StoreError;
+use super::damage::cell;
 use super::engine::Engine;
 use super::ranges::SeqSet;
 use crate::hardware::HardwareId;
@@ -37,15 +38,21 @@ impl Engine {
             if let Some((&epoch, state)) = device.epochs.iter().nth(lot)
                 && !silent
             {
-                let (unsealed, first): (i64, Option<i64>) = self
+                // A number that cannot be read says nothing for sure.
+                let (unsealed, first) = self
                     .db
                     .prepare_cached(
-                        "SELECT coalesce(sum(frames), 0), min(CASE WHEN epoch = ?2 THEN first_seq END)
+                        "SELECT coalesce(sum(frames), 0), min(CASE WHEN epoch IS NOT ?2 THEN NULL
+                            WHEN typeof(first_seq) = 'integer' THEN first_seq ELSE -1 END)
                          FROM pieces WHERE device = ?1",
                     )?
-                    .query_row(params![device.id, epoch as i64], |row| Ok((row.get(0)?, row.get(1)?)))?;
+                    .query_row(params![device.id, epoch as i64], |row| {
+                        Ok((cell::<i64>(row, 0).ok(), cell::<Option<i64>>(row, 1).ok()))
+                    })?;
                 let (staged, first_staged) = self.staged.of(device.id, epoch);
-                if unsealed.unsigned_abs() + staged == device.buffered {
+                if let (Some(unsealed), Some(first)) = (unsealed, first)
+                    && unsealed.unsigned_abs() + staged == device.buffered
+                {
                     let first = first.into_iter().chain(first_staged).min();
                     let before = first.map_or(i64::MAX, |first| first - 1);
                     told = Some((Epoch(epoch), state.received.within(0, before).newest(RANGES)));

@@ -1,7 +1,6 @@
 //! The state behind the store's thread: the database, and what of it is kept in memory.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::fs::File;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,6 +14,7 @@ use tokio::sync::watch;
 
 use super::damage::{Damage, broken_row};
 use super::figures::Figures;
+use super::lock::Lock;
 use super::outbox::{Kind, Name};
 use super::piece;
 use super::quota::Extent;
@@ -22,6 +22,7 @@ use super::ranges::SeqSet;
 use super::rescue::Rescue;
 use super::sensors::Words;
 use super::stage::Staged;
+use super::unnamed::Unnamed;
 use super::{Settings, StoreError, schema, thread, wanted};
 use crate::align::source::Known;
 use crate::align::timeline::Timeline;
@@ -35,6 +36,12 @@ const ALIVE_EVERY: Duration = Duration::from_mins(1);
 
 /// No boot lasts longer, microseconds (a hundred years).
 const LONGEST_BOOT_US: i64 = 100 * 365 * 86_400_000_000;
+
+/// Of a row with a cell of a wrong type no cell can be written. Whoever reads it finds it.
+const WHOLE_PIECES: &str = "(typeof(device), typeof(epoch), typeof(class), typeof(form), typeof(first_seq),
+    typeof(last_seq), typeof(frames), typeof(bytes), typeof(received_us), typeof(body)) = ('integer', 'integer',
+    'integer', 'integer', 'integer', 'integer', 'integer', 'integer', 'integer', 'blob')";
+const WHOLE_EVENTS: &str = "typeof(key) = 'text' AND typeof(body) IN ('blob', 'null')";
 
 /// One wearable in memory.
 #[derive(Debug, Default)]
@@ -69,10 +76,15 @@ pub struct Engine {
     pub(super) board: Board,
     pub(super) db: Connection,
     pub(super) path: PathBuf,
-    _lock: File,
+    lock: Lock,
+    /// The run before this one did not end by itself. What it had committed may be gone: SQLite gives up a write-ahead log
+    /// from the first frame on that is damaged, and says nothing.
+    pub(super) was_killed: bool,
     boot_id: String,
     pub(super) devices: HashMap<HardwareId, Device>,
     pub(super) hardware: HashMap<i64, HardwareId>,
+    /// Logs of wearables whose name is lost.
+    pub(super) unnamed: Unnamed,
     /// Epochs that have changed since the last commit.
     pub(super) dirty: BTreeSet<(i64, u64)>,
     /// Frames that wait for the commit in memory.
@@ -121,7 +133,7 @@ impl Engine {
     pub(super) fn open(settings: Settings, clock: Arc<dyn Clock>, board: Board) -> Result<Self, StoreError> {
         // What people's bodies did is nobody else's business on this machine.
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&settings.dir)?;
-        let lock = lock(&settings)?;
+        let (lock, was_killed) = Lock::take(&settings.dir)?;
         let path = thread::database(&settings);
         Ok(Self {
             settings,
@@ -129,12 +141,14 @@ impl Engine {
             board,
             db: Connection::open_in_memory()?,
             path,
-            _lock: lock,
+            lock,
+            was_killed,
             boot_id: std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
                 .map(|id| id.trim().to_owned())
                 .unwrap_or_default(),
             devices: HashMap::new(),
             hardware: HashMap::new(),
+            unnamed: Unnamed::new(),
             dirty: BTreeSet::new(),
             staged: Staged::default(),
             buffer: 0,
@@ -177,6 +191,9 @@ impl Engine {
             // The last one was set aside, and its successor was on its way here.
             std::fs::rename(&new, &self.path)?;
         }
+        if let Some(error) = self.is_gone() {
+            self.replace(&error, &new)?;
+        }
         let opened = match self.open_and_begin() {
             Err(error) if !error.is_corrupt() && !error.is_outside() => self.open_and_begin(),
             other => other,
@@ -195,18 +212,27 @@ impl Engine {
 
     fn open_and_begin(&mut self) -> Result<(), StoreError> {
         self.in_transaction = false;
-        // Bonds of before, and no database: it was here and is gone.
-        let is_gone = !self.path.exists() && self.settings.dir.join(crate::devices::FILE).exists();
         self.db = schema::open(&self.path, self.settings.check_below)?;
-        if is_gone {
-            self.db.execute_batch(wanted::EVERYTHING)?;
-        }
         self.begin_run()
+    }
+
+    /// Bonds of before, and no database: it was here and is gone. One of no bytes is none: SQLite would take it for a new
+    /// one, and remove its write-ahead log.
+    fn is_gone(&self) -> Option<StoreError> {
+        let is_there = match std::fs::metadata(&self.path) {
+            Ok(meta) => meta.len() > 0,
+            Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+        };
+        let wal = std::fs::metadata(schema::with_suffix(&self.path, "-wal"));
+        let had_one =
+            self.settings.dir.join(crate::devices::FILE).exists() || wal.is_ok_and(|wal| wal.len() > 0);
+        (had_one && !is_there).then(|| StoreError::Corrupt("nothing is left of it".to_owned()))
     }
 
     /// A new buffer for this run, and what the tables hold.
     fn begin_run(&mut self) -> Result<(), StoreError> {
         self.begin()?;
+        self.mend_events()?;
         self.check_meta()?;
         let previous = self.meta("buffer")?.unwrap_or(0) as u64;
         let buffer = random_id();
@@ -214,6 +240,9 @@ impl Engine {
             Some(id) => id as u64,
             None => random_id(),
         };
+        if self.was_killed {
+            self.db.execute_batch(wanted::WHAT_FOLLOWS)?;
+        }
         self.set_meta("buffer", buffer as i64)?;
         self.set_meta("previous_buffer", previous as i64)?;
         self.set_meta("store_id", store_id as i64)?;
@@ -221,6 +250,7 @@ impl Engine {
             self.carry_waiting_over()?;
         }
         self.commit()?;
+        self.was_killed = false;
         // Not before: the cloud is never told of a run that the next one does not remember.
         (self.buffer, self.previous, self.store_id) = (buffer, previous, store_id);
         self.reload()?;
@@ -256,10 +286,12 @@ impl Engine {
         // A bit that flipped makes a number of any size: one that no boot time is counts from now.
         let alive = self.meta("alive_boot_us")?.filter(|alive| is_boot_time(*alive)).unwrap_or(now);
         let moved = now - alive;
-        for (table, column) in [("pieces", "received_boot_us"), ("events", "put_boot_us")] {
+        for (table, column, whole) in
+            [("pieces", "received_boot_us", WHOLE_PIECES), ("events", "put_boot_us", WHOLE_EVENTS)]
+        {
             let sql = format!(
                 "UPDATE {table} SET {column} =
-                 CASE WHEN {column} BETWEEN ?3 AND ?4 THEN min({column} + ?1, ?2) ELSE ?2 END"
+                 CASE WHEN {column} BETWEEN ?3 AND ?4 THEN min({column} + ?1, ?2) ELSE ?2 END WHERE {whole}"
             );
             self.db.execute(&sql, [moved, now, -LONGEST_BOOT_US, LONGEST_BOOT_US])?;
         }
@@ -302,12 +334,11 @@ impl Engine {
     /// The in-memory state of a wearable, made on first sight.
     pub(super) fn device(&mut self, hardware: &HardwareId) -> Result<&mut Device, StoreError> {
         if !self.devices.contains_key(hardware) {
+            let id = self.free_number()?;
             self.db.execute(
-                "INSERT INTO devices (id, hardware) SELECT 1 + max(coalesce(max(id), 0),
-                   coalesce((SELECT value FROM meta WHERE key = 'devices_behind'), 0)), ?1 FROM devices",
-                [hardware.as_str()],
+                "INSERT INTO devices (id, hardware) VALUES (?1, ?2)",
+                params![id, hardware.as_str()],
             )?;
-            let id = self.db.last_insert_rowid();
             self.hardware.insert(id, hardware.clone());
             self.devices.insert(hardware.clone(), Device { id, ..Device::default() });
         }
@@ -423,6 +454,10 @@ impl Engine {
     pub(super) fn close(&mut self) {
         if let Err(error) = self.db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
             tracing::warn!(%error, "the write-ahead log stays; it is read at the next start");
+            return;
+        }
+        if self.is_open {
+            self.lock.ends();
         }
     }
 
@@ -518,15 +553,6 @@ impl Engine {
             self.recent.remove(&old);
         }
     }
-}
-
-fn lock(settings: &Settings) -> Result<File, StoreError> {
-    let path = settings.dir.join("lock");
-    // On a file system that cannot be written the lock is there from before, and holds as well.
-    let file = File::create(&path).or_else(|error| File::open(&path).map_err(|_| error))?;
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
-        .map_err(|_| StoreError::Taken(settings.dir.clone()))?;
-    Ok(file)
 }
 
 /// Whether a time is one since a boot, or before one as far as rows are moved back there.

@@ -36,6 +36,10 @@ const EVENT: i64 = 0;
 const GAP: i64 = 1;
 const DECISION: i64 = 2;
 
+// How its key begins.
+pub(super) const DECISIONS: &str = "decision/";
+const GAPS: &str = "gap/";
+
 impl Engine {
     /// Puts an event into the outbox; false when its key is known.
     pub(super) fn put_event(&mut self, event: &NewEvent) -> Result<bool, StoreError> {
@@ -104,7 +108,7 @@ impl Engine {
         }
         // A later loss may begin at the same frame and hold others: it is another gap.
         let count = lost.seqs.len();
-        let name = format!("gap/{hardware}/{epoch:016x}/{first}-{last}-{count}/{reason}");
+        let name = format!("{GAPS}{hardware}/{epoch:016x}/{first}-{last}-{count}/{reason}");
         let inserted = self
             .db
             .prepare_cached(
@@ -125,6 +129,30 @@ impl Engine {
             self.db
                 .prepare_cached("INSERT INTO events (key, gap, body, put_boot_us) VALUES (?1, ?2, ?3, ?4)")?
                 .execute(params![decision_key(*id), DECISION, body, self.clock.boottime_us()])?;
+        }
+        Ok(())
+    }
+
+    /// Makes cells good that say what a row is and since when it waits: with one of a wrong type no cell of the row could be
+    /// written, and what it holds would never go. In the running transaction.
+    pub(super) fn mend_events(&mut self) -> Result<(), StoreError> {
+        let mended = self.db.execute(
+            "UPDATE events SET
+                gap = CASE WHEN typeof(gap) = 'integer' THEN gap WHEN key GLOB ?1 || '*' THEN ?2
+                           WHEN key GLOB ?3 || '*' THEN ?4 ELSE ?5 END,
+                put_boot_us = CASE typeof(put_boot_us) WHEN 'integer' THEN put_boot_us ELSE 0 END,
+                buffer = CASE typeof(buffer) WHEN 'integer' THEN buffer END,
+                sequence = CASE typeof(sequence) WHEN 'integer' THEN sequence END
+             WHERE typeof(key) = 'text' AND typeof(body) IN ('blob', 'null')
+               AND (typeof(gap) IS NOT 'integer' OR typeof(put_boot_us) IS NOT 'integer'
+                    OR typeof(buffer) NOT IN ('integer', 'null') OR typeof(sequence) NOT IN ('integer', 'null'))",
+            params![DECISIONS, DECISION, GAPS, GAP, EVENT],
+        )?;
+        if mended > 0 {
+            tracing::error!(
+                mended,
+                "cells beside events that wait for the cloud were damaged; the events are whole"
+            );
         }
         Ok(())
     }
@@ -171,7 +199,7 @@ impl Engine {
             return Ok(());
         }
         let mut select = self.db.prepare_cached(
-            "SELECT id, gap, body, put_boot_us FROM events
+            "SELECT id, gap, body, put_boot_us, key FROM events
              WHERE body IS NOT NULL AND buffer IS NULL AND id > ?1 ORDER BY id LIMIT ?2",
         )?;
         let mut rows = select.query([self.events_looked_at, LOOKED_AT])?;
@@ -217,8 +245,10 @@ impl Engine {
     fn take_event(&self, row: &Row<'_>, batch: &mut EventBatch) -> Result<bool, Damage> {
         let damage = |error: prost::DecodeError| Damage(error.to_string());
         let body = blob(row, 2)?;
-        let patient = self.is_patient(cell(row, 3)?);
-        Ok(match cell::<i64>(row, 1)? {
+        let kind = kind_of(cell::<String>(row, 4).ok().as_deref(), cell(row, 1).ok());
+        // What does not say since when it waits has waited long enough: the rest of it is whole.
+        let patient = cell(row, 3).is_ok_and(|since| self.is_patient(since));
+        Ok(match kind.ok_or_else(|| Damage("nothing says what it is".to_owned()))? {
             EVENT => {
                 let event = self.stamped_event(envelope::Event::decode(body).map_err(damage)?, patient);
                 event.map(|event| batch.events.push(event)).is_some()
@@ -284,5 +314,14 @@ fn gap(hardware: &HardwareId, epoch: u64, lost: &Extent, reason: &str) -> Vec<u8
 }
 
 fn decision_key(id: Uuid) -> String {
-    format!("decision/{id}")
+    format!("{DECISIONS}{id}")
+}
+
+/// What a row is, by its key and its column `gap`: of either the other one may be damaged.
+pub(super) fn kind_of(key: Option<&str>, gap: Option<i64>) -> Option<i64> {
+    match key {
+        Some(key) if key.starts_with(DECISIONS) => Some(DECISION),
+        Some(key) if key.starts_with(GAPS) => Some(GAP),
+        _ => gap.filter(|gap| (EVENT..=DECISION).contains(gap)).or(key.map(|_| EVENT)),
+    }
 }

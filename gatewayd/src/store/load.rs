@@ -4,9 +4,10 @@ use std::collections::HashMap;
 
 use kinara_protocol::frame::{Body, Epoch, FrameRef};
 use rusqlite::Row;
+use rusqlite::types::Value;
 
 use super::StoreError;
-use super::damage::{BrokenRow, Damage, blob, broken_row, cell};
+use super::damage::{BrokenRow, Damage, blob, broken_anchor, broken_row, cell};
 use super::engine::{Device, Engine, EpochState};
 use super::ranges::SeqSet;
 use crate::align::fit::Anchor;
@@ -25,7 +26,7 @@ impl Engine {
         self.open_gaps.clear();
         self.see_what_is_aside()?;
         let mut broken = Vec::new();
-        self.read_devices(&mut broken)?;
+        let named = self.read_devices(&mut broken)?;
         let mut devices = std::mem::take(&mut self.devices);
         let anew = self
             .read_anchors(&mut devices, &mut broken)
@@ -35,7 +36,10 @@ impl Engine {
         self.read_wanted()?;
         self.read_sensors()?;
         self.begin()?;
+        self.mend_events()?;
         self.set_rows_aside(&broken)?;
+        self.name_again(named)?;
+        self.see_unnamed()?;
         for (hardware, epoch) in anew {
             self.begin_epoch_anew(&hardware, epoch)?;
         }
@@ -48,7 +52,23 @@ impl Engine {
         self.commit()
     }
 
-    fn read_devices(&mut self, broken: &mut Vec<BrokenRow>) -> Result<(), StoreError> {
+    /// Reads the wearables; gives those whose name is damaged in its row and whole in its index.
+    fn read_devices(&mut self, broken: &mut Vec<BrokenRow>) -> Result<Vec<(i64, HardwareId)>, StoreError> {
+        self.read_named(broken)?;
+        let mut named = Vec::new();
+        for row in &*broken {
+            let Some((_, Value::Integer(id))) = row.keys.first() else { continue };
+            let Some(hardware) = self.name_by_index(*id) else { continue };
+            if !self.devices.contains_key(&hardware) {
+                self.hardware.insert(*id, hardware.clone());
+                self.devices.insert(hardware.clone(), Device { id: *id, ..Device::default() });
+                named.push((*id, hardware));
+            }
+        }
+        Ok(named)
+    }
+
+    fn read_named(&mut self, broken: &mut Vec<BrokenRow>) -> Result<(), StoreError> {
         let mut select = self.db.prepare("SELECT id, hardware FROM devices")?;
         let mut rows = select.query([])?;
         while let Some(row) = rows.next()? {
@@ -68,8 +88,9 @@ impl Engine {
         devices: &mut HashMap<HardwareId, Device>,
         broken: &mut Vec<BrokenRow>,
     ) -> Result<(), StoreError> {
-        let mut select =
-            self.db.prepare("SELECT device, epoch, ticks, utc_us, uncertainty_us FROM anchors")?;
+        let mut select = self
+            .db
+            .prepare("SELECT device, epoch, ticks, utc_us, uncertainty_us, boot_us, boot_id FROM anchors")?;
         let mut rows = select.query([])?;
         while let Some(row) = rows.next()? {
             match anchor_in(row) {
@@ -79,10 +100,7 @@ impl Engine {
                         device.timeline.sync(epoch, anchor);
                     }
                 }
-                Err(damage) => {
-                    let keys = ["device", "epoch", "ticks"];
-                    broken.push(broken_row("anchors", &keys, "utc_us", row, damage)?);
-                }
+                Err(damage) => broken.push(broken_anchor(row, damage)?),
             }
         }
         Ok(())
@@ -97,7 +115,7 @@ impl Engine {
     }
 
     /// Reads what is noted of epochs; gives those whose note is damaged, and has to begin anew.
-    fn read_epochs(
+    pub(super) fn read_epochs(
         &self,
         devices: &mut HashMap<HardwareId, Device>,
         broken: &mut Vec<BrokenRow>,
@@ -112,7 +130,7 @@ impl Engine {
             match (key.as_ref().map_err(Damage::clone).and_then(|_| epoch_in(row)), hardware) {
                 (Ok(state), Some(hardware)) => {
                     let epoch = key.expect("it was read").1;
-                    let device = devices.get_mut(hardware).expect("each has a name and a place");
+                    let Some(device) = devices.get_mut(hardware) else { continue };
                     device.timeline.reached(Epoch(epoch), state.last_ticks);
                     if let Some(bytes) = &state.boot
                         && let Ok(frame) = FrameRef::parse(bytes)
@@ -122,6 +140,7 @@ impl Engine {
                     }
                     device.epochs.insert(epoch, state);
                 }
+                // Its wearable may come and say who it is.
                 (Ok(_), None) => {}
                 (Err(damage), hardware) => {
                     broken.push(broken_row("epochs", &["device", "epoch"], "received", row, damage)?);
@@ -153,6 +172,8 @@ fn device_in(row: &Row<'_>) -> Result<(i64, HardwareId), Damage> {
 }
 
 fn anchor_in(row: &Row<'_>) -> Result<(i64, Epoch, Option<Anchor>), Damage> {
+    // Whoever looks for the syncs of this boot reads these.
+    let _: (Option<i64>, Option<String>) = (cell(row, 5)?, cell(row, 6)?);
     let ticks = cell::<i64>(row, 2)? as u64;
     let (utc_us, uncertainty_us): (Option<i64>, i64) = (cell(row, 3)?, cell(row, 4)?);
     let anchor = utc_us.map(|utc_us| Anchor { ticks, utc_us, uncertainty_us: uncertainty_us as u64 });

@@ -22,6 +22,7 @@ mod events;
 mod figures;
 mod held;
 mod load;
+mod lock;
 mod order;
 mod outbox;
 mod pack;
@@ -37,6 +38,7 @@ mod seal;
 mod sensors;
 mod stage;
 mod thread;
+mod unnamed;
 mod wanted;
 
 use std::path::PathBuf;
@@ -444,6 +446,11 @@ impl Store {
         before: (Epoch, Seq),
     ) -> Result<(), StoreError> {
         self.write(Haste::Prompt, 0, move |engine| engine.no_longer_wanted(&hardware, before)).await
+    }
+
+    /// What may have come at the end of a run that was killed is here, or is held by nobody.
+    pub async fn followed(&self, hardware: HardwareId) -> Result<(), StoreError> {
+        self.write(Haste::Prompt, 0, move |engine| engine.followed(&hardware)).await
     }
 
     /// The first seq from `seq` on that has not been received.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use rusqlite::{OptionalExtension, params};
 
 use super::StoreError;
-use super::damage::blob;
+use super::damage::{blob, cell};
 use super::engine::Engine;
 use super::held::Held;
 use super::outbox::{Kind, Name};
@@ -47,7 +47,7 @@ impl Engine {
                     .filter_map(|(device, frames)| Some((self.hardware.get(&device)?.to_string(), frames)))
                     .collect(),
                 bytes: row.get::<_, i64>(4)? as u64,
-                reason: row.get::<_, Option<String>>(5)?.unwrap_or_default(),
+                reason: cell::<Option<String>>(row, 5).ok().flatten().unwrap_or_default(),
             })
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
@@ -59,7 +59,7 @@ impl Engine {
             "SELECT payload FROM batches WHERE state = 1 AND kind = ?1 AND buffer = ?2 AND sequence = ?3",
         )?;
         let key = params![name.kind.number(), name.buffer as i64, name.sequence as i64];
-        Ok(select.query_row(key, |row| row.get(0)).optional()?)
+        Ok(select.query_row(key, |row| Ok(blob(row, 0).map(<[u8]>::to_vec).ok())).optional()?.flatten())
     }
 
     /// Puts them all back into the outbox. Gives how many.

@@ -9,12 +9,13 @@ use kinara_protocol::frame::Epoch;
 use rusqlite::params;
 
 use super::StoreError;
+use super::damage::cell;
 use super::engine::Engine;
 
 /// Epochs of each wearable that are remembered though nothing of them is here, the ones that grew last.
 const EPOCHS: usize = 16;
 /// A wearable that was last heard of so long ago and is not bound here is forgotten, microseconds (90 days).
-const FORGOTTEN_US: i64 = 90 * 86_400_000_000;
+pub(super) const FORGOTTEN_US: i64 = 90 * 86_400_000_000;
 /// A sync of an epoch of which nothing came is kept so long, microseconds (an hour).
 const IDLE_US: i64 = 3_600_000_000;
 
@@ -49,6 +50,7 @@ impl Engine {
         }
         self.see_now_what_was_seen_in_the_future();
         self.prune_idle_anchors()?;
+        self.prune_unnamed()?;
         self.prune_devices(&here)
     }
 
@@ -84,7 +86,8 @@ impl Engine {
         )?;
         let old = self.clock.boottime_us() - IDLE_US;
         let idle: Vec<(i64, i64)> = select
-            .query_map(params![self.boot_id(), old], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .query_map(params![self.boot_id(), old], |row| Ok((cell(row, 0), cell(row, 1))))?
+            .filter_map(|row| row.map(|(device, epoch)| device.ok().zip(epoch.ok())).transpose())
             .collect::<Result<_, _>>()?;
         drop(select);
         for (device, epoch) in idle {

@@ -179,7 +179,12 @@ impl Engine {
         for Dropped { id, device, epoch, frames, bytes, extent } in dropped {
             self.db.prepare_cached("DELETE FROM pieces WHERE id = ?1")?.execute([id])?;
             self.figures.take((device, epoch), frames, bytes);
-            let Some(hardware) = self.hardware.get(&device).cloned() else { continue };
+            let Some(hardware) = self.hardware.get(&device).cloned() else {
+                for (first, last) in extent.seqs.ranges() {
+                    self.range_is_lost(device, epoch, (i64::from(*first), i64::from(*last)))?;
+                }
+                continue;
+            };
             if let Some(device) = self.devices.get_mut(&hardware) {
                 device.buffered = device.buffered.saturating_sub(frames);
             }
@@ -238,6 +243,7 @@ impl Engine {
             }),
         );
         self.board.alert("damaged", self.damage_in_words()?);
+        self.board.alert("decision-damaged", self.lost_decisions_in_words()?);
         self.tell_silent_sensors();
         Ok(())
     }
@@ -248,6 +254,11 @@ impl Engine {
             return Ok(None);
         }
         if let Some((file, why)) = self.file_set_aside()? {
+            if !self.lies_aside(&file) {
+                return Ok(Some(format!(
+                    "The database is gone ({why}). Readings may be lost. Check the disk, and tell support."
+                )));
+            }
             return Ok(Some(format!(
                 "The database was damaged ({why}) and was set aside as {file}; what can be read comes over. Readings \
                  may be lost. Check the disk, and tell support."
@@ -257,6 +268,17 @@ impl Engine {
             "{damaged} stored records could not be read any more and were set aside; readings may be lost. Check the \
              disk, and tell support."
         )))
+    }
+
+    /// A decision that is lost is not found again by itself, as an event is: somebody has to decide again.
+    fn lost_decisions_in_words(&self) -> Result<Option<String>, StoreError> {
+        let lost = if self.figures.damaged == 0 { 0 } else { self.damaged_decisions()? };
+        Ok((lost > 0).then(|| {
+            format!(
+                "{lost} decisions made at this box were damaged before the cloud had them, and it does not know of them. \
+                 Look who wears which device, and decide it again."
+            )
+        }))
     }
 
     /// When the oldest of what is here came. Rows lie in the order in which they came, so nothing is searched.

@@ -181,7 +181,7 @@ impl Engine {
     }
 
     /// Whether a file is still there, as far as the folder says.
-    fn lies_aside(&self, name: &str) -> bool {
+    pub(super) fn lies_aside(&self, name: &str) -> bool {
         self.settings.dir.join(name).try_exists().unwrap_or(true)
     }
 

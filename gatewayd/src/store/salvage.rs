@@ -11,6 +11,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row, Statement, params, params_from_iter};
 
 use super::damage::WHOLE;
+use super::events::kind_of;
 use super::held::Held;
 use super::schema::TABLES;
 use super::wanted::EVERYTHING;
@@ -57,7 +58,10 @@ pub fn salvage(
     (aside, why): (&str, &str),
     now_us: i64,
 ) -> Result<(), StoreError> {
-    match source(damaged) {
+    // Of no bytes SQLite would make a database, and remove the log that lies beside it.
+    let is_empty = std::fs::metadata(damaged).map_or(true, |meta| meta.len() == 0);
+    let opened = if is_empty { Err(StoreError::Unreadable(why.to_owned())) } else { source(damaged) };
+    match opened {
         Ok(source) => {
             for table in TABLES {
                 for name in [format!("old_{table}"), (*table).to_owned()] {
@@ -75,6 +79,7 @@ pub fn salvage(
         Err(error) if error.is_outside() => return Err(error),
         Err(error) => {
             tracing::warn!(%error, "the database set aside cannot be opened; nothing is brought over");
+            db.execute_batch(EVERYTHING)?;
         }
     }
     rescue::forget_former(db, aside)?;
@@ -310,6 +315,9 @@ impl<'a> Bringing<'a> {
         if self.columns.len() == row.len() && self.insert.contains("held") && !self.has("held") {
             row.push(Value::Blob(self.look_up(&row).to_bytes()));
         }
+        if self.table == "events" {
+            self.mend_event(&mut row);
+        }
         let inserted = db.prepare_cached(&self.insert)?.execute(params_from_iter(row.iter()));
         match inserted {
             Ok(_) => {
@@ -332,6 +340,26 @@ impl<'a> Bringing<'a> {
             Err(error) => return Err(error.into()),
         }
         Ok(())
+    }
+
+    /// What an event says of itself beside its body may be damaged: the body is what counts, above all a decision's.
+    fn mend_event(&self, row: &mut [Value]) {
+        let place = |name: &str| self.columns.iter().position(|column| column == name);
+        let key = place("key").and_then(|at| row.get(at)).and_then(|value| match value {
+            Value::Text(key) => Some(key.clone()),
+            _ => None,
+        });
+        for (name, instead) in [
+            ("gap", kind_of(key.as_deref(), None).map_or(Value::Null, Value::Integer)),
+            ("put_boot_us", Value::Integer(0)),
+            ("buffer", Value::Null),
+            ("sequence", Value::Null),
+        ] {
+            let Some(cell) = place(name).and_then(|at| row.get_mut(at)) else { continue };
+            if !matches!(cell, Value::Integer(_) | Value::Null) {
+                *cell = instead;
+            }
+        }
     }
 
     pub fn is_here(&self, id: i64) -> bool {
@@ -372,7 +400,11 @@ impl<'a> Bringing<'a> {
                 Value::Blob(bytes) => Some(bytes.clone()),
                 _ => None,
             });
-        let identity = id.map_or_else(|| "a row without a number".to_owned(), |id| format!("row {id}"));
+        let identity = match (self.at(row, "key"), id) {
+            (Some(Value::Text(key)), _) if self.table == "events" => key.clone(),
+            (_, Some(id)) => format!("row {id}"),
+            (_, None) => "a row without a number".to_owned(),
+        };
         tracing::error!(table = self.table, identity, why, "a row is damaged and was set aside");
         self.note_lost(db, row)?;
         db.execute(

@@ -80,11 +80,11 @@ impl Engine {
             .figures
             .groups
             .iter()
-            .filter(|((device, epoch), group)| {
+            .filter(|((number, epoch), group)| {
                 let patient = self.is_patient(group.oldest_boot_us);
-                let device = self.hardware.get(device).and_then(|hardware| self.devices.get(hardware));
-                // Those of a wearable that is not known are found to be damaged when they are read.
-                let Some(device) = device else { return true };
+                let device = self.hardware.get(number).and_then(|hardware| self.devices.get(hardware));
+                // Those of a wearable that is not known, and may not come, are found to be damaged when they are read.
+                let Some(device) = device else { return !self.is_unnamed(*number) };
                 let last = device.epochs.get(epoch).map_or(0, |state| state.last_ticks);
                 matches!(device.timeline.stamp(Epoch(*epoch), last, last, now_us, patient), Stamp::Known(_))
             })

@@ -1,7 +1,9 @@
 //! Frames that were here and are lost: the wearable may still hold them, and is asked for them.
 //!
 //! Only what this box had is wanted. A frame that another gateway has taken over is none of its business, so what was never
-//! received here is not; unless this box does not know any more what it had.
+//! received here is not; unless this box does not know any more what it had. After a run that did not end by itself it
+//! may not know of the last of it: then each wearable is asked once for what follows the last frame that is known, up to the
+//! oldest one that nobody has acknowledged. Mostly there is nothing between them.
 
 use std::collections::BTreeMap;
 
@@ -18,6 +20,10 @@ use crate::hardware::HardwareId;
 pub(super) const EVERYTHING: &str = "DELETE FROM meta WHERE key GLOB 'asked *';
     INSERT INTO meta (key, value) VALUES ('knows_nothing', 1) ON CONFLICT DO UPDATE SET value = 1";
 
+/// Notes that the last of what this box had may be gone.
+pub(super) const WHAT_FOLLOWS: &str = "DELETE FROM meta WHERE key GLOB 'followed *';
+    INSERT INTO meta (key, value) VALUES ('was_killed', 1) ON CONFLICT DO UPDATE SET value = 1";
+
 /// What is wanted of a wearable.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wanted {
@@ -25,6 +31,8 @@ pub struct Wanted {
     pub everything: bool,
     /// These.
     pub frames: BTreeMap<Epoch, SeqSet>,
+    /// And what follows these, the frames of each epoch that came here; none where that is not in doubt.
+    pub behind: Option<BTreeMap<Epoch, SeqSet>>,
 }
 
 impl Engine {
@@ -32,7 +40,18 @@ impl Engine {
         let everything = self.meta("knows_nothing")?.is_some() && self.meta(&asked(hardware))?.is_none();
         let wanted = self.devices.get(hardware).map(|device| device.wanted.iter());
         let frames = wanted.into_iter().flatten().map(|(epoch, seqs)| (Epoch(*epoch), seqs.clone()));
-        Ok(Wanted { everything, frames: frames.collect() })
+        let frames = frames.collect();
+        Ok(Wanted { everything, frames, behind: self.in_doubt(hardware)? })
+    }
+
+    fn in_doubt(&self, hardware: &HardwareId) -> Result<Option<BTreeMap<Epoch, SeqSet>>, StoreError> {
+        if self.meta("was_killed")?.is_none() || self.meta(&followed(hardware))?.is_some() {
+            return Ok(None);
+        }
+        let epochs = self.devices.get(hardware).map(|device| device.epochs.iter());
+        let received =
+            epochs.into_iter().flatten().map(|(epoch, state)| (Epoch(*epoch), state.received.clone()));
+        Ok(Some(received.filter(|(_, seqs)| !seqs.is_empty()).collect()))
     }
 
     pub(super) fn no_longer_wanted(
@@ -43,6 +62,7 @@ impl Engine {
         if self.meta("knows_nothing")?.is_some() {
             self.set_meta(&asked(hardware), 1)?;
         }
+        self.meet(hardware, epoch)?;
         let device = self.device(hardware)?;
         let id = device.id;
         let mut changed = Vec::new();
@@ -62,6 +82,11 @@ impl Engine {
             self.write_wanted(device, epoch)?;
         }
         Ok(())
+    }
+
+    /// What may have come at the end of a run that was killed is here.
+    pub(super) fn followed(&mut self, hardware: &HardwareId) -> Result<(), StoreError> {
+        if self.meta("was_killed")?.is_some() { self.set_meta(&followed(hardware), 1) } else { Ok(()) }
     }
 
     /// These have been lost.
@@ -129,4 +154,8 @@ impl Engine {
 
 fn asked(hardware: &HardwareId) -> String {
     format!("asked {hardware}")
+}
+
+fn followed(hardware: &HardwareId) -> String {
+    format!("followed {hardware}")
 }

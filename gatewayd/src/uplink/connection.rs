@@ -1,5 +1,6 @@
 //! One connection to the broker, from CONNECT to the first error.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,7 +20,7 @@ use super::messages::{self, Identity};
 use super::pace::Pace;
 use super::queue::Item;
 use super::trace::{self, Follower};
-use super::{Context, UplinkError, dial};
+use super::{Context, UplinkError, dial, network};
 use crate::align::source::ToldTime;
 use crate::hardware::HardwareId;
 use crate::sabotage;
@@ -134,6 +135,7 @@ impl<'a> Connection<'a> {
         let mut tick = tokio::time::interval(TICK);
         let mut live = tokio::time::interval(settings.live_every);
         live.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut moved = pin!(network::changed());
         let mut state_due = Instant::now();
         let mut state_sent = Instant::now();
         // One that subscribed meanwhile told nobody who was not there.
@@ -174,6 +176,10 @@ impl<'a> Connection<'a> {
                     }
                     board.borrow_and_update();
                     state_due = state_due.min(state_sent + self.state_rest());
+                }
+                () = &mut moved => {
+                    moved.set(network::changed());
+                    self.line.network_has_changed();
                 }
                 _ = live.tick() => self.publish_live(),
                 _ = tick.tick() => {

@@ -1,7 +1,7 @@
 //! From a name to a stream: lookup, TCP, TLS; each failure in words that say what to look at.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +32,8 @@ pub struct Stream {
     pub meter: Meter,
     /// Who is at the other end, as the configuration names them.
     pub at: String,
+    /// This machine's address at this end.
+    pub from: Option<IpAddr>,
 }
 
 impl std::fmt::Debug for Stream {
@@ -116,15 +118,16 @@ pub async fn dial(settings: &Settings, judge: &Judge) -> Result<Stream, DialErro
     let client = settings.tls.as_ref().map(|files| tls::client(files, judge)).transpose()?;
     let addresses = look_up(settings, within).await?;
     let stream = reach(&at, &addresses, within).await?;
+    let from = stream.local_addr().ok().map(|address| address.ip());
     let meter = Meter::new(Instant::now());
     let stream = Metered::new(stream, meter.clone());
     let Some(client) = client else {
-        return Ok(Stream { duplex: Box::new(stream), meter, at });
+        return Ok(Stream { duplex: Box::new(stream), meter, at, from });
     };
     let name =
         ServerName::try_from(settings.host.clone()).map_err(|_| DialError::Name(settings.host.clone()))?;
     match timeout(within, TlsConnector::from(Arc::new(client)).connect(name, stream)).await {
-        Ok(Ok(stream)) => Ok(Stream { duplex: Box::new(stream), meter, at }),
+        Ok(Ok(stream)) => Ok(Stream { duplex: Box::new(stream), meter, at, from }),
         Ok(Err(source)) => Err(match meter.foreigner() {
             Some(what) => DialError::Foreign { at, what },
             None => DialError::Handshake { at, source },

@@ -5,6 +5,7 @@
 //! that waits for the answer to a ping measures the queue in front of the ping instead.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use tokio::time::{Instant, timeout};
 
 use super::dial::{Duplex, Stream};
 use super::meter::{Meter, foreigner};
+use super::moved::Moved;
 use super::pace::Limits;
 use super::queue::{Item, Queue};
 use crate::store::Name;
@@ -39,6 +41,11 @@ const ASK_AFTER: Duration = Duration::from_secs(15);
 const SLOWEST: u64 = 1_000;
 /// Bytes that may lie unseen in buffers between here and the broker.
 const UNSEEN: u64 = 64 * 1024;
+
+/// How long so many bytes on the way take at this measured rate, at most.
+pub(super) fn on_the_way(unconfirmed: u64, rate: Option<u64>) -> Duration {
+    Duration::from_secs(unconfirmed.min(UNSEEN) / rate.unwrap_or(SLOWEST).max(SLOWEST))
+}
 
 /// What comes from a line.
 #[derive(Debug)]
@@ -101,6 +108,9 @@ pub enum LineError {
     /// Nothing moves.
     #[error("nothing has gone out or come in for {} s", .0.as_secs())]
     Dead(Duration),
+    /// The network has changed under it.
+    #[error("the network has changed, and nothing comes over the old connection")]
+    Moved,
     /// The connection broke.
     #[error("the connection broke: {0}")]
     Broken(#[from] io::Error),
@@ -136,8 +146,7 @@ impl Patience {
 
     /// How long nothing may move, with so many bytes on the way at this measured rate.
     fn lasts(&self, unconfirmed: u64, rate: Option<u64>) -> Duration {
-        let rate = rate.unwrap_or(SLOWEST).max(SLOWEST);
-        self.silence + Duration::from_secs(unconfirmed.min(UNSEEN) / rate)
+        self.silence + on_the_way(unconfirmed, rate)
     }
 }
 
@@ -145,6 +154,7 @@ impl Patience {
 #[derive(Debug)]
 pub struct Greeted {
     at: String,
+    from: Option<IpAddr>,
     meter: Meter,
     reader: ReadHalf<Box<dyn Duplex>>,
     writer: WriteHalf<Box<dyn Duplex>>,
@@ -170,7 +180,7 @@ async fn farewell(writer: &mut WriteHalf<Box<dyn Duplex>>) {
 
 /// Says CONNECT and waits for the answer.
 pub async fn greet(stream: Stream, hello: Packet, within: Duration) -> Result<Greeted, LineError> {
-    let Stream { duplex, meter, at } = stream;
+    let Stream { duplex, meter, at, from } = stream;
     let (mut reader, mut writer) = tokio::io::split(duplex);
     let mut buffer = BytesMut::new();
     let exchange = async {
@@ -194,7 +204,7 @@ pub async fn greet(stream: Stream, hello: Packet, within: Duration) -> Result<Gr
         return Err(LineError::Foreign { at, what: NO_BROKER });
     };
     let limits = judge(&welcome, &at)?;
-    Ok(Greeted { at, meter, reader, writer, buffer, limits })
+    Ok(Greeted { at, from, meter, reader, writer, buffer, limits })
 }
 
 /// What an answer that is no welcome means.
@@ -279,6 +289,8 @@ struct Shared {
     limits: Limits,
     patience: Patience,
     asked: Mutex<Asked>,
+    /// This machine's address at this end.
+    from: Option<IpAddr>,
 }
 
 #[derive(Debug, Default)]
@@ -292,6 +304,8 @@ struct Asked {
     handing: bool,
     /// Bytes a second that the broker has confirmed.
     rate: Option<u64>,
+    /// The network has changed, and nobody has answered since.
+    moved: Option<Moved>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -316,7 +330,7 @@ impl Drop for Line {
 impl Line {
     /// Lets packets flow.
     pub fn start(greeted: Greeted, patience: Patience) -> Self {
-        let Greeted { meter, reader, writer, buffer, limits, .. } = greeted;
+        let Greeted { from, meter, reader, writer, buffer, limits, .. } = greeted;
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
             wake: Notify::new(),
@@ -324,6 +338,7 @@ impl Line {
             limits,
             patience,
             asked: Mutex::default(),
+            from,
         });
         let (sender, incoming) = mpsc::channel(INCOMING);
         let task = tokio::spawn(run(shared.clone(), reader, writer, buffer, sender)).abort_handle();
@@ -378,6 +393,11 @@ impl Line {
     /// How fast the broker takes bytes, as it is known.
     pub fn rate_is(&self, bytes_per_s: u64) {
         lock(&self.shared.asked).rate = Some(bytes_per_s);
+    }
+
+    /// The machine's network has changed: the broker is asked at once whether this line still leads to it.
+    pub fn network_has_changed(&self) {
+        lock(&self.shared.asked).moved.get_or_insert_with(|| Moved::new(Instant::now()));
     }
 
     /// Says the last `state` and goodbye; then the line ends.
@@ -499,7 +519,10 @@ async fn judge_side(shared: &Shared) -> LineError {
         }
         let lately = asked.at.is_some_and(|at| now.saturating_duration_since(at) < ask_after);
         let idle = shared.meter.unheard(now).max(shared.meter.unsent(now)) >= ask_after;
-        if idle && !lately {
+        let heard = now.checked_sub(shared.meter.unheard(now));
+        let asked_at = asked.at;
+        asked.moved = asked.moved.take().filter(|moved| !moved.is_answered(asked_at, heard));
+        if idle && !lately || asked.moved.as_ref().is_some_and(|moved| moved.asks(asked_at)) {
             asked.at = Some(now);
             asked.position = shared.meter.sent();
             asked.waits = true;
@@ -510,6 +533,10 @@ async fn judge_side(shared: &Shared) -> LineError {
         let quiet = shared.meter.quiet(now);
         if asked.waits && quiet > shared.patience.lasts(unconfirmed, asked.rate) {
             return LineError::Dead(quiet);
+        }
+        if asked.moved.as_ref().is_some_and(|moved| moved.is_over(now, shared.from, unconfirmed, asked.rate))
+        {
+            return LineError::Moved;
         }
     }
 }

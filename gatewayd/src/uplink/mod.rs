@@ -7,7 +7,7 @@
 //!
 //! It is made for bad lines: what is on the way is bounded by what the line carries (`flight`), a line that moves is
 //! alive (`line`), batches shrink where nothing gets through (`pace`), and no pause is longer than the network's
-//! absence (`network`).
+//! absence (`network`). A line under which the network has changed has to show that it lives (`moved`).
 
 mod connection;
 pub mod dial;
@@ -15,6 +15,7 @@ mod flight;
 pub mod line;
 mod messages;
 pub mod meter;
+mod moved;
 mod network;
 pub mod pace;
 mod queue;

@@ -1,4 +1,4 @@
-//! Whether the machine's network has changed: then the next attempt need not wait.
+//! Whether the machine's network has changed: then the next attempt need not wait, and a standing line is looked at.
 
 use std::hash::{DefaultHasher, Hasher};
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// Routes and addresses as the kernel lists them for this process.
 const TABLES: [&str; 3] = ["/proc/self/net/route", "/proc/self/net/ipv6_route", "/proc/self/net/if_inet6"];
-/// How often they are looked at while there is no connection.
+/// How often they are looked at.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// Returns once routes or addresses are others than at the call.

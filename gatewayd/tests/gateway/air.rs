@@ -55,6 +55,8 @@ pub struct State {
     pub damaged: HashSet<usize>,
     /// Nor these, and not even which frames they were: they cannot be asked for.
     pub unreadable: HashSet<usize>,
+    /// What it says that its log begins with, whatever it holds.
+    pub claims_oldest: Option<(Epoch, Seq)>,
     named: HashSet<usize>,
     notified: usize,
     pub links: usize,
@@ -111,6 +113,7 @@ impl Wearable {
             drops_after: 0,
             damaged: HashSet::new(),
             unreadable: HashSet::new(),
+            claims_oldest: None,
             named: HashSet::new(),
             notified: 0,
             links: 0,
@@ -257,6 +260,9 @@ impl State {
     }
 
     fn oldest(&self) -> (Epoch, Seq) {
+        if let Some(claimed) = self.claims_oldest {
+            return claimed;
+        }
         match self.log.get(self.acknowledged) {
             Some(frame) => identity(frame),
             None => (self.epoch, self.next_seq),

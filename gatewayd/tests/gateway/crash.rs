@@ -2,15 +2,19 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
+use kinara_clock::SystemClock;
 use kinara_gatewayd::hardware::HardwareId;
+use kinara_gatewayd::store::Store;
 use kinara_protocol::frame::Epoch;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::frames::{drain, known, open, scalar, settings, synchronise};
+use super::frames::{board, drain, known, open, scalar, settings, synchronise};
 
 const CHILD: &str = "KINARA_TEST_STORE_CHILD";
 const EPOCH: Epoch = Epoch::new(3, 1);
@@ -142,4 +146,56 @@ async fn a_torn_database_is_set_aside_and_the_gateway_works_on_without_anybody()
         assert!(round % 3 != 2 || aside > 0);
         store.stop().await;
     }
+}
+
+/// The folder as a kill would leave it.
+pub fn copy_of_folder(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+    }
+}
+
+/// Opens what is left of a folder and looks at what it says of its database.
+async fn a_database_that_is_gone(lose: impl FnOnce(&Path)) {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, left) = (dir.path().join("data"), dir.path().join("left"));
+    let hardware = HardwareId::kinara(1);
+    let store = open(settings(&data));
+    synchronise(&store, &hardware, EPOCH).await;
+    store.append(hardware.clone(), (0..50).map(|seq| scalar(EPOCH, seq)).collect()).await.unwrap();
+    std::fs::write(data.join("devices.json"), "{}").unwrap();
+    copy_of_folder(&data, &left);
+    store.stop().await;
+    lose(&left);
+    let wal = std::fs::read(left.join("store.db-wal")).unwrap();
+    assert!(!wal.is_empty());
+    let board = board();
+    let store = Store::open(settings(&left), Arc::new(SystemClock), board.clone()).unwrap();
+    assert!(store.wanted(hardware.clone()).await.unwrap().everything);
+    let start = std::time::Instant::now();
+    while !board.now().alerts.contains_key("damaged") {
+        assert!(start.elapsed() < Duration::from_secs(10), "nobody is told");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let names = std::fs::read_dir(&left).unwrap().map(|entry| entry.unwrap().path());
+    let mut aside = names
+        .filter(|path| path.to_string_lossy().contains("broken") && path.to_string_lossy().ends_with("-wal"));
+    assert_eq!(std::fs::read(aside.next().expect("its log is kept")).unwrap(), wal);
+    store.stop().await;
+    // A clean stop, and nothing more is lost by the next start.
+    let store = open(settings(&left));
+    assert!(store.wanted(hardware).await.unwrap().everything);
+    store.stop().await;
+}
+
+#[tokio::test]
+async fn a_database_of_no_bytes_is_gone_its_log_is_kept_and_everything_is_asked_for_again() {
+    a_database_that_is_gone(|left| std::fs::write(left.join("store.db"), "").unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_database_that_is_missing_is_told_of_and_its_log_is_kept() {
+    a_database_that_is_gone(|left| std::fs::remove_file(left.join("store.db")).unwrap()).await;
 }

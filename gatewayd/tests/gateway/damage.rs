@@ -7,14 +7,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use kinara_clock::SystemClock;
 use kinara_gatewayd::hardware::HardwareId;
-use kinara_gatewayd::store::{Outcome, Settings, Store, database};
-use kinara_protocol::envelope::Gap;
+use kinara_gatewayd::store::{Kind, Outcome, Settings, Store, database};
+use kinara_protocol::envelope::{self, Decision, EventBatch, Gap};
 use kinara_protocol::frame::Epoch;
+use prost::Message;
 use tempfile::TempDir;
+use uuid::Uuid;
 
 use super::frames::{
     board, drain, event, known, open, scalar, sent, seqs_of, settings, synchronise, waveform,
 };
+use super::mends::{damage_cells, pages};
 
 const EPOCH: Epoch = Epoch::new(7, 1);
 /// One row in the database.
@@ -189,4 +192,149 @@ async fn a_wearable_whose_name_is_damaged_does_not_keep_the_others_back() {
     let frames = drain(&store).await;
     assert_eq!(frames.into_keys().collect::<Vec<_>>(), [(other.to_string(), EPOCH.0, 0)]);
     store.stop().await;
+}
+
+#[tokio::test]
+async fn a_wearable_whose_name_is_damaged_is_known_by_its_log_and_its_number_is_nobody_elses() {
+    let dir = filled(1, scalar).await;
+    assert_eq!(damage(dir.path(), "UPDATE devices SET hardware = '?'"), 1);
+    let store = open(settings(dir.path()));
+    let other = HardwareId::kinara(0xb2);
+    synchronise(&store, &other, Epoch::new(9, 1)).await;
+    store.append(other.clone(), vec![scalar(Epoch::new(9, 1), 0)]).await.unwrap();
+    let there: Vec<_> = drain(&store).await.into_keys().collect();
+    assert_eq!(there, [(other.to_string(), Epoch::new(9, 1).0, 0)]);
+    store.stop().await;
+    // Whatever is restarted meanwhile, they wait.
+    let store = open(settings(dir.path()));
+    let next_boot = Epoch::new(EPOCH.log_id(), 2);
+    synchronise(&store, &hardware(), next_boot).await;
+    assert!(store.received(hardware(), EPOCH).await.unwrap().contains(9));
+    store.append(hardware(), vec![scalar(next_boot, 0)]).await.unwrap();
+    let there: Vec<_> = drain(&store).await.into_keys().collect();
+    let name = hardware().to_string();
+    let mut all: Vec<_> = (0..10).map(|seq| (name.clone(), EPOCH.0, seq)).collect();
+    all.push((name, next_boot.0, 0));
+    assert_eq!(there, all);
+    store.stop().await;
+}
+
+/// Puts a sign into the name of the wearable, in its row alone.
+fn scribble_into_the_name(dir: &Path) {
+    let path = database(&settings(dir));
+    let page = pages(dir, "devices")[0] as usize;
+    let mut bytes = std::fs::read(&path).unwrap();
+    let name = hardware().to_string();
+    let row = &mut bytes[(page - 1) * 4096..page * 4096];
+    let at = row.windows(name.len()).position(|window| window == name.as_bytes()).unwrap();
+    row[at + name.len() - 1] = b'?';
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[tokio::test]
+async fn a_wearable_whose_name_is_damaged_has_it_again_from_the_index() {
+    let dir = filled(1, scalar).await;
+    scribble_into_the_name(dir.path());
+    let store = open(settings(dir.path()));
+    assert_eq!(drain(&store).await.len(), 10);
+    store.stop().await;
+    is_set_aside_alone(dir.path(), "devices").await;
+    let store = open(settings(dir.path()));
+    assert!(store.received(hardware(), EPOCH).await.unwrap().contains(9));
+    store.stop().await;
+}
+
+#[tokio::test]
+async fn a_damaged_row_of_a_wearable_without_a_name_has_its_gap_when_it_is_known_whose() {
+    let dir = filled(10, scalar).await;
+    assert_eq!(damage(dir.path(), "UPDATE devices SET hardware = '?'"), 1);
+    damage_cells(dir.path(), "UPDATE pieces SET frames = 'x' WHERE first_seq = 20");
+    open(settings(dir.path())).stop().await;
+    let store = open(settings(dir.path()));
+    synchronise(&store, &hardware(), EPOCH).await;
+    all_but_the_third_row(&store, 100).await;
+    store.stop().await;
+}
+
+/// Decisions that have gone out after a while.
+async fn decided(store: &Store) -> Vec<i64> {
+    store.clock_is(Some(known())).await.unwrap();
+    store.set_online(true).await.unwrap();
+    tokio::time::sleep(WAIT).await;
+    let waiting = store.waiting(Kind::Event, Vec::new(), 100, usize::MAX).await.unwrap();
+    let batches = waiting.iter().map(|sealed| envelope::open::<EventBatch>(&sealed.payload).unwrap());
+    batches.flat_map(|batch| batch.decisions).map(|decision| decision.at_utc_us).collect()
+}
+
+/// A folder with one decision that waits for the cloud.
+async fn with_a_decision() -> TempDir {
+    let dir = filled(1, scalar).await;
+    let store = open(settings(dir.path()));
+    let decision = Decision { id: vec![5; 16], at_utc_us: 7, ..Decision::default() };
+    store.put_decisions(vec![(Uuid::from_u128(5), decision.encode_to_vec())]).await.unwrap();
+    store.stop().await;
+    dir
+}
+
+#[tokio::test]
+async fn a_decision_whose_body_is_whole_goes_to_the_cloud_whatever_cell_beside_it_is_damaged() {
+    for cell in ["put_boot_us = 'x'", "gap = 'x'", "gap = 0", "buffer = 'x'", "sequence = 'x', buffer = 5"] {
+        for reboots in [false, true] {
+            let dir = with_a_decision().await;
+            damage_cells(dir.path(), &format!("UPDATE events SET {cell}"));
+            if reboots {
+                damage(dir.path(), ANOTHER_BOOT);
+            }
+            let store = open(settings(dir.path()));
+            assert_eq!(decided(&store).await, [7], "{cell}, {reboots}");
+            store.stop().await;
+        }
+    }
+}
+
+const ANOTHER_BOOT: &str = "UPDATE meta SET value = 'another' WHERE key = 'boot_id'";
+
+#[tokio::test]
+async fn a_cell_of_a_wrong_type_costs_its_row_and_no_database_at_a_reboot() {
+    let dir = filled(10, scalar).await;
+    damage_cells(dir.path(), "UPDATE pieces SET frames = 'x' WHERE first_seq = 20");
+    assert_eq!(damage(dir.path(), ANOTHER_BOOT), 1);
+    let store = open(settings(dir.path()));
+    all_but_the_third_row(&store, 100).await;
+    store.stop().await;
+    is_set_aside_alone(dir.path(), "pieces").await;
+}
+
+#[tokio::test]
+async fn people_are_told_of_a_decision_that_is_lost() {
+    let dir = with_a_decision().await;
+    assert_eq!(damage(dir.path(), "UPDATE events SET body = x'ffffffff'"), 1);
+    let board = board();
+    let store = Store::open(settings(dir.path()), Arc::new(SystemClock), board.clone()).unwrap();
+    assert!(decided(&store).await.is_empty());
+    assert!(board.now().alerts.contains_key("decision-damaged"));
+    store.stop().await;
+}
+
+#[tokio::test]
+async fn a_damaged_cell_that_is_only_told_of_keeps_no_reading_out() {
+    for cell in [
+        "UPDATE pieces SET first_seq = 'x'",
+        "UPDATE damaged SET identity = x'00'",
+        "UPDATE damaged SET why = x'00'",
+    ] {
+        let dir = filled(2, scalar).await;
+        damage(
+            dir.path(),
+            "INSERT INTO damaged (origin, identity, why, found_us) VALUES ('database', 'a', 'b', 0)",
+        );
+        damage_cells(dir.path(), cell);
+        let board = board();
+        let store = Store::open(settings(dir.path()), Arc::new(SystemClock), board.clone()).unwrap();
+        store.set_online(true).await.unwrap();
+        tokio::time::sleep(WAIT).await;
+        let told = board.now().buffer;
+        assert_eq!((told.trouble, told.frames, told.damaged), (String::new(), 20, 1), "{cell}");
+        store.stop().await;
+    }
 }

@@ -63,7 +63,7 @@ pub fn named(name: &str) -> Wearer {
 }
 
 /// The kinds of decisions that the bridge has, each with a good signature.
-fn decided(bridge: &Bridge) -> Vec<&'static str> {
+pub fn decided(bridge: &Bridge) -> Vec<&'static str> {
     let seen = bridge.lock();
     let key = seen.states.iter().rev().find(|state| !state.signing_key.is_empty());
     let Some(key) = key.map(|state| state.signing_key.clone()) else { return Vec::new() };
@@ -91,7 +91,7 @@ async fn publish(port: u16, config: &Config) {
     while !matches!(events.poll().await.unwrap(), Event::Incoming(Packet::PubAck(_))) {}
 }
 
-async fn start(dir: &Path, port: u16) -> Daemon {
+pub async fn start(dir: &Path, port: u16) -> Daemon {
     Daemon::start(dir, port, &[], "").await
 }
 

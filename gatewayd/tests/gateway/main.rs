@@ -15,6 +15,7 @@ mod crash;
 mod damage;
 mod desk;
 mod events;
+mod followed;
 mod frames;
 mod full_disk;
 mod intervals;

@@ -126,6 +126,8 @@ async fn a_cell_of_a_wrong_type_costs_its_row_and_everything_else_goes_on() {
         ("UPDATE anchors SET utc_us = 'x'", false),
         ("UPDATE anchors SET ticks = 'x'", false),
         ("UPDATE anchors SET uncertainty_us = x'01'", false),
+        ("UPDATE anchors SET boot_us = 'x'", false),
+        ("UPDATE anchors SET boot_id = x'07'", false),
         ("UPDATE epochs SET last_ticks = 'x'", false),
         ("UPDATE epochs SET boot = 5", false),
         ("UPDATE epochs SET received = 'x'", false),

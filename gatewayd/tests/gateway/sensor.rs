@@ -85,6 +85,32 @@ async fn a_sensors_frames_have_their_time_although_the_store_failed_when_it_conn
 }
 
 #[tokio::test]
+async fn a_sensors_connection_is_synchronised_again_while_it_stands() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(settings(dir.path()));
+    let (send, events) = mpsc::channel(16);
+    let connection = SensorConnection { events, link: Box::new(NoLink) };
+    let mut context = context(&store);
+    context.settings.resync = Duration::from_secs(1);
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
+    let hardware = HardwareId::sensor([1, 2, 3, 4, 5, 6]);
+    let session = tokio::spawn(async move { sensor::run(&context, hardware, connection, &stopped).await });
+    for _ in 0..4 {
+        let bytes = Bytes::from_static(&[0, 72]);
+        send.send(SensorEvent { report: SensorReport::HeartRate, bytes }).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(1_200)).await;
+    }
+    stop.cancel();
+    session.await.unwrap().unwrap();
+    store.flush().await.unwrap();
+    let db = Connection::open(database(&settings(dir.path()))).unwrap();
+    let syncs: i64 = db.query_row("SELECT count(*) FROM anchors", [], |row| row.get(0)).unwrap();
+    assert!(syncs > 1, "{syncs}");
+    store.stop().await;
+}
+
+#[tokio::test]
 async fn what_a_sensor_told_before_its_link_fell_is_stored_when_the_store_works_again() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(settings(dir.path()));

@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::air::{Wearable, air};
+use super::crash::copy_of_folder;
 use super::frames::{board, drain, known, noise, open, sent, seqs_of, settings, synchronise};
 use super::mends::damage_cells;
 
@@ -163,6 +164,51 @@ async fn a_frame_that_the_wearable_has_lost_keeps_nothing_behind_it_back() {
     store.stop().await;
 }
 
+#[tokio::test]
+async fn frames_that_a_wearable_does_not_know_that_it_lost_keep_nothing_back_and_have_a_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(settings(&dir.path().join("data")));
+    // More frames behind them than its window, so that it waits for an acknowledgement.
+    let wearable = wearable(dir.path(), 400);
+    let lost: Vec<u32> = (150..190).chain([230]).collect();
+    wearable.lock().unreadable.extend(lost.iter().map(|seq| *seq as usize));
+    let session = Session::start(&store, &wearable);
+    drained(&wearable).await;
+    session.stop().await;
+    store.clock_is(Some(known())).await.unwrap();
+    store.set_online(true).await.unwrap();
+    let (mut named, start) = (Vec::new(), Instant::now());
+    while named.len() < lost.len() && start.elapsed() < Duration::from_secs(30) {
+        let (_, gaps) = sent(&store, Duration::from_millis(200)).await;
+        assert!(gaps.iter().all(|gap| gap.reason == "overflow"), "{gaps:?}");
+        named.extend(gaps.iter().flat_map(seqs_of));
+    }
+    named.sort_unstable();
+    assert_eq!(named, lost);
+    assert_eq!(missing(&store, &wearable).await, lost);
+    store.stop().await;
+}
+
+#[tokio::test]
+async fn a_number_that_no_frame_of_a_wearable_has_is_not_taken_for_its_oldest_one() {
+    let far = [
+        (EPOCH, 50 + (1 << 30)),
+        (Epoch::new(EPOCH.log_id() ^ 4, 1), 50),
+        (Epoch::new(EPOCH.log_id(), 9), 0),
+    ];
+    for claimed in far {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(settings(&dir.path().join("data")));
+        let wearable = wearable(dir.path(), 400);
+        wearable.lock().claims_oldest = Some(claimed);
+        let session = Session::start(&store, &wearable);
+        drained(&wearable).await;
+        session.stop().await;
+        assert!(missing(&store, &wearable).await.is_empty(), "{claimed:?}");
+        store.stop().await;
+    }
+}
+
 /// Nothing that was lost here is wanted any more.
 async fn fetched_again(store: &Store) {
     let start = Instant::now();
@@ -255,6 +301,78 @@ async fn a_box_that_lost_some_frames_gets_all_of_them_that_the_wearable_kept() {
         damage_cells(data, "UPDATE pieces SET frames = 'x' WHERE first_seq <= 22 AND last_seq >= 20");
     })
     .await;
+}
+
+/// A box is killed, and what is done to its write-ahead log takes what it has acknowledged.
+async fn killed_with_a_log_that_is_damaged(damage: impl FnOnce(&mut Vec<u8>)) {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, left) = (dir.path().join("data"), dir.path().join("left"));
+    let wearable = wearable(dir.path(), 100);
+    let store = open(settings(&data));
+    let session = Session::start(&store, &wearable);
+    drained(&wearable).await;
+    session.stop().await;
+    store.stop().await;
+    let store = open(settings(&data));
+    let session = Session::start(&store, &wearable);
+    for _ in 0..3 {
+        wearable.produce(100);
+        drained(&wearable).await;
+    }
+    session.stop().await;
+    copy_of_folder(&data, &left);
+    store.stop().await;
+    let mut wal = std::fs::read(left.join("store.db-wal")).unwrap();
+    damage(&mut wal);
+    std::fs::write(left.join("store.db-wal"), wal).unwrap();
+    std::fs::remove_file(left.join("store.db-shm")).unwrap();
+    let store = open(settings(&left));
+    let hardware = HardwareId::kinara(WEARABLE);
+    let received = store.received(hardware.clone(), EPOCH).await.unwrap();
+    assert!(
+        !received.contains(wearable.log().len() as u32 - 1),
+        "SQLite has given up some of it: {received:?}"
+    );
+    let session = Session::start(&store, &wearable);
+    let start = Instant::now();
+    while store.wanted(hardware.clone()).await.unwrap().behind.is_some() {
+        assert!(start.elapsed() < Duration::from_secs(30), "it is never done");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    drained(&wearable).await;
+    session.stop().await;
+    assert!(missing(&store, &wearable).await.is_empty());
+    store.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_damaged_write_ahead_log_held_is_fetched_again_after_a_kill() {
+    killed_with_a_log_that_is_damaged(|wal| {
+        let middle = wal.len() / 2;
+        wal[middle] ^= 1;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_write_ahead_log_held_that_was_cut_or_emptied_is_fetched_again_after_a_kill() {
+    killed_with_a_log_that_is_damaged(|wal| wal.truncate(wal.len() / 2)).await;
+    killed_with_a_log_that_is_damaged(Vec::clear).await;
+}
+
+#[tokio::test]
+async fn after_a_clean_stop_nothing_is_fetched_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let wearable = wearable(dir.path(), 100);
+    for _ in 0..2 {
+        let store = open(settings(&data));
+        assert_eq!(store.wanted(HardwareId::kinara(WEARABLE)).await.unwrap().behind, None);
+        let session = Session::start(&store, &wearable);
+        drained(&wearable).await;
+        session.stop().await;
+        store.stop().await;
+    }
 }
 
 #[tokio::test]

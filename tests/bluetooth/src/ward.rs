@@ -280,7 +280,7 @@ else: sys.exit(str(last))";
         let began = Instant::now();
         let (mut seen, mut changed) = (Counts::default(), Instant::now());
         loop {
-            let counts = self.stage.look(|eye| async move { eye.counts().await })?;
+            let counts = self.stage.counts()?;
             if counts != seen {
                 (seen, changed) = (counts, Instant::now());
             }

@@ -177,6 +177,15 @@ impl Cloud {
                 rows.join(",")
             ));
         }
+        self.days();
+    }
+
+    /// As writers note them.
+    fn days(&self) {
+        self.sql(
+            "INSERT INTO ts.days SELECT DISTINCT tenant_id, user_id, (time AT TIME ZONE 'UTC')::date
+               FROM (SELECT tenant_id, user_id, time FROM ts.readings UNION ALL SELECT tenant_id, user_id, time FROM ts.events) r",
+        );
     }
 
     pub fn event(&self, tenant: &Tenant, time: jiff::Timestamp) {
@@ -187,6 +196,7 @@ impl Cloud {
              VALUES ('{time}', '{}', '{}', '{}', 'hot_flash', 'info', 0.9, 'k')",
             tenant.id, tenant.wearer, tenant.device
         ));
+        self.days();
     }
 }
 

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::content::{Consent, Content};
 use super::{Refusal, Speaker, Stop, reason};
-use crate::timestamp;
+use crate::{boundary, timestamp};
 
 /// Wearers that boxes may add to a clinic and nobody has confirmed or merged yet: every box is told of wearers, and a page shows all.
 const MOST_WEARERS: i64 = 5_000;
@@ -179,18 +179,24 @@ pub(super) async fn paired(
         .await?;
     if newer.is_none() {
         end_bond(tx, speaker, hardware, at).await?;
+        let unwanted = is_unwanted(tx, speaker, hardware, at).await?;
         // A bond that is made anew is wanted: nobody is to take it off for what was asked of the one before.
         tx.execute(
-            "UPDATE revocations SET settled_at = $3 WHERE hardware_id = $1 AND gateway_id = $2 AND settled_at IS NULL",
-            &[&hardware, &speaker.gateway, &speaker.now],
+            "UPDATE revocations SET settled_at = $3 WHERE hardware_id = $1 AND gateway_id = $2 AND settled_at IS NULL
+               AND (adapter = $4 OR NOT $5)",
+            &[&hardware, &speaker.gateway, &speaker.now, &adapter.as_slice(), &unwanted],
         )
         .await?;
+        let bond = Uuid::now_v7();
         tx.execute(
             "INSERT INTO bonds (id, tenant_id, gateway_id, hardware_id, adapter, how, since)
              VALUES ($1, $2, $3, $4, $5, $6, $7)",
-            &[&Uuid::now_v7(), &speaker.tenant, &speaker.gateway, &hardware, &adapter.as_slice(), &how, &at],
+            &[&bond, &speaker.tenant, &speaker.gateway, &hardware, &adapter.as_slice(), &how, &at],
         )
         .await?;
+        if unwanted {
+            boundary::revoke(tx, boundary::Bonds::One(bond), hardware, speaker.now).await?;
+        }
     }
     tx.execute(
         "UPDATE introductions SET state = 'done', secret = NULL, settled_at = $3
@@ -199,6 +205,28 @@ pub(super) async fn paired(
     )
     .await?;
     Ok(())
+}
+
+/// Whether a bond that was made at that time is to end, which is known only now: somebody asked later that the box be taken off, or
+/// the device is another clinic's. One that another clinic made before it got the device is as good as one made after.
+async fn is_unwanted(
+    tx: &Transaction<'_>,
+    speaker: Speaker,
+    hardware: &str,
+    at: jiff::Timestamp,
+) -> Result<bool, Stop> {
+    let statement = tx
+        .prepare_cached(
+            "WITH of_device AS (SELECT a.* FROM device_assignments a JOIN hardware h ON h.id = a.hardware_id
+               WHERE h.hardware_id = $1)
+             SELECT EXISTS (SELECT FROM revocations r WHERE r.hardware_id = $1 AND r.gateway_id = $2
+                 AND r.settled_at IS NULL AND r.asked_at > $4)
+               OR EXISTS (SELECT FROM of_device o WHERE o.tenant_id <> $3 AND (o.valid_to IS NULL OR o.valid_to > $4)
+                   AND (o.valid_from > $4 OR EXISTS (SELECT FROM of_device w WHERE w.tenant_id = $3)))
+                 AND NOT EXISTS (SELECT FROM of_device w WHERE w.tenant_id = $3 AND w.valid_to IS NULL)",
+        )
+        .await?;
+    Ok(tx.query_one(&statement, &[&hardware, &speaker.gateway, &speaker.tenant, &at]).await?.get(0))
 }
 
 pub(super) async fn forgotten(

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::assign::{Moment, possible};
 use crate::batch::Content;
-use crate::directory::{Directory, Hardware};
+use crate::directory::{self, Directory, Hardware};
 use crate::gaps::LetGo;
 use crate::plan::Key;
 use crate::{Error, Work, events, quarantine};
@@ -31,11 +31,16 @@ const DAYS: i32 = 1;
 const PAGE: i64 = 500;
 
 /// Where a person's number stays, and nothing else of them: table, column, why.
-pub const KEPT: [(&str, &str, &str); 8] = [
+pub const KEPT: [(&str, &str, &str); 9] = [
     ("public.tombstones", "user_id", "by it what comes late is known, and is not taken"),
     ("public.device_assignments", "user_id", "by it late frames are known as theirs"),
     ("public.audit_log", "target", "who did what when; the person is a number that names nobody any more"),
     ("public.audit_log", "detail", "as target"),
+    (
+        "ts.days",
+        "user_id",
+        "until the second night: a writer that had begun before may still bring something of such a day",
+    ),
     ("public.moves", "from_user", "until it is settled: a writer may still bring what is another's"),
     ("public.moves", "to_user", "until it is settled: a writer may still bring what is theirs, to be erased"),
     ("jobs._private_jobs", "payload", "the job that erases them, until it is done"),
@@ -133,12 +138,14 @@ async fn refused(pool: &Pool, tenant: Uuid, user: Uuid) -> Result<u64, Error> {
         let Some(last) = rows.last() else { return Ok(total) };
         after = last.get(0);
         let mut hardware: Vec<&str> = rows.iter().map(|row| row.get(2)).collect();
+        hardware.sort_unstable();
         hardware.dedup();
-        let directory = Directory::load(&tx, &[], &hardware).await?;
-        let theirs: Vec<Theirs> = rows
-            .iter()
-            .filter_map(|row| Theirs::of(row, directory.hardware(row.get(2))?, tenant, user))
-            .collect();
+        let mut theirs: Vec<Theirs> = Vec::new();
+        for some in hardware.chunks(directory::SOME) {
+            let directory = Directory::load(&tx, &[], some, directory::ALL).await?;
+            let known = rows.iter().filter_map(|row| Some((row, directory.hardware(row.get(2))?)));
+            theirs.extend(known.filter_map(|(row, hardware)| Theirs::of(row, hardware, tenant, user)));
+        }
         let ids: Vec<Uuid> = theirs.iter().map(|one| one.id).collect();
         total += tx.execute("DELETE FROM quarantine WHERE id = ANY($1)", &[&ids]).await?;
         tell(&tx, theirs.into_iter().map(|one| one.what).collect()).await?;
@@ -269,15 +276,17 @@ pub struct Again {
     pub failed: u64,
 }
 
-/// Erases again whoever was erased since `young_from`, or was not yet found to be gone: what a restored backup brought back, or
-/// a slice that was cut short. One that fails is told, is tried the next night, and stops no other.
+/// Erases again whoever was erased since `young_from`, was not yet found to be gone, or has a day's row in `ts.days`: what a
+/// restored backup brought back, or a slice that was cut short. One that fails is told, is tried the next night, and stops no other.
 pub async fn erase_again(pool: &Pool, young_from: Timestamp, now: Timestamp) -> Result<Again, Error> {
     let due = pool
         .get()
         .await?
         .query(
-            "SELECT tenant_id, user_id, erased_at FROM tombstones WHERE settled_at IS NULL OR erased_at >= $1
-             ORDER BY settled_at NULLS FIRST, erased_at, user_id",
+            "SELECT t.tenant_id, t.user_id, t.erased_at FROM tombstones t
+             WHERE t.settled_at IS NULL OR t.erased_at >= $1 OR (t.tenant_id, t.user_id) IN (
+               SELECT d.tenant_id, d.user_id FROM ts.erased_with_days() d)
+             ORDER BY t.settled_at NULLS FIRST, t.erased_at, t.user_id",
             &[&young_from],
         )
         .await?;

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{Gone, tell};
 use crate::assign::{Moment, possible};
 use crate::batch::{self, Content, DeviceBatch, Frame, canonical};
-use crate::directory::{Directory, Hardware};
+use crate::directory::{ALL, Directory, Hardware, SOME};
 use crate::ledger::is_name;
 use crate::plan::Key;
 use crate::requests::UNPACKED;
@@ -43,7 +43,20 @@ pub(super) async fn take_out(pool: &Pool, tenant: Uuid, user: Uuid) -> Result<u6
     let tx = client.transaction().await?;
     let rows = tx.query(DEVICES, &[&tenant, &user]).await?;
     let devices: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
-    let directory = Directory::load(&tx, &[], &devices).await?;
+    tx.commit().await?;
+    drop(client);
+    let mut total = 0;
+    for some in devices.chunks(SOME) {
+        total += take_out_of(pool, tenant, user, some).await?;
+    }
+    Ok(total)
+}
+
+/// Takes out those of some of their devices.
+async fn take_out_of(pool: &Pool, tenant: Uuid, user: Uuid, devices: &[&str]) -> Result<u64, Error> {
+    let mut client = pool.get().await?;
+    let tx = client.transaction().await?;
+    let directory = Directory::load(&tx, &[], devices, ALL).await?;
     tx.commit().await?;
     let requests = client.query(REQUESTS, &[&tenant]).await?;
     drop(client);

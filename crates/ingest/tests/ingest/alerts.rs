@@ -1,5 +1,9 @@
 //! Alerts by a clinic's rules, over the database's notes.
 
+use std::time::Duration;
+
+use crate::erased::hot_flash;
+use crate::fairness::hasty;
 use crate::support::*;
 use kinara_ingest::alerts::{Evaluated, evaluate};
 use kinara_ingest::rollup::{Slice, roll_up};
@@ -10,6 +14,10 @@ use kinara_protocol::frame::{DeviceEventKind, Epoch};
 use uuid::Uuid;
 
 const RULE: Uuid = Uuid::from_u128(0x61);
+/// A turn in which all that is noted is looked at.
+const ALL_OF_IT: Duration = Duration::MAX;
+/// The wearer of the second clinic.
+const OTHERS: Uuid = Uuid::from_u128(0x2001);
 
 /// One frame a minute, from minutes after the boot on: heart rates in steps of 0.1 bpm.
 async fn minutes(world: &World, rates: impl IntoIterator<Item = (u32, i32)>) {
@@ -22,7 +30,7 @@ async fn minutes(world: &World, rates: impl IntoIterator<Item = (u32, i32)>) {
 }
 
 async fn look(world: &World) -> Evaluated {
-    evaluate(&world.pool, TENANT, timestamp(0)).await.unwrap()
+    evaluate(&world.pool, TENANT, timestamp(0), ALL_OF_IT).await.unwrap()
 }
 
 /// Alerts: whose, title, and from which to which minute after the boot.
@@ -122,6 +130,35 @@ async fn an_alert_goes_along_with_readings_that_are_another_wearers() {
 }
 
 #[tokio::test]
+async fn an_alert_of_an_event_goes_along_with_it_on_whichever_day_of_a_move_that_is() {
+    let world = world().await;
+    world
+        .run(&format!(
+            "INSERT INTO alert_rules (tenant_id, name, severity, event_type, created_at)
+               VALUES ('{TENANT}', 'flash', 'info', 'hot_flash', 'epoch');
+             INSERT INTO moves (tenant_id, from_user, to_user) VALUES ('{TENANT}', '{USER}', '{SECOND_USER}')"
+        ))
+        .await;
+    // The second one is of the next day (UTC).
+    world.clock.advance_us(3_600_000_000);
+    for second in [0, 3_720] {
+        world.writer().write_events(&hot_flash(second, GATEWAY)).await.unwrap();
+    }
+    look(&world).await;
+    assert_eq!(alerts(&world).await, "first flash 0-0, first flash 62-62");
+    let each = Evaluated { raised: 1, stretched: 0, withdrawn: 1 };
+    for (moved, evaluated, then) in [
+        (1, each, "first flash 62-62, second flash 0-0"),
+        (1, each, "second flash 0-0, second flash 62-62"),
+        (0, Evaluated::default(), "second flash 0-0, second flash 62-62"),
+    ] {
+        assert_eq!(world.number("SELECT ts.move(id, 1) FROM moves").await, moved);
+        assert_eq!(look(&world).await, evaluated);
+        assert_eq!(alerts(&world).await, then);
+    }
+}
+
+#[tokio::test]
 async fn a_long_alert_is_withdrawn_over_its_whole_span_when_its_readings_are_another_wearers() {
     let world = world().await;
     fast(&world).await;
@@ -173,7 +210,8 @@ async fn readings_that_are_kept_no_more_take_no_alert_along_and_an_erased_wearer
     minutes(&world, (2..8).map(|minute| (minute, 1300))).await;
     look(&world).await;
     world.run("DELETE FROM ts.readings_minute; INSERT INTO ts.alert_notes SELECT tenant_id, user_id, type, bucket FROM ts.readings_hourly").await;
-    assert_eq!(evaluate(&world.pool, TENANT, timestamp(NOW_US)).await.unwrap(), Evaluated::default());
+    let of_now = evaluate(&world.pool, TENANT, timestamp(NOW_US), ALL_OF_IT).await.unwrap();
+    assert_eq!(of_now, Evaluated::default());
     assert_eq!(alerts(&world).await, "first fast 2-8");
     world.run(&format!("INSERT INTO tombstones (tenant_id, user_id) VALUES ('{TENANT}', '{USER}')")).await;
     kinara_ingest::erase::erase(&world.pool, TENANT, USER).await.unwrap();
@@ -280,6 +318,61 @@ async fn a_wearables_word_that_its_battery_is_low_is_an_event_once_and_raises_th
     assert_eq!(world.text(event).await, format!("1 {USER} 9"));
     assert_eq!(look(&world).await.raised, 1);
     assert_eq!(alerts(&world).await, "first charge it 10-10");
+}
+
+#[tokio::test]
+async fn an_alert_of_an_event_that_is_another_clinics_now_is_withdrawn_where_that_clinic_has_no_rule_of_its_kind()
+ {
+    let world = world().await;
+    world
+        .run(&format!(
+            "INSERT INTO alert_rules (tenant_id, name, severity, event_type, created_at)
+               VALUES ('{TENANT}', 'charge it', 'warning', 'battery_low', 'epoch');
+             INSERT INTO users (id, tenant_id) VALUES ('{OTHERS}', '{OTHER_TENANT}');
+             INSERT INTO devices (id, tenant_id, hardware_id) VALUES ('{OTHERS}', '{OTHER_TENANT}', '{HARDWARE}')"
+        ))
+        .await;
+    let low = device_event(EPOCH, 7, 600_000, DeviceEventKind::BatteryLow(9));
+    world.write(&[batch_of(GATEWAY, &[low])]).await;
+    look(&world).await;
+    assert_eq!(alerts(&world).await, "first charge it 10-10");
+    world.run("DELETE FROM jobs._private_jobs").await;
+    world
+        .run(&format!(
+            "INSERT INTO moves (tenant_id, from_user, to_user, device_id, from_time, to_tenant, to_device)
+               VALUES ('{TENANT}', '{USER}', '{OTHERS}', '{DEVICE}', to_timestamp({}), '{OTHER_TENANT}', '{OTHERS}')",
+            BOOT_US / 1_000_000
+        ))
+        .await;
+    world.run("SELECT ts.move(id, 10) FROM moves").await;
+    assert_eq!(jobs(&world).await, TENANT.to_string());
+    assert_eq!(look(&world).await, Evaluated { raised: 0, stretched: 0, withdrawn: 1 });
+    assert_eq!(alerts(&world).await, "none");
+}
+
+#[tokio::test]
+async fn a_rule_of_a_wearer_who_was_merged_holds_for_whom_they_turned_out_to_be() {
+    let world = world().await;
+    fast(&world).await;
+    world.run(&format!("UPDATE alert_rules SET user_id = '{USER}' WHERE id = '{RULE}'")).await;
+    minutes(&world, (2..8).map(|minute| (minute, 1300))).await;
+    look(&world).await;
+    assert_eq!(alerts(&world).await, "first fast 2-8");
+    world
+        .run(&format!(
+            "UPDATE users SET provisional = true, merged_into = '{SECOND_USER}', merged_at = now() WHERE id = '{USER}';
+             UPDATE device_assignments SET user_id = '{SECOND_USER}';
+             UPDATE consents SET user_id = '{SECOND_USER}';
+             INSERT INTO moves (tenant_id, from_user, to_user) VALUES ('{TENANT}', '{USER}', '{SECOND_USER}')"
+        ))
+        .await;
+    world.run("SELECT ts.move(id, 10) FROM moves").await;
+    roll_up(&world.pool, timestamp(NOW_US), &Slice::default()).await.unwrap();
+    assert_eq!(look(&world).await, Evaluated { raised: 1, stretched: 0, withdrawn: 1 });
+    assert_eq!(alerts(&world).await, "second fast 2-8");
+    minutes(&world, (30..34).map(|minute| (minute, 1300))).await;
+    look(&world).await;
+    assert_eq!(alerts(&world).await, "second fast 2-8, second fast 30-34");
 }
 
 /// What the wearable says of its heart rate's interval, at this minute.
@@ -389,6 +482,54 @@ async fn however_many_words_of_an_interval_come_one_look_of_the_channel_waits() 
         BOOT_US / 1_000_000
     );
     assert_eq!(world.text(&waits).await, "5 infinity");
+}
+
+/// Notes of so many hours of the wearer.
+async fn noted(world: &World, hours: i64) {
+    world
+        .run(&format!(
+            "INSERT INTO ts.alert_notes (tenant_id, user_id, type, hour)
+               SELECT '{TENANT}', '{USER}', 1, date_bin('1 hour', to_timestamp({}), 'epoch') - make_interval(hours => h)
+               FROM generate_series(0, {hours} - 1) h",
+            BOOT_US / 1_000_000
+        ))
+        .await;
+}
+
+const NOTED: &str = "SELECT count(*) FROM ts.alert_notes";
+
+#[tokio::test]
+async fn a_clinic_whose_turn_is_over_leaves_the_rest_of_its_notes_for_its_next_one() {
+    let world = world().await;
+    fast(&world).await;
+    minutes(&world, (2..8).map(|minute| (minute, 1300))).await;
+    noted(&world, 40).await;
+    let turn = async || evaluate(&world.pool, TENANT, timestamp(0), Duration::ZERO).await.unwrap();
+    let (mut left, mut raised) = (Vec::new(), 0);
+    while world.number(NOTED).await > 0 {
+        raised += turn().await.raised;
+        left.push(world.number(NOTED).await);
+        world.run(&format!("SELECT ts.queue_looks('{TENANT}')")).await;
+        assert_eq!(jobs(&world).await, TENANT.to_string());
+    }
+    assert_eq!((left, raised), (vec![25, 9, 0], 1));
+}
+
+#[tokio::test]
+async fn what_is_not_looked_at_in_time_is_looked_at_in_smaller_parts() {
+    let world = world().await;
+    fast(&world).await;
+    minutes(&world, (2..8).map(|minute| (minute, 1300))).await;
+    noted(&world, 15).await;
+    world
+        .run(
+            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.2); RETURN OLD; END $$;
+             CREATE TRIGGER slow BEFORE DELETE ON ts.alert_notes FOR EACH ROW EXECUTE FUNCTION slow()",
+        )
+        .await;
+    let pool = hasty(&world, Duration::from_secs(2));
+    let done = evaluate(&pool, TENANT, timestamp(0), ALL_OF_IT).await.unwrap();
+    assert_eq!((done.raised, world.number(NOTED).await), (1, 0));
 }
 
 /// A boot, so many minutes after the first one.

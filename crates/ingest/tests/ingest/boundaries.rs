@@ -2,14 +2,18 @@
 
 use crate::support::desk::*;
 use crate::support::*;
-use kinara_ingest::boundary::NOBODY;
+use kinara_ingest::boundary::{self, Edge, Gift, NOBODY, Word};
+use kinara_ingest::timestamp;
 use kinara_ingest::upkeep::{self, Bounds, Done};
+use kinara_protocol::envelope::{Paired, decision::What};
 use uuid::Uuid;
 
 const OTHERS: Uuid = Uuid::from_u128(0x2001);
 
 async fn keep(world: &World) -> Done {
-    upkeep::keep(&world.writer(), &world.pool, world.clock.as_ref(), &Bounds::default()).await.unwrap()
+    let done = upkeep::keep(&world.writer(), &world.pool, world.clock.as_ref(), &Bounds::default()).await;
+    world.days_are_known().await;
+    done.unwrap()
 }
 
 /// Readings by wearer: nobody's, the patient's, the second wearer's.
@@ -143,6 +147,7 @@ async fn one_move_that_fails_stops_no_other_one_nor_what_is_behind_it() {
              CREATE TRIGGER refuse BEFORE UPDATE ON ts.readings FOR EACH ROW WHEN (OLD.user_id = '{USER}') EXECUTE FUNCTION refuse();
              INSERT INTO ts.readings (time, tenant_id, user_id, device_id, type, idx, epoch, seq, value)
                SELECT time, tenant_id, '{SECOND_USER}', device_id, type, idx, epoch + 1, seq, value FROM ts.readings;
+             {DAYS};
              INSERT INTO moves (tenant_id, from_user, to_user, asked_at)
                SELECT '{TENANT}', '{USER}', '{third}', to_timestamp({0} - n) FROM generate_series(1, 9) n;
              INSERT INTO moves (tenant_id, from_user, to_user, asked_at) VALUES
@@ -196,6 +201,97 @@ async fn a_clinic_that_has_a_device_now_has_the_former_ones_boxes_taken_off_it()
     assert_eq!(world.text(&told).await, format!("{TENANT} {GATEWAY} 010203040506"));
 }
 
+fn pairs() -> What {
+    What::Paired(Paired { hardware_id: HARDWARE.into(), how: "label".into(), bond: ADAPTER.to_vec() })
+}
+
+/// Bonds that stand and are not to be taken off, and those that are, by clinic.
+async fn bonds(world: &World) -> String {
+    world
+        .text(
+            "SELECT coalesce(string_agg(right(b.tenant_id::text, 1) || CASE WHEN r.id IS NULL THEN ' stands' ELSE ' is taken off' END,
+               ', ' ORDER BY b.tenant_id), 'none')
+             FROM bonds b LEFT JOIN revocations r ON r.bond_id = b.id AND r.settled_at IS NULL WHERE b.ended_at IS NULL",
+        )
+        .await
+}
+
+#[tokio::test]
+async fn a_bond_that_a_former_clinics_box_makes_is_taken_off_whenever_it_was_made_and_is_told() {
+    // Before the clinic's own end, between both clinics' times, and long after the hand-over; with a bond from before and without.
+    for (second, had_one) in [(3, true), (6, true), (3_700, true), (3, false), (3_700, false)] {
+        let world = world().await;
+        let ours = Desk::known(&world, GATEWAY, 1).await;
+        let theirs = Desk::known(&world, FOREIGN_GATEWAY, 2).await;
+        if had_one {
+            ours.says(&world, &[ours.decide(1, pairs())]).await;
+        }
+        ours.says(&world, &[ours.decide(5, unassigned(HARDWARE, None))]).await;
+        let decisions = [
+            theirs.decide(5, added(OTHERS)),
+            theirs.decide(6, consents(CONSENT, OTHERS)),
+            theirs.decide(6, pairs()),
+            theirs.decide(7, assigned(HARDWARE, OTHERS, Some(CONSENT), None)),
+        ];
+        theirs.says(&world, &decisions).await;
+        world.clock.advance_us(200_000_000);
+        assert_eq!(ours.says(&world, &[ours.decide(second, pairs())]).await.stored, 1);
+        assert_eq!(bonds(&world).await, "1 is taken off, 2 stands", "{second} {had_one}");
+        assert_eq!(world.number("SELECT count(*) FROM revocations WHERE settled_at IS NULL").await, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_box_that_was_to_be_taken_off_and_pairs_again_is_wanted_and_one_that_had_paired_before_is_not() {
+    for (second, expected) in [(9, "1 is taken off"), (11, "1 stands")] {
+        let world = world().await;
+        let desk = Desk::known(&world, GATEWAY, 1).await;
+        desk.says(&world, &[desk.decide(1, pairs())]).await;
+        world
+            .run(&format!(
+                "INSERT INTO revocations (tenant_id, bond_id, hardware_id, gateway_id, adapter, asked_at, expires_at)
+                 SELECT tenant_id, id, hardware_id, gateway_id, adapter, to_timestamp({}), to_timestamp({}) FROM bonds",
+                BOOT_US / 1_000_000 + 10,
+                NOW_US / 1_000_000 + 86_400
+            ))
+            .await;
+        desk.says(&world, &[desk.decide(second, pairs())]).await;
+        assert_eq!(bonds(&world).await, expected, "{second}");
+    }
+}
+
+#[tokio::test]
+async fn who_has_had_a_device_for_longer_than_was_said_gets_what_was_put_aside_since() {
+    let mut world = world().await;
+    world.run("DELETE FROM device_assignments").await;
+    let columns = columns_of(HARDWARE, &seconds(0..40));
+    let batch = kinara_ingest::batch::from_envelope(envelope_of(GATEWAY, 0, vec![columns])).unwrap();
+    world.write(&[batch]).await;
+    for (second, taken) in [(20, 20), (5, 15)] {
+        let gift = Gift {
+            hardware_id: HARDWARE,
+            hardware: HARDWARE_ROW,
+            tenant: TENANT,
+            user: USER,
+            device: DEVICE,
+            consent: Some(USER),
+            from: Edge { at: timestamp(BOOT_US + second * 1_000_000), frame: None },
+            word: Word::Operator { take_stored: false },
+        };
+        let tx = world.admin.transaction().await.unwrap();
+        boundary::give(&tx, &gift, timestamp(NOW_US)).await.unwrap().unwrap();
+        tx.commit().await.unwrap();
+        // What was said last is looked at once it has stood for a moment.
+        world.run("UPDATE replays SET asked_at = asked_at - interval '1 second'").await;
+        assert_eq!(keep(&world).await.taken, taken);
+    }
+    assert_eq!(world.number("SELECT count(*) FROM device_assignments").await, 1);
+    assert_eq!(
+        world.quarantine().await,
+        "no_assignment 0, no_assignment 1, no_assignment 2, no_assignment 3, no_assignment 4"
+    );
+}
+
 #[tokio::test]
 async fn a_move_goes_through_days_with_another_device_a_slice_at_a_time_and_is_over_after_a_whole_pass() {
     let world = world().await;
@@ -208,6 +304,7 @@ async fn a_move_goes_through_days_with_another_device_a_slice_at_a_time_and_is_o
              INSERT INTO ts.readings (time, tenant_id, user_id, device_id, type, idx, epoch, seq, value)
                SELECT to_timestamp({0} + d * 86400), '{TENANT}', '{USER}', CASE WHEN d = 8 THEN '{DEVICE}'::uuid ELSE '{other}' END,
                  1, 0, 1, d, 70 FROM generate_series(0, 8) d;
+             {DAYS};
              INSERT INTO moves (tenant_id, from_user, to_user, device_id, from_time, asked_at)
                VALUES ('{TENANT}', '{USER}', '{SECOND_USER}', '{DEVICE}', to_timestamp({0}), to_timestamp({2}))",
             day(0),

@@ -226,7 +226,7 @@ async fn a_large_batch_is_the_same_in_pieces() {
     let world = world().await;
     let mut columns = columns_of(HARDWARE, &seconds(0..2_000));
     columns.crcs[777] ^= 1;
-    let pieces = one_device(columns).pieces(1_000);
+    let pieces: Vec<Batch> = one_device(columns).pieces(1_000, usize::MAX).collect();
     assert!(pieces.len() >= 12 && pieces.iter().all(|piece| piece.readings() <= 1_000), "{}", pieces.len());
     let mut total = (0, 0);
     for piece in pieces {

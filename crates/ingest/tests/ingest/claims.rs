@@ -17,12 +17,12 @@ use kinara_protocol::frame::{DeviceEventKind, Epoch, FrameRef};
 use uuid::Uuid;
 
 /// The device's next boot.
-const NEXT: Epoch = Epoch::new(0xaa, 2);
+pub(crate) const NEXT: Epoch = Epoch::new(0xaa, 2);
 /// When that was, seconds after the boot before, and when the device went to the second clinic.
-const REBOOT: i64 = 200;
-const GIVEN: i64 = 100;
+pub(crate) const REBOOT: i64 = 200;
+pub(crate) const GIVEN: i64 = 100;
 /// The wearers of the second clinic and of a third one.
-const OTHERS: Uuid = Uuid::from_u128(0x2001);
+pub(crate) const OTHERS: Uuid = Uuid::from_u128(0x2001);
 const THIRDS: Uuid = Uuid::from_u128(0x3001);
 const THIRD_TENANT: Uuid = Uuid::from_u128(0x3);
 const THIRD_GATEWAY: Uuid = Uuid::from_u128(0x33);
@@ -36,11 +36,11 @@ fn duplicate(duplicate: u64) -> Counts {
 }
 
 /// Tick 0 was so many seconds after the first boot.
-fn began(second: i64) -> Fit {
+pub(crate) fn began(second: i64) -> Fit {
     Fit { ref_utc_us: BOOT_US + second * 1_000_000, ..fit() }
 }
 
-fn brings(gateway: Uuid, frames: &[Vec<u8>], fit: Fit) -> Batch {
+pub(crate) fn brings(gateway: Uuid, frames: &[Vec<u8>], fit: Fit) -> Batch {
     brings_of(HARDWARE, gateway, frames, fit)
 }
 
@@ -54,7 +54,7 @@ fn real(epoch: Epoch, seq: u32) -> Vec<u8> {
     frame_with(epoch, seq, u64::from(seq) * 1_000 + 137, 600 + seq as i32 * 7 % 311)
 }
 
-fn reals(epoch: Epoch, range: std::ops::Range<u32>) -> Vec<Vec<u8>> {
+pub(crate) fn reals(epoch: Epoch, range: std::ops::Range<u32>) -> Vec<Vec<u8>> {
     range.map(|seq| real(epoch, seq)).collect()
 }
 
@@ -64,7 +64,7 @@ fn made_up(epoch: Epoch, range: std::ops::Range<u32>) -> Vec<Vec<u8>> {
 }
 
 /// The device goes to a clinic at that second, by time.
-async fn goes_to(world: &World, tenant: Uuid, user: Uuid, second: i64) {
+pub(crate) async fn goes_to(world: &World, tenant: Uuid, user: Uuid, second: i64) {
     let at = BOOT_US / 1_000_000 + second;
     world
         .run(&format!(
@@ -89,6 +89,24 @@ async fn with_a_third_clinic() -> World {
     world
 }
 
+/// The second clinic gets the device from that second on by an operator's word, with all that is stored from then on. Gives from whom.
+async fn given_with_what_is_stored(world: &mut World, second: i64) -> Vec<Uuid> {
+    let gift = Gift {
+        hardware_id: HARDWARE,
+        hardware: HARDWARE_ROW,
+        tenant: OTHER_TENANT,
+        user: OTHERS,
+        device: OTHERS,
+        consent: Some(OTHERS),
+        from: Edge { at: timestamp(BOOT_US + second * 1_000_000), frame: None },
+        word: Word::Operator { take_stored: true },
+    };
+    let tx = world.admin.transaction().await.unwrap();
+    let given = boundary::give(&tx, &gift, timestamp(NOW_US)).await.unwrap().unwrap();
+    tx.commit().await.unwrap();
+    given.taken_from
+}
+
 /// Readings of a clinic, how many names they have, and how many of them are certain.
 async fn of(world: &World, tenant: Uuid) -> (i64, i64, i64) {
     let rows = format!("FROM ts.readings WHERE tenant_id = '{tenant}'");
@@ -103,7 +121,7 @@ async fn keep(world: &World) {
     upkeep::keep(&world.writer(), &world.pool, world.clock.as_ref(), &Bounds::default()).await.unwrap();
 }
 
-async fn write(world: &World, batch: Batch) -> Counts {
+pub(crate) async fn write(world: &World, batch: Batch) -> Counts {
     world.write(&[batch]).await[0]
 }
 
@@ -209,20 +227,7 @@ async fn a_frame_that_comes_again_after_what_is_stored_was_given_to_the_next_cli
              INSERT INTO devices (id, tenant_id, hardware_id) VALUES ('{OTHERS}', '{OTHER_TENANT}', '{HARDWARE}')"
         ))
         .await;
-    let gift = Gift {
-        hardware_id: HARDWARE,
-        hardware: HARDWARE_ROW,
-        tenant: OTHER_TENANT,
-        user: OTHERS,
-        device: OTHERS,
-        consent: Some(OTHERS),
-        from: Edge { at: timestamp(BOOT_US + 20_000_000), frame: None },
-        word: Word::Operator { take_stored: true },
-    };
-    let tx = world.admin.transaction().await.unwrap();
-    let given = boundary::give(&tx, &gift, timestamp(NOW_US)).await.unwrap().unwrap();
-    tx.commit().await.unwrap();
-    assert_eq!(given.taken_from, [TENANT]);
+    assert_eq!(given_with_what_is_stored(&mut world, 20).await, [TENANT]);
     let again = || brings(FOREIGN_GATEWAY, &reals(EPOCH, 20..50), fit());
     // Before anything has moved, and after all has.
     assert_eq!(write(&world, again()).await, duplicate(30));
@@ -265,6 +270,68 @@ async fn of_three_clinics_in_a_row_none_takes_numbers_from_another() {
     let rows = "SELECT count(*) FROM ledger_claims WHERE alias IS NOT NULL";
     assert_eq!(world.number(rows).await, 2);
     assert_eq!((world.gaps().await.as_str(), unaccounted(&world).await), ("none", Vec::new()));
+}
+
+#[tokio::test]
+async fn what_a_third_clinic_had_and_an_operator_gave_back_is_not_there_twice_though_lower_numbers_were_taken()
+ {
+    let mut world = with_a_third_clinic().await;
+    write(&world, brings(GATEWAY, &reals(EPOCH, 0..50), fit())).await;
+    write(&world, brings(GATEWAY, &made_up(EPOCH, 50..55), began(-20))).await;
+    goes_to(&world, OTHER_TENANT, OTHERS, 50).await;
+    assert_eq!(write(&world, brings(FOREIGN_GATEWAY, &reals(EPOCH, 50..60), fit())).await, stored(10));
+    assert_eq!(world.number("SELECT count(alias) FROM ledger_claims").await, 1, "some numbers were taken");
+    goes_to(&world, THIRD_TENANT, THIRDS, 80).await;
+    assert_eq!(write(&world, brings(THIRD_GATEWAY, &reals(EPOCH, 100..150), fit())).await, stored(50));
+    assert_eq!(given_with_what_is_stored(&mut world, 110).await, [THIRD_TENANT]);
+    // From the second clinic's box, before anything has moved and after all has.
+    let again = || brings(FOREIGN_GATEWAY, &reals(EPOCH, 111..150), fit());
+    assert_eq!(write(&world, again()).await, duplicate(39));
+    for _ in 0..4 {
+        keep(&world).await;
+        world.clock.advance_us(120_000_000);
+    }
+    assert_eq!(world.number("SELECT count(*) FROM moves WHERE settled_at IS NULL").await, 0);
+    assert_eq!(write(&world, again()).await, duplicate(39));
+    // The tenth second's frame begins after the boundary, too.
+    assert_eq!(of(&world, OTHER_TENANT).await.0, (10 + 40) * 5);
+    assert_eq!(of(&world, THIRD_TENANT).await.0, 10 * 5);
+}
+
+#[tokio::test]
+async fn a_name_of_the_next_clinic_takes_no_number_of_a_frame_that_comes_late_to_the_clinic_before() {
+    let world = world().await;
+    assert_eq!(write(&world, brings(GATEWAY, &reals(EPOCH, 0..20), fit())).await, stored(20));
+    goes_to(&world, OTHER_TENANT, OTHERS, GIVEN).await;
+    let name = || http(OTHER_TENANT, EPOCH, &[(25, 110, 650)]);
+    assert_eq!(write(&world, name()).await, stored(1));
+    // Whatever lies beside: what is skipped is missing, and what is stored is in no gap.
+    assert_eq!(write(&world, brings(GATEWAY, &reals(EPOCH, 20..25), fit())).await, stored(5));
+    assert_eq!(write(&world, brings(GATEWAY, &reals(EPOCH, 26..31), fit())).await, stored(5));
+    assert_eq!(world.gaps().await, "late {[25,26)}");
+    assert_eq!(write(&world, brings(GATEWAY, &reals(EPOCH, 25..26), fit())).await, stored(1));
+    assert_eq!((world.gaps().await.as_str(), unaccounted(&world).await), ("none", Vec::new()));
+    assert_eq!(write(&world, brings(GATEWAY, &reals(EPOCH, 0..31), fit())).await, duplicate(31));
+    assert_eq!(write(&world, name()).await, duplicate(1));
+    assert_eq!((of(&world, TENANT).await.0, of(&world, OTHER_TENANT).await.0), (31 * 5, 5));
+}
+
+#[tokio::test]
+async fn frames_that_another_clinic_has_are_duplicates_in_however_many_epochs_they_come() {
+    const EPOCHS: u64 = 300;
+    let world = world().await;
+    let all = |gateway, fit: Fit| {
+        let of_epoch = |n: u64| {
+            let epoch = Epoch(EPOCH.0 + n);
+            stamped(columns_of(HARDWARE, &[frame_with(epoch, 0, 98_137, 600 + n as i32)]), fit.clone())
+        };
+        batch::from_envelope(envelope_of(gateway, 0, (0..EPOCHS).map(of_epoch).collect())).unwrap()
+    };
+    assert_eq!(write(&world, all(GATEWAY, fit())).await, stored(EPOCHS));
+    goes_to(&world, OTHER_TENANT, OTHERS, GIVEN).await;
+    // The next clinic's box puts them behind the boundary. That is more than one transaction looks at.
+    assert_eq!(write(&world, all(FOREIGN_GATEWAY, began(3))).await, duplicate(EPOCHS));
+    assert_eq!((of(&world, TENANT).await.0, of(&world, OTHER_TENANT).await.0), (EPOCHS as i64 * 5, 0));
 }
 
 #[tokio::test]
@@ -367,6 +434,41 @@ async fn names_that_were_not_kept_at_first_are_in_no_gap_once_they_are_beside() 
     world.run(&format!("UPDATE consents SET withdrawn_at = '2000-01-01' WHERE user_id = '{OTHERS}'")).await;
     assert_eq!(write(&world, theirs()).await.discarded, 1);
     assert_eq!(world.gaps().await, "none");
+}
+
+#[tokio::test]
+async fn a_number_that_lies_beside_and_is_in_a_gap_is_found() {
+    let world = world().await;
+    write(&world, http(TENANT, NAMES, &[(5, 1, 650)])).await;
+    goes_to(&world, OTHER_TENANT, OTHERS, GIVEN).await;
+    assert_eq!(write(&world, http(OTHER_TENANT, NAMES, &[(7, 110, 650)])).await, stored(1));
+    assert_eq!(unaccounted(&world).await, Vec::new());
+    world
+        .run(&format!(
+            "INSERT INTO gaps (hardware, epoch, seqs, reason, from_time, to_time)
+               VALUES ('{HARDWARE_ROW}', {}, '{{[6,9)}}', 'late', to_timestamp({1}), to_timestamp({1}))",
+            NAMES.0 as i64,
+            BOOT_US / 1_000_000 + 110
+        ))
+        .await;
+    let found = unaccounted(&world).await;
+    assert_eq!(found.iter().map(|one| one.twice.as_str()).collect::<Vec<_>>(), ["{[7,8)}"]);
+}
+
+#[tokio::test]
+async fn what_lies_beside_an_epoch_tells_whose_numbers_may_be_of_it() {
+    let world = world().await;
+    write(&world, brings(GATEWAY, &made_up(NEXT, 0..20), began(30))).await;
+    goes_to(&world, OTHER_TENANT, OTHERS, GIVEN).await;
+    let possible = format!(
+        "SELECT coalesce(string_agg(possible::text, ' '), 'none') FROM ts.numbers_of('{HARDWARE_ROW}', {}, now())
+           WHERE clinic = '{OTHER_TENANT}'",
+        NEXT.0 as i64
+    );
+    assert_eq!(world.text(&possible).await, "none");
+    // All of them lie beside: the epoch's own row knows the first clinic's time alone.
+    assert_eq!(write(&world, brings(FOREIGN_GATEWAY, &reals(NEXT, 0..10), began(REBOOT))).await, stored(10));
+    assert_eq!(world.text(&possible).await, "{[0,4294967296)}");
 }
 
 async fn tells(world: &World, gateway: Uuid, events: Vec<Event>) -> Counts {

@@ -329,8 +329,9 @@ async fn bonds_introductions_and_revocations_follow_what_boxes_say() {
     assert_eq!(world.number("SELECT count(*) FROM bonds WHERE ended_at IS NULL").await, 2);
     world
         .run(&format!(
-            "INSERT INTO revocations (tenant_id, bond_id, hardware_id, gateway_id, adapter, expires_at)
-             SELECT tenant_id, id, hardware_id, gateway_id, adapter, to_timestamp({expires}) FROM bonds"
+            "INSERT INTO revocations (tenant_id, bond_id, hardware_id, gateway_id, adapter, asked_at, expires_at)
+             SELECT tenant_id, id, hardware_id, gateway_id, adapter, to_timestamp({}), to_timestamp({expires}) FROM bonds",
+            BOOT_US / 1_000_000 + 6
         ))
         .await;
     // One box forgets: the wearable has still to be told, by the other one. That one is paired anew: it is wanted.

@@ -18,6 +18,8 @@ use uuid::Uuid;
 /// Her, as the clinic knows her; and the provisional wearer of a box who turns out to be her.
 const HERS: [Uuid; 2] = [USER, PATIENT];
 const HER_WORDS: [&str; 4] = ["Anna Unverkennbar", "ANNA-4711", "anna@unverkennbar.example", "New Patient"];
+/// When she had something that somebody dealt with.
+const HER_MOMENT: &str = "2026-01-01T23:00:10.047Z";
 /// Her heart rate, which nobody else has.
 const HER_RATE: i32 = 1234;
 
@@ -36,9 +38,10 @@ enum Happening {
     TheyAreMerged,
     RollUp,
     Noted,
+    DealtWith,
 }
 
-const ALL: [Happening; 9] = [
+const ALL: [Happening; 10] = [
     Happening::SheIsMeasured,
     Happening::AnotherIsMeasured,
     Happening::HandedOverLate,
@@ -48,6 +51,7 @@ const ALL: [Happening; 9] = [
     Happening::TheyAreMerged,
     Happening::RollUp,
     Happening::Noted,
+    Happening::DealtWith,
 ];
 
 /// Frames of so many seconds after the boot with a rate, of a device.
@@ -73,7 +77,8 @@ fn unsure(
     batch::from_envelope(envelope_of(GATEWAY, 0, vec![columns])).unwrap()
 }
 
-fn hot_flash(second: u64, gateway: Uuid) -> events::Events {
+/// At so many seconds after the boot.
+pub fn hot_flash(second: u64, gateway: Uuid) -> events::Events {
     let event = Event {
         hardware_id: HARDWARE.to_owned(),
         kind: "hot_flash".to_owned(),
@@ -160,6 +165,7 @@ async fn happen(world: &World, desk: &Desk, what: Happening) {
                 .await
                 .unwrap();
         }
+        Happening::DealtWith => dealt_with(world).await,
         Happening::Noted => {
             world
                 .run(&format!(
@@ -186,6 +192,17 @@ async fn happen(world: &World, desk: &Desk, what: Happening) {
                 .await;
         }
     }
+}
+
+/// Somebody of the clinic deals with an event of hers, as cloud-api/src/resources/events.rs notes it.
+async fn dealt_with(world: &World) {
+    world
+        .run(&format!(
+            "INSERT INTO audit_log (tenant_id, actor, action, target, detail)
+               SELECT '{TENANT}', 'm', 'event.acknowledge', 'event:' || id, jsonb_build_object('user_id', id,
+                 'event_type', 'hot_flash', 'time', '{HER_MOMENT}', 'severity', 'info') FROM users WHERE id = '{USER}'"
+        ))
+        .await;
 }
 
 /// Every row of every table, as JSON, by the table's name.
@@ -223,6 +240,7 @@ fn needles(hers: &[Uuid]) -> BTreeSet<String> {
     let seconds = (0..20).chain(30..33).chain(98..99).chain(200..210);
     out.extend(seconds.map(|seq| hex::encode(frame_with(EPOCH, seq, u64::from(seq) * 1_000, HER_RATE))));
     out.insert(hex::encode(format!(r#"{{"rate":{HER_RATE}}}"#)));
+    out.insert(HER_MOMENT.to_owned());
     out
 }
 
@@ -306,6 +324,7 @@ async fn story(happenings: Vec<Happening>, erased_at: usize, which: usize) {
             }
         }
         happen(&world, &desk, *happening).await;
+        world.days_are_known().await;
     }
     world
         .run(&format!(
@@ -320,13 +339,19 @@ async fn story(happenings: Vec<Happening>, erased_at: usize, which: usize) {
     erase_everybody(&world).await;
     let after = rows(&world).await;
     let mut found = Vec::new();
+    let numbers: BTreeSet<String> =
+        hers.iter().flat_map(|id| [id.to_string(), id.simple().to_string()]).collect();
     for (table, rows) in &after {
         for row in rows {
             let said = text(table, row, true);
             // Of somebody of whom nobody knows that they are her, it is not hers.
             let of_another = row.get("user_id").and_then(Value::as_str) == Some(&PATIENT.to_string());
-            if needles.iter().any(|needle| said.contains(needle)) || (measures_her(row) && !of_another) {
-                found.push(format!("{table}: {said}"));
+            // What is kept of her is a number, and no more.
+            let kept = text(table, row, false);
+            let names = needles.iter().any(|needle| said.contains(needle))
+                || needles.difference(&numbers).any(|needle| kept.contains(needle));
+            if names || (measures_her(row) && !of_another) {
+                found.push(format!("{table}: {kept}"));
             }
         }
     }
@@ -340,7 +365,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 12, max_shrink_iters: 0, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn nothing_names_or_measures_an_erased_person_and_nothing_of_others_is_gone(
-        happenings in Just(ALL.to_vec()).prop_shuffle(), erased_at in 0usize..10, which in 0usize..2,
+        happenings in Just(ALL.to_vec()).prop_shuffle(), erased_at in 0usize..11, which in 0usize..2,
     ) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         runtime.block_on(story(happenings, erased_at, which));
@@ -396,4 +421,31 @@ async fn what_was_refused_goes_with_whom_it_was_made_of_whenever_it_came() {
     erase(&world.pool, TENANT, SECOND_USER).await.unwrap();
     assert_eq!(world.quarantine().await, "none");
     assert!(world.gaps().await.contains("erased {[120,121)}"), "{}", world.gaps().await);
+}
+
+/// The step that a database goes through which has lines of before.
+const AGAIN: &str = include_str!("../../../store/migrations/0034_rules_follow.sql");
+
+#[tokio::test]
+async fn what_an_erased_wearer_had_and_when_is_in_no_line_of_the_log_that_an_older_release_wrote() {
+    let world = world().await;
+    world
+        .run(&format!(
+            "INSERT INTO audit_log (tenant_id, actor, action, target, detail)
+               SELECT '{TENANT}', 'm', 'event.acknowledge', 'event:' || id || ':hot_flash:{HER_MOMENT}', '{{\"severity\": \"info\"}}'
+               FROM users;
+             INSERT INTO tombstones (tenant_id, user_id) VALUES ('{TENANT}', '{USER}')"
+        ))
+        .await;
+    world.run(AGAIN).await;
+    let line = |user: Uuid| format!("SELECT detail FROM audit_log WHERE target = 'event:{user}'");
+    let erased = |user: Uuid| format!(r#"{{"erased": true, "user_id": "{user}"}}"#);
+    assert_eq!(world.text(&line(USER)).await, erased(USER));
+    let told = world.text(&line(SECOND_USER)).await;
+    assert!(told.contains(&format!(r#""time": "{HER_MOMENT}""#)) && told.contains("hot_flash"), "{told}");
+    world
+        .run(&format!("INSERT INTO tombstones (tenant_id, user_id) VALUES ('{TENANT}', '{SECOND_USER}')"))
+        .await;
+    erase(&world.pool, TENANT, SECOND_USER).await.unwrap();
+    assert_eq!(world.text(&line(SECOND_USER)).await, erased(SECOND_USER));
 }

@@ -107,16 +107,23 @@ async fn tombstones_that_were_kept_elsewhere_are_put_back_after_a_restore() {
     // As a backup brings it back, on which the tombstone stands already: that is known within its time, or when it is said.
     let back = format!(
         "INSERT INTO ts.readings (time, tenant_id, user_id, device_id, type, idx, epoch, seq, value)
-           VALUES (to_timestamp({}), '{TENANT}', '{USER}', '{DEVICE}', 1, 0, 1, 0, 70)",
+           VALUES (to_timestamp({}), '{TENANT}', '{USER}', '{DEVICE}', 1, 0, 1, 0, 70);
+         {DAYS}",
         BOOT_US / 1_000_000
     );
     world.run(&back).await;
     assert_eq!(night(29).await.rows, 1);
     world.run(&back).await;
-    assert_eq!(night(300).await, Again::default(), "who was erased long ago is not looked for every night");
+    assert_eq!(night(300).await.rows, 1, "a day that is left says that something may be");
+    assert_eq!(world.number("SELECT count(*) FROM ts.days").await, 0);
+    let settled = "SELECT settled_at FROM tombstones";
+    let before = world.text(settled).await;
+    assert_eq!(night(301).await, Again::default());
+    assert_eq!(world.text(settled).await, before, "who was erased long ago is not looked for every night");
     assert_eq!(restore(&world.pool, &kept).await.unwrap(), 1);
-    assert_eq!(night(301).await.rows, 1);
-    assert_eq!(night(302).await, Again::default());
+    world.run(&back).await;
+    assert_eq!(night(302).await.rows, 1);
+    assert_eq!(night(303).await, Again::default());
 }
 
 #[tokio::test]
@@ -127,6 +134,7 @@ async fn one_person_who_cannot_be_erased_stops_no_others() {
         .run(&format!(
             "INSERT INTO ts.readings (time, tenant_id, user_id, device_id, type, idx, epoch, seq, value)
                SELECT time, tenant_id, '{SECOND_USER}', device_id, type, idx, epoch + 1, seq, value FROM ts.readings;
+             {DAYS};
              CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'not this one'; END $$;
              CREATE TRIGGER refuse BEFORE DELETE ON ts.readings FOR EACH ROW WHEN (OLD.user_id = '{USER}') EXECUTE FUNCTION refuse();
              INSERT INTO tombstones (tenant_id, user_id, erased_at) VALUES ('{TENANT}', '{USER}', 'epoch'),
@@ -225,6 +233,7 @@ async fn what_is_compressed_is_erased_as_well() {
                SELECT date_bin('1 day', now(), 'epoch') - interval '20 days' + make_interval(secs => s), '{TENANT}', u, '{DEVICE}',
                  1, 0, 1, s, 70
                FROM generate_series(1, 80000) s, unnest(ARRAY['{USER}', '{SECOND_USER}']::uuid[]) u;
+             {DAYS};
              INSERT INTO tombstones (tenant_id, user_id) VALUES ('{TENANT}', '{USER}')"
         ))
         .await;

@@ -49,7 +49,7 @@ fn stored(stored: u64) -> Counts {
 }
 
 /// The device goes to the second clinic, ten seconds after its boot.
-async fn given_on(world: &World) {
+pub(crate) async fn given_on(world: &World) {
     let at = BOOT_US / 1_000_000 + 10;
     world
         .run(&format!(
@@ -75,7 +75,7 @@ async fn a_hundred_thousand_words_of_a_battery_in_one_batch_are_written_in_piece
         .await;
     let frames: Vec<Vec<u8>> =
         (0..2_000).map(|seq| crowded(seq, |_| DeviceEventKind::BatteryLow(9))).collect();
-    let pieces = batch_of(GATEWAY, &frames).pieces(20_000);
+    let pieces = batch_of(GATEWAY, &frames).pieces(20_000, usize::MAX);
     assert!(pieces.len() >= 4, "{} pieces", pieces.len());
     let began = Instant::now();
     let mut written = 0;
@@ -115,7 +115,7 @@ fn in_1970() -> Fit {
 }
 
 /// Frames that are refused for their time, numbered as the sender likes.
-fn of_1970(numbers: std::ops::Range<u32>) -> Batch {
+pub(crate) fn of_1970(numbers: std::ops::Range<u32>) -> Batch {
     of_1970_in(EPOCH, numbers)
 }
 

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use crate::hostile::{given_on, of_1970};
 use crate::support::*;
 use kinara_ingest::sweep::{Policy, fit_chunks, sweep};
 use kinara_ingest::{Counts, Name, Outcome, events};
 use kinara_protocol::envelope::{self, ENVELOPE_VERSION, Event, EventBatch, Gap};
+use kinara_protocol::frame::checksum;
 use uuid::Uuid;
 
 fn event(onset_s: u64) -> Event {
@@ -315,6 +317,39 @@ async fn what_another_clinics_gateway_brought_leaves_no_gap_when_it_expires() {
     assert_eq!(swept.expired, 4);
     assert_eq!(world.gaps().await, "none");
     assert_eq!(world.ledger().await, "empty");
+}
+
+/// A frame that is whole and that nobody can read.
+fn undecodable(seq: u32) -> Vec<u8> {
+    let mut frame = frame(EPOCH, seq);
+    frame[1] = 0x41;
+    let end = frame.len() - 4;
+    let crc = checksum(&frame[..end]);
+    frame[end..].copy_from_slice(&crc.to_le_bytes());
+    frame
+}
+
+#[tokio::test]
+async fn a_frame_that_expires_is_missing_in_the_time_in_which_it_was_measured_whoever_has_the_device_when_it_comes()
+ {
+    let world = world().await;
+    world.write(&[batch_of(GATEWAY, &seconds(0..5))]).await;
+    given_on(&world).await;
+    // The first clinic's box drains an hour later: of two frames it is known when they were, of the third it is not.
+    let aside = world.write(&[batch_of(GATEWAY, &[undecodable(5), undecodable(6)]), of_1970(7..8)]).await;
+    assert_eq!(aside.iter().map(|counts| counts.quarantined).sum::<u64>(), 3);
+    world.clock.advance_us(100 * 86_400_000_000);
+    let swept = sweep(&world.pool, world.clock.as_ref(), &Policy::default()).await.unwrap();
+    assert_eq!((swept.expired, swept.failed), (3, 0));
+    let told = format!(
+        "SELECT coalesce(string_agg(reason || ' ' || frames || ' from ' || extract(epoch FROM from_time)::int8 - {0} || ' to '
+           || extract(epoch FROM to_time)::int8 - {0}, ', '), 'nothing') FROM wearer_gaps",
+        BOOT_US / 1_000_000
+    );
+    for (tenant, expected) in [(TENANT, "expired 3 from 5 to 10"), (OTHER_TENANT, "nothing")] {
+        world.run(&format!("SET kinara.tenant = '{tenant}'")).await;
+        assert_eq!(world.text(&told).await, expected);
+    }
 }
 
 #[tokio::test]

@@ -6,7 +6,9 @@
 mod alerts;
 mod boundaries;
 mod bounds;
+mod chunks;
 mod claims;
+mod days;
 mod decisions;
 mod enrich;
 mod erased;
@@ -21,3 +23,6 @@ mod pipeline;
 mod requests;
 mod rollup;
 mod support;
+mod uncertain;
+mod wide;
+mod words;

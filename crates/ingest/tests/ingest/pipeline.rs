@@ -42,6 +42,7 @@ async fn a_batch_is_written_once_however_often_it_comes() {
     assert_eq!(row["epoch"], EPOCH.0);
     assert_eq!(world.text("SELECT seqs FROM frame_times").await, "{[0,12)}");
     assert_eq!(world.gaps().await, "none");
+    world.days_are_known().await;
 }
 
 #[tokio::test]
@@ -51,6 +52,7 @@ async fn a_roaming_wearers_overlap_is_written_once() {
     let counts = world.write(&[batch_of(SECOND_GATEWAY, &seconds(5..12))]).await;
     assert_eq!(counts, [Counts { stored: 4, duplicate: 3, ..Counts::default() }]);
     assert_eq!(world.readings().await, 60);
+    world.days_are_known().await;
 }
 
 #[tokio::test]
@@ -81,6 +83,7 @@ async fn samples_of_an_epoch_are_never_reordered_and_what_contradicts_the_order_
     let again = Counts { duplicate: 6, ..Counts::default() };
     assert_eq!(world.write(&[behind]).await, [again]);
     assert_eq!(world.text(marked).await, "{[10,14),[16,20)}");
+    world.days_are_known().await;
 }
 
 #[tokio::test]
@@ -124,6 +127,7 @@ async fn when_the_highest_frame_was_is_said_by_no_time_that_is_not_believed_and_
     let counts = world.write(&[batch_of(GATEWAY, &[undecodable]), late]).await;
     assert_eq!((counts[0].quarantined, counts[1].stored), (1, 1));
     assert_eq!(world.text(&highest).await, "40 33");
+    world.days_are_known().await;
 }
 
 #[tokio::test]
@@ -172,6 +176,7 @@ async fn two_bridges_in_parallel_write_once_and_never_wait_in_a_circle() {
     assert_eq!(world.number(distinct).await, 8 * 100 * 5);
     assert_eq!(world.number("SELECT deadlocks FROM pg_stat_database WHERE datname = 'test_0'").await, 0);
     assert_eq!(world.gaps().await, "none");
+    world.days_are_known().await;
 }
 
 #[tokio::test]
@@ -192,6 +197,7 @@ async fn what_is_taken_without_consent_is_discarded_with_a_gap() {
     world.run("UPDATE consents SET withdrawn_at = NULL").await;
     assert_eq!(world.write(&[batch_of(GATEWAY, &seconds(5..7))]).await, [stored(2)]);
     assert_eq!(world.gaps().await, "no_consent {[7,8)}");
+    world.days_are_known().await;
 }
 
 #[tokio::test]
@@ -205,6 +211,7 @@ async fn another_clinics_gateway_cannot_mark_frames_as_received() {
     // Nor can it make us believe in frames that do not exist.
     world.write(&[batch_of(FOREIGN_GATEWAY, &seconds(1_000..1_001))]).await;
     assert_eq!(world.gaps().await, "none");
+    world.days_are_known().await;
 }
 
 #[tokio::test]
@@ -247,6 +254,7 @@ async fn a_frame_across_a_hand_over_known_as_a_time_is_quarantined_and_one_known
     assert_eq!(world.number(&of(USER)).await, 30);
     assert_eq!(world.quarantine().await, "none");
     assert_eq!(world.ledger().await, "{[0,10)}");
+    world.days_are_known().await;
 }
 
 #[tokio::test]
@@ -258,6 +266,7 @@ async fn two_frames_of_one_name_with_different_contents_are_a_collision() {
     assert_eq!(counts, [stored(3), Counts { quarantined: 1, ..Counts::default() }]);
     assert_eq!(world.quarantine().await, "collision 1");
     assert_eq!(world.readings().await, 15);
+    world.days_are_known().await;
 }
 
 #[tokio::test]
@@ -285,6 +294,7 @@ async fn frames_of_nobody_and_of_an_impossible_time_are_put_aside_once() {
     }
     assert_eq!(world.readings().await, 0);
     assert_eq!(world.ledger().await, "empty");
+    world.days_are_known().await;
 }
 
 #[tokio::test]
@@ -305,6 +315,7 @@ async fn a_frame_of_a_later_version_is_kept_for_a_later_program() {
     let replayed =
         quarantine::replay(&writer, &world.pool, world.clock.as_ref(), Which::default()).await.unwrap();
     assert_eq!(replayed, quarantine::Replayed { taken: 0, refused: 1 });
+    world.days_are_known().await;
 }
 
 #[tokio::test]
@@ -320,6 +331,7 @@ async fn a_skipped_number_is_late_until_it_comes() {
     world.write(&[batch_of(GATEWAY, &seconds(3..9))]).await;
     assert_eq!(world.gaps().await, "none");
     assert_eq!(world.ledger().await, "{[0,9)}");
+    world.days_are_known().await;
 }
 
 #[tokio::test]
@@ -340,6 +352,7 @@ async fn a_reboot_leaves_its_gap_and_says_where_the_epoch_before_ended() {
     world.write(&[batch]).await;
     world.write(&[batch_of(GATEWAY, &seconds(5..7))]).await;
     assert_eq!(world.gaps().await, "reset -");
+    world.days_are_known().await;
 }
 
 #[tokio::test]
@@ -361,6 +374,7 @@ async fn an_overflow_explains_a_hole_before_or_after_it_was_seen() {
     let overlaps = "SELECT count(*) FROM gaps g JOIN ledger l USING (hardware, epoch)
                     WHERE g.withdrawn_at IS NULL AND g.seqs && l.seqs";
     assert_eq!(world.number(overlaps).await, 0);
+    world.days_are_known().await;
 }
 
 #[tokio::test]
@@ -377,6 +391,7 @@ async fn an_erased_wearer_does_not_come_back_with_a_late_batch() {
     assert_eq!(counts, [Counts { discarded: 4, ..Counts::default() }]);
     assert_eq!(world.readings().await, 0);
     assert_eq!(world.gaps().await, "erased {[2,4)}");
+    world.days_are_known().await;
 }
 
 #[tokio::test]
@@ -393,6 +408,7 @@ async fn what_is_older_than_the_retention_is_acknowledged_and_counted() {
     columns.fits[0].ref_utc_us = NOW_US - 365 * 86_400_000_000;
     let batch = batch::from_envelope(envelope_of(GATEWAY, 1, vec![columns])).unwrap();
     assert_eq!(world.write(&[batch]).await, [stored(2)]);
+    world.days_are_known().await;
 }
 
 #[tokio::test]
@@ -401,6 +417,7 @@ async fn a_gateway_that_is_not_enrolled_is_to_come_again() {
     let outcomes = world.writer().write(&[batch_of(Uuid::from_u128(99), &seconds(0..1))]).await.unwrap();
     assert!(matches!(outcomes[..], [Outcome::RetryAfter { seconds: 300, .. }]));
     assert_eq!(world.ledger().await, "empty");
+    world.days_are_known().await;
 }
 
 #[tokio::test]
@@ -420,6 +437,7 @@ async fn values_out_of_range_unknown_channels_and_waveforms_are_kept() {
     assert_eq!(world.text(rows).await, "heart_rate 999.9 0, channel_777 -5 1");
     let wave = "SELECT encode(data, 'hex') || ' ' || scale || ' ' || components FROM ts.waveforms";
     assert_eq!(world.text(wave).await, "01000000feffffffe8030000 0.001 3");
+    world.days_are_known().await;
 }
 
 #[tokio::test]
@@ -435,12 +453,13 @@ async fn one_bad_frame_stops_neither_its_batch_nor_the_others() {
     assert_eq!(outcomes, [stored(3), Counts { stored: 6, quarantined: 1, ..Counts::default() }]);
     world.run("TRUNCATE ledger, frame_times, quarantine, gaps, ts.readings").await;
     world
-        .run(
+        .run(&format!(
             "ALTER TABLE ts.readings DROP CONSTRAINT no_seven;
              CREATE UNIQUE INDEX one_seven ON ts.readings (time, seq, idx, type) WHERE seq = 7;
              INSERT INTO ts.readings (time, tenant_id, user_id, device_id, type, idx, epoch, seq, value)
-               SELECT to_timestamp(1767308407), gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 1, 0, 1, 7, 0",
-        )
+               SELECT to_timestamp(1767308407), gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 1, 0, 1, 7, 0;
+             {DAYS}"
+        ))
         .await;
     let counts = counts(world.writer().write(&batches).await.unwrap());
     assert_eq!(counts, [stored(3), Counts { stored: 6, quarantined: 1, ..Counts::default() }]);
@@ -453,6 +472,7 @@ async fn one_bad_frame_stops_neither_its_batch_nor_the_others() {
     assert_eq!(replayed.taken, 1);
     assert_eq!(world.ledger().await, "{[0,10)}");
     assert_eq!(world.gaps().await, "none");
+    world.days_are_known().await;
 }
 
 #[tokio::test]
@@ -465,6 +485,7 @@ async fn a_device_whose_name_the_database_refuses_stops_nobody_else() {
     ];
     assert_eq!(world.write(&batches).await, [Counts { quarantined: 2, ..Counts::default() }, stored(3)]);
     assert_eq!(world.text("SELECT reason || ' ' || hardware_id FROM quarantine").await, "columns kinara:a1");
+    world.days_are_known().await;
 }
 
 #[tokio::test]
@@ -491,6 +512,7 @@ async fn a_batch_that_can_be_neither_written_nor_put_aside_is_alone_in_waiting()
         ),
         "{outcomes:?}"
     );
+    world.days_are_known().await;
 }
 
 #[tokio::test]
@@ -509,6 +531,7 @@ async fn a_frame_that_claims_more_than_a_day_is_put_aside() {
     let counts = world.write(&[batch, batch_of(GATEWAY, &seconds(1..2))]).await;
     assert_eq!(counts, [Counts { quarantined: 1, ..Counts::default() }, stored(1)]);
     assert_eq!(world.quarantine().await, "timestamp 0");
+    world.days_are_known().await;
 }
 
 #[tokio::test]
@@ -579,6 +602,7 @@ async fn two_gateways_with_the_same_twenty_wearables_on_two_bridges_never_lock_e
     let after =
         world.number("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()").await;
     assert_eq!(after, before);
+    world.days_are_known().await;
 }
 
 #[tokio::test]
@@ -602,6 +626,30 @@ async fn what_is_measured_off_the_skin_has_no_quality_whichever_batch_said_so() 
         "3 4 5"
     );
     assert_eq!(world.number("SELECT count(*) FROM ts.readings WHERE quality = 1").await, 4 * 5 + 1);
+    world.days_are_known().await;
+}
+
+#[tokio::test]
+async fn a_word_between_frames_that_come_again_and_new_ones_counts_for_the_new_ones() {
+    for (first, second, off_skin) in [
+        (DeviceEventKind::NotWorn, DeviceEventKind::Worn, "1"),
+        (DeviceEventKind::Worn, DeviceEventKind::NotWorn, "3 4 5"),
+    ] {
+        let world = world().await;
+        let said = |seq: u32, kind| device_event(EPOCH, seq, u64::from(seq) * 1_000, kind);
+        let again = || batch_of(GATEWAY, &[frame(EPOCH, 1), said(2, second), frame(EPOCH, 3)]);
+        world.write(&[batch_of(GATEWAY, &[said(0, first)])]).await;
+        world.write(&[again()]).await;
+        // Its acknowledgement was lost: it comes once more, in one group with what follows.
+        world.write(&[again(), batch_of(GATEWAY, &seconds(4..6))]).await;
+        assert_eq!(
+            world
+                .text("SELECT string_agg(DISTINCT seq::text, ' ' ORDER BY seq::text) FROM ts.readings WHERE quality = 0")
+                .await,
+            off_skin
+        );
+        assert_eq!(world.number("SELECT count(DISTINCT seq) FROM ts.readings").await, 4);
+    }
 }
 
 #[tokio::test]
@@ -629,4 +677,5 @@ async fn an_interval_that_a_wearable_told_of_holds_until_its_next_word_or_its_ne
         second("to_time")
     );
     assert_eq!(world.text(&spans).await, "1 60000 10-20, 1 5000 20-30, 5 10000 11-30");
+    world.days_are_known().await;
 }

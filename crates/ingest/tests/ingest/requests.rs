@@ -11,6 +11,9 @@ use uuid::Uuid;
 
 const SECOND: i64 = 1_000;
 
+/// A wearer of the other clinic, and its row for the device.
+const THEIRS: Uuid = Uuid::from_u128(0x2001);
+
 fn item(source: &str, seq: u32, at_ms: i64) -> String {
     let value = 70.0 + f64::from(seq);
     format!(
@@ -136,6 +139,41 @@ async fn a_key_does_not_learn_from_what_is_in_doubt_that_others_had_a_device() {
     assert_eq!(told(OTHER_TENANT).await, ["no_assignment", "no_assignment"]);
     // To the clinic itself the doubt is told.
     assert_eq!(told(TENANT).await, ["no_assignment", "unsure"]);
+}
+
+#[tokio::test]
+async fn the_clinic_that_has_a_device_is_not_told_what_the_clinic_before_had_of_it() {
+    let world = world().await;
+    let given_s = NOW_US / 1_000_000 - 3_600;
+    // The clinic before got it at a box, which knows the number, or by an operator's word.
+    let before = |from: &str| {
+        format!(
+            "DELETE FROM quarantine; DELETE FROM device_assignments WHERE tenant_id = '{OTHER_TENANT}';
+             UPDATE device_assignments SET valid_from = to_timestamp({given_s});
+             INSERT INTO users (id, tenant_id) VALUES ('{THEIRS}', '{OTHER_TENANT}') ON CONFLICT DO NOTHING;
+             INSERT INTO devices (id, tenant_id, hardware_id) VALUES ('{THEIRS}', '{OTHER_TENANT}', '{HARDWARE}')
+               ON CONFLICT DO NOTHING;
+             INSERT INTO device_assignments (hardware_id, tenant_id, user_id, device_id, valid_from, valid_to, from_epoch, from_seq)
+               VALUES ('{HARDWARE_ROW}', '{OTHER_TENANT}', '{THEIRS}', '{THEIRS}', '2025-01-01', to_timestamp({given_s}), {from})"
+        )
+    };
+    let uncertain = |seq: u32, at_s: i64| {
+        item(HARDWARE, seq, at_s * 1_000).replace(r#""type""#, r#""uncertainty_ms":60000,"type""#)
+    };
+    // Long after, named before the other clinic's beginning; and around the boundary, by a clock that may be wrong.
+    let items = [item(HARDWARE, 3, NOW_US / 1_000), uncertain(60, given_s + 5), uncertain(61, given_s - 5)];
+    for (from, kept, stored) in
+        [("7, 50", "order 3, unsure 60, unsure 61", 0), ("NULL, NULL", "unsure 60, unsure 61", 1)]
+    {
+        world.run(&before(from)).await;
+        let id = accepted(&world, TENANT, &items).await;
+        take(&world.writer(), &world.pool, world.clock.as_ref(), id).await.unwrap();
+        let told = outcome(&world, id).await;
+        assert_eq!(world.quarantine().await, kept);
+        assert_eq!(told["stored"], stored);
+        let aside = told["aside"].as_array().unwrap();
+        assert!(aside.iter().all(|one| one["reason"] == "no_assignment"), "{told}");
+    }
 }
 
 #[tokio::test]

@@ -10,7 +10,8 @@
 //! | 2 | the same, inverted |
 //! | length | the frame, padded to a word with `0xff` |
 //!
-//! The frame is written first and the word with its length last: a record is there when that word is.
+//! The frame is written first and the word with its length last: a record is there when that word is. What is done
+//! where a bit of it has flipped stands in [`super::records`].
 
 use kinara_protocol::frame::{Epoch, MAX_FRAME, Seq, checksum};
 
@@ -90,20 +91,41 @@ pub const fn commit_word(len: u16) -> [u8; RECORD_HEADER as usize] {
     [a, b, !a, !b]
 }
 
-/// Length and identity from a record's first bytes, if a whole record is there.
-pub fn parse_record(peek: &[u8; PEEK_LEN], room: u32) -> Option<(u16, Identity)> {
+/// Length of the frame from a record's first bytes, if its commit word is whole.
+pub fn parse_record(peek: &[u8; PEEK_LEN], room: u32) -> Option<u16> {
     let len = u16::from_le_bytes([peek[0], peek[1]]);
-    let whole = peek[..4] == commit_word(len);
-    if !whole || usize::from(len) < IDENTITY_LEN || usize::from(len) > MAX_FRAME {
-        return None;
-    }
-    if record_len(usize::from(len)) > room {
-        return None;
-    }
-    let frame = &peek[4..];
+    (peek[..4] == commit_word(len) && is_length(len, room)).then_some(len)
+}
+
+/// Length of the frame from a record's first bytes, as the frame says it.
+pub fn frame_len(peek: &[u8; PEEK_LEN], room: u32) -> Option<u16> {
+    let len = u16::from_le_bytes([peek[6], peek[7]]);
+    is_length(len, room).then_some(len)
+}
+
+/// What a record's first bytes say who its frame is.
+pub fn parse_identity(peek: &[u8; PEEK_LEN]) -> Identity {
+    let frame = &peek[RECORD_HEADER as usize..];
     let mut epoch = [0; 8];
     epoch.copy_from_slice(&frame[4..12]);
     let mut seq = [0; 4];
     seq.copy_from_slice(&frame[12..16]);
-    Some((len, Identity { epoch: Epoch(u64::from_le_bytes(epoch)), seq: u32::from_le_bytes(seq) }))
+    Identity { epoch: Epoch(u64::from_le_bytes(epoch)), seq: u32::from_le_bytes(seq) }
+}
+
+/// Writes a frame's identity where [`parse_identity`] reads it.
+pub fn put_identity(frame: &mut [u8], id: Identity) {
+    if let Some(place) = frame.get_mut(4..IDENTITY_LEN) {
+        place[..8].copy_from_slice(&id.epoch.0.to_le_bytes());
+        place[8..].copy_from_slice(&id.seq.to_le_bytes());
+    }
+}
+
+/// Whether nothing has been written at a record's first word.
+pub fn is_blank_word(peek: &[u8; PEEK_LEN]) -> bool {
+    peek[..RECORD_HEADER as usize] == [0xff; RECORD_HEADER as usize]
+}
+
+fn is_length(len: u16, room: u32) -> bool {
+    (IDENTITY_LEN..=MAX_FRAME).contains(&usize::from(len)) && record_len(usize::from(len)) <= room
 }

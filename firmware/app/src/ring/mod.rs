@@ -18,10 +18,13 @@
 //! its length word is not there (the rest of that page is then left unused), a page whose header is not whole is
 //! not there unless its records say that it is of this log, and a page that was being erased lost its header first.
 
+#[cfg(test)]
+mod damage_tests;
 mod journal;
 mod layout;
 #[cfg(test)]
 mod power_tests;
+mod records;
 mod recovery;
 
 use kinara_protocol::frame::{Epoch, MAX_FRAME, Seq, SyncAnchor};
@@ -30,9 +33,10 @@ use self::journal::Journal;
 pub use self::journal::State;
 pub use self::layout::{Entry, Identity, JOURNAL_PAGES, MIN_LOG_PAGES, Position};
 use self::layout::{
-    IDENTITY_LEN, PAGE_HEADER, PEEK_LEN, RECORD_HEADER, commit_word, page_header, parse_page_header,
-    parse_record, record_len,
+    IDENTITY_LEN, PAGE_HEADER, RECORD_HEADER, commit_word, page_header, parse_page_header, put_identity,
+    record_len,
 };
+use self::records::Lately;
 use crate::flash::{Flash, PAGE};
 
 /// Why the ring could not do it.
@@ -76,6 +80,7 @@ pub struct Ring<F> {
     spare_ready: bool,
     last: Option<Identity>,
     unacknowledged: u32,
+    lately: Lately,
     /// The page that is looked at next for what an earlier log has left; none where nothing is left.
     scrubs: Option<u32>,
 }
@@ -109,6 +114,7 @@ impl<F: Flash> Ring<F> {
             spare_ready: true,
             last: None,
             unacknowledged: 0,
+            lately: Lately::default(),
             scrubs: None,
         };
         ring.recover()?;
@@ -175,6 +181,7 @@ impl<F: Flash> Ring<F> {
         self.flash.write(address + RECORD_HEADER, body)?;
         self.flash.write(address, &commit_word(frame.len() as u16))?;
         self.head.offset = at.offset + record_len(frame.len());
+        self.lately.remember(&Entry { at, end: self.head, id, len: frame.len() as u16 });
         self.last = Some(id);
         self.unacknowledged += 1;
         Ok(at)
@@ -217,7 +224,9 @@ impl<F: Flash> Ring<F> {
         }
         let page = self.tail % self.log_pages;
         let end = Position::start_of(self.tail + 1);
-        self.unacknowledged -= self.count_from(self.state.acknowledged, end)?;
+        let lost = self.count_from(self.state.acknowledged, end)?;
+        // Flash that has lost bits since may count otherwise.
+        self.unacknowledged = self.unacknowledged.saturating_sub(lost);
         self.tail += 1;
         self.state.acknowledged = self.state.acknowledged.max(Position::start_of(self.tail));
         self.make_blank(page)?;
@@ -237,7 +246,7 @@ impl<F: Flash> Ring<F> {
         Ok(None)
     }
 
-    /// Copies a frame out; gives its bytes.
+    /// Copies a frame out, with the identity that is believed of it; gives its bytes.
     pub fn read<'b>(
         &mut self,
         entry: &Entry,
@@ -246,6 +255,7 @@ impl<F: Flash> Ring<F> {
         let bytes = &mut into[..usize::from(entry.len)];
         let address = self.address(entry.at) + RECORD_HEADER;
         self.flash.read(address, bytes)?;
+        put_identity(bytes, entry.id);
         self.encipher(entry.id, bytes);
         Ok(bytes)
     }
@@ -297,7 +307,7 @@ impl<F: Flash> Ring<F> {
             }
             passed(entry.at);
             self.state.acknowledged = entry.end;
-            self.unacknowledged -= 1;
+            self.unacknowledged = self.unacknowledged.saturating_sub(1);
         }
         Ok(Ok(()))
     }
@@ -392,22 +402,6 @@ impl<F: Flash> Ring<F> {
 
     fn serial_of(&self, header: &[u8; PAGE_HEADER as usize], page: u32) -> Option<u32> {
         parse_page_header(header, self.state.log_id).filter(|serial| serial % self.log_pages == page)
-    }
-
-    fn entry_in_page(&mut self, at: Position) -> Result<Option<Entry>, RingError<F::Error>> {
-        let room = PAGE.saturating_sub(at.offset);
-        if room < PEEK_LEN as u32 {
-            return Ok(None);
-        }
-        let mut peek = [0; PEEK_LEN];
-        let address = self.address(at);
-        self.flash.read(address, &mut peek)?;
-        Ok(parse_record(&peek, room).map(|(len, id)| Entry {
-            at,
-            end: Position { serial: at.serial, offset: at.offset + record_len(usize::from(len)) },
-            id,
-            len,
-        }))
     }
 
     fn start_page(&mut self, serial: u32) -> Result<(), RingError<F::Error>> {

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use super::keep;
+use crate::files;
 
 const FILE: &str = "audit.jsonl";
 const FORMER: &str = "audit.1.jsonl";
@@ -131,9 +132,15 @@ impl Audit {
     pub fn open(data_dir: &Path) -> io::Result<Self> {
         let mut newest = VecDeque::new();
         for name in [FORMER, FILE] {
-            let text = match std::fs::read(data_dir.join(name)) {
+            let path = data_dir.join(name);
+            let text = match std::fs::read(&path) {
                 Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                // Without an audit there would be no page, and without a page nobody could be cared for here.
+                Err(error) if files::is_the_files(&error) => {
+                    files::set_aside(&path, &error)?;
+                    continue;
+                }
                 Err(error) => return Err(error),
             };
             // A line that a power cut has left half is no reason not to start.
@@ -278,5 +285,17 @@ mod tests {
         assert_eq!(text.lines().count(), 2);
         assert!(text.len() < 1_000, "a detail is cut: {}", text.len());
         assert!(dir.path().join(FORMER).exists());
+    }
+
+    #[test]
+    fn an_audit_that_cannot_be_read_is_set_aside_and_another_begins() {
+        for name in [FILE, FORMER] {
+            let dir = tempfile::tempdir().unwrap();
+            // Stands for a bad sector: the file, and not the machine, is why it cannot be read.
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+            let audit = Audit::open(dir.path()).unwrap();
+            assert!(audit.newest().is_empty() && dir.path().join(FILE).is_file());
+            assert_eq!(files::broken(dir.path()).unwrap().len(), 1);
+        }
     }
 }

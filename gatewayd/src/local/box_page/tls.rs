@@ -44,6 +44,17 @@ pub enum TlsError {
     Made(String),
 }
 
+impl TlsError {
+    /// Whether the files, and not the machine or who they belong to, are why there is no certificate.
+    fn is_the_files(&self) -> bool {
+        match self {
+            Self::File { source, .. } => files::is_the_files(source),
+            Self::Content { .. } => true,
+            Self::Made(_) => false,
+        }
+    }
+}
+
 /// What the page proves itself with.
 #[derive(Debug, Clone)]
 pub(super) struct Identity {
@@ -68,23 +79,46 @@ impl Identity {
         if !key_path.exists() || !path.exists() {
             make(&key_path, &path, name)?;
         }
-        let content = |path: &Path, why: &dyn std::fmt::Display| TlsError::Content {
-            path: path.to_owned(),
-            why: why.to_string(),
-        };
-        let certificate = CertificateDer::from_pem_slice(&read(&path)?).map_err(|e| content(&path, &e))?;
-        let key = PrivateKeyDer::from_pem_slice(&read(&key_path)?).map_err(|e| content(&key_path, &e))?;
-        let fingerprint = fingerprint(&certificate);
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| TlsError::Made(error.to_string()))?
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate], key)
-            .map_err(|error| content(&key_path, &error))?;
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self { config: Arc::new(config), fingerprint })
+        match read_pair(&key_path, &path) {
+            Err(error) if error.is_the_files() => {
+                // A bad sector, half a file, a key of another certificate: likewise.
+                set_pair_aside([&key_path, &path], &error)?;
+                make(&key_path, &path, name)?;
+                read_pair(&key_path, &path)
+            }
+            read => read,
+        }
     }
+}
+
+fn read_pair(key_path: &Path, path: &Path) -> Result<Identity, TlsError> {
+    let content = |path: &Path, why: &dyn std::fmt::Display| TlsError::Content {
+        path: path.to_owned(),
+        why: why.to_string(),
+    };
+    let certificate = CertificateDer::from_pem_slice(&read(path)?).map_err(|e| content(path, &e))?;
+    let key = PrivateKeyDer::from_pem_slice(&read(key_path)?).map_err(|e| content(key_path, &e))?;
+    let fingerprint = fingerprint(&certificate);
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| TlsError::Made(error.to_string()))?
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .map_err(|error| content(key_path, &error))?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Identity { config: Arc::new(config), fingerprint })
+}
+
+/// Moves both out of the way, each under its own name: one of them may be whole.
+fn set_pair_aside(paths: [&Path; 2], error: &TlsError) -> Result<(), TlsError> {
+    for path in paths {
+        let mut aside = path.as_os_str().to_owned();
+        aside.push(".broken");
+        std::fs::rename(path, aside).map_err(|source| TlsError::File { path: path.to_owned(), source })?;
+    }
+    tracing::error!(%error, "the key and certificate of the box's page were set aside and are made anew");
+    Ok(())
 }
 
 fn make(key_path: &Path, path: &Path, name: &str) -> Result<(), TlsError> {
@@ -151,11 +185,42 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_key_is_one_clear_line() {
+    fn a_pair_that_cannot_be_read_or_does_not_go_together_is_made_anew_and_both_are_kept() {
+        let other = tempfile::tempdir().unwrap();
+        Identity::open(other.path(), "ward").unwrap();
+        let of_another = std::fs::read(other.path().join(KEY_FILE)).unwrap();
+        for file in [KEY_FILE, CERTIFICATE_FILE] {
+            for content in [Some(&b"nothing"[..]), Some(&of_another[..90]), None] {
+                is_made_anew(file, content);
+            }
+        }
+        is_made_anew(KEY_FILE, Some(of_another.as_slice()));
+    }
+
+    /// Without content it is what no read gives anything of.
+    fn is_made_anew(file: &str, content: Option<&[u8]>) {
         let dir = tempfile::tempdir().unwrap();
-        Identity::open(dir.path(), "ward").unwrap();
-        std::fs::write(dir.path().join(KEY_FILE), "nothing").unwrap();
-        let error = Identity::open(dir.path(), "ward").unwrap_err().to_string();
-        assert!(error.contains("page.key") && error.contains("remove"), "{error}");
+        let before = Identity::open(dir.path(), "ward").unwrap().fingerprint;
+        let path = dir.path().join(file);
+        match content {
+            Some(content) => std::fs::write(&path, content).unwrap(),
+            None => {
+                std::fs::remove_file(&path).unwrap();
+                std::fs::create_dir(&path).unwrap();
+            }
+        }
+        let after = Identity::open(dir.path(), "ward").unwrap().fingerprint;
+        assert_ne!(after, before, "{file}");
+        assert_eq!(files::broken(dir.path()).unwrap(), ["page.crt.broken", "page.key.broken"]);
+        assert_eq!(Identity::open(dir.path(), "ward").unwrap().fingerprint, after);
+    }
+
+    #[test]
+    fn what_belongs_to_somebody_else_is_one_clear_line_and_stays() {
+        let source = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        let error = TlsError::File { path: KEY_FILE.into(), source };
+        assert!(!error.is_the_files());
+        let text = error.to_string();
+        assert!(text.contains("page.key") && text.contains("remove"), "{text}");
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kinara_clock::Clock;
+use kinara_protocol::entry;
 use kinara_protocol::label::LabelSecret;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use uuid::Uuid;
@@ -341,8 +342,9 @@ impl Gateway {
     fn consent(&self, version: &str, language: &str, asked_by: &str) -> Result<ConsentGiven, BusError> {
         let roster = self.desk.roster();
         let roster = roster.borrow();
-        let text =
-            roster.consent_texts.iter().find(|text| text.version == version && text.language == language);
+        let wanted = (as_shown(version), as_shown(language));
+        let mut texts = roster.consent_texts.iter();
+        let text = texts.find(|text| (as_shown(&text.version), as_shown(&text.language)) == wanted);
         let text = text.ok_or_else(|| {
             let there: Vec<String> = roster
                 .consent_texts
@@ -359,6 +361,11 @@ impl Gateway {
             asked_by: asked_by.to_owned(),
         })
     }
+}
+
+/// A version or a language as people compare it: in whatever digits, and without what cannot be seen.
+fn as_shown(text: &str) -> String {
+    entry::version(text).unwrap_or_else(|_| text.to_owned())
 }
 
 /// Who calls, by the bus's own word.
@@ -392,4 +399,15 @@ fn label(code: &str) -> Result<LabelSecret, BusError> {
             "The code on the label has 16 characters (A to Z, 2 to 7). Compare it and try again.",
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::as_shown;
+
+    #[test]
+    fn a_version_of_a_consent_text_is_found_in_whatever_digits_it_is_written() {
+        assert_eq!(as_shown("\u{968}\u{966}\u{968}\u{96c}-1"), as_shown(" 2026-1\u{200B}"));
+        assert_ne!(as_shown("2026-1"), as_shown("2026-2"));
+    }
 }

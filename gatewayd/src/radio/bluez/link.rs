@@ -238,13 +238,39 @@ async fn watch(mut changes: MessageStream, lost: CancellationToken) {
     lost.cancel();
 }
 
-/// The characteristics of a service, once all of `wanted` are there.
+/// What has to be there of a service before it is worked with: its objects may come after it is said that they are there.
+#[derive(Debug, Clone, Copy)]
+pub enum Need<'a> {
+    /// All of these.
+    All(&'a [Uuid]),
+    /// One of these; what there is, where there are none.
+    OneOf(&'a [Uuid]),
+}
+
+impl Need<'_> {
+    fn is_met<T>(self, found: &HashMap<Uuid, T>) -> bool {
+        let is_there = |uuid: &Uuid| found.contains_key(uuid);
+        match self {
+            Self::All(uuids) => uuids.iter().all(is_there),
+            Self::OneOf(uuids) => uuids.is_empty() || uuids.iter().any(is_there),
+        }
+    }
+
+    fn count(self) -> usize {
+        match self {
+            Self::All(uuids) => uuids.len(),
+            Self::OneOf(_) => 1,
+        }
+    }
+}
+
+/// The characteristics of a service, once those that are needed are there.
 pub async fn characteristics(
     bus: &Bus,
     linked: &Linked,
     limit: Duration,
     service: Uuid,
-    wanted: &[Uuid],
+    need: Need<'_>,
 ) -> Result<HashMap<Uuid, Remote>, RadioError> {
     let deadline = Instant::now() + limit;
     loop {
@@ -256,11 +282,11 @@ pub async fn characteristics(
         };
         match looked {
             Err(_) => return Err(RadioError::Timeout("services")),
-            Ok(Ok(found)) if wanted.iter().all(|uuid| found.contains_key(uuid)) => return Ok(found),
+            Ok(Ok(found)) if need.is_met(&found) => return Ok(found),
             Ok(Ok(found)) if Instant::now() + LOOK_AGAIN >= deadline => {
                 return Err(RadioError::Nonsense(format!(
                     "of {} characteristics it has {}",
-                    wanted.len(),
+                    need.count(),
                     found.len()
                 )));
             }
@@ -303,7 +329,7 @@ pub async fn wearable(
     let linked = open(radio, bus, id, bond).await?;
     let wanted: Vec<Uuid> = Characteristic::ALL.iter().map(|one| Uuid::from_u128(one.uuid())).collect();
     let service = Uuid::from_u128(gatt::SERVICE);
-    let remotes = characteristics(bus, &linked, radio.settings.resolve, service, &wanted).await?;
+    let remotes = characteristics(bus, &linked, radio.settings.resolve, service, Need::All(&wanted)).await?;
     let identity = Identity::of(bond).ok_or(RadioError::StaleBond)?;
     radio.state(id).whole(identity.peer);
     let (sender, events) = mpsc::channel(EVENTS);
@@ -446,5 +472,22 @@ impl Link for WearableLink {
 
     fn disconnect(&mut self) -> BoxFuture<'_, ()> {
         Box::pin(self.linked.hold.close())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_needed_is_waited_for_and_what_is_not_is_taken_as_it_is_there() {
+        let [rate, continuous, spot] = [1, 2, 3].map(Uuid::from_u128);
+        let found = |uuids: &[Uuid]| uuids.iter().map(|uuid| (*uuid, 1)).collect::<HashMap<_, _>>();
+        assert!(!Need::All(&[rate, spot]).is_met(&found(&[rate])));
+        assert!(Need::All(&[rate, spot]).is_met(&found(&[rate, spot])));
+        assert!(!Need::OneOf(&[continuous, spot]).is_met(&found(&[])));
+        assert!(!Need::OneOf(&[continuous, spot]).is_met(&found(&[rate])));
+        assert!(Need::OneOf(&[continuous, spot]).is_met(&found(&[spot])));
+        assert!(Need::OneOf(&[]).is_met(&found(&[])));
     }
 }

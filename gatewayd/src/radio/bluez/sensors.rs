@@ -1,5 +1,6 @@
 //! A link to another maker's sensor: the measurements of the services that are understood.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use tokio::sync::mpsc;
 use super::Inner;
 use super::adapter::Identity;
 use super::bus::Bus;
-use super::link::{self, Hold};
+use super::link::{self, Hold, Need};
 use super::objects::{service_number, short_uuid};
 use super::proof::Linkd;
 use crate::radio::{
@@ -30,10 +31,22 @@ pub async fn open(
     let identity = Identity::of(bond).ok_or(RadioError::StaleBond)?;
     let linked = link::open(radio, bus, id, bond).await?;
     let (sender, events) = mpsc::channel(EVENTS);
+    let services = bus.limited("its services", linked.device.uuids()).await?.unwrap_or_default();
     let mut measured = 0;
     for kind in &radio.settings.sensors {
         let service = short_uuid(service_number(*kind));
-        let mut found = link::characteristics(bus, &linked, radio.settings.resolve, service, &[]).await?;
+        let needed = needed(*kind, &services);
+        let looked =
+            link::characteristics(bus, &linked, radio.settings.resolve, service, Need::OneOf(&needed)).await;
+        let mut found = match looked {
+            Err(error @ RadioError::Gone(_)) => return Err(error),
+            Err(error) => {
+                // One service that does not come takes nothing from the others.
+                tracing::warn!(device = %linked.device.address(), ?kind, %error, "it tells of a service that is not there");
+                continue;
+            }
+            Ok(found) => found,
+        };
         for (uuid, report) in reports(*kind) {
             let Some(remote) = found.remove(uuid) else { continue };
             let report = *report;
@@ -62,6 +75,15 @@ pub async fn open(
     radio.state(id).whole(identity.peer);
     let link = Sensor { adapter: id.clone(), identity, linkd: radio.linkd.clone(), hold: linked.hold };
     Ok(SensorConnection { events, link: Box::new(link) })
+}
+
+/// One of which has to be there before it is known what a service of a device measures: none where the device has no such
+/// service. Without it a service that is exported a moment after the others would not be heard on the whole link.
+fn needed(kind: SensorKind, services: &HashSet<uuid::Uuid>) -> Vec<uuid::Uuid> {
+    if !services.contains(&short_uuid(service_number(kind))) {
+        return Vec::new();
+    }
+    reports(kind).iter().map(|(uuid, _)| *uuid).collect()
 }
 
 /// The characteristics that carry a service's measurements.
@@ -94,5 +116,18 @@ impl SensorLink for Sensor {
 
     fn disconnect(&mut self) -> BoxFuture<'_, ()> {
         Box::pin(self.hold.close())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_service_that_a_device_tells_of_is_waited_for_and_no_other() {
+        let services = HashSet::from([0x180d, 0x1822, 0x180a].map(short_uuid));
+        assert_eq!(needed(SensorKind::HeartRate, &services), [short_uuid(0x2a37)]);
+        assert_eq!(needed(SensorKind::PulseOximeter, &services), [0x2a5f, 0x2a5e].map(short_uuid));
+        assert!(needed(SensorKind::HealthThermometer, &services).is_empty());
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! | trap | what is done |
 //! |---|---|
-//! | `ServicesResolved` may come before the objects of the services (#1489) | the objects are looked for until they are there, within `resolve_timeout_s` |
+//! | `ServicesResolved` may come before the objects of the services (#1489) | the objects are looked for until they are there, within `resolve_timeout_s`; of a sensor those of each service that it tells of |
 //! | `Paired` stays true when the other side forgot the bond (#433) | a bond is stale when encryption fails, see [`Trouble::meaning`] |
 //! | bluetoothd that died stays dead with the packaged unit (#970) | every life of it is a [`Bus`](super::bus::Bus); what stood on one ends with it |
 //! | `Value` of `WriteValue` goes as a *command* by default in `bluer` | the type is always given: a request, which is answered |

@@ -81,6 +81,7 @@ struct Session<'a> {
     hardware: HardwareId,
     numbering: Numbering,
     began_us: i64,
+    synced_us: i64,
     clock: SensorClock,
     heart_told: Option<Instant>,
     /// What is not on disk yet.
@@ -103,6 +104,7 @@ impl<'a> Session<'a> {
             hardware,
             numbering: Numbering::new(epoch),
             began_us,
+            synced_us: began_us,
             clock: SensorClock::new(TimeZone::system()),
             heart_told: None,
         }
@@ -211,8 +213,25 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Says anew where the connection's ticks lie, as it is done with wearables: a row that was damaged costs a while then, and
+    /// not the connection.
+    fn synchronise(&mut self) {
+        let since_us = self.context.clock.boottime_us() - self.synced_us;
+        if since_us <= self.context.settings.resync.as_micros() as i64 {
+            return;
+        }
+        let ticks = self.ticks();
+        let boot_us = self.began_us + i64::try_from(ticks).unwrap_or(0) * 1_000;
+        let epoch = self.waiting.epoch();
+        self.waiting.place(OwnSync { epoch, ticks, boot_us, uncertainty_us: UNCERTAINTY_US });
+        self.synced_us = boot_us;
+    }
+
     /// Closes what is open and puts it onto the disk.
     async fn close(&mut self) {
+        if !self.waiting.waits_to_be_placed() {
+            self.synchronise();
+        }
         for frame in self.numbering.close() {
             self.show(&frame, self.began_us);
             self.waiting.push(frame);

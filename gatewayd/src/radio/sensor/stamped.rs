@@ -147,10 +147,14 @@ impl SensorClock {
         let Some(utc_minus_boot_us) = utc_minus_boot_us.filter(|_| self.offset.is_none()) else { return };
         let now_us = new.arrived_boot_us + utc_minus_boot_us;
         let is_now = |zone: &TimeZone| {
-            let at = zone.to_ambiguous_zoned(stamp).compatible().ok()?.timestamp().as_microsecond();
-            ((at - now_us).abs() <= NOW_US).then_some(())
+            // In the hour that comes twice a stamp means either.
+            let either = zone.to_ambiguous_zoned(stamp);
+            [either.clone().earlier(), either.later()].into_iter().flatten().any(|at| {
+                let at_us = at.timestamp().as_microsecond();
+                (at_us - now_us).abs() <= NOW_US
+            })
         };
-        if is_now(&self.zone).or_else(|| is_now(&TimeZone::UTC)).is_some() {
+        if is_now(&self.zone) || is_now(&TimeZone::UTC) {
             self.offset = Some(offset_of(new, NOW_US));
         }
     }
@@ -246,6 +250,20 @@ mod tests {
         assert!(take(&mut burst, date(2000, 1, 1).at(0, 5, 0, 0), 1_000).is_empty());
         assert!(take(&mut burst, date(2000, 1, 1).at(0, 5, 1, 0), 1_001).is_empty());
         assert_eq!(burst.unplaced(), 2);
+    }
+
+    #[test]
+    fn a_single_value_is_of_now_in_either_pass_of_the_hour_that_comes_twice() {
+        let berlin = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap();
+        let stamp = date(2026, 10, 25).at(2, 30, 0, 0);
+        let first = berlin.to_ambiguous_zoned(stamp).earlier().unwrap().timestamp().as_microsecond();
+        for (pass, hours, taken) in [("first", 0, 1), ("second", 1, 1), ("none", 3, 0)] {
+            let mut clock = SensorClock::new(berlin.clone());
+            let now = first + hours * 3_600_000_000;
+            let came = (1_000_000_000, Some(now - 1_000_000_000));
+            let placed = clock.take(&hardware(), SensorReport::Temperature, at(stamp), came);
+            assert_eq!((placed.len(), clock.unplaced()), (taken, 1 - taken), "{pass}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! The promise: it takes no more memory than [`MOST_BYTES`], however long the store fails and whatever the sensor sends;
 //! what does not fit is dropped, oldest first, and has its gap; and it outlives the link that it came over.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -43,6 +43,10 @@ pub struct Waiting {
     epoch: Epoch,
     /// What places the frames, and is not on disk yet: it goes there before them.
     syncs: VecDeque<OwnSync>,
+    /// Those that went there while their frames are not there yet. The store forgets a sync of which nothing ever came.
+    ahead: VecDeque<OwnSync>,
+    /// Those that went ahead of frames which are there now: they go there once more.
+    again: VecDeque<OwnSync>,
     frames: VecDeque<Bytes>,
     frame_bytes: usize,
     lost: Lost,
@@ -64,6 +68,8 @@ impl Waiting {
             hardware,
             epoch: sync.epoch,
             syncs: VecDeque::from([sync]),
+            ahead: VecDeque::new(),
+            again: VecDeque::new(),
             frames: VecDeque::new(),
             frame_bytes: 0,
             lost: Lost::default(),
@@ -72,7 +78,17 @@ impl Waiting {
 
     /// Whether everything is on disk.
     pub fn is_empty(&self) -> bool {
-        self.frames.is_empty() && self.lost.is_empty()
+        self.frames.is_empty() && self.lost.is_empty() && self.again.is_empty()
+    }
+
+    /// The epoch of the connection.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Whether the connection has a sync here still, which is as good as another one.
+    pub fn waits_to_be_placed(&self) -> bool {
+        self.syncs.iter().chain(&self.ahead).any(|sync| sync.epoch == self.epoch)
     }
 
     /// A frame.
@@ -108,16 +124,19 @@ impl Waiting {
         }
         // A measurement's frames lie side by side, and its sync before those of later ones.
         let next = self.frames.front().and_then(|bytes| FrameRef::parse(bytes).ok());
-        if next.is_none_or(|frame| frame.header().epoch != header.epoch)
-            && let Some(at) = self.syncs.iter().position(|sync| sync.epoch == header.epoch)
-        {
-            self.syncs.remove(at);
+        if next.is_none_or(|frame| frame.header().epoch != header.epoch) {
+            for syncs in [&mut self.syncs, &mut self.ahead] {
+                if let Some(at) = syncs.iter().position(|sync| sync.epoch == header.epoch) {
+                    syncs.remove(at);
+                }
+            }
         }
         Some(Dropped::Stamped)
     }
 
     fn bytes(&self) -> usize {
-        self.frame_bytes + (self.frames.len() + self.syncs.len()) * OVERHEAD
+        let syncs = self.syncs.len() + self.ahead.len() + self.again.len();
+        self.frame_bytes + (self.frames.len() + syncs) * OVERHEAD
     }
 
     /// Puts onto the disk what the store takes. The rest is tried again with the next call.
@@ -125,6 +144,8 @@ impl Waiting {
         if self.is_empty() {
             return Ok(());
         }
+        self.store_again(store).await?;
+        let ahead = self.ahead.len();
         self.store_syncs(store).await?;
         self.give_up(store).await?;
         let frames: Vec<Bytes> = self.frames.drain(..).collect();
@@ -141,14 +162,39 @@ impl Waiting {
                 return Err(error);
             }
         };
+        let mut safe = HashSet::new();
         for (bytes, fate) in frames.into_iter().zip(fates) {
             if !fate.outcome.is_safe() {
                 self.push(bytes);
-            } else if fate.outcome == Outcome::Stored
-                && let Ok(frame) = FrameRef::parse(&bytes)
-            {
+                continue;
+            }
+            let Ok(frame) = FrameRef::parse(&bytes) else { continue };
+            safe.insert(frame.header().epoch);
+            if fate.outcome == Outcome::Stored {
                 sink.offer(stored(&self.hardware, &frame, fate.fit));
             }
+        }
+        self.are_placed(&safe, ahead);
+        self.store_again(store).await
+    }
+
+    /// Frames of these epochs are on disk. The syncs of them that went there before this call, so many, may have been
+    /// forgotten since.
+    fn are_placed(&mut self, safe: &HashSet<Epoch>, before: usize) {
+        for (at, sync) in std::mem::take(&mut self.ahead).into_iter().enumerate() {
+            if !safe.contains(&sync.epoch) {
+                self.ahead.push_back(sync);
+            } else if at < before {
+                self.again.push_back(sync);
+            }
+        }
+    }
+
+    async fn store_again(&mut self, store: &Store) -> Result<(), StoreError> {
+        if !self.again.is_empty() {
+            let syncs = self.again.iter().copied().collect();
+            store.own_syncs(self.hardware.clone(), syncs).await?;
+            self.again.clear();
         }
         Ok(())
     }
@@ -158,7 +204,7 @@ impl Waiting {
         if !self.syncs.is_empty() {
             let syncs = self.syncs.iter().copied().collect();
             store.own_syncs(self.hardware.clone(), syncs).await?;
-            self.syncs.clear();
+            self.ahead.append(&mut self.syncs);
         }
         Ok(())
     }
@@ -192,6 +238,7 @@ impl Waiting {
 mod tests {
     use super::*;
     use crate::radio::sensor::{Measurement, Numbering};
+    use crate::store::Settings;
 
     fn sync(epoch: u64) -> OwnSync {
         OwnSync { epoch: Epoch(epoch), ticks: 0, boot_us: 0, uncertainty_us: 1 }
@@ -200,6 +247,56 @@ mod tests {
     fn frame(numbering: &mut Numbering, ticks: u64) -> Bytes {
         numbering.take(ticks, &Measurement { heart_rate: Some(72.0), ..Measurement::default() });
         numbering.close().pop().unwrap()
+    }
+
+    fn open(dir: &std::path::Path, hard_limit: u64) -> Store {
+        let settings = Settings {
+            dir: dir.to_owned(),
+            gateway: kinara_protocol::topic::GatewayId(uuid::Uuid::from_u128(7)),
+            group_commit: Duration::from_millis(10),
+            group_frames: 100,
+            wearable_commit: Duration::from_millis(100),
+            queue: 64,
+            soft_limit: 1 << 30,
+            hard_limit,
+            reserve: 1 << 20,
+            seal_after: Duration::from_millis(200),
+            seal_bytes: 65_536,
+            full_bytes: 65_536,
+            seal_ahead: 8,
+            unstamped_wait: Duration::from_hours(1),
+            check_below: 0,
+        };
+        let board = crate::status::Board::new(crate::status::Snapshot::default());
+        Store::open(settings, std::sync::Arc::new(kinara_clock::SystemClock), board).unwrap()
+    }
+
+    #[tokio::test]
+    async fn frames_that_a_full_disk_refused_have_their_syncs_when_there_is_room_though_those_were_forgotten()
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let sink = FrameSink::new(100).0;
+        let mut waiting = Waiting::new(HardwareId::sensor([1; 6]), sync(7));
+        waiting.push(frame(&mut Numbering::new(Epoch(7)), 5));
+        waiting.place(sync(8));
+        waiting.push(frame(&mut Numbering::new(Epoch(8)), 0));
+        let database = || rusqlite::Connection::open(dir.path().join("store.db")).unwrap();
+        let full = open(dir.path(), 0);
+        waiting.store(&full, &sink).await.unwrap();
+        assert!(!waiting.is_empty());
+        full.stop().await;
+        // As is done with syncs of which nothing came for an hour.
+        assert_eq!(database().execute("DELETE FROM anchors", []).unwrap(), 2);
+        let roomy = open(dir.path(), 2 << 30);
+        waiting.store(&roomy, &sink).await.unwrap();
+        assert!(waiting.is_empty() && waiting.ahead.is_empty());
+        roomy.flush().await.unwrap();
+        let placed = |from: &str| -> i64 {
+            let sql = format!("SELECT count(DISTINCT epoch) FROM {from}");
+            database().query_row(&sql, [], |row| row.get(0)).unwrap()
+        };
+        assert_eq!((placed("pieces"), placed("anchors")), (2, 2));
+        roomy.stop().await;
     }
 
     #[test]

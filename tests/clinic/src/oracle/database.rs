@@ -20,18 +20,40 @@ pub struct Eye {
     client: Client,
 }
 
-/// Counts by which one sees whether a clinic still moves.
+/// What is judged, and so what is waited for.
+#[derive(Debug, Clone, Default)]
+pub struct Judged {
+    /// The hardware of the oracle's own wearables: all that is stored of these, whose ever it is.
+    pub own: Vec<String>,
+    /// Clinics whose other devices are their own business.
+    pub ignored: Vec<Uuid>,
+}
+
+/// Counts of what is judged, by which one sees whether a clinic still moves.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Rows of readings and waveforms.
+    /// Rows of readings and waveforms, strangers' included.
     pub rows: i64,
-    /// Frames that the ledger has.
+    /// Frames of own wearables that the ledger has.
     pub frames: i64,
-    /// Gaps in force.
+    /// Gaps of own wearables in force.
     pub gaps: i64,
     /// Of these, those that somebody may still fill.
     pub open_gaps: i64,
 }
+
+/// Rows of strangers are judged, so they are counted; strangers' frames and gaps are not.
+const COUNTS: &str = "
+    with own as (select id from hardware where hardware_id = any($1)),
+      ours as (select id from devices where hardware_id = any($1))
+    select
+      (select count(*) from ts.readings where tenant_id <> all($2) or device_id in (select id from ours))
+        + (select count(*) from ts.waveforms where tenant_id <> all($2) or device_id in (select id from ours)),
+      (select coalesce(sum(upper(r) - lower(r)), 0)::int8 from frames_in f, unnest(f.seqs) r
+       where f.hardware in (select id from own)),
+      (select count(*) from gaps where withdrawn_at is null and hardware in (select id from own)),
+      (select count(*) from gaps
+       where withdrawn_at is null and reason = 'late' and hardware in (select id from own))";
 
 impl Counts {
     /// Whether nothing was stored or lost in between. Frames may have come: where wearables take turns, each turn begins with
@@ -50,18 +72,9 @@ impl Eye {
         Ok(Self { client })
     }
 
-    /// How much there is now.
-    pub async fn counts(&self) -> Result<Counts, tokio_postgres::Error> {
-        let row = self
-            .client
-            .query_one(
-                "select (select count(*) from ts.readings) + (select count(*) from ts.waveforms),
-                        (select coalesce(sum(upper(r) - lower(r)), 0)::int8 from frames_in, unnest(seqs) r),
-                        (select count(*) from gaps where withdrawn_at is null),
-                        (select count(*) from gaps where withdrawn_at is null and reason = 'late')",
-                &[],
-            )
-            .await?;
+    /// How much there is now of what is judged.
+    pub async fn counts(&self, judged: &Judged) -> Result<Counts, tokio_postgres::Error> {
+        let row = self.client.query_one(COUNTS, &[&judged.own, &judged.ignored]).await?;
         Ok(Counts { rows: row.get(0), frames: row.get(1), gaps: row.get(2), open_gaps: row.get(3) })
     }
 
@@ -346,7 +359,68 @@ fn ranges(lower: Vec<i64>, upper: Vec<i64>) -> Vec<(u32, u32)> {
 
 #[cfg(test)]
 mod tests {
+    use kinara_store::migrate;
+    use kinara_test_postgres::{Options, PREPARED, Postgres};
+
     use super::*;
+
+    /// Two clinics, of which the second attacks. Each has a device; that of the first is `own`, and the second one's gateway has
+    /// spoken of it too.
+    const TWO_CLINICS: &str = "
+        insert into tenants (id, name, slug) values
+          ('00000000-0000-0000-0000-000000000001', 'Works', 'works'),
+          ('00000000-0000-0000-0000-000000000002', 'Attacks', 'attacks');
+        insert into users (id, tenant_id) select id, id from tenants;
+        insert into hardware (id, hardware_id) values
+          ('00000000-0000-0000-0000-00000000000a', 'own'), ('00000000-0000-0000-0000-00000000000b', 'theirs');
+        insert into devices (id, tenant_id, hardware_id) values
+          ('00000000-0000-0000-0000-0000000000a1', '00000000-0000-0000-0000-000000000001', 'own'),
+          ('00000000-0000-0000-0000-0000000000a2', '00000000-0000-0000-0000-000000000002', 'own'),
+          ('00000000-0000-0000-0000-0000000000b1', '00000000-0000-0000-0000-000000000002', 'theirs'),
+          ('00000000-0000-0000-0000-0000000000c1', '00000000-0000-0000-0000-000000000001', 'nobody''s');
+        select ts.ensure_partitions(now(), now());
+        insert into gaps (hardware, epoch, seqs, reason, withdrawn_at)
+          select h.id, 7, '{[1,3)}', r.reason, r.gone
+          from hardware h, (values ('late', null), ('late', now()), ('reset', null)) as r (reason, gone);
+        insert into ledger (hardware, epoch, seqs) select id, 7, '{[0,1),[3,5)}' from hardware;
+        insert into named_frames (hardware, epoch, part, seqs) select id, 7, 1, '{[1024,1025)}' from hardware;";
+
+    async fn two_clinics() -> (Postgres, Eye) {
+        let migrated = async |url: String| migrate(&url).await.map(drop);
+        let server = Postgres::prepared(Options::fast(), &migrate::digest(), migrated).await.unwrap();
+        let eye = Eye::open(&server.superuser_url(PREPARED)).await.unwrap();
+        eye.client.batch_execute(TWO_CLINICS).await.unwrap();
+        (server, eye)
+    }
+
+    async fn add_row(eye: &Eye, device: &str) {
+        let sql = format!(
+            "insert into ts.readings (time, tenant_id, user_id, device_id, type, idx, epoch, seq, value, quality)
+             select now(), d.tenant_id, d.tenant_id, d.id, 1, 0, 7, 0, 1, 1 from devices d
+             where d.id = '00000000-0000-0000-0000-0000000000{device}'"
+        );
+        eye.client.batch_execute(&sql).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_attacker_s_gaps_and_rows_are_not_waited_for_and_all_of_an_own_wearable_s_are() {
+        let (_server, eye) = two_clinics().await;
+        let works = Judged { own: vec!["own".to_owned()], ignored: vec![Uuid::from_u128(2)] };
+        let at_first = Counts { rows: 0, frames: 4, gaps: 2, open_gaps: 1 };
+        assert_eq!(eye.counts(&works).await.unwrap(), at_first);
+        add_row(&eye, "b1").await;
+        assert_eq!(eye.counts(&works).await.unwrap(), at_first, "an attacker's own device");
+        // A row of an own wearable is judged in whichever clinic it lies, and one of nobody's in a clinic that works.
+        for (device, rows) in [("a1", 1), ("a2", 2), ("c1", 3)] {
+            add_row(&eye, device).await;
+            assert_eq!(eye.counts(&works).await.unwrap(), Counts { rows, ..at_first }, "{device}");
+        }
+        // Where both devices are the oracle's, both are waited for.
+        let own = ["own", "theirs"].map(str::to_owned).to_vec();
+        let both = Judged { own, ignored: Vec::new() };
+        let all = Counts { rows: 4, frames: 8, gaps: 4, open_gaps: 2 };
+        assert_eq!(eye.counts(&both).await.unwrap(), all);
+    }
 
     #[test]
     fn a_clinic_whose_wearables_only_sync_their_clocks_is_quiet() {

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Stage;
 use super::sights::number;
@@ -18,8 +18,6 @@ const FAR: Duration = Duration::from_secs(4);
 const FULL: Duration = Duration::from_secs(35);
 /// How long a drain may take to begin once the line is there.
 const SOON: Duration = Duration::from_secs(10);
-/// What goes up at a beginning drain: more than greetings and `state`.
-const DRAIN: u64 = 12 * 1024;
 /// How long a line that fell silent may pass for one that lives, with a `silence_s` of 4.
 const NOTICED: f64 = 40.0;
 /// As the daemon is by default: with the stage's haste a slow line would look like one that loses.
@@ -55,12 +53,25 @@ impl Stage {
         of("uplink_connected") > 0.0 && of("waiting_batches") > 0.0
     }
 
-    /// The line is back: the drain must begin soon.
+    /// The line is back: something must be acknowledged soon. How many bytes that takes depends on what there is.
     fn must_drain_soon(&mut self, gateway: usize) {
-        let before = self.line(gateway).up();
-        self.await_sight_for(SOON, Witness::DrainBeganSoon, &mut |stage| {
-            stage.line(gateway).up() > before + DRAIN
+        let from = Instant::now();
+        let before = self.acknowledged(gateway);
+        let began = self.await_sight_for(SOON, Witness::DrainBeganSoon, &mut |stage| {
+            stage.acknowledged(gateway) > before
         });
+        eprintln!(
+            "          {} after {:.1} s; connected: {}, held: {}",
+            if began { "it drains" } else { "no drain" },
+            from.elapsed().as_secs_f64(),
+            self.is_connected(gateway),
+            self.holds(gateway),
+        );
+    }
+
+    /// Batches of which a gateway knows since its start that the cloud has them.
+    fn acknowledged(&self, gateway: usize) -> f64 {
+        number(&self.gateway_metrics(gateway), "kinara_gateway_acknowledged_batches_total").unwrap_or(0.0)
     }
 }
 

@@ -13,7 +13,7 @@ use super::postbox::Postbox;
 use crate::clinic::Options;
 use crate::hostile::attack::Attack;
 use crate::oracle::check::check;
-use crate::oracle::database::Eye;
+use crate::oracle::database::{Eye, Judged};
 use crate::oracle::evidence::{self, Allowance, Boundary};
 use crate::oracle::log::WearableLog;
 use crate::oracle::verdict::{Kind, Verdict};
@@ -411,6 +411,12 @@ impl Stage {
     /// What devices that are not of this stage have in this clinic is its own business.
     pub fn ignore_clinic(&mut self, tenant: usize) {
         self.ignored.push(self.tenants[tenant].id);
+    }
+
+    /// What the oracle judges here.
+    pub(super) fn judged(&self) -> Judged {
+        let own = self.clinic.wearables.iter().map(|wearable| wearable.hardware_id.clone()).collect();
+        Judged { own, ignored: self.ignored.clone() }
     }
 
     /// Who wears this clinic's wearables, in their order.

@@ -35,6 +35,8 @@ pub const USER: Uuid = Uuid::from_u128(0x31);
 pub const SECOND_USER: Uuid = Uuid::from_u128(0x32);
 pub const HARDWARE_ROW: Uuid = Uuid::from_u128(0x41);
 pub const DEVICE: Uuid = Uuid::from_u128(0x51);
+/// On which days there are readings, as writers note it: for readings that a test puts there itself.
+pub const DAYS: &str = "INSERT INTO ts.days SELECT DISTINCT tenant_id, user_id, (time AT TIME ZONE 'UTC')::date FROM ts.readings";
 
 pub struct World {
     pub admin: tokio_postgres::Client,
@@ -98,6 +100,20 @@ impl World {
 
     pub async fn readings(&self) -> i64 {
         self.number("SELECT count(*) FROM ts.readings").await
+    }
+
+    /// What moves and erasures go by: no day of anybody's readings, waveforms and events is without its row.
+    pub async fn days_are_known(&self) {
+        let missing = self
+            .text(
+                "SELECT coalesce(string_agg(there::text, ' '), 'none') FROM (
+                   SELECT tenant_id, user_id, (time AT TIME ZONE 'UTC')::date FROM ts.readings
+                   UNION SELECT tenant_id, user_id, (time AT TIME ZONE 'UTC')::date FROM ts.waveforms
+                   UNION SELECT tenant_id, user_id, (time AT TIME ZONE 'UTC')::date FROM ts.events
+                   EXCEPT SELECT tenant_id, user_id, day FROM ts.days) there",
+            )
+            .await;
+        assert_eq!(missing, "none", "days without a row in ts.days");
     }
 
     pub async fn ledger(&self) -> String {

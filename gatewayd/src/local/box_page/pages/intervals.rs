@@ -17,6 +17,7 @@ use crate::local::box_page::audit::Action;
 use crate::local::box_page::form::Fields;
 use crate::local::box_page::visit::{Attended, Form, Visit};
 use crate::local::box_page::words::{self, Words, fill};
+use crate::local::number;
 use crate::status::Measures;
 
 pub(super) async fn show(
@@ -62,12 +63,18 @@ fn changes(front: &Front, device: &DeviceView, fields: &Fields) -> Option<Vec<(C
     let (settings, _) = front.desk.intervals(&device.hardware).unwrap_or_default();
     let one = |setting: &Setting| {
         let id = setting.bounds.channel;
-        let typed = entry::plain_digits(fields.text(&field(id)));
         // An empty field is the reference plan's; a zero typed into it is a mistake.
-        let seconds = if typed.is_empty() { 0 } else { typed.parse().ok().filter(|seconds| *seconds > 0)? };
-        Some((id, seconds))
+        Some((id, interval(fields.text(&field(id)))?))
     };
     settings.iter().map(one).collect()
+}
+
+/// The seconds in a field, 0 where there is nothing to see in it.
+fn interval(typed: &str) -> Option<u16> {
+    if typed.chars().all(entry::is_blank) {
+        return Some(0);
+    }
+    number(typed).and_then(|seconds| u16::try_from(seconds).ok()).filter(|seconds| *seconds > 0)
 }
 
 fn field(id: ChannelId) -> String {
@@ -129,5 +136,17 @@ fn name(words: &Words, id: ChannelId) -> &'static str {
         channel::SPO2 => words.pairing.spo2,
         channel::BATTERY => words.device.battery,
         other => channel::by_id(other).map_or("", |known| known.name),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::interval;
+
+    #[test]
+    fn what_cannot_be_seen_in_an_interval_makes_no_difference() {
+        assert_eq!([interval(""), interval(" \u{200B}")], [Some(0); 2]);
+        assert_eq!([interval("10"), interval("\u{200B}\u{967}\u{966} ")], [Some(10); 2]);
+        assert_eq!([interval("0"), interval("-1"), interval("x"), interval("70000")], [None; 4]);
     }
 }
