@@ -144,11 +144,13 @@ DECLARE
   any_there boolean;
 BEGIN
   FOREACH base IN ARRAY ARRAY['readings', 'waveforms', 'events'] LOOP
-    EXECUTE format('SELECT EXISTS (SELECT FROM ts.%I r WHERE r.tenant_id = $1 AND r.user_id = $2 AND r.time >= %L::timestamptz '
-      'AND r.time < %L::timestamptz)', base, low, high) INTO any_there USING clinic, wearer;
+    -- In the index's order: where many rows of a wearer are expected and none is there, the whole day would be read to find one.
+    EXECUTE format('SELECT true FROM ts.%I r WHERE r.tenant_id = $1 AND r.user_id = $2 AND r.time >= %L::timestamptz '
+      'AND r.time < %L::timestamptz ORDER BY %s LIMIT 1', base, low, high,
+      CASE base WHEN 'events' THEN 'r.time DESC' ELSE 'r.type, r.time DESC' END) INTO any_there USING clinic, wearer;
     EXIT WHEN any_there;
   END LOOP;
-  RETURN any_there;
+  RETURN coalesce(any_there, false);
 END $$;
 
 -- As before, and asks the wearer's days alone.
@@ -488,18 +490,20 @@ END $$;
 CREATE OR REPLACE FUNCTION ts.numbers_of(which uuid, of_epoch int8, told_at timestamptz)
   RETURNS TABLE (clinic uuid, possible int8multirange, certain int8multirange)
   LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    WITH parts AS (
-      SELECT of_epoch AS epoch
-      UNION ALL
-      SELECT c.alias FROM public.ledger_claims c WHERE c.hardware = which AND c.epoch = of_epoch AND c.alias IS NOT NULL),
-    times AS (
+    -- Each of them is looked up once: without OFFSET it would be for each place that names it.
+    WITH own AS (
       SELECT (SELECT min(to_timestamp(t.ref_utc_us / 1e6)) FROM public.frame_times t
-          WHERE t.hardware = which AND t.epoch = p.epoch AND t.ref_utc_us > 0) AS first,
-        (SELECT l.highest_time FROM public.ledger l WHERE l.hardware = which AND l.epoch = p.epoch) AS highest
-      FROM parts p),
+          WHERE t.hardware = which AND t.epoch = of_epoch AND t.ref_utc_us > 0) AS first,
+        (SELECT l.highest_time FROM public.ledger l WHERE l.hardware = which AND l.epoch = of_epoch) AS highest OFFSET 0),
+    -- A clinic that has something beside had the device then, so that the last moment of it tells enough.
+    beside AS (
+      SELECT (SELECT l.highest_time FROM public.ledger l WHERE l.hardware = which AND l.epoch = c.alias) AS highest
+      FROM (SELECT DISTINCT c.alias FROM public.ledger_claims c
+        WHERE c.hardware = which AND c.epoch = of_epoch AND c.alias IS NOT NULL) c OFFSET 0),
     known AS (
-      SELECT coalesce(min(least(t.first, t.highest)), told_at) AS low, coalesce(max(coalesce(t.highest, t.first)), told_at) AS high
-      FROM times t),
+      SELECT coalesce(least(o.first, o.highest, b.low), told_at) AS low,
+        coalesce(greatest(coalesce(o.highest, o.first), b.high), told_at) AS high
+      FROM own o CROSS JOIN (SELECT min(highest) AS low, max(highest) AS high FROM beside) b),
     -- In one log boots are in order; two logs know nothing of each other.
     held AS (
       SELECT a.tenant_id, a.valid_from, a.valid_to, k.low, k.high, a.from_epoch, a.from_seq, a.to_epoch, a.to_seq,

@@ -99,7 +99,9 @@ const STEPS: &[Step] = &[
     // Where an erased person is named.
     index("audit_log_target", "public", "ON audit_log (tenant_id, target)"),
     index("audit_log_wearer", "public", "ON audit_log (tenant_id, (detail ->> 'user_id'))"),
-    index("event_keys_wearer", "public", "ON event_keys (tenant_id, user_id)"),
+    // By time, too: a move takes them along day by day.
+    index("event_keys_of_wearer", "public", "ON event_keys (tenant_id, user_id, time)"),
+    Step { name: "event_keys_wearer_gone", what: What::NoIndex("public.event_keys_wearer") },
     index("moves_from", "public", "ON moves (from_user)"),
     index("moves_to", "public", "ON moves (to_user)"),
     // The newest about a wearer, too: by the clinic's order all others' would be gone through.
@@ -108,7 +110,9 @@ const STEPS: &[Step] = &[
         "public",
         "ON decisions (user_id, at DESC, id DESC) WHERE user_id IS NOT NULL",
     ),
-    Step { name: "decisions_wearer", what: What::NoIndex("public") },
+    Step { name: "decisions_wearer_gone", what: What::NoIndex("public.decisions_wearer") },
+    index("decisions_newest", "public", "ON decisions (tenant_id, at DESC, id DESC)"),
+    Step { name: "decisions_tenant", what: What::NoIndex("public.decisions_tenant") },
     index("quarantine_decisions", "public", "ON quarantine (received_at) WHERE what = 'decision'"),
     index(
         "quarantine_decisions_waiting",
