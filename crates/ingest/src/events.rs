@@ -167,7 +167,6 @@ fn fate(event: &Event, tenant: Uuid, hardware: Option<&Hardware>, window: Window
     let found = whose(&hardware.assignments, &moment);
     let assignment = match found {
         Whose::Of(assignment) => assignment,
-        Whose::Nobody => return Fate::Aside(found.word()),
         Whose::Unsure | Whose::Straddles | Whose::Contradicts
             if !may_be_of(&hardware.assignments, &moment, tenant) =>
         {
@@ -178,7 +177,9 @@ fn fate(event: &Event, tenant: Uuid, hardware: Option<&Hardware>, window: Window
         {
             return Fate::Discard;
         }
-        Whose::Unsure | Whose::Straddles | Whose::Contradicts => return Fate::Aside(found.word()),
+        Whose::Nobody | Whose::Unsure | Whose::Straddles | Whose::Contradicts => {
+            return Fate::Aside(found.word());
+        }
     };
     if assignment.tenant != tenant {
         return Fate::Aside("foreign_gateway");

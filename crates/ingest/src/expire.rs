@@ -135,7 +135,7 @@ async fn expire(client: &mut Client, rows: &[Row], now: Timestamp) -> Result<u64
             by_device.entry(row.get(7)).or_default().push((row, one));
         }
     }
-    let devices: Vec<(Option<&str>, Vec<(&Row, Gone)>)> = by_device.into_iter().collect();
+    let devices: Vec<_> = by_device.into_iter().collect();
     for some in devices.chunks(directory::SOME) {
         let names: Vec<&str> = some.iter().filter_map(|(name, _)| *name).collect();
         let directory = Directory::load(&tx, &[], &names, directory::ALL).await?;

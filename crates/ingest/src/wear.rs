@@ -57,7 +57,7 @@ impl Wear {
         let (firsts, lasts, boots) = (
             times(|span| span.first_us),
             times(|span| span.last_us.max(span.first_us)),
-            times(|span| span.boot_us),
+            times(|span| span.not_booted),
         );
         let statement = tx.prepare_cached(AROUND).await?;
         let most = WORDS as i64;
@@ -120,16 +120,17 @@ impl Wear {
     }
 }
 
-/// What a transaction has of an epoch: its frames' first and last moment, and one at which its wearable had not booted yet.
+/// What a transaction has of an epoch: its frames' first and last moment, and one at which its wearable had not booted yet;
+/// microseconds.
 struct Span {
     first_us: i64,
     last_us: i64,
-    boot_us: i64,
+    not_booted: i64,
 }
 
 impl Default for Span {
     fn default() -> Self {
-        Self { first_us: i64::MAX, last_us: i64::MIN, boot_us: i64::MAX }
+        Self { first_us: i64::MAX, last_us: i64::MIN, not_booted: i64::MAX }
     }
 }
 
@@ -137,7 +138,7 @@ impl Span {
     fn take_in(&mut self, taken: &Taken<'_>) {
         self.first_us = self.first_us.min(taken.frame.first_us);
         self.last_us = self.last_us.max(taken.frame.last_us);
-        self.boot_us = self.boot_us.min(boot_us(taken));
+        self.not_booted = self.not_booted.min(boot_us(taken));
     }
 }
 

@@ -323,7 +323,7 @@ async fn frames_that_another_clinic_has_are_duplicates_in_however_many_epochs_th
     let all = |gateway, fit: Fit| {
         let of_epoch = |n: u64| {
             let epoch = Epoch(EPOCH.0 + n);
-            stamped(columns_of(HARDWARE, &[frame_with(epoch, 0, 98_137, 600 + n as i32)]), fit.clone())
+            stamped(columns_of(HARDWARE, &[frame_with(epoch, 0, 98_137, 600 + n as i32)]), fit)
         };
         batch::from_envelope(envelope_of(gateway, 0, (0..EPOCHS).map(of_epoch).collect())).unwrap()
     };

@@ -202,12 +202,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let before = Identity::open(dir.path(), "ward").unwrap().fingerprint;
         let path = dir.path().join(file);
-        match content {
-            Some(content) => std::fs::write(&path, content).unwrap(),
-            None => {
-                std::fs::remove_file(&path).unwrap();
-                std::fs::create_dir(&path).unwrap();
-            }
+        if let Some(content) = content {
+            std::fs::write(&path, content).unwrap();
+        } else {
+            std::fs::remove_file(&path).unwrap();
+            std::fs::create_dir(&path).unwrap();
         }
         let after = Identity::open(dir.path(), "ward").unwrap().fingerprint;
         assert_ne!(after, before, "{file}");
