@@ -43,7 +43,7 @@ impl Followed {
 
 impl Desk {
     /// Takes a configuration of the cloud; on return it is on disk. False for an older one than that in force. One that
-    /// cannot be kept or followed now is tried again, see [`settle_again`](Self::settle_again).
+    /// cannot be kept or followed now is tried again.
     pub async fn take_config(&self, config: &Config) -> Result<bool, DeskError> {
         let taken = self.take_and_follow(config).await;
         if taken.is_err() {
