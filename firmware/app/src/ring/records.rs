@@ -39,7 +39,7 @@ impl Record {
 /// each. Several do so side by side: what is sent, what is acknowledged, what is stored.
 #[derive(Debug, Default)]
 pub(super) struct Lately {
-    entries: [Option<Entry>; 4],
+    entries: [Option<Entry>; 1],
     next: usize,
 }
 
