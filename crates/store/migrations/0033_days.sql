@@ -153,6 +153,9 @@ BEGIN
   RETURN coalesce(any_there, false);
 END $$;
 
+-- By the index. Statistics of a day that has just begun make its table small, and it is read from end to end for each channel.
+ALTER FUNCTION ts.newest_of(public.moves, timestamptz, timestamptz) SET enable_seqscan = off SET enable_bitmapscan = off;
+
 -- As before, and asks the wearer's days alone.
 CREATE OR REPLACE FUNCTION ts.stored_within(tenant uuid, wearer uuid, device uuid, since timestamptz, since_epoch int8,
     since_seq int8, until timestamptz, until_epoch int8, until_seq int8) RETURNS timestamptz
