@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::links::Claim;
 use super::manager::Manager;
+use super::refetch;
 use super::sensor;
 use super::session::{self, Greeted};
 use super::turns::Ended;
@@ -260,6 +261,8 @@ impl Manager {
         let kept = self.keep(adapter, hardware, &sighting.name, bond, how, introduction);
         if kept.is_err() {
             self.forget_in_radio(adapter, bond).await;
+        } else {
+            refetch::is_new(&self.context.store, hardware).await;
         }
         kept
     }

@@ -24,6 +24,10 @@ const WORTH_A_LEAP: u32 = 256;
 /// So many frames that the wearable does not hold are passed before other things get their turn.
 pub const PASSED_AT_ONCE: usize = 32;
 
+/// Frames of an epoch that a run that was killed may have had and its database has not, at most: what a write-ahead log holds
+/// between two checkpoints. Holes further back were there before: another box has those frames.
+const FORGOTTEN: u32 = 20_000;
+
 type Place = (Epoch, Seq);
 
 /// Frames are being sent again.
@@ -88,10 +92,11 @@ pub async fn begin(
         }
     };
     if let Some(received) = &wanted.behind {
-        if let Some(begun) = follow(received, hardware, requests, oldest).await? {
-            return Ok(Some(begun));
+        match follow(received, hardware, requests, oldest).await? {
+            Followed::Begun(begun) => return Ok(Some(begun)),
+            Followed::Nothing => followed(store, hardware).await,
+            Followed::NotNow => {}
         }
-        followed(store, hardware).await;
     }
     if !wanted.everything && wanted.frames.is_empty() {
         return Ok(None);
@@ -145,44 +150,107 @@ pub async fn begin(
     Ok(Some((Refetch { last: cursor.next(), asked: None, asks: true, follows: false }, cursor)))
 }
 
-/// Asks for what follows the last frame that is known to have come, after a run that was killed. None where that is nothing,
-/// or the wearable does not hold it. What is known to be lost has its turn at the next link.
+/// What came of asking for what a run that was killed may have forgotten.
+enum Followed {
+    /// The wearable sends it.
+    Begun((Refetch, Cursor)),
+    /// It holds none of it.
+    Nothing,
+    /// It does not say.
+    NotNow,
+}
+
+/// Asks for what a run that was killed may have forgotten. What is known to be lost has its turn at the next link.
 async fn follow(
     received: &BTreeMap<Epoch, SeqSet>,
     hardware: &HardwareId,
     requests: &mut Requests,
     oldest: Place,
-) -> Result<Option<(Refetch, Cursor)>, RadioError> {
-    for last in places_in_doubt(received, oldest) {
-        let (epoch, seq) = last;
-        if requests.ask(Op::ResendFrom { epoch, seq }).await? == Outcome::Ok {
-            tracing::warn!(
-                %hardware, %epoch, seq,
-                "the box was killed; what it may have forgotten is fetched again from the wearable"
-            );
-            return Ok(Some((Refetch { last, asked: None, asks: false, follows: true }, Cursor::new(last))));
+) -> Result<Followed, RadioError> {
+    let places = places_in_doubt(received, oldest);
+    if places.is_empty() {
+        return Ok(Followed::Nothing);
+    }
+    // Older firmware does not know the question; then the place itself is asked for.
+    let held = match requests.ask(Op::OldestHeld).await? {
+        Outcome::OldestHeld { epoch, seq } => (epoch, seq),
+        _ => (Epoch(0), 0),
+    };
+    let mut tries = 0;
+    for (place, end) in places {
+        let mut first = if held.0 == place.0 { place.max(held) } else { place };
+        // A frame that is damaged there is refused; those behind it are not.
+        while first < end && tries < PASSED_AT_ONCE {
+            tries += 1;
+            match requests.ask(Op::ResendFrom { epoch: first.0, seq: first.1 }).await? {
+                Outcome::Ok => {
+                    tracing::warn!(
+                        %hardware, epoch = %first.0, seq = first.1,
+                        "the box was killed; what it may have forgotten is fetched again from the wearable"
+                    );
+                    let refetch = Refetch { last: first, asked: None, asks: false, follows: true };
+                    return Ok(Followed::Begun((refetch, Cursor::new(first))));
+                }
+                Outcome::Refused(Refusal::NotInLog) => first.1 = first.1.saturating_add(1),
+                other => {
+                    tracing::debug!(%hardware, ?other, "what may have been forgotten is not asked for now");
+                    return Ok(Followed::NotNow);
+                }
+            }
         }
     }
-    Ok(None)
+    Ok(Followed::Nothing)
 }
 
-/// Where what was received of a log may have gone on before its oldest frame that nobody has acknowledged: behind the last
-/// one that is known, or, where that was the last of its boot, at the beginning of one of the next boots.
-fn places_in_doubt(received: &BTreeMap<Epoch, SeqSet>, oldest: Place) -> Vec<Place> {
-    let mut known =
-        received.range(..=oldest.0).rev().filter(|(epoch, _)| epoch.log_id() == oldest.0.log_id());
-    let last = known.next().map_or((oldest.0, 0), |(epoch, seqs)| {
-        let end = if *epoch == oldest.0 { i64::from(oldest.1) - 1 } else { i64::MAX };
-        (*epoch, seqs.within(0, end).ranges().last().map_or(0, |(_, last)| last.saturating_add(1)))
-    });
-    let boots = (last.0.boot()..oldest.0.boot()).map(|boot| (Epoch::new(last.0.log_id(), boot + 1), 0));
-    std::iter::once(last).chain(boots).filter(|place| *place < oldest).take(PASSED_AT_ONCE).collect()
+/// Where a run that was killed may have forgotten something that came before the oldest frame that nobody has acknowledged, the
+/// first place first, and where each ends. What came live lies far ahead of a log that drains, so a hole counts from its
+/// beginning: lately, of the newest epoch that is known; where that has nothing from its beginning on, also of the one before;
+/// and the epochs behind it, of which nothing is known. How far an earlier epoch went is not known: one frame is asked for.
+fn places_in_doubt(received: &BTreeMap<Epoch, SeqSet>, oldest: Place) -> Vec<(Place, Place)> {
+    let none = SeqSet::default();
+    let mut places = Vec::new();
+    let known = received.range(..=oldest.0).rev().map(|(epoch, seqs)| (*epoch, seqs));
+    let mut known: Vec<_> = known.filter(|(epoch, _)| epoch.log_id() == oldest.0.log_id()).collect();
+    if known.is_empty() {
+        known.push((oldest.0, &none));
+    }
+    let newest = known[0].0;
+    for (epoch, seqs) in known {
+        let end = if epoch == oldest.0 {
+            oldest.1
+        } else {
+            seqs.ranges().last().map_or(0, |(_, last)| last.saturating_add(1))
+        };
+        let first = seqs.first_missing_from(end.saturating_sub(FORGOTTEN)).unwrap_or(Seq::MAX);
+        if epoch == oldest.0 && first < end {
+            places.push(((epoch, first), (epoch, end)));
+        } else if epoch < oldest.0 {
+            places.push(((epoch, first), (epoch, first.saturating_add(1).max(end))));
+        }
+        if first > 0 {
+            break;
+        }
+    }
+    places.reverse();
+    let boots = (newest.boot()..oldest.0.boot()).map(|boot| Epoch::new(newest.log_id(), boot + 1));
+    places.extend(boots.map(|epoch| ((epoch, 0), if epoch == oldest.0 { oldest } else { (epoch, 1) })));
+    places.retain(|(first, _)| *first < oldest);
+    places
 }
 
 /// What may have been forgotten is here.
 pub async fn followed(store: &Store, hardware: &HardwareId) {
     if let Err(error) = store.followed(hardware.clone()).await {
         tracing::warn!(%hardware, %error, "what may have been forgotten is asked for once more");
+    }
+}
+
+/// A wearable was paired. One of which nothing is known here had nothing from this box that a run that was killed could have
+/// forgotten; what it holds, others may have.
+pub async fn is_new(store: &Store, hardware: &HardwareId) {
+    let wanted = store.wanted(hardware.clone()).await;
+    if wanted.is_ok_and(|wanted| wanted.behind.is_some_and(|received| received.is_empty())) {
+        followed(store, hardware).await;
     }
 }
 
@@ -211,7 +279,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_may_have_been_forgotten_begins_behind_the_last_frame_that_is_known_or_with_a_later_boot() {
+    fn what_may_have_been_forgotten_begins_with_the_first_late_hole_or_with_a_later_boot() {
         let at = |boot, seq| (Epoch::new(1, boot), seq);
         let received = |ranges: &[(u32, u32, u32)]| {
             let mut received: BTreeMap<Epoch, SeqSet> = BTreeMap::new();
@@ -220,17 +288,25 @@ mod tests {
             }
             received
         };
+        let places = |received: &BTreeMap<Epoch, SeqSet>, oldest: Place| {
+            places_in_doubt(received, oldest).into_iter().map(|(first, _)| first).collect::<Vec<_>>()
+        };
         let of_one = received(&[(3, 0, 40)]);
-        assert!(places_in_doubt(&of_one, at(3, 41)).is_empty());
-        assert!(places_in_doubt(&of_one, at(3, 20)).is_empty());
-        assert_eq!(places_in_doubt(&of_one, at(3, 50)), [at(3, 41)]);
-        assert_eq!(places_in_doubt(&of_one, at(4, 0)), [at(3, 41)]);
-        assert_eq!(places_in_doubt(&of_one, at(5, 7)), [at(3, 41), at(4, 0), at(5, 0)]);
-        // What came live lies behind the oldest frame.
-        assert_eq!(places_in_doubt(&received(&[(3, 0, 40), (3, 90, 99)]), at(3, 60)), [at(3, 41)]);
+        assert!(places(&of_one, at(3, 41)).is_empty());
+        assert!(places(&of_one, at(3, 20)).is_empty());
+        assert_eq!(places(&of_one, at(3, 50)), [at(3, 41)]);
+        assert_eq!(places(&of_one, at(4, 0)), [at(3, 41)]);
+        assert_eq!(places(&of_one, at(5, 7)), [at(3, 41), at(4, 0), at(5, 0)]);
+        // What came live lies behind the oldest frame, or far ahead of what was drained and acknowledged since: it hides no hole.
+        assert_eq!(places(&received(&[(3, 0, 40), (3, 90, 99)]), at(3, 60)), [at(3, 41)]);
+        assert_eq!(places(&received(&[(3, 0, 40), (3, 500, 503)]), at(3, 601)), [at(3, 41)]);
+        assert_eq!(places(&received(&[(3, 0, 40), (4, 500, 503)]), at(4, 601)), [at(3, 41), at(4, 0)]);
+        // A hole from long before is another box's.
+        assert_eq!(places(&received(&[(3, 0, 9), (3, 20, 90_000)]), at(3, 90_010)), [at(3, 90_001)]);
         // Another log, or none, says nothing.
-        assert_eq!(places_in_doubt(&of_one, (Epoch::new(2, 9), 2)), [(Epoch::new(2, 9), 0)]);
-        assert!(places_in_doubt(&BTreeMap::new(), at(1, 0)).is_empty());
+        assert_eq!(places(&of_one, (Epoch::new(2, 9), 2)), [(Epoch::new(2, 9), 0)]);
+        assert_eq!(places(&BTreeMap::new(), at(1, 50_000)), [at(1, 30_000)]);
+        assert!(places(&BTreeMap::new(), at(1, 0)).is_empty());
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //!
 //! Only what this box had is wanted. A frame that another gateway has taken over is none of its business, so what was never
 //! received here is not; unless this box does not know any more what it had. After a run that did not end by itself it
-//! may not know of the last of it: then each wearable is asked once for what follows the last frame that is known, up to the
-//! oldest one that nobody has acknowledged. Mostly there is nothing between them.
+//! may not know of the last of it: then each wearable is asked once for what is missing before the oldest frame that nobody
+//! has acknowledged. Mostly there is nothing. A wearable that is paired afterwards is not asked: it had nothing from this box.
 
 use std::collections::BTreeMap;
 
