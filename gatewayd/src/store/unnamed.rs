@@ -4,7 +4,7 @@
 //! the wearable's frames wait under their number until it comes again and is known by the id of its log, which is random and
 //! its alone. Nobody else gets the number. After 90 days nobody waits for it any more.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use kinara_protocol::frame::Epoch;
 use rusqlite::params;
@@ -14,6 +14,9 @@ use super::damage::{blob, cell};
 use super::engine::{Device, Engine};
 use super::prune::FORGOTTEN_US;
 use crate::hardware::HardwareId;
+
+/// Under this and a number it is noted since when its name is missed.
+const UNNAMED: &str = "unnamed ";
 
 /// By the id of a log: the number of the wearable that it is of.
 pub(super) type Unnamed = HashMap<u32, i64>;
@@ -115,18 +118,33 @@ impl Engine {
         Ok(())
     }
 
-    /// Forgets numbers whose wearable did not come again, in the running transaction. Frames under them are then set aside.
+    /// Forgets numbers whose wearable did not come again, in the running transaction. Frames under them are then set aside. It
+    /// counts from when the name was first missed by a known clock: a box may have lain in a drawer, or without a clock.
     pub(super) fn prune_unnamed(&mut self) -> Result<(), StoreError> {
-        let Some(now_us) = self.known_us().filter(|_| !self.unnamed.is_empty()) else { return Ok(()) };
-        for table in ["anchors", "wanted", "sealed_lines", "sensors", "epochs"] {
-            self.db.execute(
-                &format!(
-                    "DELETE FROM {table} WHERE device NOT IN (SELECT id FROM devices) AND device IN (
-                        SELECT device FROM epochs GROUP BY device HAVING max(seen_us) < ?1)"
-                ),
-                [now_us - FORGOTTEN_US],
-            )?;
+        let Some(now_us) = self.known_us() else { return Ok(()) };
+        let numbers: BTreeSet<i64> = self.unnamed.values().copied().collect();
+        for number in &numbers {
+            let key = format!("{UNNAMED}{number}");
+            match self.meta(&key)? {
+                Some(since_us) if (now_us - FORGOTTEN_US..=now_us).contains(&since_us) => {}
+                Some(since_us) if since_us < now_us => self.forget_number(*number)?,
+                // For the first time, or by a clock that was wrong.
+                _ => self.set_meta(&key, now_us)?,
+            }
         }
-        self.see_unnamed()
+        self.db.execute(
+            "DELETE FROM meta WHERE key GLOB ?1 || '*' AND NOT EXISTS (
+                SELECT 1 FROM epochs WHERE device = CAST(substr(meta.key, length(?1) + 1) AS INTEGER)
+                  AND device NOT IN (SELECT id FROM devices))",
+            [UNNAMED],
+        )?;
+        if numbers.is_empty() { Ok(()) } else { self.see_unnamed() }
+    }
+
+    fn forget_number(&self, number: i64) -> Result<(), StoreError> {
+        for table in ["anchors", "wanted", "sealed_lines", "sensors", "epochs"] {
+            self.db.execute(&format!("DELETE FROM {table} WHERE device = ?1"), [number])?;
+        }
+        Ok(())
     }
 }
