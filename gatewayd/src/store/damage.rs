@@ -167,7 +167,13 @@ impl Engine {
         tracing::error!(identity, %damage, "a sealed batch is damaged and was set aside; what it held is lost");
         self.keep_damaged("batches", &identity, damage, rowid)?;
         for ((device, epoch), seqs) in held.map(|held| held.0).unwrap_or_default() {
-            self.frames_are_lost(device, epoch, |_| seqs)?;
+            if self.is_unnamed(device) {
+                for (first, last) in seqs.ranges() {
+                    note_lost(&self.db, (device, epoch as i64, (*first).into(), (*last).into()))?;
+                }
+            } else {
+                self.frames_are_lost(device, epoch, |_| seqs)?;
+            }
         }
         self.unseal_orphans()?;
         self.recount()
@@ -195,12 +201,13 @@ impl Engine {
 
     /// Events and gaps whose batch is gone wait for another one.
     pub(super) fn unseal_orphans(&mut self) -> Result<(), StoreError> {
-        let freed = self.db.execute(
+        let freed = self.change_for_good(
+            "events",
             "UPDATE events SET buffer = NULL, sequence = NULL
              WHERE body IS NOT NULL AND buffer IS NOT NULL AND NOT EXISTS (
                 SELECT 1 FROM batches WHERE kind = 1 AND batches.buffer = events.buffer
                                         AND batches.sequence = events.sequence)",
-            [],
+            &[],
         )?;
         if freed > 0 {
             tracing::warn!(freed, "events whose batch is gone are sealed again");
@@ -243,16 +250,25 @@ impl Engine {
 
     /// Deletes a damaged row, whatever an index holds of it.
     fn delete_for_good(&self, table: &str, which: &str, values: &[Value]) -> Result<(), StoreError> {
-        let delete = format!("DELETE FROM {table} WHERE {which}");
-        match self.db.execute(&delete, params_from_iter(values)).map_err(StoreError::from) {
+        self.change_for_good(table, &format!("DELETE FROM {table} WHERE {which}"), values)?;
+        Ok(())
+    }
+
+    /// Changes rows of a table; gives how many.
+    pub(super) fn change_for_good(
+        &self,
+        table: &str,
+        sql: &str,
+        values: &[Value],
+    ) -> Result<usize, StoreError> {
+        match self.db.execute(sql, params_from_iter(values)).map_err(StoreError::from) {
             // A cell that an index holds as it was: the index is made anew first.
             Err(error) if error.is_corrupt() => {
                 self.db.execute_batch(&format!("REINDEX {table}"))?;
-                self.db.execute(&delete, params_from_iter(values))?;
+                Ok(self.db.execute(sql, params_from_iter(values))?)
             }
-            other => drop(other?),
+            other => other,
         }
-        Ok(())
     }
 
     /// Sets rows of small tables aside, in the running transaction.

@@ -7,6 +7,7 @@
 use kinara_protocol::envelope::{self, ENVELOPE_VERSION, EventBatch};
 use kinara_protocol::frame::{Epoch, Seq};
 use prost::Message;
+use rusqlite::types::Value;
 use rusqlite::{Row, params};
 use uuid::Uuid;
 
@@ -136,7 +137,10 @@ impl Engine {
     /// Makes cells good that say what a row is and since when it waits: with one of a wrong type no cell of the row could be
     /// written, and what it holds would never go. In the running transaction.
     pub(super) fn mend_events(&mut self) -> Result<(), StoreError> {
-        let mended = self.db.execute(
+        let text = |prefix: &str| Value::Text(prefix.to_owned());
+        let values = [text(DECISIONS), DECISION.into(), text(GAPS), GAP.into(), EVENT.into()];
+        let mended = self.change_for_good(
+            "events",
             "UPDATE events SET
                 gap = CASE WHEN typeof(gap) = 'integer' THEN gap WHEN key GLOB ?1 || '*' THEN ?2
                            WHEN key GLOB ?3 || '*' THEN ?4 ELSE ?5 END,
@@ -146,7 +150,7 @@ impl Engine {
              WHERE typeof(key) = 'text' AND typeof(body) IN ('blob', 'null')
                AND (typeof(gap) IS NOT 'integer' OR typeof(put_boot_us) IS NOT 'integer'
                     OR typeof(buffer) NOT IN ('integer', 'null') OR typeof(sequence) NOT IN ('integer', 'null'))",
-            params![DECISIONS, DECISION, GAPS, GAP, EVENT],
+            &values,
         )?;
         if mended > 0 {
             tracing::error!(

@@ -206,6 +206,70 @@ async fn a_sealed_batch_that_is_not_what_its_digest_says_never_leaves_and_its_fr
 }
 
 #[tokio::test]
+async fn a_damaged_batch_of_a_wearable_without_a_name_has_its_gap_when_it_is_known_whose() {
+    let dir = filled(3).await;
+    let store = open(settings(dir.path()));
+    store.clock_is(Some(known())).await.unwrap();
+    store.seal_now().await.unwrap();
+    store.stop().await;
+    let flip =
+        "UPDATE batches SET payload = CAST(substr(payload, 1, 20) || x'ff' || substr(payload, 22) AS BLOB)";
+    assert_eq!(connect(dir.path()).execute(flip, []).unwrap(), 1);
+    assert_eq!(connect(dir.path()).execute("UPDATE devices SET hardware = '?'", []).unwrap(), 1);
+    let (store, _) = opened(dir.path());
+    assert!(store.waiting(Kind::Batch, Vec::new(), 16, 1 << 20).await.unwrap().is_empty());
+    store.stop().await;
+    let store = open(settings(dir.path()));
+    synchronise(&store, &hardware(), EPOCH).await;
+    store.clock_is(Some(known())).await.unwrap();
+    let (_, lost) = all_accounted_for(&store, 30).await;
+    assert_eq!(lost.len(), 30);
+    assert_eq!(store.wanted(hardware()).await.unwrap().frames[&EPOCH].ranges(), [(0, 29)]);
+    store.stop().await;
+}
+
+/// A bit flips in a page that holds a row of an index's column: SQL alone would change the index as well.
+fn scribble_into_the_batch_of_an_event(dir: &Path, buffer: i64) {
+    let path = database(&settings(dir));
+    let page = pages(dir, "events")[0] as usize;
+    let mut bytes = std::fs::read(&path).unwrap();
+    let row = &mut bytes[(page - 1) * 4096..page * 4096];
+    let number = buffer.to_be_bytes();
+    let at = row.windows(8).position(|window| window == number).unwrap();
+    row[at] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[tokio::test]
+async fn a_bit_in_an_events_batch_costs_no_database() {
+    let dir = filled(1).await;
+    let store = open(settings(dir.path()));
+    store.put_event(super::frames::event(&hardware(), EPOCH, 10_000)).await.unwrap();
+    store.clock_is(Some(known())).await.unwrap();
+    store.set_online(true).await.unwrap();
+    until("no event is sealed", async || {
+        !store.waiting(Kind::Event, Vec::new(), 16, 1 << 20).await.unwrap().is_empty()
+    })
+    .await;
+    store.stop().await;
+    let buffer = "SELECT buffer FROM events WHERE buffer IS NOT NULL";
+    let buffer: i64 = connect(dir.path()).query_row(buffer, [], |row| row.get(0)).unwrap();
+    scribble_into_the_batch_of_an_event(dir.path(), buffer);
+    let (store, board) = opened(dir.path());
+    store.clock_is(Some(known())).await.unwrap();
+    store.set_online(true).await.unwrap();
+    until("the event is not sealed again", async || {
+        !store.waiting(Kind::Event, Vec::new(), 16, 1 << 20).await.unwrap().is_empty()
+    })
+    .await;
+    assert_eq!(drain(&store).await.len(), ROW as usize);
+    assert!(!board.now().alerts.contains_key("store"), "{:?}", board.now().alerts);
+    store.stop().await;
+    let aside = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(aside.into_iter().all(|name| !name.to_string_lossy().contains("broken")));
+}
+
+#[tokio::test]
 async fn a_damaged_batch_of_events_costs_nothing_for_they_are_sealed_again() {
     let dir = filled(1).await;
     let store = open(settings(dir.path()));
@@ -648,8 +712,39 @@ async fn epochs_that_nothing_refers_to_have_an_end() {
     assert!(left <= 16, "{left} epochs are remembered");
 }
 
-/// Seconds of 2099-01-01.
+/// 2099-01-01, and a day.
 const FAR_US: i64 = 4_070_908_800_000_000;
+const DAY_US: i64 = 86_400_000_000;
+
+#[tokio::test]
+async fn frames_whose_wearable_lost_its_name_wait_for_ninety_days_from_when_it_was_missed() {
+    let dir = filled(1).await;
+    let db = connect(dir.path());
+    // The box lay in a drawer, or its clock showed 1970.
+    db.execute("UPDATE epochs SET seen_us = 0", []).unwrap();
+    assert_eq!(db.execute("UPDATE devices SET hardware = '?'", []).unwrap(), 1);
+    drop(db);
+    let pruned = async || {
+        let store = open(settings(dir.path()));
+        store.clock_is(Some(known())).await.unwrap();
+        tokio::time::sleep(WAIT).await;
+        store.stop().await;
+        connect(dir.path()).query_row("SELECT count(*) FROM epochs", [], |row| row.get::<_, i64>(0)).unwrap()
+    };
+    assert_eq!(pruned().await, 1);
+    assert_eq!(pruned().await, 1);
+    let since = |by_us: i64| {
+        let sql = "UPDATE meta SET value = value + ?1 WHERE key GLOB 'unnamed *'";
+        assert_eq!(connect(dir.path()).execute(sql, [by_us]).unwrap(), 1);
+    };
+    // Noted by a clock that was wrong, it is noted anew.
+    since(FAR_US);
+    assert_eq!(pruned().await, 1);
+    since(-89 * DAY_US);
+    assert_eq!(pruned().await, 1);
+    since(-2 * DAY_US);
+    assert_eq!(pruned().await, 0);
+}
 
 #[tokio::test]
 async fn an_epoch_that_runs_is_remembered_though_others_grew_while_the_clock_was_in_the_future() {
