@@ -187,8 +187,8 @@ impl Engine {
         self.is_open = false;
         self.in_transaction = false;
         let new = schema::with_suffix(&self.path, "-new");
-        if !self.path.exists() && new.exists() {
-            // The last one was set aside, and its successor was on its way here.
+        // The last one was set aside, and its successor was on its way here: whole, for it was closed. A half-made one is made anew.
+        if !self.path.exists() && new.exists() && !schema::with_suffix(&new, "-wal").exists() {
             std::fs::rename(&new, &self.path)?;
         }
         if let Some(error) = self.is_gone() {

@@ -534,7 +534,11 @@ async fn judge_side(shared: &Shared) -> LineError {
         if asked.waits && quiet > shared.patience.lasts(unconfirmed, asked.rate) {
             return LineError::Dead(quiet);
         }
-        if asked.moved.as_ref().is_some_and(|moved| moved.is_over(now, shared.from, unconfirmed, asked.rate))
+        let times = (now, asked.at);
+        if asked
+            .moved
+            .as_ref()
+            .is_some_and(|moved| moved.is_over(times, shared.from, unconfirmed, asked.rate))
         {
             return LineError::Moved;
         }

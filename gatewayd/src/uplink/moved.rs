@@ -37,9 +37,16 @@ impl Moved {
         !self.asks(asked) && heard > asked
     }
 
-    /// Whether no answer can come any more.
-    pub fn is_over(&self, now: Instant, from: Option<IpAddr>, unconfirmed: u64, rate: Option<u64>) -> bool {
-        let waited = now.saturating_duration_since(self.since);
+    /// Whether no answer can come any more to what was asked then.
+    pub fn is_over(
+        &self,
+        (now, asked): (Instant, Option<Instant>),
+        from: Option<IpAddr>,
+        unconfirmed: u64,
+        rate: Option<u64>,
+    ) -> bool {
+        let Some(asked) = asked.filter(|at| *at >= self.since) else { return false };
+        let waited = now.saturating_duration_since(asked);
         waited > ANSWER
             && (waited > ANSWER + on_the_way(unconfirmed, rate) || from.is_some_and(|from| !is_here(from)))
     }
