@@ -12,17 +12,20 @@ use std::process::Command;
 pub const SETTINGS: [(&str, &str); 2] =
     [("MALLOC_MMAP_THRESHOLD_", "131072"), ("MALLOC_TRIM_THRESHOLD_", "131072")];
 
+/// Says that this was done: a C library that leaves its own words out for a program with privileges would have it done without end.
+const DONE: &str = "KINARA_HEAP_SETTLED";
+
 /// Begins the program again with these settings, once, where the allocator is glibc's and nobody has told it otherwise. Comes
 /// back where there is nothing to do, or it cannot be done: then memory is kept for longer, and all else is the same.
 pub fn settle() {
     let is_glibc = cfg!(all(target_os = "linux", target_env = "gnu"));
     let is_told = SETTINGS.iter().any(|(name, _)| std::env::var_os(name).is_some())
-        || std::env::var_os("GLIBC_TUNABLES").is_some();
+        || ["GLIBC_TUNABLES", DONE].iter().any(|name| std::env::var_os(name).is_some());
     if !is_glibc || is_told {
         return;
     }
     let mut arguments = std::env::args_os();
     let (Ok(program), Some(name)) = (std::env::current_exe(), arguments.next()) else { return };
     // Comes back only where it fails.
-    let _ = Command::new(program).arg0(name).args(arguments).envs(SETTINGS).exec();
+    let _ = Command::new(program).arg0(name).args(arguments).envs(SETTINGS).env(DONE, "1").exec();
 }

@@ -63,11 +63,12 @@ fn main() -> anyhow::Result<()> {
         .map_err(|_| anyhow::anyhow!("a TLS provider is installed already"))?;
     let clock = kinara_clock::from_env()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let last = hush.clone();
+    let ended = runtime.block_on(async {
+        tokio::spawn(hush.keep_telling());
         if let Some(task) = arguments.command {
             return run_task(task, &config, clock).await;
         }
-        tokio::spawn(hush.keep_telling());
         let stop = CancellationToken::new();
         let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
@@ -81,7 +82,9 @@ fn main() -> anyhow::Result<()> {
         });
         kinara_cloud_bridge::run(config, clock, stop).await?;
         Ok(())
-    })
+    });
+    last.tell();
+    ended
 }
 
 /// What is said goes to the standard error, in bounded numbers.
