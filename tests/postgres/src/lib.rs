@@ -30,6 +30,8 @@ use std::time::{Duration, Instant};
 
 /// How long a server may take to accept connections (crash recovery included).
 const START_TIMEOUT: Duration = Duration::from_mins(1);
+/// So many ports are tried for a server that may have any.
+const PORTS: u32 = 5;
 /// How long a server may take to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 /// The superuser's name, whoever runs the server.
@@ -245,16 +247,13 @@ impl Postgres {
             user,
         };
         server.password = server.read_or_make_password()?;
-        if server.port == 0 {
-            server.port = free_port()?;
-        }
         if let Some(mould) = mould {
             server.start_from(mould)?;
         } else {
             if !server.data().join("PG_VERSION").exists() {
                 server.initialise()?;
             }
-            server.restart()?;
+            server.begin("SELECT 1")?;
         }
         Ok(server)
     }
@@ -271,7 +270,7 @@ impl Postgres {
         )?;
         let own = std::mem::replace(&mut self.password, theirs);
         let change = format!("ALTER ROLE {SUPERUSER} PASSWORD '{own}'");
-        self.launch(&change)?;
+        self.begin(&change)?;
         self.password = own;
         Ok(())
     }
@@ -397,6 +396,24 @@ impl Postgres {
     /// Starts the server again after [`Postgres::stop`] or [`Postgres::kill`], on the same port with the same data.
     pub fn restart(&mut self) -> Result<(), Error> {
         self.launch("SELECT 1")
+    }
+
+    /// Starts the server for the first time: on the port that was asked for, or on a free one. Somebody else may take that
+    /// before the server does; then it is another one.
+    fn begin(&mut self, first: &str) -> Result<(), Error> {
+        if self.port == 0 { self.begin_on(first, free_port) } else { self.launch(first) }
+    }
+
+    fn begin_on(&mut self, first: &str, mut port: impl FnMut() -> Result<u16, Error>) -> Result<(), Error> {
+        let mut tries = PORTS;
+        loop {
+            self.port = port()?;
+            tries -= 1;
+            match self.launch(first) {
+                Err(Error::NotUp { log, .. }) if tries > 0 && log.contains("Address already in use") => {}
+                done => return done,
+            }
+        }
     }
 
     /// Starts the server, and waits until it has done this.
@@ -690,6 +707,19 @@ mod tests {
             one.password = own;
         }
         assert!(one.psql(SUPERUSER, "SELECT 1").is_ok());
+    }
+
+    #[test]
+    fn a_free_port_that_somebody_else_takes_first_is_no_reason_to_fail() {
+        let mut server = Postgres::temporary().unwrap();
+        server.stop();
+        let somebody = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let connection = TcpStream::connect(somebody.local_addr().unwrap()).unwrap();
+        let port = connection.local_addr().unwrap().port();
+        let mut first = Some(port);
+        server.begin_on("SELECT 1", || first.take().map_or_else(free_port, Ok)).unwrap();
+        assert!(first.is_none() && server.port() != port);
+        assert!(server.psql(SUPERUSER, "SELECT 1").is_ok());
     }
 
     /// What a future gives that waits for nothing.
