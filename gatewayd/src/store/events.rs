@@ -141,14 +141,16 @@ impl Engine {
         let values = [text(DECISIONS), DECISION.into(), text(GAPS), GAP.into(), EVENT.into()];
         let mended = self.change_for_good(
             "events",
-            "UPDATE events SET
-                gap = CASE WHEN typeof(gap) = 'integer' THEN gap WHEN key GLOB ?1 || '*' THEN ?2
-                           WHEN key GLOB ?3 || '*' THEN ?4 ELSE ?5 END,
+            // The same event may have been put again since under the key that could not be found.
+            "UPDATE OR REPLACE events SET
+                key = coalesce(CAST(key AS TEXT), 'row ' || id),
+                gap = CASE WHEN typeof(gap) = 'integer' THEN gap WHEN CAST(key AS TEXT) GLOB ?1 || '*' THEN ?2
+                           WHEN CAST(key AS TEXT) GLOB ?3 || '*' THEN ?4 ELSE ?5 END,
                 put_boot_us = CASE typeof(put_boot_us) WHEN 'integer' THEN put_boot_us ELSE 0 END,
                 buffer = CASE typeof(buffer) WHEN 'integer' THEN buffer END,
                 sequence = CASE typeof(sequence) WHEN 'integer' THEN sequence END
-             WHERE typeof(key) = 'text' AND typeof(body) IN ('blob', 'null')
-               AND (typeof(gap) IS NOT 'integer' OR typeof(put_boot_us) IS NOT 'integer'
+             WHERE typeof(body) IN ('blob', 'null')
+               AND (typeof(key) IS NOT 'text' OR typeof(gap) IS NOT 'integer' OR typeof(put_boot_us) IS NOT 'integer'
                     OR typeof(buffer) NOT IN ('integer', 'null') OR typeof(sequence) NOT IN ('integer', 'null'))",
             &values,
         )?;

@@ -345,6 +345,11 @@ impl<'a> Bringing<'a> {
     /// What an event says of itself beside its body may be damaged: the body is what counts, above all a decision's.
     fn mend_event(&self, row: &mut [Value]) {
         let place = |name: &str| self.columns.iter().position(|column| column == name);
+        if let Some(key) = place("key").and_then(|at| row.get_mut(at))
+            && let Value::Blob(bytes) = key
+        {
+            *key = Value::Text(String::from_utf8_lossy(bytes).into_owned());
+        }
         let key = place("key").and_then(|at| row.get(at)).and_then(|value| match value {
             Value::Text(key) => Some(key.clone()),
             _ => None,

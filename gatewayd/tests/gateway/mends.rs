@@ -269,6 +269,44 @@ async fn a_bit_in_an_events_batch_costs_no_database() {
     assert!(aside.into_iter().all(|name| !name.to_string_lossy().contains("broken")));
 }
 
+/// A bit flips in what says that an event's key is a text.
+fn scribble_into_the_type_of_an_events_key(dir: &Path) {
+    let length: i64 = connect(dir).query_row("SELECT length(key) FROM events", [], |row| row.get(0)).unwrap();
+    let path = database(&settings(dir));
+    let page = pages(dir, "events")[0] as usize;
+    let mut bytes = std::fs::read(&path).unwrap();
+    let row = &mut bytes[(page - 1) * 4096..page * 4096];
+    // A record's header: NULL for the row's own number, then 13 + 2 N for a text of N bytes, as a number of seven bits a byte.
+    let kind = 13 + 2 * length;
+    let header =
+        if kind < 128 { vec![0, kind as u8] } else { vec![0, 0x80 | (kind >> 7) as u8, kind as u8 & 0x7f] };
+    let at = row.windows(header.len()).rposition(|window| window == header).unwrap() + header.len() - 1;
+    row[at] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[tokio::test]
+async fn a_bit_in_the_type_of_an_events_key_keeps_no_event_waiting() {
+    let dir = filled(1).await;
+    let store = open(settings(dir.path()));
+    store.put_event(super::frames::event(&hardware(), EPOCH, 10_000)).await.unwrap();
+    store.stop().await;
+    scribble_into_the_type_of_an_events_key(dir.path());
+    let kind = "SELECT typeof(key) FROM events NOT INDEXED";
+    let kind: String = connect(dir.path()).query_row(kind, [], |row| row.get(0)).unwrap();
+    assert_eq!(kind, "blob");
+    let (store, board) = opened(dir.path());
+    store.clock_is(Some(known())).await.unwrap();
+    store.set_online(true).await.unwrap();
+    until("the event is not sealed", async || {
+        !store.waiting(Kind::Event, Vec::new(), 16, 1 << 20).await.unwrap().is_empty()
+    })
+    .await;
+    assert_eq!(drain(&store).await.len(), ROW as usize);
+    assert!(!board.now().alerts.contains_key("store"), "{:?}", board.now().alerts);
+    store.stop().await;
+}
+
 #[tokio::test]
 async fn a_damaged_batch_of_events_costs_nothing_for_they_are_sealed_again() {
     let dir = filled(1).await;
