@@ -51,6 +51,8 @@ const LEFT: &str = "left";
 /// Names that begin so are of files of which nothing is to come any more. The number is their place among each other: what
 /// the clock was when they were set aside says nothing.
 const OVER: &str = "over";
+/// Names in `meta` that begin so are of files with a table that gave nothing out: they are never removed.
+const UNREAD: &str = "unread";
 
 /// Wearable, epoch, and first and last number of frames.
 type Line = (i64, i64, i64, i64);
@@ -94,7 +96,9 @@ pub(super) struct Rescue {
 
 /// A file of this name is set aside anew: what was noted of a former one is not of this.
 pub(super) fn forget_former(db: &Connection, aside: &str) -> Result<(), StoreError> {
-    db.execute("DELETE FROM meta WHERE key = ?1", [format!("{OVER} {aside}")])?;
+    for what in [OVER, UNREAD] {
+        db.execute("DELETE FROM meta WHERE key = ?1", [format!("{what} {aside}")])?;
+    }
     Ok(())
 }
 
@@ -193,13 +197,14 @@ impl Engine {
         Ok(())
     }
 
-    /// Notes that nothing more of a file is to come, unless some of it is.
+    /// Notes that nothing more of a file is to come, unless some of it is, or some could not be read.
     fn note_over(&mut self, name: &str) -> Result<(), StoreError> {
         self.db.execute(
             "INSERT OR REPLACE INTO meta (key, value)
              SELECT ?1, 1 + coalesce((SELECT max(value) FROM meta WHERE key GLOB ?2 || ' *'), 0)
-             WHERE NOT EXISTS (SELECT 1 FROM meta WHERE key GLOB ?3 || ' *' AND substr(key, -length(?4)) = ?4)",
-            params![format!("{OVER} {name}"), OVER, LEFT, format!(" {name}")],
+             WHERE NOT EXISTS (SELECT 1 FROM meta WHERE key GLOB ?3 || ' *' AND substr(key, -length(?4)) = ?4)
+               AND NOT EXISTS (SELECT 1 FROM meta WHERE key = ?5)",
+            params![format!("{OVER} {name}"), OVER, LEFT, format!(" {name}"), format!("{UNREAD} {name}")],
         )?;
         Ok(())
     }
@@ -276,7 +281,7 @@ impl Engine {
                 "what could be read of a damaged table is back"
             );
             self.unseal_orphans()?;
-            self.nothing_left(&rescue.note)?;
+            self.nothing_left(&rescue.note, brought > 0 || lost == 0)?;
         }
         self.commit()
     }
@@ -297,7 +302,7 @@ impl Engine {
             Err(StoreError::Unreadable(error)) => {
                 tracing::error!(what = note, error, "nothing more of it can be brought over");
                 self.begin()?;
-                self.nothing_left(&note)?;
+                self.nothing_left(&note, false)?;
                 self.commit()?;
                 Ok(None)
             }
@@ -311,10 +316,13 @@ impl Engine {
     }
 
     /// With the last of them it is known what did not come: rows lie between each other, so that none says before what is
-    /// in no other one.
-    fn nothing_left(&mut self, note: &str) -> Result<(), StoreError> {
+    /// in no other one. Of a table that `gave` nothing its file may be all that is left.
+    fn nothing_left(&mut self, note: &str, gave: bool) -> Result<(), StoreError> {
         self.db.execute("DELETE FROM meta WHERE key = ?1", [note])?;
         if let Some(name) = note.splitn(4, ' ').nth(3) {
+            if !gave && self.lies_aside(name) {
+                self.set_meta(&format!("{UNREAD} {name}"), 1)?;
+            }
             self.note_over(name)?;
         }
         if self.next_left()?.is_none() { self.tell_lost() } else { Ok(()) }
