@@ -224,6 +224,7 @@ impl Manager {
         if let Some(id) = introduction {
             self.tell_introduced(adapter, hardware, id).await?;
         }
+        refetch::is_new(&self.context.store, hardware).await;
         Ok(bond)
     }
 
@@ -261,8 +262,6 @@ impl Manager {
         let kept = self.keep(adapter, hardware, &sighting.name, bond, how, introduction);
         if kept.is_err() {
             self.forget_in_radio(adapter, bond).await;
-        } else {
-            refetch::is_new(&self.context.store, hardware).await;
         }
         kept
     }
@@ -345,6 +344,7 @@ impl Manager {
                 let hardware = greeted.hardware();
                 self.refuse_worn(adapter, &hardware, &bond).await?;
                 self.keep_or_forget(adapter, &hardware, sighting, (&bond, how), None).await?;
+                refetch::is_new(&self.context.store, &hardware).await;
                 Ok((hardware, Some(greeted)))
             }
             Err(error) => {

@@ -28,6 +28,9 @@ pub const PASSED_AT_ONCE: usize = 32;
 /// between two checkpoints. Holes further back were there before: another box has those frames.
 const FORGOTTEN: u32 = 20_000;
 
+/// Boots that are asked for behind the newest one that is known: a wearable names its boot, and may name any.
+const MOST_BOOTS: u32 = 4_096;
+
 type Place = (Epoch, Seq);
 
 /// Frames are being sent again.
@@ -178,7 +181,8 @@ async fn follow(
     };
     let mut tries = 0;
     for (place, end) in places {
-        let mut first = if held.0 == place.0 { place.max(held) } else { place };
+        // What the wearable has overwritten since costs no question.
+        let mut first = if held.0.log_id() == place.0.log_id() { place.max(held) } else { place };
         // A frame that is damaged there is refused; those behind it are not.
         while first < end && tries < PASSED_AT_ONCE {
             tries += 1;
@@ -232,7 +236,8 @@ fn places_in_doubt(received: &BTreeMap<Epoch, SeqSet>, oldest: Place) -> Vec<(Pl
         }
     }
     places.reverse();
-    let boots = (newest.boot()..oldest.0.boot()).map(|boot| Epoch::new(newest.log_id(), boot + 1));
+    let from = newest.boot().max(oldest.0.boot().saturating_sub(MOST_BOOTS));
+    let boots = (from..oldest.0.boot()).map(|boot| Epoch::new(newest.log_id(), boot + 1));
     places.extend(boots.map(|epoch| ((epoch, 0), if epoch == oldest.0 { oldest } else { (epoch, 1) })));
     places.retain(|(first, _)| *first < oldest);
     places
