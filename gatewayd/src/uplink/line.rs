@@ -522,7 +522,9 @@ async fn judge_side(shared: &Shared) -> LineError {
         let heard = now.checked_sub(shared.meter.unheard(now));
         let asked_at = asked.at;
         asked.moved = asked.moved.take().filter(|moved| !moved.is_answered(asked_at, heard));
-        if idle && !lately || asked.moved.as_ref().is_some_and(|moved| moved.asks(asked_at)) {
+        // Where the network changed one question is judged: another one would give it its time anew.
+        let moved_asks = asked.moved.as_ref().map(|moved| moved.asks(asked_at));
+        if moved_asks.unwrap_or(idle && !lately) {
             asked.at = Some(now);
             asked.position = shared.meter.sent();
             asked.waits = true;
