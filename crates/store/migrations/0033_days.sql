@@ -289,7 +289,11 @@ BEGIN
   IF first IS NULL THEN
     UPDATE public.event_keys SET user_id = m.to_user, tenant_id = clinic, device_id = coalesce(m.to_device, device_id)
       WHERE tenant_id = m.tenant_id AND user_id = m.from_user AND (m.device_id IS NULL OR device_id = m.device_id)
-      AND (m.from_time IS NULL OR time >= m.from_time) AND (m.to_time IS NULL OR time < m.to_time);
+      AND (m.from_time IS NULL OR time >= m.from_time) AND (m.to_time IS NULL OR time < m.to_time)
+      -- One that came on a day that this pass had gone by goes with its event: who looks at alerts then finds both.
+      AND NOT EXISTS (
+        SELECT FROM ts.events e WHERE e.tenant_id = m.tenant_id AND e.user_id = m.from_user AND e.time = event_keys.time
+          AND (m.device_id IS NULL OR e.device_id = m.device_id) OFFSET 0);
   END IF;
   UPDATE public.moves SET reached = after WHERE id = which;
   RETURN CASE WHEN total = 0 AND after IS NOT NULL THEN -1 ELSE total END;

@@ -159,6 +159,34 @@ async fn an_alert_of_an_event_goes_along_with_it_on_whichever_day_of_a_move_that
 }
 
 #[tokio::test]
+async fn an_event_that_comes_on_a_day_that_a_move_has_gone_by_takes_its_alert_along_in_the_next_pass() {
+    let world = world().await;
+    world
+        .run(&format!(
+            "INSERT INTO alert_rules (tenant_id, name, severity, event_type, created_at)
+               VALUES ('{TENANT}', 'flash', 'info', 'hot_flash', 'epoch');
+             INSERT INTO moves (tenant_id, from_user, to_user) VALUES ('{TENANT}', '{USER}', '{SECOND_USER}')"
+        ))
+        .await;
+    world.clock.advance_us(3_600_000_000);
+    let come = async |second| world.writer().write_events(&hot_flash(second, GATEWAY)).await.unwrap();
+    come(0).await;
+    come(3_720).await;
+    let (goes_on, of_first) =
+        ("SELECT ts.move(id, 1) FROM moves", "SELECT count(*) FROM event_keys WHERE user_id = ");
+    assert_eq!(world.number(goes_on).await, 1);
+    come(1_200).await;
+    // With the last day the pass is at its end.
+    assert_eq!(world.number(goes_on).await, 1);
+    assert_eq!(world.number(&format!("{of_first}'{USER}'")).await, 1, "its event is there");
+    look(&world).await;
+    assert_eq!(alerts(&world).await, "first flash 20-20, second flash 0-0, second flash 62-62");
+    assert_eq!(world.number(goes_on).await, 1);
+    look(&world).await;
+    assert_eq!(alerts(&world).await, "second flash 0-0, second flash 20-20, second flash 62-62");
+}
+
+#[tokio::test]
 async fn a_long_alert_is_withdrawn_over_its_whole_span_when_its_readings_are_another_wearers() {
     let world = world().await;
     fast(&world).await;
