@@ -108,10 +108,25 @@ fn gone(row: &Row) -> Option<Gone> {
     })
 }
 
-/// Takes things out of the quarantine; gives how many. Frames leave a gap `expired`. Which numbers are a clinic's is asked here: a
+/// Takes things out of the quarantine; gives how many. Those whose epochs are too wide to be read at once go in parts.
+async fn expire(client: &mut Client, rows: &[Row], now: Timestamp) -> Result<u64, Error> {
+    let (mut left, mut gone) = (vec![rows], 0);
+    while let Some(some) = left.pop() {
+        match expire_at_once(client, some, now).await {
+            Err(error) if error.is_too_wide() && some.len() > 1 => {
+                let (first, second) = some.split_at(some.len() / 2);
+                left.extend([second, first]);
+            }
+            done => gone += done?,
+        }
+    }
+    Ok(gone)
+}
+
+/// Takes them out in one transaction. Frames leave a gap `expired`. Which numbers are a clinic's is asked here: a
 /// frame that was refused for its time was never asked whose it is, and any clinic may have any frame refused. It is asked
 /// before, so many epochs at a time: however many there are and however often their device was given on, no statement takes long.
-async fn expire(client: &mut Client, rows: &[Row], now: Timestamp) -> Result<u64, Error> {
+async fn expire_at_once(client: &mut Client, rows: &[Row], now: Timestamp) -> Result<u64, Error> {
     let mut asked = Asked::new();
     for one in rows.iter().filter_map(gone) {
         gaps::ask(&mut asked, (one.key, one.clinic), one.received);

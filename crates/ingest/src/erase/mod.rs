@@ -11,7 +11,7 @@ mod waiting;
 use jiff::Timestamp;
 use kinara_protocol::envelope::Event;
 use kinara_protocol::frame::Epoch;
-use kinara_store::{Pool, Transaction};
+use kinara_store::{Client, Pool, Transaction};
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Row;
@@ -130,27 +130,42 @@ const REFUSED: &str = "
 
 /// Deletes what was refused and is theirs, or may be, by the rule by which frames are given to wearers; a gap says so.
 async fn refused(pool: &Pool, tenant: Uuid, user: Uuid) -> Result<u64, Error> {
-    let (mut after, mut total) = (Uuid::nil(), 0);
+    let (mut after, mut total, mut page) = (Uuid::nil(), 0, PAGE);
     let mut client = pool.get().await?;
     loop {
-        let tx = client.transaction().await?;
-        let rows = tx.query(REFUSED, &[&tenant, &user, &after, &PAGE]).await?;
-        let Some(last) = rows.last() else { return Ok(total) };
-        after = last.get(0);
-        let mut hardware: Vec<&str> = rows.iter().map(|row| row.get(2)).collect();
-        hardware.sort_unstable();
-        hardware.dedup();
-        let mut theirs: Vec<Theirs> = Vec::new();
-        for some in hardware.chunks(directory::SOME) {
-            let directory = Directory::load(&tx, &[], some, directory::ALL).await?;
-            let known = rows.iter().filter_map(|row| Some((row, directory.hardware(row.get(2))?)));
-            theirs.extend(known.filter_map(|(row, hardware)| Theirs::of(row, hardware, tenant, user)));
+        match refused_page(&mut client, (tenant, user), after, page).await {
+            Ok(None) => return Ok(total),
+            Ok(Some((last, gone))) => (after, total) = (last, total + gone),
+            Err(error) if error.is_too_wide() && page > 1 => page /= 2,
+            Err(error) => return Err(error),
         }
-        let ids: Vec<Uuid> = theirs.iter().map(|one| one.id).collect();
-        total += tx.execute("DELETE FROM quarantine WHERE id = ANY($1)", &[&ids]).await?;
-        tell(&tx, theirs.into_iter().map(|one| one.what).collect()).await?;
-        tx.commit().await?;
     }
+}
+
+/// One page of it, in one transaction: the last one that was looked at, and how many went. `None`: none is left.
+async fn refused_page(
+    client: &mut Client,
+    (tenant, user): (Uuid, Uuid),
+    after: Uuid,
+    page: i64,
+) -> Result<Option<(Uuid, u64)>, Error> {
+    let tx = client.transaction().await?;
+    let rows = tx.query(REFUSED, &[&tenant, &user, &after, &page]).await?;
+    let Some(last) = rows.last().map(|row| row.get::<_, Uuid>(0)) else { return Ok(None) };
+    let mut hardware: Vec<&str> = rows.iter().map(|row| row.get(2)).collect();
+    hardware.sort_unstable();
+    hardware.dedup();
+    let mut theirs: Vec<Theirs> = Vec::new();
+    for some in hardware.chunks(directory::SOME) {
+        let directory = Directory::load(&tx, &[], some, directory::ALL).await?;
+        let known = rows.iter().filter_map(|row| Some((row, directory.hardware(row.get(2))?)));
+        theirs.extend(known.filter_map(|(row, hardware)| Theirs::of(row, hardware, tenant, user)));
+    }
+    let ids: Vec<Uuid> = theirs.iter().map(|one| one.id).collect();
+    let gone = tx.execute("DELETE FROM quarantine WHERE id = ANY($1)", &[&ids]).await?;
+    tell(&tx, theirs.into_iter().map(|one| one.what).collect()).await?;
+    tx.commit().await?;
+    Ok(Some((last, gone)))
 }
 
 /// Something that goes before it was written.

@@ -3,7 +3,9 @@
 
 use crate::support::*;
 use kinara_ingest::directory::Directory;
+use kinara_ingest::erase::erase;
 use kinara_ingest::events;
+use kinara_ingest::sweep::{Policy, sweep};
 use kinara_ingest::{Batch, Counts, Error, Limits, Outcome, Writer, batch, timestamp};
 use kinara_protocol::envelope::{self, Event, EventBatch};
 use kinara_protocol::frame::Epoch;
@@ -188,4 +190,34 @@ async fn epochs_of_many_ranges_are_not_all_read_at_once_and_all_of_their_frames_
     assert_eq!(world.write(&[batch]).await, [Counts { stored: 10, ..Counts::default() }]);
     let parts = format!("SELECT count(DISTINCT xmin::text) FROM ledger WHERE xmin::text::int8 > {before}");
     assert!(world.number(&parts).await > 1);
+}
+
+#[tokio::test]
+async fn what_was_refused_of_epochs_of_many_ranges_expires_and_goes_with_its_wearer() {
+    let world = world().await;
+    let epochs: Vec<Epoch> = (1..=20).map(|boot| Epoch::new(77, boot)).collect();
+    let refuse = async |epochs: &[Epoch]| {
+        let columns = epochs.iter().map(|epoch| columns_of(HARDWARE, &[frame(*epoch, 5)])).collect();
+        let batch = batch::from_envelope(envelope_of(GATEWAY, epochs[0].0, columns)).unwrap();
+        let aside = Counts { quarantined: epochs.len() as u64, ..Counts::default() };
+        assert_eq!(world.write(&[batch]).await, [aside]);
+    };
+    for epoch in &epochs {
+        scatter(&world, *epoch, SCATTERED).await;
+    }
+    refuse(&epochs[..10]).await;
+    let there = "SELECT count(*) FROM quarantine";
+    let told =
+        |reason: &str| format!("SELECT count(*) FROM gaps WHERE reason = '{reason}' AND seqs @> 5::int8");
+    assert_eq!(world.number(there).await, 10);
+    world.run("UPDATE quarantine SET received_at = received_at - interval '91 days'").await;
+    let swept = sweep(&world.pool, world.clock.as_ref(), &Policy::default()).await.unwrap();
+    assert_eq!((swept.expired, world.number(there).await), (10, 0));
+    assert_eq!(world.number(&told("expired")).await, 10);
+    refuse(&epochs[10..]).await;
+    assert_eq!(world.number(there).await, 10);
+    world.run(&format!("INSERT INTO tombstones (tenant_id, user_id) VALUES ('{TENANT}', '{USER}')")).await;
+    erase(&world.pool, TENANT, USER).await.unwrap();
+    assert_eq!(world.number(there).await, 0);
+    assert_eq!(world.number(&told("erased")).await, 10);
 }
