@@ -228,6 +228,15 @@ async fn a_damaged_batch_of_a_wearable_without_a_name_has_its_gap_when_it_is_kno
     store.stop().await;
 }
 
+async fn until_an_event_is_sealed(store: &Store) {
+    store.clock_is(Some(known())).await.unwrap();
+    store.set_online(true).await.unwrap();
+    until("no event is sealed", async || {
+        !store.waiting(Kind::Event, Vec::new(), 16, 1 << 20).await.unwrap().is_empty()
+    })
+    .await;
+}
+
 /// A bit flips in a page that holds a row of an index's column: SQL alone would change the index as well.
 fn scribble_into_the_batch_of_an_event(dir: &Path, buffer: i64) {
     let path = database(&settings(dir));
@@ -245,23 +254,13 @@ async fn a_bit_in_an_events_batch_costs_no_database() {
     let dir = filled(1).await;
     let store = open(settings(dir.path()));
     store.put_event(super::frames::event(&hardware(), EPOCH, 10_000)).await.unwrap();
-    store.clock_is(Some(known())).await.unwrap();
-    store.set_online(true).await.unwrap();
-    until("no event is sealed", async || {
-        !store.waiting(Kind::Event, Vec::new(), 16, 1 << 20).await.unwrap().is_empty()
-    })
-    .await;
+    until_an_event_is_sealed(&store).await;
     store.stop().await;
     let buffer = "SELECT buffer FROM events WHERE buffer IS NOT NULL";
     let buffer: i64 = connect(dir.path()).query_row(buffer, [], |row| row.get(0)).unwrap();
     scribble_into_the_batch_of_an_event(dir.path(), buffer);
     let (store, board) = opened(dir.path());
-    store.clock_is(Some(known())).await.unwrap();
-    store.set_online(true).await.unwrap();
-    until("the event is not sealed again", async || {
-        !store.waiting(Kind::Event, Vec::new(), 16, 1 << 20).await.unwrap().is_empty()
-    })
-    .await;
+    until_an_event_is_sealed(&store).await;
     assert_eq!(drain(&store).await.len(), ROW as usize);
     assert!(!board.now().alerts.contains_key("store"), "{:?}", board.now().alerts);
     store.stop().await;
@@ -296,12 +295,7 @@ async fn a_bit_in_the_type_of_an_events_key_keeps_no_event_waiting() {
     let kind: String = connect(dir.path()).query_row(kind, [], |row| row.get(0)).unwrap();
     assert_eq!(kind, "blob");
     let (store, board) = opened(dir.path());
-    store.clock_is(Some(known())).await.unwrap();
-    store.set_online(true).await.unwrap();
-    until("the event is not sealed", async || {
-        !store.waiting(Kind::Event, Vec::new(), 16, 1 << 20).await.unwrap().is_empty()
-    })
-    .await;
+    until_an_event_is_sealed(&store).await;
     assert_eq!(drain(&store).await.len(), ROW as usize);
     assert!(!board.now().alerts.contains_key("store"), "{:?}", board.now().alerts);
     store.stop().await;
@@ -312,12 +306,7 @@ async fn a_damaged_batch_of_events_costs_nothing_for_they_are_sealed_again() {
     let dir = filled(1).await;
     let store = open(settings(dir.path()));
     store.put_event(super::frames::event(&hardware(), EPOCH, 10_000)).await.unwrap();
-    store.clock_is(Some(known())).await.unwrap();
-    store.set_online(true).await.unwrap();
-    until("no event is sealed", async || {
-        !store.waiting(Kind::Event, Vec::new(), 16, 1 << 20).await.unwrap().is_empty()
-    })
-    .await;
+    until_an_event_is_sealed(&store).await;
     store.stop().await;
     let flip = "UPDATE batches SET payload = zeroblob(length(payload)) WHERE kind = 1";
     assert_eq!(connect(dir.path()).execute(flip, []).unwrap(), 1);
